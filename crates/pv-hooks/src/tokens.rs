@@ -1,0 +1,226 @@
+//! Which tokens a forward pass holds: padding, prompt, response.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::HookError;
+
+/// What kind of forward pass this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The prompts' tokens, into an empty cache; tokens are generated afterwards.
+    Prefill,
+    /// One generated token per row.
+    Decode,
+    /// Whole sequences at once, without a cache (teacher forcing, training, re-reading).
+    Full,
+}
+
+/// The tokens of one row of a pass, as positions within the pass's window `0..seq`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowSpans {
+    /// The sequences that this row stands for, by their numbers in the run. Mostly one; several while rollouts of the
+    /// same prompt share its prefill.
+    pub sequences: Vec<usize>,
+    /// How many real tokens of the sequence came in earlier passes.
+    pub offset: usize,
+    /// How many positions at the window's start are padding.
+    pub padding: usize,
+    /// The prompt's tokens in this window, the generation prompt included.
+    pub prompt: Range<usize>,
+    /// The last prompt token, when it is in this window.
+    pub prompt_last: Option<usize>,
+    /// The response's own tokens in this window: neither the template's tokens before them nor the end-of-turn token.
+    pub response: Range<usize>,
+    /// How many response tokens came in earlier passes.
+    pub response_offset: usize,
+}
+
+impl RowSpans {
+    /// A left-padded prompt that fills the window up to its end.
+    pub fn prompt(sequences: Vec<usize>, padding: usize, seq: usize) -> Self {
+        Self {
+            sequences,
+            offset: 0,
+            padding,
+            prompt: padding..seq,
+            prompt_last: seq.checked_sub(1),
+            response: seq..seq,
+            response_offset: 0,
+        }
+    }
+
+    /// A row that stands for no sequence in this pass: nothing but padding.
+    pub fn unused(seq: usize) -> Self {
+        Self {
+            sequences: Vec::new(),
+            offset: 0,
+            padding: seq,
+            prompt: seq..seq,
+            prompt_last: None,
+            response: seq..seq,
+            response_offset: 0,
+        }
+    }
+
+    /// One generated token: the response token number `response_offset` of a prompt of `prompt_len` tokens.
+    pub fn generated(sequence: usize, prompt_len: usize, response_offset: usize) -> Self {
+        Self {
+            sequences: vec![sequence],
+            offset: prompt_len + response_offset,
+            padding: 0,
+            prompt: 0..0,
+            prompt_last: None,
+            response: 0..1,
+            response_offset,
+        }
+    }
+
+    /// A left-padded whole sequence: `prompt_len` prompt tokens, then the response's `response_len` tokens; what follows
+    /// up to the window's end (an end-of-turn token, say) belongs to neither.
+    pub fn whole(sequence: usize, padding: usize, prompt_len: usize, response_len: usize) -> Self {
+        let end = padding + prompt_len;
+        Self {
+            sequences: vec![sequence],
+            offset: 0,
+            padding,
+            prompt: padding..end,
+            prompt_last: (prompt_len > 0).then(|| end - 1),
+            response: end..end + response_len,
+            response_offset: 0,
+        }
+    }
+}
+
+/// A set of token positions, by their role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenSet {
+    /// Every token that is not padding.
+    Real,
+    /// The prompt's tokens.
+    Prompt,
+    /// The prompt's last token.
+    PromptLast,
+    /// The response's own tokens.
+    Response,
+    /// The prompt's last token and every response token: what a hook on "the last position of every forward pass" of a
+    /// generation loop touches.
+    Generating,
+}
+
+/// The tokens of a forward pass over `[batch, seq]` tokens.
+#[derive(Debug)]
+pub struct TokenSpans {
+    rows: Vec<RowSpans>,
+    seq: usize,
+    masks: RefCell<Vec<(TokenSet, Tensor<3>)>>,
+}
+
+impl TokenSpans {
+    /// Checks and takes the rows of a pass whose window is `seq` tokens long.
+    ///
+    /// # Errors
+    /// [`HookError::BadSpans`] when a span leaves the window, reaches into the padding or overlaps another, or when a
+    /// row stands for no sequence.
+    pub fn new(rows: Vec<RowSpans>, seq: usize) -> Result<Self, HookError> {
+        for (row, spans) in rows.iter().enumerate() {
+            let within = |range: &Range<usize>| range.start <= range.end && range.end <= seq;
+            let bad = |reason| Err(HookError::BadSpans { row, reason });
+            if spans.padding > seq || !within(&spans.prompt) || !within(&spans.response) {
+                return bad("a span leaves the window");
+            }
+            let starts_in_padding = |range: &Range<usize>| !range.is_empty() && range.start < spans.padding;
+            if starts_in_padding(&spans.prompt) || starts_in_padding(&spans.response) {
+                return bad("a span reaches into the padding");
+            }
+            if !spans.response.is_empty() && spans.response.start < spans.prompt.end {
+                return bad("the response begins inside the prompt");
+            }
+            if spans.prompt_last.is_some_and(|last| last >= seq || last < spans.padding) {
+                return bad("the last prompt token is outside the window's tokens");
+            }
+            if spans.sequences.is_empty() && spans.padding < seq {
+                return bad("it stands for no sequence");
+            }
+        }
+        Ok(Self { rows, seq, masks: RefCell::default() })
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &[RowSpans] {
+        &self.rows
+    }
+
+    /// The number of rows.
+    pub fn batch(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The window's length.
+    pub fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// The positions of a row that belong to a set, in order.
+    pub fn positions(&self, row: usize, set: TokenSet) -> impl Iterator<Item = usize> + use<> {
+        let spans = &self.rows[row];
+        let none = 0..0;
+        let (last, range) = match set {
+            TokenSet::Real => (None, spans.padding..self.seq),
+            TokenSet::Prompt => (None, spans.prompt.clone()),
+            TokenSet::PromptLast => (spans.prompt_last, none),
+            TokenSet::Response => (None, spans.response.clone()),
+            TokenSet::Generating => (spans.prompt_last, spans.response.clone()),
+        };
+        last.into_iter().chain(range)
+    }
+
+    /// How many positions of a row belong to a set.
+    pub fn count(&self, row: usize, set: TokenSet) -> usize {
+        self.positions(row, set).count()
+    }
+
+    /// Which part of the window a set covers.
+    pub fn coverage(&self, set: TokenSet) -> Coverage {
+        let counts = || (0..self.rows.len()).map(|row| self.count(row, set));
+        if counts().all(|n| n == 0) {
+            Coverage::Nothing
+        } else if counts().all(|n| n == self.seq) {
+            Coverage::Everything
+        } else {
+            Coverage::Some
+        }
+    }
+
+    /// One where a position belongs to the set and zero elsewhere, `[batch, seq, 1]` in f32. Kept for the rest of the
+    /// pass, since hooks ask for the same mask at every layer.
+    pub fn mask(&self, set: TokenSet, device: &Device) -> Tensor<3> {
+        let mut masks = self.masks.borrow_mut();
+        if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == set) {
+            return mask.clone();
+        }
+        let mut values = vec![0f32; self.rows.len() * self.seq];
+        for row in 0..self.rows.len() {
+            for position in self.positions(row, set) {
+                values[row * self.seq + position] = 1.0;
+            }
+        }
+        let data = TensorData::new(values, [self.rows.len(), self.seq, 1]);
+        let mask = Tensor::from_data(data, (device, burn::tensor::DType::F32));
+        masks.push((set, mask.clone()));
+        mask
+    }
+}
+
+/// How much of a window a [`TokenSet`] covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// No position.
+    Nothing,
+    /// Some positions: a mask is needed.
+    Some,
+    /// Every position of every row.
+    Everything,
+}

@@ -1,0 +1,75 @@
+//! Token ids laid out for a forward pass, left-padded, with what they are.
+
+use pv_hooks::{HookError, RowSpans, TokenSpans};
+
+/// A whole sequence: a prompt, the response's own tokens, and what follows them (an end-of-turn token, say).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sequence<'a> {
+    /// The rendered prompt, generation prompt included.
+    pub prompt: &'a [u32],
+    /// The response's own tokens.
+    pub response: &'a [u32],
+    /// Tokens after the response, which belong to neither.
+    pub rest: &'a [u32],
+}
+
+/// Rows of token ids, left-padded to one length.
+#[derive(Debug)]
+pub struct Batch {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) spans: TokenSpans,
+}
+
+impl Batch {
+    /// Prompts to be continued. Row `i` stands for the sequences `sequences[i]`.
+    ///
+    /// # Errors
+    /// [`HookError::BadSpans`] for a prompt without tokens or a row that stands for no sequence.
+    pub fn prompts(prompts: &[&[u32]], sequences: Vec<Vec<usize>>) -> Result<Self, HookError> {
+        let rows = prompts.iter().zip(sequences).map(|(prompt, sequences)| (vec![*prompt], sequences)).collect();
+        Self::padded(rows, |padding, seq, _, sequences| RowSpans::prompt(sequences, padding, seq))
+    }
+
+    /// Whole sequences; row `i` is sequence `i`.
+    ///
+    /// # Errors
+    /// [`HookError::BadSpans`] for a sequence without tokens.
+    pub fn whole(sequences: &[Sequence<'_>]) -> Result<Self, HookError> {
+        let parts = |s: &Sequence<'_>| (s.prompt.len(), s.response.len());
+        let lengths: Vec<_> = sequences.iter().map(parts).collect();
+        let rows = sequences.iter().enumerate().map(|(i, s)| (vec![s.prompt, s.response, s.rest], vec![i])).collect();
+        Self::padded(rows, |padding, _, row, _| RowSpans::whole(row, padding, lengths[row].0, lengths[row].1))
+    }
+
+    fn padded(
+        rows: Vec<(Vec<&[u32]>, Vec<usize>)>,
+        spans: impl Fn(usize, usize, usize, Vec<usize>) -> RowSpans,
+    ) -> Result<Self, HookError> {
+        let length = |parts: &[&[u32]]| parts.iter().map(|part| part.len()).sum::<usize>();
+        let seq = rows.iter().map(|(parts, _)| length(parts)).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(rows.len() * seq);
+        let mut all = Vec::with_capacity(rows.len());
+        for (row, (parts, sequences)) in rows.into_iter().enumerate() {
+            let padding = seq - length(&parts);
+            if padding == seq {
+                return Err(HookError::BadSpans { row, reason: "it has no tokens" });
+            }
+            // Padding repeats a token of the row: any id will do, and this one is in the vocabulary if the row is.
+            let filler = parts.iter().find_map(|part| part.first()).copied().unwrap_or(0);
+            ids.extend(std::iter::repeat_n(filler, padding));
+            ids.extend(parts.iter().flat_map(|part| part.iter()));
+            all.push(spans(padding, seq, row, sequences));
+        }
+        Ok(Self { ids, spans: TokenSpans::new(all, seq)? })
+    }
+
+    /// What the tokens are.
+    pub fn spans(&self) -> &TokenSpans {
+        &self.spans
+    }
+
+    /// The ids, row after row, padding included.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+}

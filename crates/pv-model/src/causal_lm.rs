@@ -1,0 +1,192 @@
+//! A chat model: decoder, tokenizer and chat template of one folder.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+use pv_hooks::{Hook, Layer, ModelShape};
+use sha2::{Digest, Sha256};
+
+use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::config::DecoderConfig;
+use crate::decoder::{Decoder, Logits, Pass, PassOutput};
+use crate::tokenizer::Tokenizer;
+use crate::{Batch, Error, Result};
+
+/// How far a [`CausalLm::forward`] goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// The last layer to compute; no later block, no final norm and no output head. `None` goes to the end.
+    pub stop_at: Option<Layer>,
+    /// Which logits to compute; none when the pass stops early.
+    pub logits: Logits,
+}
+
+/// What tells models apart in the files that vectors are kept in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelId {
+    /// The name of the folder, or the name on the hub.
+    pub name: String,
+    /// SHA-256 of the architecture, in hex.
+    pub config_hash: String,
+    /// SHA-256 of the default chat template's source, in hex, where there is one.
+    pub template_hash: Option<String>,
+}
+
+/// A causal language model with its tokenizer and chat template. `Send + Sync`: one model serves many threads by
+/// reference, since everything that changes in a pass (hooks, caches) is an argument.
+#[derive(Debug)]
+pub struct CausalLm {
+    decoder: Decoder,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    stop_ids: Vec<u32>,
+    folder: PathBuf,
+    id: ModelId,
+}
+
+impl CausalLm {
+    /// Loads a Hugging Face model folder. The tokenizer and the chat template may be absent; what needs them then says
+    /// so.
+    ///
+    /// # Errors
+    /// Anything wrong with the folder's files; see [`Error`].
+    pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
+        let folder = folder.as_ref();
+        let tokenizer = match folder.join("tokenizer.json").is_file() {
+            true => Some(Tokenizer::from_folder(folder)?),
+            false => None,
+        };
+        let template = match ChatTemplate::from_folder(folder) {
+            Ok(template) => Some(template),
+            Err(Error::NoChatTemplate { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let decoder = Decoder::from_folder(folder, device, dtype)?;
+        let stop_ids = match &tokenizer {
+            Some(tokenizer) => tokenizer.stop_ids().to_vec(),
+            None => decoder.config().tokens.eos.clone(),
+        };
+        let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let id = ModelId {
+            name: name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned(),
+            config_hash: config_hash(decoder.config()),
+            template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex(s.as_bytes())),
+        };
+        Ok(Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id })
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &DecoderConfig {
+        self.decoder.config()
+    }
+
+    /// What hooks are checked against.
+    pub fn shape(&self) -> ModelShape {
+        self.decoder.shape()
+    }
+
+    /// The folder that the model was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the files of its vectors call it.
+    pub fn id(&self) -> &ModelId {
+        &self.id
+    }
+
+    /// The tokens that end an answer.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] when the folder has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { folder: self.folder.clone() })
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] when the folder has none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| Error::NoChatTemplate { folder: self.folder.clone() })
+    }
+
+    /// The tokens of a conversation as a prompt: rendered by the chat template, generation prompt included, and never
+    /// with a second BOS.
+    ///
+    /// # Errors
+    /// No template or tokenizer, or a template that refuses the conversation.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.prompt_with(messages, &RenderOptions::prompt())
+    }
+
+    /// As [`prompt`](Self::prompt), with options for the template.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn prompt_with(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
+        let rendered = self.chat_template()?.render(messages, options)?;
+        self.tokenizer()?.encode_rendered(&rendered.text)
+    }
+
+    /// Runs one pass without a cache over whole sequences or prompts, with everything checked first.
+    ///
+    /// # Errors
+    /// A hook that does not fit or did not fire, a layer to stop at that the model lacks, ids beyond the vocabulary.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        options: ForwardOptions,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Result<PassOutput> {
+        self.check_ids(&batch.ids)?;
+        if batch.ids.is_empty() {
+            return Err(Error::EmptyPrompt { index: 0 });
+        }
+        if let Some(stop) = options.stop_at.filter(|stop| *stop > self.shape().last_layer()) {
+            let hook = "the layer to stop at".to_owned();
+            let last = self.shape().last_layer();
+            return Err(pv_hooks::HookError::LayerOutOfRange { hook, layer: stop, last }.into());
+        }
+        pv_hooks::check(hook, &self.shape(), options.stop_at)?;
+        let phase = pv_hooks::Phase::Full;
+        let ForwardOptions { stop_at, logits } = options;
+        let pass = Pass { ids: &batch.ids, spans: &batch.spans, phase, stop_at, logits };
+        let output = self.decoder.pass(&pass, None, hook);
+        hook.finish()?;
+        Ok(output)
+    }
+
+    pub(crate) fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.config().vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(Error::TokenOutOfRange { id, vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// SHA-256 of the architecture: equal for every spelling of the same configuration.
+fn config_hash(config: &DecoderConfig) -> String {
+    // Serialising plain numbers and strings cannot fail; an empty hash would still never equal another model's.
+    hex(&serde_json::to_vec(config).unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<CausalLm>();
+};

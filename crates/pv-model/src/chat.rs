@@ -1,0 +1,298 @@
+//! Chat templates: from messages to the text that a model was trained on.
+//!
+//! A model folder's template is Jinja, run as the `transformers` library runs it (`trim_blocks`, `lstrip_blocks`, Python's
+//! string methods, `raise_exception`, …), but within limits: a template can neither run for ever nor fill the memory.
+
+use std::{collections::BTreeMap, fs, ops::Range, path::Path};
+
+use minijinja::Environment;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, Result},
+    tokenizer::{read_object, special_tokens},
+};
+
+mod environment;
+mod generation;
+mod json;
+mod methods;
+mod spans;
+#[cfg(test)]
+mod tests;
+
+pub use spans::assistant_spans;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what else a template knows.
+    pub role: String,
+    /// What is said. Never read as template syntax.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of any role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+
+    /// A system message.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self::new("system", content)
+    }
+
+    /// A user's message.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new("user", content)
+    }
+
+    /// An assistant's answer.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new("assistant", content)
+    }
+}
+
+/// How to render a conversation. The default renders it closed, with the default template and without a clock.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RenderOptions {
+    /// End with the header of the assistant's next answer.
+    pub add_generation_prompt: bool,
+    /// End with the last message's content, without what would close its turn, so that a model goes on with it.
+    pub continue_final_message: bool,
+    /// Which of the folder's templates; `None` takes `default` (or `tool_use` when `variables` has `tools`).
+    pub template_name: Option<String>,
+    /// Variables for the template, for example `enable_thinking` or `tools`. They win over the tokenizer's special tokens.
+    pub variables: Map<String, Value>,
+    /// What `strftime_now` answers. With `None` the function does not exist, and templates that allow for that use the
+    /// date that they carry, so that a rendering can be repeated on another day.
+    pub now: Option<jiff::civil::DateTime>,
+}
+
+impl RenderOptions {
+    /// The default, with [`RenderOptions::add_generation_prompt`]: what to let a model answer to.
+    pub fn prompt() -> Self {
+        Self { add_generation_prompt: true, ..Self::default() }
+    }
+
+    /// The same template, variables and clock, for a whole conversation.
+    fn closed(&self) -> Self {
+        Self { add_generation_prompt: false, continue_final_message: false, ..self.clone() }
+    }
+}
+
+/// A rendered conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text, to be encoded without further special tokens.
+    pub text: String,
+    /// The byte ranges of `text` that the template's non-empty `{% generation %}` blocks wrote. Blocks inside a macro, a
+    /// filter or a `{% set %}` block are not found, since a template may change what they wrote.
+    pub generation_spans: Vec<Range<usize>>,
+}
+
+/// A model folder's chat templates, ready to render. `Send + Sync`; share it by reference.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    templates: BTreeMap<String, Named>,
+    special_tokens: Map<String, Value>,
+}
+
+#[derive(Clone, Debug)]
+struct Named {
+    source: String,
+    /// The name that stands in for `{% generation %}` where the template has such blocks, or why the template cannot be used
+    /// (a folder's other templates may still work).
+    parsed: Result<Option<String>, String>,
+}
+
+const DEFAULT: &str = "default";
+
+/// The longest template in bytes, many times what known models have. It bounds how deep one can nest.
+const LONGEST: usize = 128 << 10;
+
+impl ChatTemplate {
+    /// Reads a model folder's templates: `chat_template.jinja` and `additional_chat_templates/*.jinja`, or else the
+    /// `chat_template` of `tokenizer_config.json`, one string or a list of `{name, template}`. Special tokens come from
+    /// `tokenizer_config.json` (or the older `special_tokens_map.json`).
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] when the folder has none, [`Error::TemplateSyntax`] when the default template cannot be
+    /// parsed, [`Error::Read`] and [`Error::Json`] for the files.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let mut sources = jinja_files(folder)?;
+        if sources.is_empty() {
+            let path = folder.join("tokenizer_config.json");
+            let mut config = read_object(&path)?.unwrap_or_default();
+            let value = config.remove("chat_template").filter(|value| !value.is_null());
+            let value = value.ok_or_else(|| Error::NoChatTemplate { folder: folder.to_owned() })?;
+            let stored = serde_json::from_value(value).map_err(|source| Error::Json { path, source })?;
+            sources = match stored {
+                Stored::One(template) => vec![(DEFAULT.to_owned(), template)],
+                Stored::Many(list) => list.into_iter().map(|one| (one.name, one.template)).collect(),
+            };
+            if sources.is_empty() {
+                return Err(Error::NoChatTemplate { folder: folder.to_owned() });
+            }
+        }
+        Self::from_sources(sources, special_tokens(folder)?)
+    }
+
+    /// A single template, with the special tokens (`bos_token`, …) that it may write.
+    ///
+    /// # Errors
+    /// [`Error::TemplateSyntax`] when it cannot be parsed.
+    pub fn from_source(source: impl Into<String>, special_tokens: Map<String, Value>) -> Result<Self> {
+        Self::from_sources(vec![(DEFAULT.to_owned(), source.into())], special_tokens)
+    }
+
+    fn from_sources(sources: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
+        environment::on_large_stack(|| Self::from_sources_here(sources, special_tokens))
+    }
+
+    fn from_sources_here(sources: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
+        let mut environment = environment::new();
+        let mut templates = BTreeMap::new();
+        for (name, source) in sources {
+            let parsed = parse(&mut environment, &name, &source);
+            if let (DEFAULT, Err(reason)) = (name.as_str(), &parsed) {
+                return Err(Error::TemplateSyntax { name, reason: reason.clone() });
+            }
+            templates.insert(name, Named { source, parsed });
+        }
+        Ok(Self { environment, templates, special_tokens })
+    }
+
+    /// The names of the templates.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.templates.keys().map(String::as_str)
+    }
+
+    /// The Jinja source of a template, for example to record its hash.
+    pub fn source(&self, name: &str) -> Option<&str> {
+        self.templates.get(name).map(|named| named.source.as_str())
+    }
+
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// - [`Error::UnknownTemplate`], [`Error::TemplateSyntax`]: `options` asks for a template that is not there or broken.
+    /// - [`Error::SystemRoleRefused`], [`Error::TemplateRaised`]: the template refuses these messages.
+    /// - [`Error::TemplateNeedsClock`]: it asks for the date and `options.now` is `None`.
+    /// - [`Error::TemplateRunaway`]: it runs or nests without an end.
+    /// - [`Error::TemplateFailed`]: anything else that goes wrong inside the template.
+    /// - [`Error::NothingToContinue`], [`Error::AnswerNotFound`]: `options.continue_final_message` is set and the last
+    ///   message cannot be found in the text, or a generation prompt is asked for too.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
+        environment::on_large_stack(|| self.render_here(messages, options))
+    }
+
+    fn render_here(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
+        if !options.continue_final_message {
+            return self.render_explaining(messages, options);
+        }
+        if options.add_generation_prompt || messages.is_empty() {
+            return Err(Error::NothingToContinue);
+        }
+        let (mut rendered, content) = spans::last_content(self, messages, &options.closed())?;
+        rendered.text.truncate(content.end);
+        for span in &mut rendered.generation_spans {
+            span.end = span.end.min(content.end);
+        }
+        rendered.generation_spans.retain(|span| span.start < span.end);
+        Ok(rendered)
+    }
+
+    /// Renders, and when the template raises, finds out whether a system message is what it minds.
+    fn render_explaining(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
+        let outcome = self.render_once(messages, options);
+        let Err(Error::TemplateRaised { message }) = outcome else { return outcome };
+        let without: Vec<Message> = messages.iter().filter(|message| message.role != "system").cloned().collect();
+        if without.len() < messages.len() && self.render_once(&without, options).is_ok() {
+            return Err(Error::SystemRoleRefused { message });
+        }
+        Err(Error::TemplateRaised { message })
+    }
+
+    fn render_once(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
+        let (name, named) = self.choose(options)?;
+        let syntax = |reason: &String| Error::TemplateSyntax { name: name.to_owned(), reason: reason.clone() };
+        let generation = named.parsed.as_ref().map_err(syntax)?.as_deref();
+        let failed = |error| environment::explain(&error);
+        let template = self.environment.get_template(name).map_err(failed)?;
+        let context = environment::context(&self.special_tokens, messages, options, generation);
+        let Some(generation) = generation else {
+            let text = template.render(context).map_err(failed)?;
+            return Ok(Rendered { text, generation_spans: Vec::new() });
+        };
+        let (text, spans) = template.render_with_spans(context).map_err(failed)?;
+        let generation_spans = generation::spans(template.source(), generation, &spans);
+        Ok(Rendered { text, generation_spans })
+    }
+
+    fn choose<'a>(&'a self, options: &'a RenderOptions) -> Result<(&'a str, &'a Named)> {
+        let with_tools = options.variables.get("tools").is_some_and(|tools| !tools.is_null());
+        let name = match &options.template_name {
+            Some(name) => name.as_str(),
+            None if with_tools && self.templates.contains_key("tool_use") => "tool_use",
+            None => DEFAULT,
+        };
+        let named = self.templates.get(name).ok_or_else(|| Error::UnknownTemplate {
+            name: name.to_owned(),
+            available: self.templates.keys().cloned().collect(),
+        })?;
+        Ok((name, named))
+    }
+}
+
+/// Adds a template to the environment; returns the name that stands in for its generation blocks.
+fn parse(environment: &mut Environment<'static>, name: &str, source: &str) -> Result<Option<String>, String> {
+    if source.len() > LONGEST {
+        return Err(format!("it is longer than {LONGEST} bytes"));
+    }
+    let (rewritten, generation) = generation::rewrite(source)?;
+    environment.add_template_owned(name.to_owned(), rewritten).map_err(|error| environment::reason(&error))?;
+    Ok(generation)
+}
+
+/// `chat_template` in `tokenizer_config.json`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    One(String),
+    Many(Vec<StoredNamed>),
+}
+
+#[derive(Deserialize)]
+struct StoredNamed {
+    name: String,
+    template: String,
+}
+
+fn jinja_files(folder: &Path) -> Result<Vec<(String, String)>> {
+    let mut paths = vec![(DEFAULT.to_owned(), folder.join("chat_template.jinja"))];
+    let additional = folder.join("additional_chat_templates");
+    if additional.is_dir() {
+        let read = |source| Error::Read { path: additional.clone(), source };
+        for entry in fs::read_dir(&additional).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            if let (Some("jinja"), Some(name)) =
+                (path.extension().and_then(|extension| extension.to_str()), path.file_stem().and_then(|s| s.to_str()))
+            {
+                paths.push((name.to_owned(), path));
+            }
+        }
+    }
+    let mut sources = Vec::new();
+    for (name, path) in paths {
+        match fs::read_to_string(&path) {
+            Ok(source) => sources.push((name, source)),
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Read { path, source }),
+        }
+    }
+    Ok(sources)
+}

@@ -1,0 +1,100 @@
+//! One transformer block: attention and a gated MLP, each behind a norm and added to the residual.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::LayerCache;
+use crate::config::DecoderConfig;
+use crate::ops::{self, AttentionShape, PassContext};
+
+/// A linear map, kept as it is on disk: `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// The weight, `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// The bias, `[out]`, where the model has one.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Projection {
+    pub(crate) fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor) }
+    }
+
+    /// `[tokens, in]` to `[tokens, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::linear(x, &self.weight.val(), self.bias.as_ref().map(Param::val).as_ref())
+    }
+}
+
+/// One transformer block. Projections that read the same input are stacked, so that each is one product.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// The norm before attention, `[d_model]`.
+    pub attention_norm: Param<Tensor<1>>,
+    /// Queries, keys and values, stacked: `[(heads + 2·kv_heads)·head_dim, d_model]`.
+    pub qkv: Projection,
+    /// A norm over each query head, `[head_dim]`, where the model has one.
+    pub q_norm: Option<Param<Tensor<1>>>,
+    /// A norm over each key head, `[head_dim]`, where the model has one.
+    pub k_norm: Option<Param<Tensor<1>>>,
+    /// The heads' outputs back to the residual: `[d_model, heads·head_dim]`.
+    pub out: Projection,
+    /// The norm before the MLP, `[d_model]`.
+    pub mlp_norm: Param<Tensor<1>>,
+    /// Gate and up projections, stacked: `[2·d_ff, d_model]`.
+    pub gate_up: Projection,
+    /// Down projection, `[d_model, d_ff]`.
+    pub down: Projection,
+}
+
+impl Block {
+    pub(crate) fn new(
+        attention_norm: Tensor<1>,
+        qkv: Projection,
+        qk_norm: Option<(Tensor<1>, Tensor<1>)>,
+        out: Projection,
+        mlp_norm: Tensor<1>,
+        gate_up: Projection,
+        down: Projection,
+    ) -> Self {
+        let (q_norm, k_norm) = qk_norm.unzip();
+        Self {
+            attention_norm: Param::from_tensor(attention_norm),
+            qkv,
+            q_norm: q_norm.map(Param::from_tensor),
+            k_norm: k_norm.map(Param::from_tensor),
+            out,
+            mlp_norm: Param::from_tensor(mlp_norm),
+            gate_up,
+            down,
+        }
+    }
+
+    /// The residual `[tokens, d_model]` before the block to the residual after it.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<2>,
+        context: &PassContext,
+        window: Option<usize>,
+        cache: Option<&mut LayerCache>,
+        config: &DecoderConfig,
+    ) -> Tensor<2> {
+        let shape = AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window,
+            scale: 1.0 / (config.head_dim as f64).sqrt(),
+        };
+        let qkv = self.qkv.forward(ops::rms_norm(x.clone(), &self.attention_norm.val(), config.norm_eps));
+        let qkv = match (&self.q_norm, &self.k_norm) {
+            (Some(q), Some(k)) => ops::qk_norm(qkv, &q.val(), &k.val(), &shape, config.norm_eps),
+            _ => qkv,
+        };
+        let attended = ops::attention(qkv, &shape, context, cache);
+        let x = x + self.out.forward(attended);
+        let gate_up = self.gate_up.forward(ops::rms_norm(x.clone(), &self.mlp_norm.val(), config.norm_eps));
+        x + self.down.forward(ops::swiglu(gate_up))
+    }
+}

@@ -1,0 +1,182 @@
+//! The decoder: one forward for prefill, decoding and training.
+
+mod block;
+mod kv_cache;
+mod rotary;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use pv_hooks::{Hook, Layer, ModelShape, Phase, ResidualContext, TokenSpans};
+
+use crate::config::DecoderConfig;
+use crate::ops;
+
+pub use block::{Block, Projection};
+pub use kv_cache::KvCache;
+pub(crate) use kv_cache::LayerCache;
+pub(crate) use rotary::{RotaryAngles, RotaryTable};
+
+/// Which positions' logits a pass computes. The output head is a large product: leave it out where nothing reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logits {
+    /// None.
+    #[default]
+    None,
+    /// Those at the window's last position, from which the next token is chosen.
+    Last,
+    /// Those at every position.
+    All,
+}
+
+/// One forward pass: its tokens, and how far it goes.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    /// Token ids, row after row, `[batch × seq]`; padding positions may hold any id of the vocabulary.
+    pub ids: &'a [u32],
+    /// What the tokens are, `[batch, seq]`.
+    pub spans: &'a TokenSpans,
+    /// The kind of pass.
+    pub phase: Phase,
+    /// The last layer to compute: no later block, no final norm and no output head. `None` goes to the end.
+    pub stop_at: Option<Layer>,
+    /// Which logits to compute.
+    pub logits: Logits,
+}
+
+/// What a pass computed.
+#[derive(Clone, Debug)]
+pub struct PassOutput {
+    /// The raw residual after the last layer that was computed (hooks applied), `[batch, seq, d_model]`.
+    pub residual: Tensor<3>,
+    /// The logits asked for in f32, `[batch, 1 or seq, vocab]`.
+    pub logits: Option<Tensor<3>>,
+}
+
+/// A decoder-only transformer: embeddings, blocks, final norm and output head.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// The token embeddings, `[vocab, d_model]`; the output head too where the model ties them.
+    pub embedding: Param<Tensor<2>>,
+    /// The blocks, from the first to the last.
+    pub blocks: Vec<Block>,
+    /// The final norm's weight, `[d_model]`.
+    pub norm: Param<Tensor<1>>,
+    /// An output head of its own, `[vocab, d_model]`, where the model has one.
+    pub head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: DecoderConfig,
+    #[module(skip)]
+    rotary: RotaryAngles,
+}
+
+impl Decoder {
+    pub(crate) fn new(
+        config: DecoderConfig,
+        embedding: Tensor<2>,
+        blocks: Vec<Block>,
+        norm: Tensor<1>,
+        head: Option<Tensor<2>>,
+    ) -> Self {
+        let rotary = RotaryAngles::new(&config);
+        Self {
+            embedding: Param::from_tensor(embedding),
+            blocks,
+            norm: Param::from_tensor(norm),
+            head: head.map(Param::from_tensor),
+            config,
+            rotary,
+        }
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// What hooks are checked against.
+    pub fn shape(&self) -> ModelShape {
+        ModelShape { blocks: self.config.layers, d_model: self.config.d_model }
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.embedding.val().device()
+    }
+
+    /// The element type of the weights, in which the blocks compute.
+    pub fn dtype(&self) -> DType {
+        self.embedding.val().dtype()
+    }
+
+    /// Runs a pass, calling `hook` after the embeddings and after every block.
+    ///
+    /// This is the inner seam: it checks nothing. Call [`CausalLm::forward`](crate::CausalLm::forward), or make sure
+    /// that ids are below the vocabulary's size and `ids.len()` is `batch × seq`, that [`pv_hooks::check`] has accepted
+    /// the hook for this model and `stop_at`, and that a cache has room for the window and holds as many rows.
+    ///
+    /// # Panics
+    /// When those conditions do not hold.
+    pub fn pass(
+        &self,
+        pass: &Pass<'_>,
+        mut cache: Option<&mut KvCache>,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> PassOutput {
+        let (batch, seq) = (pass.spans.batch(), pass.spans.seq());
+        let d_model = self.config.d_model;
+        let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
+        let mut call = |layer: Layer, x: Tensor<2>| -> Tensor<2> {
+            if !hook.wants(layer) {
+                return x;
+            }
+            let context = ResidualContext { layer, phase: pass.phase, spans: pass.spans };
+            hook.on_residual(&context, x.reshape([batch, seq, d_model])).reshape([batch * seq, d_model])
+        };
+
+        let geometry = match &mut cache {
+            Some(cache) => cache.advance(pass.spans),
+            None => ops::Window::whole(pass.spans),
+        };
+        let context = ops::PassContext::new(&self.rotary, geometry, self.device(), self.dtype());
+        let mut x = self.embed(pass.ids);
+        x = call(Layer::EMBEDDINGS, x);
+        for (index, block) in self.blocks.iter().take(stop).enumerate() {
+            let layer_cache = cache.as_mut().map(|cache| cache.layer(index));
+            x = block.forward(x, &context, self.config.windows[index], layer_cache, &self.config);
+            x = call(Layer::after_block(index), x);
+        }
+        let stopped = stop < self.config.layers || pass.stop_at.is_some();
+        let residual = x.reshape([batch, seq, d_model]);
+        let logits = match pass.logits {
+            _ if stopped => None,
+            Logits::None => None,
+            Logits::All => Some(self.logits(residual.clone())),
+            Logits::Last => Some(self.logits(residual.clone().slice([0..batch, seq - 1..seq, 0..d_model]))),
+        };
+        PassOutput { residual, logits }
+    }
+
+    /// The final norm and the output head on raw residuals of the last layer: `[batch, n, d_model]` to
+    /// `[batch, n, vocab]` in f32.
+    pub fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
+        let [batch, n, d_model] = residual.dims();
+        let x = self.final_norm(residual).reshape([batch * n, d_model]);
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        ops::linear(x, &head.val(), None).reshape([batch, n, self.config.vocab]).cast(DType::F32)
+    }
+
+    /// The final norm alone: raw residuals of the last layer to what Hugging Face lists as the last hidden state.
+    pub fn final_norm(&self, residual: Tensor<3>) -> Tensor<3> {
+        let [batch, n, d_model] = residual.dims();
+        let x = ops::rms_norm(residual.reshape([batch * n, d_model]), &self.norm.val(), self.config.norm_eps);
+        x.reshape([batch, n, d_model])
+    }
+
+    fn embed(&self, ids: &[u32]) -> Tensor<2> {
+        let embedding = self.embedding.val();
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let len = ids.len();
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [len]), &embedding.device());
+        embedding.select(0, ids)
+    }
+}

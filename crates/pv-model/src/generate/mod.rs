@@ -1,0 +1,185 @@
+//! Text from prompts: batched, hooked, streamed, cancellable.
+
+mod row;
+mod schedule;
+
+use std::ops::ControlFlow;
+
+use pv_hooks::Hook;
+use serde::{Deserialize, Serialize};
+
+use crate::{CausalLm, Error, Result, Sampling};
+
+/// What to generate for each prompt, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GenerateOptions {
+    /// The most tokens that an answer may have.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens that end an answer; `None` takes the model's own.
+    pub stop_tokens: Option<Vec<u32>>,
+    /// Strings that end an answer. The answer's text ends before the string.
+    pub stop_strings: Vec<String>,
+    /// The most rows that are decoded together.
+    pub batch_size: usize,
+    /// The most prompt tokens, padding included, that are read in one pass; a longer prompt is read alone.
+    pub prefill_tokens: usize,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 256,
+            sampling: Sampling::GREEDY,
+            stop_tokens: None,
+            stop_strings: Vec::new(),
+            batch_size: 16,
+            prefill_tokens: 4096,
+        }
+    }
+}
+
+/// A prompt, and one seed for each answer that is wanted of it.
+///
+/// Answers are numbered over all requests in order; that number is the sequence that hooks see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The rendered prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// The seed of each answer. Answers of one request share the reading of its prompt.
+    pub seeds: Vec<u64>,
+}
+
+impl Request {
+    /// One answer.
+    pub fn new(prompt: Vec<u32>, seed: u64) -> Self {
+        Self { prompt, seeds: vec![seed] }
+    }
+
+    /// `n` answers with the seeds `seed`, `seed + 1`, …
+    pub fn rollouts(prompt: Vec<u32>, n: usize, seed: u64) -> Self {
+        Self { prompt, seeds: (0..n as u64).map(|i| seed.wrapping_add(i)).collect() }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model chose a stop token, which is not part of the answer.
+    StopToken,
+    /// A stop string appeared.
+    StopString,
+    /// The answer has as many tokens as it may.
+    Length,
+    /// The callback broke the run off.
+    Cancelled,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// The answer's tokens, without the stop token.
+    pub tokens: Vec<u32>,
+    /// The answer's text, without special tokens and without the stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish: FinishReason,
+}
+
+/// What a run reports while it goes on.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Prompts were read.
+    Prefill {
+        /// How many rows.
+        prompts: usize,
+        /// How many tokens, padding included.
+        tokens: usize,
+    },
+    /// A sequence has grown by a token.
+    Token {
+        /// The sequence.
+        sequence: usize,
+        /// The token.
+        token: u32,
+        /// The text that became certain with it; empty while a character or a possible stop string is incomplete.
+        text: &'a str,
+    },
+    /// A sequence has ended.
+    Finished {
+        /// The sequence.
+        sequence: usize,
+        /// The answer.
+        generation: &'a Generation,
+    },
+}
+
+impl CausalLm {
+    /// Answers every request, in the order of their numbers whatever the order in which they end.
+    ///
+    /// Finished rows leave the batch and waiting ones join; a sequence's tokens do not depend on its neighbours. The
+    /// callback sees each [`Event`] and may break the run off: answers that had not ended are then
+    /// [`FinishReason::Cancelled`], with what they had.
+    ///
+    /// A hook sees each prompt in a [`Phase::Prefill`](pv_hooks::Phase::Prefill) pass and each answer token that is fed
+    /// back in a [`Phase::Decode`](pv_hooks::Phase::Decode) pass. The last token of an answer that ended by
+    /// [`FinishReason::Length`] or a stop string is never fed back.
+    ///
+    /// # Errors
+    /// Impossible options, empty prompts or prompts with ids beyond the vocabulary, a hook that does not fit or never
+    /// fired, logits that are not numbers.
+    pub fn generate(
+        &self,
+        requests: &[Request],
+        options: &GenerateOptions,
+        hook: &mut (impl Hook + ?Sized),
+        on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Generation>> {
+        self.check_requests(requests, options)?;
+        pv_hooks::check(hook, &self.shape(), None)?;
+        let (answers, cancelled) = schedule::Run::new(self, requests, options, on_event).answer_all(hook)?;
+        match hook.finish() {
+            // What was broken off may have ended before the hook's turn came.
+            Err(_) if cancelled => Ok(answers),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(answers),
+        }
+    }
+
+    fn check_requests(&self, requests: &[Request], options: &GenerateOptions) -> Result<()> {
+        if let Some(reason) = options.sampling.objection() {
+            return Err(Error::BadOption { reason });
+        }
+        for (name, value) in [("max_new_tokens", options.max_new_tokens), ("batch_size", options.batch_size)] {
+            if value == 0 {
+                return Err(Error::BadOption { reason: format!("{name} is 0") });
+            }
+        }
+        if options.stop_strings.iter().any(String::is_empty) {
+            return Err(Error::BadOption { reason: "a stop string is empty".to_owned() });
+        }
+        if !options.stop_strings.is_empty() {
+            self.tokenizer()?;
+        }
+        for (index, request) in requests.iter().enumerate() {
+            if request.prompt.is_empty() {
+                return Err(Error::EmptyPrompt { index });
+            }
+            self.check_ids(&request.prompt)?;
+            let (needed, limit) = (request.prompt.len() + options.max_new_tokens, self.config().max_positions);
+            if needed > limit {
+                tracing::warn!(
+                    index,
+                    needed,
+                    limit,
+                    "prompt and answer may exceed the positions that the model was made for"
+                );
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! One answer in the making.
+
+use super::{FinishReason, GenerateOptions, Generation};
+use crate::sampling::Sampler;
+use crate::tokenizer::TokenStream;
+use crate::{CausalLm, Error, Result};
+
+/// A sequence that is being decoded.
+pub(super) struct Row<'a> {
+    pub(super) sequence: usize,
+    pub(super) prompt: &'a [u32],
+    pub(super) tokens: Vec<u32>,
+    sampler: Sampler,
+    /// Absent when the model has no tokenizer: then there is no text, only tokens.
+    stream: Option<TokenStream<'a>>,
+    text: String,
+    /// How much of `text` has been given out.
+    shown: usize,
+}
+
+/// What a new token did to its row.
+pub(super) enum Step {
+    /// It goes on.
+    Grown,
+    /// It ended.
+    Ended(FinishReason),
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(
+        model: &'a CausalLm,
+        sequence: usize,
+        prompt: &'a [u32],
+        seed: u64,
+        options: &GenerateOptions,
+    ) -> Self {
+        Self {
+            sequence,
+            prompt,
+            tokens: Vec::new(),
+            sampler: Sampler::new(options.sampling.clone(), seed),
+            stream: model.tokenizer().ok().map(|tokenizer| tokenizer.stream(true)),
+            text: String::new(),
+            shown: 0,
+        }
+    }
+
+    /// Chooses the next token from its logits. The second value is the text that became certain.
+    pub(super) fn advance(
+        &mut self,
+        logits: &[f32],
+        stop_tokens: &[u32],
+        options: &GenerateOptions,
+    ) -> Result<(Step, &str)> {
+        let seen = self.prompt.iter().chain(&self.tokens).copied();
+        let token = self.sampler.next(logits, seen).ok_or(Error::BadLogits { sequence: self.sequence })?;
+        if stop_tokens.contains(&token) {
+            self.finish_text()?;
+            return Ok((Step::Ended(FinishReason::StopToken), self.reveal(0)));
+        }
+        self.tokens.push(token);
+        let before = self.text.len();
+        if let Some(stream) = &mut self.stream {
+            self.text.extend(stream.push(token)?);
+        }
+        if let Some(end) = first_stop(&self.text, before, &options.stop_strings) {
+            self.text.truncate(end);
+            return Ok((Step::Ended(FinishReason::StopString), self.reveal(0)));
+        }
+        if self.tokens.len() >= options.max_new_tokens {
+            self.finish_text()?;
+            if let Some(end) = first_stop(&self.text, before, &options.stop_strings) {
+                self.text.truncate(end);
+            }
+            return Ok((Step::Ended(FinishReason::Length), self.reveal(0)));
+        }
+        let held = options.stop_strings.iter().map(|stop| held_back(&self.text, stop)).max().unwrap_or(0);
+        Ok((Step::Grown, self.reveal(held)))
+    }
+
+    fn finish_text(&mut self) -> Result<()> {
+        if let Some(stream) = &mut self.stream {
+            self.text.extend(stream.flush()?);
+        }
+        Ok(())
+    }
+
+    /// The text not given out yet, but for its last `held` bytes.
+    fn reveal(&mut self, held: usize) -> &str {
+        let end = (self.text.len() - held.min(self.text.len())).max(self.shown.min(self.text.len()));
+        let start = self.shown.min(end);
+        self.shown = end;
+        &self.text[start..end]
+    }
+
+    pub(super) fn into_generation(mut self, finish: FinishReason) -> Generation {
+        if finish == FinishReason::Cancelled {
+            // What is left is at most an incomplete character; losing it is better than an error here.
+            let _ = self.finish_text();
+        }
+        Generation { tokens: self.tokens, text: self.text, finish }
+    }
+}
+
+/// Where the first stop string begins that ends after `before`.
+fn first_stop(text: &str, before: usize, stops: &[String]) -> Option<usize> {
+    let find = |stop: &String| {
+        let mut from = before.saturating_sub(stop.len());
+        while !text.is_char_boundary(from) {
+            from -= 1;
+        }
+        text[from..].find(stop.as_str()).map(|at| from + at)
+    };
+    stops.iter().filter_map(find).min()
+}
+
+/// How many bytes at the text's end may be the beginning of a stop string.
+fn held_back(text: &str, stop: &str) -> usize {
+    (1..stop.len().min(text.len() + 1))
+        .rev()
+        .find(|&n| stop.as_bytes().get(..n) == text.as_bytes().get(text.len() - n..))
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_strings_are_found_across_tokens_and_characters() {
+        let stops = ["\n\n".to_owned(), "é!".to_owned()];
+        assert_eq!(first_stop("ab\n\ncd", 3, &stops), Some(2));
+        assert_eq!(first_stop("abé!", 4, &stops), Some(2));
+        assert_eq!(first_stop("abé", 2, &stops), None);
+    }
+
+    #[test]
+    fn a_possible_stop_string_is_held_back() {
+        assert_eq!(held_back("answer <|", "<|end|>"), 2);
+        assert_eq!(held_back("answer", "<|end|>"), 0);
+        assert_eq!(held_back("<", "<|end|>"), 1);
+        assert_eq!(held_back("", "x"), 0);
+    }
+}

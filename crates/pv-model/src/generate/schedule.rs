@@ -1,0 +1,247 @@
+//! Which rows are decoded together: finished ones leave, waiting ones join.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use burn::tensor::Tensor;
+use pv_hooks::{Hook, Phase, RowSpans, TokenSpans};
+
+use super::row::{Row, Step};
+use super::{Event, FinishReason, GenerateOptions, Generation, Request};
+use crate::decoder::{KvCache, Logits, Pass};
+use crate::{Batch, CausalLm, Result};
+
+/// An answer that has not begun.
+#[derive(Clone, Copy)]
+struct Waiting {
+    sequence: usize,
+    request: usize,
+    seed: u64,
+}
+
+/// A prompt that has been read while some of its answers still wait for a place.
+struct ReadPrompt {
+    request: usize,
+    cache: KvCache,
+    logits: Vec<f32>,
+}
+
+pub(super) struct Run<'a, F> {
+    model: &'a CausalLm,
+    requests: &'a [Request],
+    options: &'a GenerateOptions,
+    stop_tokens: &'a [u32],
+    on_event: F,
+    waiting: VecDeque<Waiting>,
+    read: Option<ReadPrompt>,
+    /// Free places hold `None`.
+    slots: Vec<Option<Row<'a>>>,
+    cache: Option<KvCache>,
+    done: Vec<Option<Generation>>,
+    cancelled: bool,
+}
+
+impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
+    pub(super) fn new(model: &'a CausalLm, requests: &'a [Request], options: &'a GenerateOptions, on_event: F) -> Self {
+        let seeds = requests.iter().enumerate().flat_map(|(i, request)| request.seeds.iter().map(move |&s| (i, s)));
+        let waiting: VecDeque<_> =
+            seeds.enumerate().map(|(sequence, (request, seed))| Waiting { sequence, request, seed }).collect();
+        let total = waiting.len();
+        Self {
+            model,
+            requests,
+            options,
+            stop_tokens: options.stop_tokens.as_deref().unwrap_or(model.stop_ids()),
+            on_event,
+            waiting,
+            read: None,
+            slots: (0..options.batch_size.min(total)).map(|_| None).collect(),
+            cache: None,
+            done: vec![None; total],
+            cancelled: false,
+        }
+    }
+
+    /// The answers in order, and whether the run was broken off.
+    pub(super) fn answer_all(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<(Vec<Generation>, bool)> {
+        while !self.cancelled {
+            self.fill(hook)?;
+            if self.cancelled || self.slots.iter().all(Option::is_none) {
+                break;
+            }
+            self.decode(hook)?;
+        }
+        for slot in self.slots.iter_mut().filter_map(Option::take) {
+            let sequence = slot.sequence;
+            self.done[sequence] = Some(slot.into_generation(FinishReason::Cancelled));
+        }
+        let unstarted = || Generation { tokens: Vec::new(), text: String::new(), finish: FinishReason::Cancelled };
+        Ok((self.done.into_iter().map(|answer| answer.unwrap_or_else(unstarted)).collect(), self.cancelled))
+    }
+
+    fn report(&mut self, event: Event<'_>) {
+        if (self.on_event)(event).is_break() {
+            self.cancelled = true;
+        }
+    }
+
+    /// Gives free places to waiting answers, reading their prompts.
+    fn fill(&mut self, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
+        while !self.cancelled && !self.waiting.is_empty() {
+            let free = self.slots.iter().filter(|slot| slot.is_none()).count();
+            if free == 0 {
+                break;
+            }
+            // Answers of a prompt that was read already come first in line.
+            if let Some(read) = self.read.take() {
+                let take = self.take_waiting(free, |_, request| request == read.request);
+                let starters: Vec<_> = take.into_iter().map(|waiting| (waiting, 0)).collect();
+                self.start(&read.cache, &[&read.logits], starters)?;
+                if self.waiting.front().is_some_and(|next| next.request == read.request) {
+                    self.read = Some(read);
+                }
+                continue;
+            }
+            self.read_prompts(free, hook)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` answers from the front of the line while `accept(distinct prompts so far, request)` holds.
+    fn take_waiting(&mut self, most: usize, accept: impl Fn(&[usize], usize) -> bool) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        let mut prompts = Vec::new();
+        while taken.len() < most {
+            let Some(next) = self.waiting.front().copied().filter(|next| accept(&prompts, next.request)) else { break };
+            if prompts.last() != Some(&next.request) {
+                prompts.push(next.request);
+            }
+            taken.push(next);
+            self.waiting.pop_front();
+        }
+        taken
+    }
+
+    fn read_prompts(&mut self, free: usize, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
+        let (requests, budget) = (self.requests, self.options.prefill_tokens);
+        let taken = self.take_waiting(free, |prompts, request| {
+            if prompts.is_empty() || prompts.last() == Some(&request) {
+                return true;
+            }
+            let longest = prompts.iter().chain([&request]).map(|&p| requests[p].prompt.len()).max().unwrap_or(0);
+            longest * (prompts.len() + 1) <= budget
+        });
+        let mut prompts: Vec<usize> = taken.iter().map(|waiting| waiting.request).collect();
+        prompts.dedup();
+        // All sequences of a prompt, those that still wait for a place too: it is read once for all of them.
+        let first = |request: usize| requests[..request].iter().map(|r| r.seeds.len()).sum::<usize>();
+        let sequences = prompts.iter().map(|&p| (first(p)..first(p) + requests[p].seeds.len()).collect()).collect();
+        let ids: Vec<&[u32]> = prompts.iter().map(|&p| requests[p].prompt.as_slice()).collect();
+        let batch = Batch::prompts(&ids, sequences)?;
+        let decoder = self.model.decoder();
+        let mut cache =
+            KvCache::new(decoder.config(), prompts.len(), batch.spans.seq(), &decoder.device(), decoder.dtype());
+        let pass =
+            Pass { ids: &batch.ids, spans: &batch.spans, phase: Phase::Prefill, stop_at: None, logits: Logits::Last };
+        let output = decoder.pass(&pass, Some(&mut cache), hook);
+        let logits = rows_of(output.logits)?;
+        self.report(Event::Prefill { prompts: prompts.len(), tokens: batch.ids.len() });
+        let row_of = |request: usize| prompts.iter().position(|&p| p == request).unwrap_or(0);
+        let starters = taken.iter().map(|waiting| (*waiting, row_of(waiting.request))).collect();
+        let views: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
+        self.start(&cache, &views, starters)?;
+        let (last_row, last) = (prompts.len() - 1, prompts[prompts.len() - 1]);
+        if self.waiting.front().is_some_and(|next| next.request == last) {
+            cache.select_rows(&[last_row]);
+            self.read = Some(ReadPrompt { request: last, cache, logits: logits[last_row].clone() });
+        }
+        Ok(())
+    }
+
+    /// Chooses the first token of each answer and gives it a place, unless that token ended it.
+    fn start(&mut self, cache: &KvCache, logits: &[impl AsRef<[f32]>], starters: Vec<(Waiting, usize)>) -> Result<()> {
+        for (Waiting { sequence, request, seed }, row) in starters {
+            let prompt = &self.requests[request].prompt;
+            let mut answer = Row::new(self.model, sequence, prompt, seed, self.options);
+            let ended = self.advance(&mut answer, logits[row].as_ref())?;
+            if let Some(finish) = ended {
+                self.finish(answer, finish);
+                continue;
+            }
+            let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
+            let decoder = self.model.decoder();
+            let room = prompt.len() + self.options.max_new_tokens.min(256);
+            let places = self.slots.len();
+            let main = self.cache.get_or_insert_with(|| {
+                KvCache::new(decoder.config(), places, room, &decoder.device(), decoder.dtype())
+            });
+            main.replace_row(slot, cache, row);
+            self.slots[slot] = Some(answer);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, row: &mut Row<'a>, logits: &[f32]) -> Result<Option<FinishReason>> {
+        let (sequence, before) = (row.sequence, row.tokens.len());
+        let (step, text) = row.advance(logits, self.stop_tokens, self.options)?;
+        let text = text.to_owned();
+        if let Some(&token) = row.tokens.get(before) {
+            self.report(Event::Token { sequence, token, text: &text });
+        }
+        Ok(match step {
+            Step::Grown => None,
+            Step::Ended(finish) => Some(finish),
+        })
+    }
+
+    fn finish(&mut self, row: Row<'a>, finish: FinishReason) {
+        let sequence = row.sequence;
+        let generation = row.into_generation(finish);
+        self.report(Event::Finished { sequence, generation: &generation });
+        self.done[sequence] = Some(generation);
+    }
+
+    /// One token for every row.
+    fn decode(&mut self, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
+        let Some(mut cache) = self.cache.take() else { return Ok(()) };
+        let live: Vec<usize> = (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect();
+        // Free places are computed too, which costs little; when most are free and nobody waits, they go.
+        if self.waiting.is_empty() && live.len() * 2 <= self.slots.len() {
+            cache.select_rows(&live);
+            self.slots.retain(Option::is_some);
+        } else {
+            (0..self.slots.len()).filter(|&slot| self.slots[slot].is_none()).for_each(|slot| cache.clear_row(slot));
+            cache.trim(&live);
+        }
+        let ids: Vec<u32> = self
+            .slots
+            .iter()
+            .map(|slot| slot.as_ref().and_then(|row| row.tokens.last()).copied().unwrap_or(0))
+            .collect();
+        let spans = self.slots.iter().map(|slot| match slot {
+            Some(row) => RowSpans::generated(row.sequence, row.prompt.len(), row.tokens.len() - 1),
+            None => RowSpans::unused(1),
+        });
+        let spans = TokenSpans::new(spans.collect(), 1)?;
+        let pass = Pass { ids: &ids, spans: &spans, phase: Phase::Decode, stop_at: None, logits: Logits::Last };
+        let output = self.model.decoder().pass(&pass, Some(&mut cache), hook);
+        let logits = rows_of(output.logits)?;
+        self.cache = Some(cache);
+        for (slot, logits) in logits.iter().enumerate() {
+            let Some(mut row) = self.slots[slot].take() else { continue };
+            match self.advance(&mut row, logits)? {
+                Some(finish) => self.finish(row, finish),
+                None => self.slots[slot] = Some(row),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The last position's logits of each row, on the host.
+fn rows_of(logits: Option<Tensor<3>>) -> Result<Vec<Vec<f32>>> {
+    let Some(logits) = logits else { return Ok(Vec::new()) };
+    let [_, _, vocab] = logits.dims();
+    let values = crate::tensors::to_f32(logits)?;
+    Ok(values.chunks(vocab).map(<[f32]>::to_vec).collect())
+}

@@ -1,0 +1,42 @@
+//! CPU kernels of the decoder: plain functions over `f32` slices, all row-major.
+//!
+//! The vector code is written once against [`pulp`], which picks AVX-512, AVX2, NEON or scalar
+//! code at run time. Parallel work runs on the current rayon pool; work too small to pay for a
+//! hand-over stays on the calling thread. Call the kernels from inside the pool
+//! (`ThreadPool::install`): from outside, each parallel kernel blocks and wakes its caller.
+
+mod attention;
+mod cache;
+mod decode;
+mod dot;
+mod elementwise;
+mod linear;
+mod norm;
+mod prefill;
+mod rope;
+mod scratch;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub(crate) use attention::{AttentionShape, attention};
+pub(crate) use cache::write_cache;
+pub(crate) use elementwise::{add_in_place, swiglu};
+pub(crate) use linear::linear;
+pub(crate) use norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
+pub(crate) use rope::rope_in_place;
+
+/// Elements below which an element-wise kernel is not worth a hand-over to another thread.
+const PARALLEL_ELEMENTS: usize = 32 * 1024;
+
+/// Rows per parallel task for `rows` rows of `width` elements, or `None` to stay on this thread.
+fn rows_per_task(rows: usize, width: usize) -> Option<usize> {
+    let threads = rayon::current_num_threads();
+    if threads == 1 || rows == 1 || rows * width < PARALLEL_ELEMENTS {
+        return None;
+    }
+    // A task of at least 8K elements outweighs the cost of stealing it.
+    let smallest = (8 * 1024usize).div_ceil(width);
+    Some(rows.div_ceil(threads * 4).max(smallest))
+}

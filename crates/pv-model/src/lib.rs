@@ -1,0 +1,62 @@
+//! One decoder for the Llama, Mistral, Qwen2 and Qwen3 families on any of Burn's backends: files, tokenizer, chat
+//! template, hooked forward passes and generation.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use pv_hooks::NoHook;
+//! use pv_model::{CausalLm, Event, GenerateOptions, Message, Request, default_dtype, device};
+//!
+//! # fn main() -> Result<(), pv_model::Error> {
+//! let device = device("flex")?;
+//! let model = CausalLm::from_folder("models/smollm2", &device, default_dtype(&device))?;
+//! let prompt = model.prompt(&[Message::user("What is the capital of France?")])?;
+//! let answers = model.generate(&[Request::new(prompt, 0)], &GenerateOptions::default(), &mut NoHook, |event| {
+//!     if let Event::Token { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! # let _ = answers;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//! The CPU backend (`flex`) is always built in. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda` and `rocm` add others, which
+//! [`device`] then finds by name. A library should leave the choice to the application.
+
+mod batch;
+mod causal_lm;
+mod chat;
+mod config;
+mod decoder;
+mod device;
+mod error;
+mod families;
+mod generate;
+#[allow(unsafe_code, reason = "disjoint parallel writes, gemm calls and prefetches; each block states why it is sound")]
+mod kernels;
+mod load;
+mod ops;
+mod rope;
+mod sampling;
+mod tensors;
+mod tokenizer;
+mod weights;
+
+pub use batch::{Batch, Sequence};
+pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
+pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, assistant_spans};
+pub use config::{
+    Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
+};
+pub use decoder::{Block, Decoder, KvCache, Logits, Pass, PassOutput, Projection};
+pub use device::{default_dtype, device, dtype};
+pub use error::{Error, Result};
+pub use families::{ExpectedTensor, TensorNames};
+pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
+pub use rope::RotaryTable;
+pub use sampling::Sampling;
+pub use tensors::to_f32;
+pub use tokenizer::{AddSpecial, Encoded, TokenStream, Tokenizer, eos_ids};
+pub use weights::{RawTensor, Remaining, StoredDtype, WeightFiles};

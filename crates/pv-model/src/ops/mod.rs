@@ -1,0 +1,82 @@
+//! The decoder's operations: on any device through Burn's tensors, and on the CPU through kernels of our own where a
+//! tensor is plain f32 and no gradient is wanted. Both ways are held to the same references by the tests.
+
+mod cpu;
+mod portable;
+
+use burn::tensor::{DType, Device, Tensor};
+use pv_hooks::TokenSpans;
+
+use crate::decoder::{LayerCache, RotaryAngles};
+
+pub(crate) use portable::PassContext;
+
+/// Where a pass's window lies among the cached columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// The window's length.
+    pub(crate) seq: usize,
+    /// Its first column.
+    pub(crate) column: usize,
+    /// The first column of each row that holds a token.
+    pub(crate) starts: Vec<usize>,
+}
+
+impl Window {
+    /// A window that is all there is.
+    pub(crate) fn whole(spans: &TokenSpans) -> Self {
+        let starts = spans.rows().iter().map(|row| row.padding).collect();
+        Self { seq: spans.seq(), column: 0, starts }
+    }
+
+    /// The position of each token, row after row; padding counts as position 0.
+    pub(crate) fn positions(&self) -> Vec<usize> {
+        let columns = self.column..self.column + self.seq;
+        self.starts.iter().flat_map(|start| columns.clone().map(move |c| c.saturating_sub(*start))).collect()
+    }
+}
+
+/// The attention's dimensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) scale: f64,
+}
+
+/// `x · wᵀ + bias`: `[tokens, in]`, `[out, in]`, `[out]` to `[tokens, out]`.
+pub(crate) fn linear(x: Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> Tensor<2> {
+    cpu::linear(&x, w, bias).unwrap_or_else(|| portable::linear(x, w, bias))
+}
+
+/// `x / rms(x) · w` over the last dimension, `[tokens, d]`; the norm itself in f32.
+pub(crate) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
+    cpu::rms_norm(&x, w, eps).unwrap_or_else(|| portable::rms_norm(x, w, eps))
+}
+
+/// `silu(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`.
+pub(crate) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+    cpu::swiglu(&gate_up).unwrap_or_else(|| portable::swiglu(gate_up))
+}
+
+/// The per-head norms of queries and keys inside the stacked `[tokens, (heads + 2·kv_heads)·head_dim]`.
+pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
+    portable::qk_norm(qkv, q, k, shape, eps)
+}
+
+/// Causal grouped-query attention of a window, rotary embedding included: stacked queries, keys and values
+/// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
+/// window's keys and values are written into it and all its columns are read.
+pub(crate) fn attention(
+    qkv: Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    mut cache: Option<&mut LayerCache>,
+) -> Tensor<2> {
+    match cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
+        Some(out) => out,
+        None => portable::attention(qkv, shape, context, cache),
+    }
+}

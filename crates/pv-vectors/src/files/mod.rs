@@ -1,0 +1,3 @@
+//! The files that vectors are kept in.
+
+mod safetensors;

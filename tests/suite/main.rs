@@ -1,0 +1,4 @@
+//! Tests across the crates.
+
+mod layering;
+mod parity;
