@@ -42,10 +42,12 @@ pub struct ResidualContext<'a> {
 /// 3. [`finish`](Hook::finish), once, at the end of the run. A hook that had nothing to do reports it there, so that no
 ///    run goes on unsteered in silence.
 ///
+/// A pass may call its hook from another thread than the one that started it, hence `Send`.
+///
 /// # Order
 /// Hooks compose: tuples, slices and vectors of hooks are hooks. At one layer the members act in the order in which
 /// they stand, each on the result of the one before. A recorder after an intervention sees the changed residual.
-pub trait Hook {
+pub trait Hook: Send {
     /// What errors call this hook.
     fn name(&self) -> String;
 

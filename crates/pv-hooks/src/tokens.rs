@@ -1,7 +1,7 @@
 //! Which tokens a forward pass holds: padding, prompt, response.
 
-use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -115,7 +115,7 @@ pub enum TokenSet {
 pub struct TokenSpans {
     rows: Vec<RowSpans>,
     seq: usize,
-    masks: RefCell<Vec<(TokenSet, Tensor<3>)>>,
+    masks: Mutex<Vec<(TokenSet, Tensor<3>)>>,
 }
 
 impl TokenSpans {
@@ -145,7 +145,7 @@ impl TokenSpans {
                 return bad("it stands for no sequence");
             }
         }
-        Ok(Self { rows, seq, masks: RefCell::default() })
+        Ok(Self { rows, seq, masks: Mutex::default() })
     }
 
     /// The rows.
@@ -197,7 +197,7 @@ impl TokenSpans {
     /// One where a position belongs to the set and zero elsewhere, `[batch, seq, 1]` in f32. Kept for the rest of the
     /// pass, since hooks ask for the same mask at every layer.
     pub fn mask(&self, set: TokenSet, device: &Device) -> Tensor<3> {
-        let mut masks = self.masks.borrow_mut();
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == set) {
             return mask.clone();
         }

@@ -93,8 +93,8 @@ impl Block {
             _ => qkv,
         };
         let attended = ops::attention(qkv, &shape, context, cache);
-        let x = x + self.out.forward(attended);
-        let gate_up = self.gate_up.forward(ops::rms_norm(x.clone(), &self.mlp_norm.val(), config.norm_eps));
-        x + self.down.forward(ops::swiglu(gate_up))
+        let (x, normed) = ops::add_rms_norm(x, self.out.forward(attended), &self.mlp_norm.val(), config.norm_eps);
+        let gate_up = self.gate_up.forward(normed);
+        ops::add(x, self.down.forward(ops::swiglu(gate_up)))
     }
 }

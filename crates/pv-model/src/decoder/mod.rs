@@ -119,6 +119,16 @@ impl Decoder {
     pub fn pass(
         &self,
         pass: &Pass<'_>,
+        cache: Option<&mut KvCache>,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> PassOutput {
+        // Inside the pool, parallel kernels share their work with this thread instead of putting it to sleep.
+        rayon::scope(|_| self.pass_here(pass, cache, hook))
+    }
+
+    fn pass_here(
+        &self,
+        pass: &Pass<'_>,
         mut cache: Option<&mut KvCache>,
         hook: &mut (impl Hook + ?Sized),
     ) -> PassOutput {

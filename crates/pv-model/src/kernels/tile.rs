@@ -66,7 +66,7 @@ impl<O: Output> WithSimd for Tile<'_, O> {
 impl<O: Output> Tile<'_, O> {
     /// The whole product, for a caller which is inside a dispatch already.
     #[inline(always)]
-    pub fn run<S: Simd>(&mut self, s: S) {
+    pub(super) fn run<S: Simd>(&mut self, s: S) {
         let lanes = S::F32_LANES;
         let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
         let mut from = 0;

@@ -1,24 +1,176 @@
-//! The decoder's operations on the CPU backend's own storage.
+//! The decoder's operations on the CPU backend's own storage, through this crate's kernels.
+//!
+//! Each returns `None` where it does not apply: another backend, another type than f32, a tensor that is part of an
+//! autodiff graph. Then the portable operation does the same.
+
+use burn::backend::Flex;
+use burn::tensor::{DType, Shape};
+use burn_flex::{FlexTensor, Layout};
 
 use super::{AttentionShape, LayerCache, PassContext, Tensor};
+use crate::kernels;
 
-pub(super) fn linear(_x: &Tensor<2>, _w: &Tensor<2>, _bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
-    None
+/// The tensor's own storage, when it is plain f32 in one piece on the CPU backend.
+fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    if tensor.dtype() != DType::F32 {
+        return None;
+    }
+    let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
+    Some(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
 }
 
-pub(super) fn rms_norm(_x: &Tensor<2>, _w: &Tensor<1>, _eps: f64) -> Option<Tensor<2>> {
-    None
+/// As [`storage`], for writing into: the storage holds the tensor's values and nothing else.
+fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    let tensor = storage(tensor)?;
+    let values = tensor.as_slice::<f32>()?;
+    if values.len() * size_of::<f32>() == tensor.bytes().len() {
+        return Some(tensor);
+    }
+    let copy = burn::tensor::Bytes::from_elems(values.to_vec());
+    Some(FlexTensor::new(copy, Layout::contiguous(tensor.layout().shape().clone()), DType::F32))
 }
 
-pub(super) fn swiglu(_gate_up: &Tensor<2>) -> Option<Tensor<2>> {
-    None
+/// The values of a contiguous f32 tensor.
+fn values(tensor: &FlexTensor) -> Option<&[f32]> {
+    tensor.as_slice::<f32>()
+}
+
+/// A tensor from values that fill the shape.
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    let bytes = burn::tensor::Bytes::from_elems(values);
+    let primitive = FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32);
+    Tensor::from_primitive::<Flex>(primitive)
+}
+
+pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
+    let ([m, k], [n, _]) = (x.dims(), w.dims());
+    let (x, w) = (storage(x)?, storage(w)?);
+    let bias = match bias {
+        Some(bias) => Some(storage(bias)?),
+        None => None,
+    };
+    let bias = bias.as_ref().and_then(values);
+    let mut out = vec![0.0; m * n];
+    kernels::linear(values(&x)?, values(&w)?, bias, &mut out, m, k, n);
+    Some(tensor(out, [m, n]))
+}
+
+pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<2>> {
+    let shape = x.dims();
+    let (x, w) = (storage(x)?, storage(w)?);
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    kernels::rms_norm(values(&x)?, values(&w)?, eps as f32, &mut out);
+    Some(tensor(out, shape))
+}
+
+/// The sum, in `x`'s own storage when nobody else holds it; `x` back where this does not apply.
+pub(super) fn add(x: Tensor<2>, delta: &Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
+    let Some((mut sum, delta)) = writable(&x).zip(storage(delta)) else { return Err(x) };
+    let Some(delta) = values(&delta) else { return Err(x) };
+    drop(x);
+    kernels::add_in_place(sum.storage_mut::<f32>(), delta);
+    Ok(Tensor::from_primitive::<Flex>(sum))
+}
+
+/// As [`add`], and the norm of the sum.
+pub(super) fn add_rms_norm(
+    x: Tensor<2>,
+    delta: &Tensor<2>,
+    w: &Tensor<1>,
+    eps: f64,
+) -> Result<(Tensor<2>, Tensor<2>), Tensor<2>> {
+    let shape = x.dims();
+    let Some(((mut sum, delta), w)) = writable(&x).zip(storage(delta)).zip(storage(w)) else { return Err(x) };
+    let (Some(delta), Some(w)) = (values(&delta), values(&w)) else { return Err(x) };
+    drop(x);
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    kernels::add_rms_norm(sum.storage_mut::<f32>(), delta, w, eps as f32, &mut out);
+    Ok((Tensor::from_primitive::<Flex>(sum), tensor(out, shape)))
+}
+
+pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    let [m, width] = gate_up.dims();
+    let gate_up = storage(gate_up)?;
+    let mut out = vec![0.0; m * width / 2];
+    kernels::swiglu(values(&gate_up)?, &mut out, m, width / 2);
+    Some(tensor(out, [m, width / 2]))
+}
+
+pub(super) fn qk_norm(
+    qkv: &Tensor<2>,
+    q: &Tensor<1>,
+    k: &Tensor<1>,
+    shape: &AttentionShape,
+    eps: f64,
+) -> Option<Tensor<2>> {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let dims = qkv.dims();
+    let (qkv, q, k) = (storage(qkv)?, storage(q)?, storage(k)?);
+    let mut out = values(&qkv)?.to_vec();
+    kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, values(&q)?, eps as f32);
+    kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, values(&k)?, eps as f32);
+    Some(tensor(out, dims))
 }
 
 pub(super) fn attention(
-    _qkv: &Tensor<2>,
-    _shape: &AttentionShape,
-    _context: &PassContext,
-    _cache: Option<&mut LayerCache>,
+    qkv: &Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    cache: Option<&mut LayerCache>,
 ) -> Option<Tensor<2>> {
-    None
+    let AttentionShape { heads, kv_heads, head_dim, window, scale } = *shape;
+    let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
+    let mut qkv = writable(qkv)?;
+    let table = &context.table;
+    let offsets: Vec<usize> = context.positions.iter().map(|position| position - table.first).collect();
+    let stride = (heads + 2 * kv_heads) * head_dim;
+    // Copies only when someone else still holds the product.
+    let rotated = qkv.storage_mut::<f32>();
+    kernels::rope_in_place(
+        rotated,
+        stride,
+        heads + kv_heads,
+        head_dim,
+        table.half,
+        &table.cos,
+        &table.sin,
+        &offsets,
+    );
+    let run = |keys: &mut [f32], values: &mut [f32], capacity: usize| {
+        let shape = kernels::AttentionShape {
+            batch,
+            seq,
+            heads,
+            kv_heads,
+            head_dim,
+            capacity,
+            column,
+            window,
+            scale: scale as f32,
+        };
+        let mut out = vec![0.0; batch * seq * heads * head_dim];
+        kernels::write_cache(&shape, rotated, keys, values);
+        kernels::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
+        tensor(out, [batch * seq, heads * head_dim])
+    };
+    let Some(cache) = cache else {
+        let size = batch * kv_heads * seq * head_dim;
+        return Some(run(&mut vec![0.0; size], &mut vec![0.0; size], seq));
+    };
+    let (keys, values) = cache.kv.take()?;
+    let capacity = keys.dims()[2];
+    let (mut keys, mut values) = match writable(&keys).zip(writable(&values)) {
+        // The tensors let go of their storage here, so that it has one owner and is written in place.
+        Some(owned) => {
+            drop((keys, values));
+            owned
+        }
+        None => {
+            cache.kv = Some((keys, values));
+            return None;
+        }
+    };
+    let out = run(keys.storage_mut::<f32>(), values.storage_mut::<f32>(), capacity);
+    cache.kv = Some((Tensor::from_primitive::<Flex>(keys), Tensor::from_primitive::<Flex>(values)));
+    Some(out)
 }

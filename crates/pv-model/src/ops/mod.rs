@@ -56,6 +56,19 @@ pub(crate) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
     cpu::rms_norm(&x, w, eps).unwrap_or_else(|| portable::rms_norm(x, w, eps))
 }
 
+/// `x + delta`, all of one shape.
+pub(crate) fn add(x: Tensor<2>, delta: Tensor<2>) -> Tensor<2> {
+    cpu::add(x, &delta).unwrap_or_else(|x| x + delta)
+}
+
+/// `x + delta`, and the norm of that: both are needed where a sublayer ends and the next begins.
+pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+    cpu::add_rms_norm(x, &delta, w, eps).unwrap_or_else(|x| {
+        let sum = x + delta;
+        (sum.clone(), rms_norm(sum, w, eps))
+    })
+}
+
 /// `silu(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`.
 pub(crate) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     cpu::swiglu(&gate_up).unwrap_or_else(|| portable::swiglu(gate_up))
@@ -63,7 +76,7 @@ pub(crate) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
 
 /// The per-head norms of queries and keys inside the stacked `[tokens, (heads + 2·kv_heads)·head_dim]`.
 pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
-    portable::qk_norm(qkv, q, k, shape, eps)
+    cpu::qk_norm(&qkv, q, k, shape, eps).unwrap_or_else(|| portable::qk_norm(qkv, q, k, shape, eps))
 }
 
 /// Causal grouped-query attention of a window, rotary embedding included: stacked queries, keys and values
