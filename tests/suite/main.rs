@@ -2,3 +2,5 @@
 
 mod layering;
 mod parity;
+mod properties;
+mod smollm2;

@@ -175,3 +175,9 @@ fn all_folders(device: &Device, dtype: DType, tolerance: f32, greedy: bool) {
 fn flex_f32() {
     all_folders(&pv_model::device("flex").expect("the CPU"), DType::F32, F32, true);
 }
+
+/// The operations that every other backend uses, and that gradients flow through.
+#[test]
+fn flex_f32_portable() {
+    all_folders(&Device::flex().autodiff(), DType::F32, F32, true);
+}

@@ -103,8 +103,9 @@ impl Intervention {
         self.values.len()
     }
 
-    pub(crate) fn is_finite(&self) -> bool {
-        self.values.iter().all(|value| value.is_finite())
+    /// Whether the model can still compute with a residual that holds the vector: the norms square it.
+    pub(crate) fn in_range(&self) -> bool {
+        self.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() < f64::from(f32::MAX)
     }
 
     /// The vector as `[1, 1, d_model]` beside a residual.

@@ -65,8 +65,8 @@ impl Hook for Steerer {
                 let (expected, found) = (shape.d_model, intervention.width());
                 return Err(HookError::WidthMismatch { hook: self.name(), layer, expected, found });
             }
-            if !intervention.is_finite() {
-                return Err(HookError::BadVector { hook: self.name(), layer, reason: "it overflows f32" });
+            if !intervention.in_range() {
+                return Err(HookError::BadVector { hook: self.name(), layer, reason: "its square overflows f32" });
             }
         }
         Ok(())
