@@ -12,8 +12,11 @@ use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{Divergence, Golden, compare, golden_folders};
 use pv_vectors::Direction;
 
-/// The greatest absolute difference that a compute type and a device may have.
+/// The greatest absolute difference on the CPU.
 const F32: f32 = 2e-4;
+/// On GPUs, whose products sum in other orders.
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+const GPU_F32: f32 = 1e-3;
 
 struct Case {
     golden: Golden,
@@ -180,4 +183,23 @@ fn flex_f32() {
 #[test]
 fn flex_f32_portable() {
     all_folders(&Device::flex().autodiff(), DType::F32, F32, true);
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn vulkan_f32() {
+    all_folders(&pv_model::device("vulkan").expect("a Vulkan adapter"), DType::F32, GPU_F32, true);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_f32() {
+    all_folders(&pv_model::device("cuda").expect("a CUDA GPU"), DType::F32, GPU_F32, true);
+}
+
+/// bf16 keeps eight bits of a number: what is checked is that the path is right, not the last digits.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_bf16() {
+    all_folders(&pv_model::device("cuda").expect("a CUDA GPU"), DType::BF16, 0.15, false);
 }

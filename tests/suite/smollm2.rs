@@ -167,20 +167,3 @@ fn streamed_text_is_the_answer_and_stop_strings_end_it() {
     assert_eq!((cut.text.as_str(), cut.finish), ("The capital ", FinishReason::StopString));
     assert_eq!(streamed, cut.text);
 }
-
-#[cfg(target_os = "linux")]
-#[test]
-fn loading_takes_little_more_memory_than_the_model() {
-    // Runs in a process of its own (cargo nextest) or after smaller tests; the peak is the process's.
-    let peak = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-        line.split_whitespace().nth(1).expect("kB").parse::<f64>().expect("a number") * 1024.0
-    };
-    let before = peak();
-    let model = model();
-    let size = model.config().parameters() as f64 * 4.0;
-    let taken = peak() - before;
-    println!("loading took {:.2} × the model's size", taken / size);
-    assert!(taken <= 1.25 * size, "loading took {taken} bytes for a model of {size}");
-}

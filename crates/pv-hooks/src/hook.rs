@@ -38,7 +38,7 @@ pub struct ResidualContext<'a> {
 /// 1. [`check`], once, before the first tensor operation: it asks [`layers`](Hook::layers) and
 ///    [`validate`](Hook::validate), which is where every objection must be raised;
 /// 2. [`on_residual`](Hook::on_residual), for each wanted layer of each pass, from the lowest layer up. It cannot fail;
-///    it returns a tensor of the same shape and element type;
+///    it returns a tensor of the same shape and element type. Positions of padding mean nothing, but hold finite values;
 /// 3. [`finish`](Hook::finish), once, at the end of the run. A hook that had nothing to do reports it there, so that no
 ///    run goes on unsteered in silence.
 ///
@@ -60,6 +60,24 @@ pub trait Hook: Send {
         self.layers().contains(layer)
     }
 
+    /// Objects to layers that a pass would not reach: those above the model's `last` layer, or above `stop`. A hook made
+    /// of others asks each of them, so that the error names the one it is about.
+    ///
+    /// # Errors
+    /// [`HookError::LayerOutOfRange`] or [`HookError::LayerAfterStop`].
+    fn check_layers(&self, last: Layer, stop: Option<Layer>) -> Result<(), HookError> {
+        let LayerSet::These(layers) = self.layers() else { return Ok(()) };
+        for layer in layers {
+            if layer > last {
+                return Err(HookError::LayerOutOfRange { hook: self.name(), layer, last });
+            }
+            if let Some(stop) = stop.filter(|stop| layer > *stop) {
+                return Err(HookError::LayerAfterStop { hook: self.name(), layer, stop });
+            }
+        }
+        Ok(())
+    }
+
     /// Objects to a model that the hook does not fit.
     ///
     /// # Errors
@@ -70,7 +88,7 @@ pub trait Hook: Send {
     /// same shape.
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3>;
 
-    /// Ends a run.
+    /// Ends a run. A hook made of others ends all of them, and returns the first error.
     ///
     /// # Errors
     /// [`HookError::NeverFired`] when the run held no token for the hook.
@@ -84,16 +102,7 @@ pub trait Hook: Send {
 /// # Errors
 /// [`HookError::LayerOutOfRange`], [`HookError::LayerAfterStop`], or what the hook itself objects to.
 pub fn check(hook: &(impl Hook + ?Sized), shape: &ModelShape, stop: Option<Layer>) -> Result<(), HookError> {
-    if let LayerSet::These(layers) = hook.layers() {
-        for layer in layers {
-            if layer > shape.last_layer() {
-                return Err(HookError::LayerOutOfRange { hook: hook.name(), layer, last: shape.last_layer() });
-            }
-            if let Some(stop) = stop.filter(|stop| layer > *stop) {
-                return Err(HookError::LayerAfterStop { hook: hook.name(), layer, stop });
-            }
-        }
-    }
+    hook.check_layers(shape.last_layer(), stop)?;
     hook.validate(shape)
 }
 
@@ -139,6 +148,10 @@ macro_rules! forwarding_hook {
                 (**self).wants(layer)
             }
 
+            fn check_layers(&self, last: Layer, stop: Option<Layer>) -> Result<(), HookError> {
+                (**self).check_layers(last, stop)
+            }
+
             fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
                 (**self).validate(shape)
             }
@@ -172,8 +185,12 @@ impl<H: Hook> Hook for [H] {
         self.iter().any(|hook| hook.wants(layer))
     }
 
+    fn check_layers(&self, last: Layer, stop: Option<Layer>) -> Result<(), HookError> {
+        self.iter().try_for_each(|hook| hook.check_layers(last, stop))
+    }
+
     fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
-        self.iter().try_for_each(|hook| check(hook, shape, None))
+        self.iter().try_for_each(|hook| hook.validate(shape))
     }
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
@@ -181,7 +198,11 @@ impl<H: Hook> Hook for [H] {
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        self.iter_mut().try_for_each(Hook::finish)
+        let mut result = Ok(());
+        for hook in self {
+            result = result.and(hook.finish());
+        }
+        result
     }
 }
 
@@ -197,6 +218,10 @@ impl<H: Hook> Hook for Option<H> {
 
     fn wants(&self, layer: Layer) -> bool {
         self.as_ref().is_some_and(|hook| hook.wants(layer))
+    }
+
+    fn check_layers(&self, last: Layer, stop: Option<Layer>) -> Result<(), HookError> {
+        self.as_ref().map_or(Ok(()), |hook| hook.check_layers(last, stop))
     }
 
     fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
@@ -231,8 +256,13 @@ macro_rules! tuple_hook {
                 $(self.$index.wants(layer))||+
             }
 
+            fn check_layers(&self, last: Layer, stop: Option<Layer>) -> Result<(), HookError> {
+                $(self.$index.check_layers(last, stop)?;)+
+                Ok(())
+            }
+
             fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
-                $(check(&self.$index, shape, None)?;)+
+                $(self.$index.validate(shape)?;)+
                 Ok(())
             }
 
@@ -246,8 +276,7 @@ macro_rules! tuple_hook {
             }
 
             fn finish(&mut self) -> Result<(), HookError> {
-                $(self.$index.finish()?;)+
-                Ok(())
+                Ok(())$(.and(self.$index.finish()))+
             }
         }
     };

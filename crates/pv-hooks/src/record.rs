@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use crate::{Coverage, Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSet, TokenSpans};
+use crate::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, RowSpans, TokenSet, TokenSpans};
 
 /// What a [`Recorder`] keeps of a layer's residual.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,11 +23,13 @@ pub enum Capture {
     Everything,
 }
 
-/// Records chosen layers × [`Capture`]s of every sequence of a run, in f32 whatever the model computes in.
+/// Records chosen layers × [`Capture`]s of every sequence of a run, in f32 whatever the model computes in, and without
+/// autodiff.
 ///
 /// Means are streaming sums on the device, so that recording all layers of a batch costs memory of the order of
 /// layers × sequences × width, however long the sequences are. Sequences are the numbers in
-/// [`RowSpans::sequences`](crate::RowSpans::sequences); rows may come in any order and leave the batch at any time.
+/// [`RowSpans::sequences`]; rows may come in any order and leave the batch at any time. Padding may hold any finite
+/// value; a NaN or an infinity there would spoil the means of its row's sequences.
 #[derive(Debug)]
 pub struct Recorder {
     layers: LayerSet,
@@ -59,7 +61,8 @@ impl Recorder {
         self.counts.clear();
     }
 
-    /// How many tokens of each sequence a capture has summed at a layer; empty when it was not recorded.
+    /// How many tokens of each sequence a capture has summed at a layer; empty when it was not recorded, and for
+    /// [`Capture::Everything`], which sums nothing.
     pub fn counts(&self, capture: &Capture, layer: Layer) -> &[usize] {
         self.counts.get(&(capture.clone(), layer)).map_or(&[], Vec::as_slice)
     }
@@ -82,14 +85,13 @@ impl Recorder {
         let Some(sums) = self.sums.get(&key) else {
             return Err(HookError::NotRecorded { capture: capture.clone(), layer });
         };
-        let inverse: Vec<f32> = counts.iter().map(|&n| 1.0 / n as f32).collect();
-        let sums = sums.clone().narrow(0, 0, counts.len());
-        let data = TensorData::new(inverse, [counts.len(), 1]);
-        Ok(if counts.iter().all(|&n| n == 1) {
-            sums
-        } else {
-            sums.clone() * Tensor::from_data(data, (&sums.device(), DType::F32))
-        })
+        // No count is zero, so that each has a row in the sums.
+        if counts.iter().all(|&n| n == 1) {
+            return Ok(sums.clone());
+        }
+        let divisors: Vec<f32> = counts.iter().map(|&n| n as f32).collect();
+        let data = TensorData::new(divisors, [counts.len(), 1]);
+        Ok(sums.clone() / Tensor::from_data(data, (&sums.device(), DType::F32)))
     }
 
     /// Every real token of one sequence at a layer, `[tokens, d_model]` in f32, when [`Capture::Everything`] was asked.
@@ -104,8 +106,15 @@ impl Recorder {
         }
     }
 
-    /// Adds one value per row of the batch, `[batch, d_model]`, to the sums of the rows' sequences.
-    fn add(&mut self, key: (Capture, Layer), spans: &TokenSpans, row_counts: &[usize], values: Tensor<2>) {
+    /// Adds one value per row of the batch, `[batch, d_model]`, to the sums of the rows' sequences. Values of rows that
+    /// count no token are ignored, but their sequences are known from now on: lacking such tokens is an error, not a gap.
+    fn add(
+        &mut self,
+        key: (Capture, Layer),
+        spans: &TokenSpans,
+        row_counts: &[usize],
+        values: impl FnOnce() -> Tensor<2>,
+    ) {
         let sequences: usize = spans.rows().iter().flat_map(|row| &row.sequences).max().map_or(0, |last| last + 1);
         let counts = self.counts.entry(key.clone()).or_default();
         counts.resize(counts.len().max(sequences), 0);
@@ -121,6 +130,7 @@ impl Recorder {
         if targets.is_empty() {
             return;
         }
+        let values = values();
         let device = values.device();
         let width = values.dims()[1];
         let in_order = |indices: &[usize], n: usize| indices.iter().copied().eq(0..n);
@@ -141,22 +151,32 @@ impl Recorder {
         self.sums.insert(key, sums);
     }
 
-    /// Adds the sum of each row's tokens of a set of `[batch, seq, width]`.
+    /// Adds the sum of each row's tokens of a set.
     fn add_set(&mut self, key: (Capture, Layer), spans: &TokenSpans, set: TokenSet, residual: &Tensor<3>) {
-        let counts: Vec<usize> = (0..spans.batch()).map(|row| spans.count(row, set)).collect();
-        if counts.iter().any(|&n| n > 0) {
-            return self.add(key, spans, &counts, masked_sum(residual, spans, set));
-        }
-        // The rows must still be known, so that a sequence without such tokens is an error and not a gap.
-        let sequences = spans.rows().iter().flat_map(|row| &row.sequences).max().map_or(0, |last| last + 1);
-        let known = self.counts.entry(key).or_default();
-        known.resize(known.len().max(sequences), 0);
+        self.add(key, spans, &counts(spans, set), || masked_sum(residual, spans, set));
+    }
+
+    /// Adds the residual at one position of the window of each row, where there is one.
+    fn add_one(
+        &mut self,
+        key: (Capture, Layer),
+        spans: &TokenSpans,
+        residual: &Tensor<3>,
+        position: impl Fn(&RowSpans) -> Option<usize>,
+    ) {
+        let [batch, seq, width] = residual.dims();
+        let found: Vec<Option<usize>> = spans.rows().iter().map(position).collect();
+        let counts: Vec<usize> = found.iter().map(|position| usize::from(position.is_some())).collect();
+        self.add(key, spans, &counts, || {
+            let flat: Vec<usize> = found.iter().enumerate().map(|(row, p)| row * seq + p.unwrap_or(0)).collect();
+            residual.clone().reshape([batch * seq, width]).select(0, indices(&flat, &residual.device()))
+        });
     }
 
     fn add_tokens(&mut self, layer: Layer, spans: &TokenSpans, residual: &Tensor<3>) {
         let [_, seq, width] = residual.dims();
         let pieces = self.pieces.entry(layer).or_default();
-        for (index, row) in spans.rows().iter().enumerate() {
+        for (index, row) in spans.rows().iter().enumerate().filter(|(_, row)| row.padding < seq) {
             let piece = residual.clone().slice([index..index + 1, row.padding..seq, 0..width]);
             let piece = piece.reshape([seq - row.padding, width]);
             for &sequence in &row.sequences {
@@ -189,46 +209,43 @@ impl Hook for Recorder {
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
         let spans = context.spans;
-        let seen = residual.clone().detach();
+        let seen = residual.clone().without_autodiff();
         let seen = if seen.dtype() == DType::F32 { seen } else { seen.cast(DType::F32) };
         for capture in self.captures.clone() {
             let key = (capture.clone(), context.layer);
-            let set = match capture {
-                Capture::ResponseMean => TokenSet::Response,
-                Capture::PromptMean => TokenSet::Prompt,
-                Capture::PromptLast => TokenSet::PromptLast,
+            match capture {
+                Capture::ResponseMean => self.add_set(key, spans, TokenSet::Response, &seen),
+                Capture::PromptMean => self.add_set(key, spans, TokenSet::Prompt, &seen),
+                Capture::PromptLast => self.add_one(key, spans, &seen, |row| row.prompt_last),
                 Capture::ResponseNorm => {
-                    let norms = seen.clone().square().sum_dim(2).sqrt();
-                    self.add_set(key, spans, TokenSet::Response, &norms);
-                    continue;
+                    let counts = counts(spans, TokenSet::Response);
+                    self.add(key, spans, &counts, || norm_sum(&seen, spans, TokenSet::Response));
                 }
-                Capture::Position(position) => {
-                    if let Some((counts, values)) = at_position(spans, position, &seen) {
-                        self.add(key, spans, &counts, values);
-                    }
-                    continue;
-                }
-                Capture::Everything => {
-                    self.add_tokens(context.layer, spans, &seen);
-                    continue;
-                }
-            };
-            self.add_set(key, spans, set, &seen);
+                Capture::Position(position) => self.add_one(key, spans, &seen, |row| {
+                    (row.padding..spans.seq()).nth(position.checked_sub(row.offset)?)
+                }),
+                Capture::Everything => self.add_tokens(context.layer, spans, &seen),
+            }
         }
         residual
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        let nothing = self.counts.values().flatten().all(|&n| n == 0) && self.pieces.is_empty();
+        let nothing = self.counts.values().flatten().all(|&n| n == 0) && self.pieces.values().all(Vec::is_empty);
         if nothing { Err(HookError::NeverFired { hook: self.name() }) } else { Ok(()) }
     }
 }
 
-/// The sum of each row's tokens of a set, `[batch, d_model]`.
+/// How many tokens of each row belong to a set.
+fn counts(spans: &TokenSpans, set: TokenSet) -> Vec<usize> {
+    (0..spans.batch()).map(|row| spans.count(row, set)).collect()
+}
+
+/// The sum of each row's tokens of a set, `[batch, d_model]`; anything in rows that have none.
 fn masked_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
     let [batch, seq, width] = residual.dims();
     let residual = residual.clone();
-    if seq == 1 && spans.coverage(set) == Coverage::Everything {
+    if seq == 1 {
         return residual.reshape([batch, width]);
     }
     // A product with the mask as a row vector: one pass over the residual, and no masked copy of it.
@@ -236,20 +253,12 @@ fn masked_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor
     mask.matmul(residual).reshape([batch, width])
 }
 
-/// The residual at a position of each sequence, for the rows whose window holds it.
-fn at_position(spans: &TokenSpans, position: usize, residual: &Tensor<3>) -> Option<(Vec<usize>, Tensor<2>)> {
-    let [batch, seq, width] = residual.dims();
-    let within = |row: &crate::RowSpans| {
-        let index = (position + row.padding).checked_sub(row.offset)?;
-        (index >= row.padding && index < seq).then_some(index)
-    };
-    let found: Vec<Option<usize>> = spans.rows().iter().map(within).collect();
-    if found.iter().all(Option::is_none) {
-        return None;
-    }
-    let flat: Vec<usize> = found.iter().enumerate().map(|(row, index)| row * seq + index.unwrap_or(0)).collect();
-    let values = residual.clone().reshape([batch * seq, width]).select(0, indices(&flat, &residual.device()));
-    Some((found.iter().map(|index| usize::from(index.is_some())).collect(), values))
+/// The sum of the norms of each row's tokens of a set, `[batch, 1]`.
+fn norm_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
+    let norms = residual.clone().square().sum_dim(2).sqrt();
+    // Not a product with the mask: the norm of a finite residual may be infinite where nobody looks.
+    let outside = spans.mask(set, &residual.device()).equal_elem(0.0);
+    norms.mask_fill(outside, 0.0).sum_dim(1).reshape([spans.batch(), 1])
 }
 
 /// The sums with room for at least `rows` sequences; what is new is zero.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::HookError;
 
@@ -122,8 +122,8 @@ impl TokenSpans {
     /// Checks and takes the rows of a pass whose window is `seq` tokens long.
     ///
     /// # Errors
-    /// [`HookError::BadSpans`] when a span leaves the window, reaches into the padding or overlaps another, or when a
-    /// row stands for no sequence.
+    /// [`HookError::BadSpans`] when a span leaves the window, reaches into the padding or overlaps another, when the last
+    /// prompt token is not where the prompt's span ends, or when a row stands for no sequence.
     pub fn new(rows: Vec<RowSpans>, seq: usize) -> Result<Self, HookError> {
         for (row, spans) in rows.iter().enumerate() {
             let within = |range: &Range<usize>| range.start <= range.end && range.end <= seq;
@@ -138,8 +138,8 @@ impl TokenSpans {
             if !spans.response.is_empty() && spans.response.start < spans.prompt.end {
                 return bad("the response begins inside the prompt");
             }
-            if spans.prompt_last.is_some_and(|last| last >= seq || last < spans.padding) {
-                return bad("the last prompt token is outside the window's tokens");
+            if spans.prompt_last.is_some() && spans.prompt_last != spans.prompt.clone().next_back() {
+                return bad("the last prompt token does not end the prompt");
             }
             if spans.sequences.is_empty() && spans.padding < seq {
                 return bad("it stands for no sequence");
@@ -195,10 +195,11 @@ impl TokenSpans {
     }
 
     /// One where a position belongs to the set and zero elsewhere, `[batch, seq, 1]` in f32. Kept for the rest of the
-    /// pass, since hooks ask for the same mask at every layer.
+    /// pass, since hooks ask for the same mask at every layer. It is a constant without autodiff, and goes together with
+    /// tensors that have it.
     pub fn mask(&self, set: TokenSet, device: &Device) -> Tensor<3> {
         let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == set) {
+        if let Some((_, mask)) = masks.iter().find(|(known, mask)| *known == set && mask.device() == *device) {
             return mask.clone();
         }
         let mut values = vec![0f32; self.rows.len() * self.seq];
@@ -208,7 +209,7 @@ impl TokenSpans {
             }
         }
         let data = TensorData::new(values, [self.rows.len(), self.seq, 1]);
-        let mask = Tensor::from_data(data, (device, burn::tensor::DType::F32));
+        let mask = Tensor::from_data(data, (&device.clone().without_autodiff(), DType::F32));
         masks.push((set, mask.clone()));
         mask
     }

@@ -381,6 +381,9 @@ pub enum Error {
         /// The model folder.
         folder: PathBuf,
     },
+    /// A model's name could not be turned into a local folder.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A hook does not fit the model, or did not fire.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),

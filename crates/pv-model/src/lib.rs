@@ -24,6 +24,8 @@
 //! # Features
 //! The CPU backend (`flex`) is always built in. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda` and `rocm` add others, which
 //! [`device`] then finds by name. A library should leave the choice to the application.
+//!
+//! `hub` lets [`resolve`] download models from the Hugging Face hub; without it, it still finds those in the local cache.
 
 mod batch;
 mod causal_lm;
@@ -34,6 +36,7 @@ mod device;
 mod error;
 mod families;
 mod generate;
+mod hub;
 #[allow(unsafe_code, reason = "disjoint parallel writes, gemm calls and prefetches; each block states why it is sound")]
 mod kernels;
 mod load;
@@ -55,6 +58,7 @@ pub use device::{default_dtype, device, dtype};
 pub use error::{Error, Result};
 pub use families::{ExpectedTensor, TensorNames};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
+pub use hub::{HubError, HubOptions, HubProgress, HubToken, resolve};
 pub use rope::RotaryTable;
 pub use sampling::Sampling;
 pub use tensors::to_f32;

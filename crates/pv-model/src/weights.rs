@@ -16,7 +16,7 @@ use crate::config::OutputHead;
 use crate::error::{Error, Result};
 use crate::families::{ExpectedTensor, TensorNames};
 
-pub(crate) use folder::{describe_folder, read_limited};
+pub(crate) use folder::{describe_folder, read_index, read_limited};
 use header::Entry;
 pub use tensor::{RawTensor, StoredDtype};
 
@@ -60,7 +60,7 @@ impl WeightFiles {
             let (wanted, found) = ("model.safetensors", describe_folder(folder)?);
             return Err(Error::NotAModelFolder { path: folder.into(), wanted, found });
         }
-        let weight_map = folder::read_index(&index)?;
+        let weight_map = read_index(&index)?;
         let mut numbers = BTreeMap::new();
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
             let path = folder.join(shard);

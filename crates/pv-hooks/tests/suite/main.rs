@@ -1,1 +1,9 @@
-//! x
+//! The crate's properties: layers, spans, composition, and recording beside a naive reference.
+
+mod composition;
+mod layers;
+mod recorder;
+mod reference;
+mod schedules;
+mod spans;
+mod support;

@@ -27,7 +27,7 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// Which shard holds each tensor, by bare file names.
-pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: Pairs,

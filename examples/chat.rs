@@ -1,0 +1,101 @@
+//! A conversation in the terminal, streamed, steered while it goes on.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Parser;
+use pv_examples::{ModelArgs, Result, middle};
+use pv_hooks::Layer;
+use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::PersonaVector;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Chats with a model. Commands: /coef NUMBER changes the strength, /reset forgets the conversation, /quit ends.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A vector that extract_contrast saved.
+    #[arg(long)]
+    vector: Option<PathBuf>,
+    /// The layer to steer at; the middle one by default.
+    #[arg(long)]
+    layer: Option<usize>,
+    /// The coefficient on the raw vector.
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
+    coef: f32,
+    /// The system prompt.
+    #[arg(long)]
+    system: Option<String>,
+    /// The sampling temperature; 0 is greedy.
+    #[arg(long, default_value_t = 0.7)]
+    temperature: f32,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let model = args.model.load()?;
+    let direction = match &args.vector {
+        None => None,
+        Some(path) => {
+            let vector = PersonaVector::load(path)?;
+            vector.check_model(model.id(), &model.shape())?;
+            Some(vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?)
+        }
+    };
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: Sampling::temperature(args.temperature),
+        ..GenerateOptions::default()
+    };
+    let opening: Vec<Message> = args.system.iter().map(Message::system).collect();
+    let mut conversation = opening.clone();
+    let mut coefficient = args.coef;
+    let mut seed = 0;
+    let mut input = std::io::stdin().lock();
+    loop {
+        print!("> ");
+        std::io::stdout().flush()?;
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+            ("", _) => continue,
+            ("/quit", _) => return Ok(()),
+            ("/reset", _) => conversation = opening.clone(),
+            ("/coef", number) => match number.trim().parse::<f32>() {
+                Ok(number) if direction.is_some() => coefficient = number,
+                Ok(_) => println!("there is no vector; start with --vector FILE"),
+                Err(_) => println!("{number:?} is not a number"),
+            },
+            _ => {
+                conversation.push(Message::user(line.trim()));
+                let mut steerer = match &direction {
+                    Some(v) => Some(Steerer::new().add(v, Coefficient::Raw(coefficient), Positions::Response)?),
+                    None => None,
+                };
+                let request = Request::new(model.prompt(&conversation)?, seed);
+                let answers = model.generate(&[request], &options, &mut steerer, |event| {
+                    if let Event::Token { text, .. } = event {
+                        print!("{text}");
+                        // A terminal that is gone is noticed at the next prompt.
+                        let _ = std::io::stdout().flush();
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                println!("\n");
+                conversation.push(Message::assistant(answers[0].text.as_str()));
+                seed += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the examples share: the model's arguments, progress bars, reading a trait.
+
+use std::error::Error;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_hooks::Layer;
+use pv_model::{CausalLm, default_dtype, device, dtype};
+use pv_vectors::{Contrast, Extraction, Progress};
+
+/// The result of an example.
+pub type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// Which model, and where it runs.
+#[derive(clap::Args, Debug)]
+pub struct ModelArgs {
+    /// The model: a Hugging Face folder.
+    #[arg(long, default_value = "models/smollm2")]
+    pub model: String,
+    /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+    /// The compute type: f32, f16 or bf16; by default what suits the device.
+    #[arg(long)]
+    pub dtype: Option<String>,
+}
+
+impl ModelArgs {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// An unknown device, or a folder that holds no model; for the default folder, how to make it.
+    pub fn load(&self) -> Result<CausalLm> {
+        let folder = Path::new(&self.model);
+        if !folder.exists() && self.model == "models/smollm2" {
+            let how = "python3 examples/smollm2/prepare.py models/smollm2";
+            return Err(format!("there is no model in models/smollm2 yet; make it with: {how}").into());
+        }
+        let device = device(&self.device)?;
+        let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
+        let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", self.model));
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        let model = CausalLm::from_folder(folder, &device, dtype)?;
+        spinner.finish_and_clear();
+        Ok(model)
+    }
+}
+
+/// Reads a trait's contrastive instructions and questions from JSON.
+///
+/// # Errors
+/// A file that cannot be read or does not hold them.
+pub fn read_contrast(path: &Path) -> Result<Contrast> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
+}
+
+/// The poetic trait, which small models show plainly.
+pub fn poetic() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/traits/poetic.json"))
+}
+
+/// The layer to act at when none is given: the middle, where such directions steer well.
+pub fn middle(model: &CausalLm) -> Layer {
+    Layer::hidden_state(model.config().layers.div_ceil(2))
+}
+
+/// Extracts a trait's vector under a progress bar.
+///
+/// # Errors
+/// Those of [`Contrast::extract`].
+pub fn extract(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, seed: u64) -> Result<Extraction> {
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
+    let options = pv_model::GenerateOptions {
+        max_new_tokens,
+        sampling: pv_model::Sampling::temperature(0.7),
+        ..pv_model::GenerateOptions::default()
+    };
+    let extraction = contrast.extract(model, &options, seed, |progress| {
+        let (what, done, total) = match progress {
+            Progress::Answering { done, total } => ("answering", done, total),
+            Progress::Reading { done, total } => ("reading  ", done, total),
+            _ => return ControlFlow::Continue(()),
+        };
+        bar.set_message(what);
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(extraction)
+}

@@ -1,0 +1,52 @@
+//! Extracts a trait's vector from contrastive system prompts and saves it, with where it comes from, as safetensors.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use pv_examples::{ModelArgs, Result, extract, poetic, read_contrast};
+use pv_hooks::LayerSet;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Extracts a trait's vector: answers under eliciting minus answers under suppressing instructions.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The trait: JSON with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`.
+    #[arg(long = "trait", default_value_os_t = poetic())]
+    contrast: PathBuf,
+    /// Where the vector goes.
+    #[arg(long, default_value = "models/poetic.safetensors")]
+    out: PathBuf,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 48)]
+    max_new_tokens: usize,
+    /// The seed of the first answer.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let contrast = read_contrast(&args.contrast)?;
+    let model = args.model.load()?;
+    let extraction = extract(&model, &contrast, args.max_new_tokens, args.seed)?;
+    for answer in extraction.answers.iter().take(2) {
+        let side = if answer.eliciting { "eliciting" } else { "suppressing" };
+        println!("{} ({side}): {}\n", contrast.questions[answer.question], answer.generation.text.trim());
+    }
+    let vector = extraction.vector;
+    println!("{:<24} {:>10} {:>16}", "layer", "‖v‖", "‖v‖ / residual");
+    for layer in LayerSet::All.resolve(model.config().layers) {
+        // Before the first block, answers of equal tokens may differ by nothing.
+        let Ok(direction) = vector.direction(layer) else { continue };
+        let share = direction.mean_residual_norm.map_or(f64::NAN, |norm| direction.norm() / f64::from(norm));
+        println!("{:<24} {:>10.2} {share:>16.3}", layer.to_string(), direction.norm());
+    }
+    vector.save(&args.out)?;
+    println!("saved {}", args.out.display());
+    Ok(())
+}

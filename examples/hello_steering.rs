@@ -1,0 +1,33 @@
+//! The shortest program that steers: one question, answered plainly and along a direction.
+//!
+//! It takes the vector that `extract_contrast` writes. Arguments: [model folder] [vector file].
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::ops::ControlFlow;
+
+use pv_hooks::{Layer, NoHook};
+use pv_model::{CausalLm, GenerateOptions, Message, Request, default_dtype, device};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::PersonaVector;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let folder = args.next().unwrap_or_else(|| "models/smollm2".into());
+    let file = args.next().unwrap_or_else(|| "models/poetic.safetensors".into());
+
+    let device = device("flex")?;
+    let model = CausalLm::from_folder(folder, &device, default_dtype(&device))?;
+    let vector = PersonaVector::load(file)?;
+    vector.check_model(model.id(), &model.shape())?;
+
+    let direction = vector.direction(Layer::hidden_state(model.config().layers.div_ceil(2)))?;
+    let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(2.0), Positions::Response)?;
+
+    let prompt = model.prompt(&[Message::user("What happens when it rains?")])?;
+    let requests = [Request::new(prompt, 0)];
+    let options = GenerateOptions { max_new_tokens: 60, ..GenerateOptions::default() };
+    let plain = model.generate(&requests, &options, &mut NoHook, |_| ControlFlow::Continue(()))?;
+    let steered = model.generate(&requests, &options, &mut steerer, |_| ControlFlow::Continue(()))?;
+    println!("plain:   {}\n\nsteered: {}", plain[0].text, steered[0].text);
+    Ok(())
+}

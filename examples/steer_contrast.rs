@@ -1,0 +1,136 @@
+//! The main job: extracts a direction from contrastive prompts, steers with it at several strengths, and shows the texts
+//! side by side with their projections.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Parser;
+use comfy_table::{ContentArrangement, Table};
+use pv_examples::{ModelArgs, Result, extract, middle, poetic, read_contrast};
+use pv_hooks::{Hook, Layer};
+use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sampling, Sequence, to_f32};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::{Direction, PersonaVector, projection, prompt_last, response_mean};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Extracts a trait's direction, steers with it at several strengths, and shows texts and projections.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The trait: JSON with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`.
+    #[arg(long = "trait", default_value_os_t = poetic())]
+    contrast: PathBuf,
+    /// Take this vector instead of extracting one.
+    #[arg(long)]
+    vector: Option<PathBuf>,
+    /// The layer to steer at, counted as in Hugging Face's hidden_states; the middle one by default.
+    #[arg(long)]
+    layer: Option<usize>,
+    /// Coefficients on the raw vector.
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_value = "-2,0,1,2")]
+    coef: Vec<f32>,
+    /// Questions to answer; may be given several times.
+    #[arg(long = "question")]
+    questions: Vec<String>,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 48)]
+    max_new_tokens: usize,
+    /// The seed of the first answer.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+const QUESTIONS: [&str; 3] =
+    ["What happens when it rains?", "How do I keep my kitchen clean?", "Why do people like walking in the forest?"];
+
+fn main() -> Result {
+    let args = Args::parse();
+    let contrast = read_contrast(&args.contrast)?;
+    let model = args.model.load()?;
+    let vector = match &args.vector {
+        Some(path) => PersonaVector::load(path)?,
+        None => extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector,
+    };
+    vector.check_model(model.id(), &model.shape())?;
+    let direction = vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?;
+    let name = &vector.provenance().trait_name;
+    println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.id().name, direction.layer, direction.norm());
+
+    let questions: Vec<String> = match args.questions.is_empty() {
+        true => QUESTIONS.map(String::from).to_vec(),
+        false => args.questions.clone(),
+    };
+    let prompts = questions.iter().map(|q| model.prompt(&[Message::user(q)])).collect::<Result<Vec<_>, _>>()?;
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: Sampling::temperature(0.7),
+        ..GenerateOptions::default()
+    };
+    let mut columns = Vec::new();
+    for &coefficient in &args.coef {
+        let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::Response)?;
+        let answers = answer(&model, &prompts, &options, args.seed, &mut steerer)?;
+        let projections = projections(&model, &direction, &prompts, &answers)?;
+        columns.push((coefficient, answers, projections));
+    }
+
+    let mut texts = Table::new();
+    texts.set_content_arrangement(ContentArrangement::Dynamic);
+    if !texts.is_tty() {
+        texts.set_width(150);
+    }
+    texts.set_header(columns.iter().map(|(coefficient, ..)| format!("{name} {coefficient:+}")));
+    for (row, question) in questions.iter().enumerate() {
+        let before = prompt_last(&model, &[&prompts[row]], direction.layer)?;
+        let before = projection(&to_f32(before)?, &direction).unwrap_or(f64::NAN);
+        println!("{question}  (projection before the first token: {before:+.2})");
+        texts.add_row(columns.iter().map(|(_, answers, _)| answers[row].text.trim().to_owned()));
+    }
+    println!("{texts}\n");
+
+    let mut table = Table::new();
+    table.set_header(["coefficient", "mean projection of the answers", "of each"]);
+    for (coefficient, _, projections) in &columns {
+        let known: Vec<f64> = projections.iter().copied().flatten().collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        let each = projections.iter().map(|p| p.map_or("(empty answer)".into(), |p| format!("{p:+.2}")));
+        table.add_row([format!("{coefficient:+}"), format!("{mean:+.2}"), each.collect::<Vec<_>>().join("  ")]);
+    }
+    println!("Answers as the unsteered model reads them, projected on the direction (activation units):\n{table}");
+    Ok(())
+}
+
+fn answer(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    seed: u64,
+    hook: &mut impl Hook,
+) -> Result<Vec<Generation>> {
+    let requests: Vec<Request> = prompts.iter().map(|prompt| Request::new(prompt.clone(), seed)).collect();
+    Ok(model.generate(&requests, options, hook, |_| ControlFlow::Continue(()))?)
+}
+
+/// Each answer's mean activation under the unsteered model, projected; `None` for an answer without tokens.
+fn projections(
+    model: &CausalLm,
+    direction: &Direction,
+    prompts: &[Vec<u32>],
+    answers: &[Generation],
+) -> Result<Vec<Option<f64>>> {
+    let mut projections = Vec::new();
+    for (prompt, answer) in prompts.iter().zip(answers) {
+        if answer.tokens.is_empty() {
+            projections.push(None);
+            continue;
+        }
+        let sequence = Sequence { prompt, response: &answer.tokens, rest: &[] };
+        let mean = response_mean(model, &[sequence], direction.layer)?;
+        projections.push(projection(&to_f32(mean)?, direction));
+    }
+    Ok(projections)
+}
