@@ -16,16 +16,9 @@ const NEW: usize = 128;
 #[derive(Clone, Copy)]
 pub(crate) enum Task {
     /// Reading whole sequences, with the output head at every position unless the pass stops early.
-    Prefill {
-        batch: usize,
-        seq: usize,
-        middle: bool,
-    },
+    Prefill { batch: usize, seq: usize, middle: bool },
     /// Greedy decoding after a prompt of 64 tokens, 128 new ones.
-    Decode {
-        batch: usize,
-        steered: bool,
-    },
+    Decode { batch: usize, steered: bool },
 }
 
 impl Task {
@@ -81,10 +74,7 @@ fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<f
     let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
     let batch_of = Batch::whole(&sequences)?;
     let options = match middle {
-        true => ForwardOptions {
-            stop_at: Some(Layer::hidden_state(model.config().layers / 2)),
-            logits: Logits::None,
-        },
+        true => ForwardOptions { stop_at: Some(Layer::hidden_state(model.config().layers / 2)), logits: Logits::None },
         false => ForwardOptions { stop_at: None, logits: Logits::All },
     };
     let start = Instant::now();

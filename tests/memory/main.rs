@@ -1,5 +1,6 @@
 //! The memory that loading takes. Alone in its process, since the peak that the system reports is the process's.
 #![cfg(target_os = "linux")]
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use burn::tensor::DType;
 use pv_model::CausalLm;

@@ -1,4 +1,5 @@
 //! Tests across the crates.
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 mod layering;
 mod parity;

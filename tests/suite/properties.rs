@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use burn::tensor::{DType, Device};
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, NoHook, Recorder};
 use pv_model::{
-    Batch, CausalLm, Error, Event, FinishReason, ForwardOptions, GenerateOptions, Generation, Logits, Request, Sampling,
-    Sequence, to_f32,
+    Batch, CausalLm, Error, Event, FinishReason, ForwardOptions, GenerateOptions, Generation, Logits, Request,
+    Sampling, Sequence, to_f32,
 };
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{compare, root};
@@ -73,7 +73,8 @@ fn generate(
 fn coefficient_zero_is_no_steering_bit_for_bit() {
     every(|model| {
         let ids = prompt(1, 14);
-        let zero = || Steerer::new().add(&direction(2, 1.0), Coefficient::Raw(0.0), Positions::All).expect("a direction");
+        let zero =
+            || Steerer::new().add(&direction(2, 1.0), Coefficient::Raw(0.0), Positions::All).expect("a direction");
         assert_eq!(logits(model, &ids, &mut zero()), logits(model, &ids, &mut NoHook));
         let requests = [Request::rollouts(ids, 3, 5)];
         let options = sampled(2);
@@ -116,9 +117,8 @@ fn cached_decoding_equals_the_full_pass() {
         let options = GenerateOptions { max_new_tokens: 20, stop_tokens: Some(vec![]), ..GenerateOptions::default() };
         for positions in [None, Some(Positions::Response), Some(Positions::Prompt), Some(Positions::All)] {
             let steerer = || {
-                positions.map(|p| {
-                    Steerer::new().add(&direction(2, 1.0), Coefficient::Raw(1.0), p).expect("a direction")
-                })
+                positions
+                    .map(|p| Steerer::new().add(&direction(2, 1.0), Coefficient::Raw(1.0), p).expect("a direction"))
             };
             let answer = generate(model, std::slice::from_ref(&request), &options, &mut steerer()).remove(0).tokens;
             assert_eq!(answer.len(), 20);
@@ -156,9 +156,8 @@ fn an_answer_does_not_depend_on_its_batch() {
         // Prompts read a few at a time.
         let options = GenerateOptions { prefill_tokens: 20, ..sampled(4) };
         assert_eq!(generate(model, &requests, &options, &mut NoHook), alone);
-        let steerer = || {
-            Steerer::new().add(&direction(1, 1.0), Coefficient::Raw(0.7), Positions::Response).expect("a direction")
-        };
+        let steerer =
+            || Steerer::new().add(&direction(1, 1.0), Coefficient::Raw(0.7), Positions::Response).expect("a direction");
         let alone: Vec<Generation> = requests
             .iter()
             .map(|request| generate(model, std::slice::from_ref(request), &sampled(1), &mut steerer()).remove(0))

@@ -132,8 +132,7 @@ fn greedy_and_steered_texts_match_transformers() {
         let margins = floats(&case["greedy_margin"]);
         assert_same_text(&format!("case {row}"), &plain[row], &ids(&case["greedy40"]), Some(&margins));
     }
-    for (name, positions) in
-        [("response", Positions::Response), ("prompt", Positions::Prompt), ("all", Positions::All)]
+    for (name, positions) in [("response", Positions::Response), ("prompt", Positions::Prompt), ("all", Positions::All)]
     {
         let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(1.0), positions).expect("a direction");
         let steered = answer(&model, &prompts, &mut steerer);

@@ -25,7 +25,7 @@
 //! The CPU backend (`flex`) is always built in. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda` and `rocm` add others, which
 //! [`device`] then finds by name. A library should leave the choice to the application.
 //!
-//! `hub` lets [`resolve`] download models from the Hugging Face hub; without it, it still finds those in the local cache.
+//! `hub` lets [`resolve`] download models from the Hugging Face hub; it finds those in the local cache without it.
 
 mod batch;
 mod causal_lm;

@@ -116,12 +116,7 @@ impl Decoder {
     ///
     /// # Panics
     /// When those conditions do not hold.
-    pub fn pass(
-        &self,
-        pass: &Pass<'_>,
-        cache: Option<&mut KvCache>,
-        hook: &mut (impl Hook + ?Sized),
-    ) -> PassOutput {
+    pub fn pass(&self, pass: &Pass<'_>, cache: Option<&mut KvCache>, hook: &mut (impl Hook + ?Sized)) -> PassOutput {
         // Inside the pool, parallel kernels share their work with this thread instead of putting it to sleep.
         rayon::scope(|_| self.pass_here(pass, cache, hook))
     }

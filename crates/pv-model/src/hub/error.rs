@@ -6,7 +6,8 @@ use std::path::PathBuf;
 pub enum HubError {
     /// A model argument that is neither a local folder nor a name that the hub could have.
     #[error(
-        "there is no model folder {name:?}, nor can a model on the hub (org/name or org/name@revision) be called so: {reason}"
+        "there is no model folder {name:?}, and no model on the hub (org/name or org/name@revision) can have that name: \
+         {reason}"
     )]
     Name {
         /// The argument.
@@ -16,8 +17,8 @@ pub enum HubError {
     },
     /// The model would have to be downloaded, but that was not built in.
     #[error(
-        "{repo} is neither a local folder nor in the cache {} ({missing}); to download it, build with the feature `hub` \
-         of pv-model, which this program was built without", cache.display()
+        "{repo} is neither a local folder nor in the cache {} ({missing}); to download it takes the feature `hub` of \
+         pv-model, which this program was built without", cache.display()
     )]
     NotBuilt {
         /// The model.

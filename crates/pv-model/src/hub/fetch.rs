@@ -16,6 +16,9 @@ use super::{HubError, HubProgress};
 /// How often a broken connection is taken up again; each time must have brought something.
 const RESUMES: usize = 20;
 
+/// How often progress is reported.
+const BEAT: Duration = Duration::from_millis(50);
+
 /// A file in a repository.
 #[derive(Clone, Debug)]
 pub(super) struct Remote {
@@ -172,16 +175,22 @@ impl<'a> Fetcher<'a> {
             // A server that knows no ranges sends the whole file.
             part.clear()?;
         }
-        while let Some(chunk) = chunks.next().await {
-            part.append(&chunk.map_err(Stop::Broken)?)?;
-            if part.length > file.size {
-                break;
+        let mut told = part.length;
+        loop {
+            // Not with every chunk, but also of the last one before a pause.
+            if part.length > told && self.reported.elapsed() >= BEAT {
+                told = part.length;
+                self.report(file, told);
             }
-            if self.reported.elapsed() > Duration::from_millis(50) {
-                self.report(file, part.length);
+            match tokio::time::timeout(BEAT, chunks.next()).await {
+                Ok(Some(chunk)) => part.append(&chunk.map_err(Stop::Broken)?)?,
+                Ok(None) => return Ok(()),
+                Err(_) => {}
+            }
+            if part.length > file.size {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn report(&mut self, file: &Remote, done: u64) {

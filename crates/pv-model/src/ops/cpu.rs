@@ -23,7 +23,7 @@ fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
 fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     let tensor = storage(tensor)?;
     let values = tensor.as_slice::<f32>()?;
-    if values.len() * size_of::<f32>() == tensor.bytes().len() {
+    if size_of_val(values) == tensor.bytes().len() {
         return Some(tensor);
     }
     let copy = burn::tensor::Bytes::from_elems(values.to_vec());
@@ -64,6 +64,7 @@ pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<
 }
 
 /// The sum, in `x`'s own storage when nobody else holds it; `x` back where this does not apply.
+#[expect(clippy::result_large_err, reason = "what comes back is the argument, not an error to carry around")]
 pub(super) fn add(x: Tensor<2>, delta: &Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let Some((mut sum, delta)) = writable(&x).zip(storage(delta)) else { return Err(x) };
     let Some(delta) = values(&delta) else { return Err(x) };
@@ -73,6 +74,7 @@ pub(super) fn add(x: Tensor<2>, delta: &Tensor<2>) -> Result<Tensor<2>, Tensor<2
 }
 
 /// As [`add`], and the norm of the sum.
+#[expect(clippy::result_large_err, reason = "as for `add`")]
 pub(super) fn add_rms_norm(
     x: Tensor<2>,
     delta: &Tensor<2>,
@@ -126,16 +128,7 @@ pub(super) fn attention(
     let stride = (heads + 2 * kv_heads) * head_dim;
     // Copies only when someone else still holds the product.
     let rotated = qkv.storage_mut::<f32>();
-    kernels::rope_in_place(
-        rotated,
-        stride,
-        heads + kv_heads,
-        head_dim,
-        table.half,
-        &table.cos,
-        &table.sin,
-        &offsets,
-    );
+    kernels::rope_in_place(rotated, stride, heads + kv_heads, head_dim, table.half, &table.cos, &table.sin, &offsets);
     let run = |keys: &mut [f32], values: &mut [f32], capacity: usize| {
         let shape = kernels::AttentionShape {
             batch,
