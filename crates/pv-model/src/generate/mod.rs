@@ -141,6 +141,9 @@ impl CausalLm {
     ) -> Result<Vec<Generation>> {
         self.check_requests(requests, options)?;
         pv_hooks::check(hook, &self.shape(), None)?;
+        if requests.iter().all(|request| request.seeds.is_empty()) {
+            return Ok(Vec::new());
+        }
         let (answers, cancelled) = schedule::Run::new(self, requests, options, on_event).answer_all(hook)?;
         match hook.finish() {
             // What was broken off may have ended before the hook's turn came.

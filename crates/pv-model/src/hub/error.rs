@@ -6,8 +6,8 @@ use std::path::PathBuf;
 pub enum HubError {
     /// A model argument that is neither a local folder nor a name that the hub could have.
     #[error(
-        "there is no model folder {name:?}, and no model on the hub (org/name or org/name@revision) can have that name: \
-         {reason}"
+        "there is no model folder {name:?}, and no model on the hub (org/name or org/name@revision) can have that \
+         name: {reason}"
     )]
     Name {
         /// The argument.
