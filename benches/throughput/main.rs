@@ -54,17 +54,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let model = CausalLm::from_folder(&args.model, &device, dtype)?;
     for task in chosen {
-        let mut rates = Vec::new();
         task.run(&model)?;
+        let mut rates = Vec::new();
+        let mut over_plain = Vec::new();
         for _ in 0..args.runs.max(1) {
-            rates.push(task.run(&model)?);
+            // A steered run is paired with a plain one, so that both meet the machine in the same state.
+            let plain = task.plain().map(|plain| plain.run(&model)).transpose()?;
+            let rate = task.run(&model)?;
+            rates.push(rate);
+            over_plain.extend(plain.map(|plain| rate / plain));
         }
-        rates.sort_by(f64::total_cmp);
-        let rate = rates[rates.len() / 2];
+        let rate = median(rates);
+        let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
         let line = json!({
             "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
             "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.device,
-            "peer": "pv-model",
+            "peer": "pv-model", "over_plain": over_plain,
         });
         println!("{line}");
         if let Some(command) = &args.beside {
@@ -74,6 +79,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The most memory that this process has held so far.

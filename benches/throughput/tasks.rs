@@ -48,6 +48,14 @@ impl Task {
         }
     }
 
+    /// The same without steering, for a steered task.
+    pub(crate) fn plain(self) -> Option<Self> {
+        match self {
+            Self::Decode { batch, steered: true } => Some(Self::Decode { batch, steered: false }),
+            _ => None,
+        }
+    }
+
     /// One run, in tokens per second.
     pub(crate) fn run(self, model: &CausalLm) -> Result<f64, Box<dyn Error>> {
         match self {

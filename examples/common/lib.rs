@@ -4,9 +4,9 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_hooks::Layer;
-use pv_model::{CausalLm, default_dtype, device, dtype};
+use pv_model::{CausalLm, HubOptions, HubProgress, default_dtype, device, dtype};
 use pv_vectors::{Contrast, Extraction, Progress};
 
 /// The result of an example.
@@ -15,7 +15,7 @@ pub type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 /// Which model, and where it runs.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
-    /// The model: a Hugging Face folder.
+    /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub.
     #[arg(long, default_value = "models/smollm2")]
     pub model: String,
     /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
@@ -32,18 +32,35 @@ impl ModelArgs {
     /// # Errors
     /// An unknown device, or a folder that holds no model; for the default folder, how to make it.
     pub fn load(&self) -> Result<CausalLm> {
-        let folder = Path::new(&self.model);
-        if !folder.exists() && self.model == "models/smollm2" {
+        if !Path::new(&self.model).exists() && self.model == "models/smollm2" {
             let how = "python3 examples/smollm2/prepare.py models/smollm2";
             return Err(format!("there is no model in models/smollm2 yet; make it with: {how}").into());
         }
+        let folder = self.resolve()?;
         let device = device(&self.device)?;
         let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", self.model));
         spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-        let model = CausalLm::from_folder(folder, &device, dtype)?;
+        let model = CausalLm::from_folder(&folder, &device, dtype)?;
         spinner.finish_and_clear();
-        Ok(model)
+        Ok(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
+    }
+
+    /// The folder that the name stands for, downloaded under a progress bar where the feature `hub` is on.
+    fn resolve(&self) -> Result<PathBuf> {
+        let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} [{eta} left]")?;
+        let bar = ProgressBar::hidden().with_style(style);
+        let folder = pv_model::resolve(&self.model, &HubOptions::from_env(), |progress| {
+            if let HubProgress::File { name, all_done, all_total, .. } = progress {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+                bar.set_message(name);
+                bar.set_length(all_total);
+                bar.set_position(all_done);
+            }
+            ControlFlow::Continue(())
+        })?;
+        bar.finish_and_clear();
+        Ok(folder)
     }
 }
 

@@ -68,6 +68,9 @@ pub enum HookError {
         /// Where.
         layer: Layer,
     },
+    /// Activations of no sequence were asked for.
+    #[error("activations of no sequence were asked for")]
+    NoSequences,
     /// A mean over no tokens.
     #[error("{capture:?} of sequence {sequence} is a mean over no tokens")]
     NoTokens {

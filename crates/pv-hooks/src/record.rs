@@ -75,23 +75,40 @@ impl Recorder {
     /// [`Capture::Everything`], which [`tokens`](Self::tokens) returns); [`HookError::NoTokens`] when a sequence has no
     /// token of that kind.
     pub fn get(&self, capture: &Capture, layer: Layer) -> Result<Tensor<2>, HookError> {
+        let sequences = self.counts(capture, layer).len();
+        if sequences == 0 {
+            return Err(HookError::NotRecorded { capture: capture.clone(), layer });
+        }
+        self.get_of(capture, layer, &(0..sequences).collect::<Vec<_>>())
+    }
+
+    /// As [`get`](Self::get), of these sequences in this order: `[sequences.len(), d_model]`. For runs in which some
+    /// sequences have no token of that kind, such as answers that ended at once; [`counts`](Self::counts) tells which.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), about these sequences only. One that the run did not have has no token.
+    /// [`HookError::NoSequences`] when none is asked for.
+    pub fn get_of(&self, capture: &Capture, layer: Layer, sequences: &[usize]) -> Result<Tensor<2>, HookError> {
         let key = (capture.clone(), layer);
-        let Some(counts) = self.counts.get(&key) else {
-            return Err(HookError::NotRecorded { capture: capture.clone(), layer });
+        let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
+        let counts = self.counts.get(&key).ok_or_else(not_recorded)?;
+        let count = |&sequence: &usize| match counts.get(sequence) {
+            Some(&n) if n > 0 => Ok(n as f32),
+            _ => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
         };
-        if let Some(sequence) = counts.iter().position(|&n| n == 0) {
-            return Err(HookError::NoTokens { capture: capture.clone(), sequence });
+        if sequences.is_empty() {
+            return Err(HookError::NoSequences);
         }
-        let Some(sums) = self.sums.get(&key) else {
-            return Err(HookError::NotRecorded { capture: capture.clone(), layer });
-        };
-        // No count is zero, so that each has a row in the sums.
-        if counts.iter().all(|&n| n == 1) {
-            return Ok(sums.clone());
+        let divisors = sequences.iter().map(count).collect::<Result<Vec<f32>, _>>()?;
+        let sums = self.sums.get(&key).ok_or_else(not_recorded)?;
+        let device = sums.device();
+        let in_order = sequences.iter().copied().eq(0..sums.dims()[0]);
+        let sums = if in_order { sums.clone() } else { sums.clone().select(0, indices(sequences, &device)) };
+        if divisors.iter().all(|&n| n == 1.0) {
+            return Ok(sums);
         }
-        let divisors: Vec<f32> = counts.iter().map(|&n| n as f32).collect();
-        let data = TensorData::new(divisors, [counts.len(), 1]);
-        Ok(sums.clone() / Tensor::from_data(data, (&sums.device(), DType::F32)))
+        let data = TensorData::new(divisors, [sequences.len(), 1]);
+        Ok(sums / Tensor::from_data(data, (&device, DType::F32)))
     }
 
     /// Every real token of one sequence at a layer, `[tokens, d_model]` in f32, when [`Capture::Everything`] was asked.

@@ -75,6 +75,13 @@ impl CausalLm {
         Ok(Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id })
     }
 
+    /// Gives the model another name than its folder's, such as its name on the hub.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.id.name = name.into();
+        self
+    }
+
     /// The decoder.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder

@@ -37,7 +37,7 @@ mod error;
 mod families;
 mod generate;
 mod hub;
-#[allow(unsafe_code, reason = "disjoint parallel writes, gemm calls and prefetches; each block states why it is sound")]
+#[allow(unsafe_code, reason = "a prefetch hint, which says why it is sound")]
 mod kernels;
 mod load;
 mod ops;

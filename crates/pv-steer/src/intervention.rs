@@ -108,14 +108,16 @@ impl Intervention {
         self.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() < f64::from(f32::MAX)
     }
 
-    /// The vector as `[1, 1, d_model]` beside a residual.
+    /// The vector as `[1, 1, d_model]` beside a residual. Never on an autodiff device: it is a constant, and a tensor that
+    /// was made for a training pass may meet a plain one next.
     fn vector(&mut self, device: &Device, dtype: DType) -> Tensor<3> {
+        let device = device.clone().without_autodiff();
         match &self.on_device {
-            Some((known, known_dtype, tensor)) if known == device && *known_dtype == dtype => tensor.clone(),
+            Some((known, known_dtype, tensor)) if *known == device && *known_dtype == dtype => tensor.clone(),
             _ => {
                 let data = TensorData::new(self.values.clone(), [1, 1, self.values.len()]);
-                let tensor = Tensor::<3>::from_data(data, (device, DType::F32)).cast(dtype);
-                self.on_device = Some((device.clone(), dtype, tensor.clone()));
+                let tensor = Tensor::<3>::from_data(data, (&device, DType::F32)).cast(dtype);
+                self.on_device = Some((device, dtype, tensor.clone()));
                 tensor
             }
         }

@@ -41,6 +41,20 @@ fn the_captures_by_hand() {
 }
 
 #[test]
+fn chosen_sequences_leave_out_those_without_tokens() {
+    let mut recorder = Recorder::new(LAYER, [Capture::ResponseMean]);
+    let rows = vec![RowSpans::whole(0, 0, 1, 2), RowSpans::whole(1, 1, 2, 0), RowSpans::whole(2, 0, 2, 1)];
+    record(&mut recorder, &spans(rows, 3), &[&[1.0, 2.0, 4.0], &[5.0; 3], &[6.0, 7.0, 8.0]]);
+    let capture = Capture::ResponseMean;
+    let without = HookError::NoTokens { capture: capture.clone(), sequence: 1 };
+    assert_eq!(recorder.get(&capture, LAYER).err(), Some(without.clone()));
+    assert_eq!(recorder.get_of(&capture, LAYER, &[0, 1]).err(), Some(without));
+    assert_eq!(values(recorder.get_of(&capture, LAYER, &[2, 0]).expect("two answers")), [8.0, 3.0]);
+    assert!(matches!(recorder.get_of(&capture, LAYER, &[7]), Err(HookError::NoTokens { sequence: 7, .. })));
+    assert_eq!(recorder.get_of(&capture, LAYER, &[]).err(), Some(HookError::NoSequences));
+}
+
+#[test]
 fn what_was_not_recorded_is_an_error() {
     let mut recorder = Recorder::new(LAYER, [Capture::PromptMean]);
     let missing = |recorder: &Recorder, capture: Capture, layer| {
@@ -126,7 +140,7 @@ fn a_cleared_recorder_is_a_new_one() {
 
 #[test]
 fn what_padding_holds_leaves_no_trace() {
-    let noise: Vec<f32> = { (0..2 * 5 * SHAPE.d_model).map(|i| Random(i as u64).value()).collect() };
+    let noise: Vec<f32> = (0..2 * 5 * SHAPE.d_model).map(|i| Random(i as u64).value()).collect();
     let recorded = |filler: f32| {
         let mut recorder = Recorder::new(LAYER, summed().into_iter().chain([Capture::Everything]));
         let mut residual = noise.clone();
@@ -206,7 +220,7 @@ fn recording_keeps_no_graph_and_leaves_gradients_alone() {
 }
 
 #[test]
-fn one_masks_spans_serve_a_model_with_and_without_gradients() {
+fn the_same_spans_serve_a_model_with_and_without_gradients() {
     let spans = two_sequences();
     let record = |device: Device| {
         let mut recorder = Recorder::new(LAYER, summed());

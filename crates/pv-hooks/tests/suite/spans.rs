@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 use proptest::prelude::*;
 use pv_hooks::{Coverage, HookError, RowSpans, TokenSet, TokenSpans};
 
@@ -111,19 +111,39 @@ fn coverage_is_nothing_some_or_everything() {
 }
 
 #[test]
+fn a_span_without_tokens_may_stand_anywhere_in_the_window() {
+    for anywhere in 0..=8 {
+        let empty = anywhere..anywhere;
+        let rows = vec![
+            RowSpans { prompt: empty.clone(), prompt_last: None, response: 8..8, ..row() },
+            RowSpans { response: empty, ..row() },
+        ];
+        let spans = spans(rows, 8);
+        assert_eq!((spans.count(0, TokenSet::Prompt), spans.count(1, TokenSet::Response)), (0, 0));
+    }
+}
+
+#[test]
 fn a_mask_is_the_same_whenever_and_wherever_it_is_asked_for() {
-    let spans = spans(vec![row(), RowSpans::unused(8)], 8);
-    let expected = |set| {
-        let first = spans.positions(0, set).collect::<Vec<_>>();
-        (0..16).map(|i| f32::from(u8::from(first.contains(&i)))).collect::<Vec<_>>()
-    };
-    // Sets interleaved, so that each is asked for when others are kept already.
-    for device in [Device::flex(), Device::flex().autodiff(), Device::flex()] {
-        for set in SETS.into_iter().chain(SETS) {
-            let mask = spans.mask(set, &device);
-            assert_eq!((mask.dims(), mask.dtype()), ([2, 8, 1], DType::F32));
-            assert!(mask.device() == device && !mask.is_autodiff());
-            assert_eq!(values(mask), expected(set), "{set:?}");
+    let (plain, tracking) = (Device::flex(), Device::flex().autodiff());
+    let checkpointing = tracking.clone().gradient_checkpointing();
+    let orders = [[&plain, &tracking, &checkpointing], [&checkpointing, &tracking, &plain]];
+    for devices in orders {
+        let spans = spans(vec![row(), RowSpans::unused(8)], 8);
+        let expected = |set| {
+            let first = spans.positions(0, set).collect::<Vec<_>>();
+            (0..16).map(|i| f32::from(u8::from(first.contains(&i)))).collect::<Vec<_>>()
+        };
+        for device in devices {
+            // Sets interleaved, so that each is asked for when others are kept already.
+            for set in SETS.into_iter().chain(SETS) {
+                let mask = spans.mask(set, device);
+                assert_eq!((mask.dims(), mask.dtype()), ([2, 8, 1], DType::F32));
+                assert!(mask.device() == *device && !mask.is_autodiff());
+                assert_eq!(values(mask.clone()), expected(set), "{set:?}");
+                // It goes together with whatever lives on the device.
+                assert_eq!(values(Tensor::<3>::ones([2, 8, 1], device) * mask), expected(set), "{set:?}");
+            }
         }
     }
 }

@@ -59,10 +59,8 @@ impl Random {
     }
 
     /// At least one of the items, in any order.
-    pub(crate) fn some<T>(&mut self, mut items: Vec<T>) -> Vec<T> {
-        for i in (1..items.len()).rev() {
-            items.swap(i, self.below(i + 1));
-        }
+    pub(crate) fn some<T>(&mut self, items: Vec<T>) -> Vec<T> {
+        let mut items = self.shuffled(items);
         items.truncate(1 + self.below(items.len()));
         items
     }
