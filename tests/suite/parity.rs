@@ -15,7 +15,7 @@ use pv_vectors::Direction;
 /// The greatest absolute difference on the CPU.
 const F32: f32 = 2e-4;
 /// On GPUs, whose products sum in other orders.
-#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 const GPU_F32: f32 = 1e-3;
 
 /// The difference allowed for values like these: rounding grows with the values, so that beyond 16 the tolerance does too.
@@ -202,6 +202,14 @@ fn flex_f16() {
     all_folders(&Device::flex(), DType::F16, 0.04, false);
 }
 
+/// WGSL shaders, which software adapters take too.
+#[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
+#[test]
+fn wgpu_f32() {
+    all_folders(&pv_model::device("wgpu").expect("an adapter"), DType::F32, GPU_F32, true);
+}
+
+/// SPIR-V shaders, for real GPUs: Mesa 22.3's software driver crashes on some of the kernels.
 #[cfg(feature = "vulkan")]
 #[test]
 fn vulkan_f32() {
