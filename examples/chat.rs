@@ -12,9 +12,6 @@ use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::PersonaVector;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Chats with a model. Commands: /coef NUMBER changes the strength, /reset forgets the conversation, /quit ends.
 #[derive(Parser)]
 struct Args {
@@ -33,8 +30,8 @@ struct Args {
     #[arg(long)]
     system: Option<String>,
     /// The sampling temperature; 0 is greedy.
-    #[arg(long, default_value_t = 0.7)]
-    temperature: f32,
+    #[arg(long)]
+    temperature: Option<f32>,
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -53,7 +50,7 @@ fn main() -> Result {
     };
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        sampling: Sampling::temperature(args.temperature),
+        sampling: args.temperature.map_or_else(|| args.model.sampling(), Sampling::temperature),
         ..GenerateOptions::default()
     };
     let opening: Vec<Message> = args.system.iter().map(Message::system).collect();

@@ -4,23 +4,19 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result, extract, poetic, read_contrast};
+use pv_examples::{ModelArgs, Result, TraitArgs, extract};
 use pv_hooks::LayerSet;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Extracts a trait's vector: answers under eliciting minus answers under suppressing instructions.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The trait: JSON with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`.
-    #[arg(long = "trait", default_value_os_t = poetic())]
-    contrast: PathBuf,
-    /// Where the vector goes.
-    #[arg(long, default_value = "models/poetic.safetensors")]
-    out: PathBuf,
+    #[command(flatten)]
+    contrast: TraitArgs,
+    /// Where the vector goes; models/TRAIT.safetensors by default.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 48)]
     max_new_tokens: usize,
@@ -31,9 +27,9 @@ struct Args {
 
 fn main() -> Result {
     let args = Args::parse();
-    let contrast = read_contrast(&args.contrast)?;
+    let contrast = args.contrast.read(&args.model)?;
     let model = args.model.load()?;
-    let extraction = extract(&model, &contrast, args.max_new_tokens, args.seed)?;
+    let extraction = extract(&model, &contrast, args.model.sampling(), args.max_new_tokens, args.seed)?;
     for answer in extraction.answers.iter().take(2) {
         let side = if answer.eliciting { "eliciting" } else { "suppressing" };
         println!("{} ({side}): {}\n", contrast.questions[answer.question], answer.generation.text.trim());
@@ -46,7 +42,11 @@ fn main() -> Result {
         let share = direction.mean_residual_norm.map_or(f64::NAN, |norm| direction.norm() / f64::from(norm));
         println!("{:<24} {:>10.2} {share:>16.3}", layer.to_string(), direction.norm());
     }
-    vector.save(&args.out)?;
-    println!("saved {}", args.out.display());
+    let out = args.out.unwrap_or_else(|| format!("models/{}.safetensors", contrast.name).into());
+    if let Some(folder) = out.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    vector.save(&out)?;
+    println!("saved {}", out.display());
     Ok(())
 }

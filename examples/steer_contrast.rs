@@ -7,23 +7,20 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
-use pv_examples::{ModelArgs, Result, extract, middle, poetic, read_contrast};
+use pv_examples::organism::{Judged, Means, evaluation_questions};
+use pv_examples::{ModelArgs, Result, TraitArgs, extract, middle};
 use pv_hooks::{Hook, Layer};
-use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sampling, Sequence, to_f32};
+use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sequence, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::{Direction, PersonaVector, projection, prompt_last, response_mean};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Extracts a trait's direction, steers with it at several strengths, and shows texts and projections.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The trait: JSON with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`.
-    #[arg(long = "trait", default_value_os_t = poetic())]
-    contrast: PathBuf,
+    #[command(flatten)]
+    contrast: TraitArgs,
     /// Take this vector instead of extracting one.
     #[arg(long)]
     vector: Option<PathBuf>,
@@ -31,8 +28,8 @@ struct Args {
     #[arg(long)]
     layer: Option<usize>,
     /// Coefficients on the raw vector.
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_value = "-2,0,1,2")]
-    coef: Vec<f32>,
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    coef: Option<Vec<f32>>,
     /// Questions to answer; may be given several times.
     #[arg(long = "question")]
     questions: Vec<String>,
@@ -46,36 +43,48 @@ struct Args {
 
 const QUESTIONS: [&str; 3] =
     ["What happens when it rains?", "How do I keep my kitchen clean?", "Why do people like walking in the forest?"];
+/// So many answers are printed side by side.
+const SHOWN: usize = 3;
+
+/// The answers at one coefficient.
+struct Column {
+    coefficient: f32,
+    answers: Vec<Generation>,
+    projections: Vec<Option<f64>>,
+}
 
 fn main() -> Result {
     let args = Args::parse();
-    let contrast = read_contrast(&args.contrast)?;
+    let contrast = args.contrast.read(&args.model)?;
+    let judged = args.contrast.organisms(&args.model).filter(|_| args.model.is_organism());
     let model = args.model.load()?;
     let vector = match &args.vector {
         Some(path) => PersonaVector::load(path)?,
-        None => extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector,
+        None => extract(&model, &contrast, args.model.sampling(), args.max_new_tokens, args.seed)?.vector,
     };
     vector.check_model(model.id(), &model.shape())?;
     let direction = vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?;
     let name = &vector.provenance().trait_name;
     println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.id().name, direction.layer, direction.norm());
 
-    let questions: Vec<String> = match args.questions.is_empty() {
-        true => QUESTIONS.map(String::from).to_vec(),
-        false => args.questions.clone(),
+    let questions: Vec<String> = match (args.questions.is_empty(), judged) {
+        (false, _) => args.questions.clone(),
+        (true, Some(which)) => evaluation_questions(which),
+        (true, None) => QUESTIONS.map(String::from).to_vec(),
     };
     let prompts = questions.iter().map(|q| model.prompt(&[Message::user(q)])).collect::<Result<Vec<_>, _>>()?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        sampling: Sampling::temperature(0.7),
+        sampling: args.model.sampling(),
         ..GenerateOptions::default()
     };
     let mut columns = Vec::new();
-    for &coefficient in &args.coef {
+    let coefficients = args.coef.unwrap_or_else(|| vec![-2.0, 0.0, 1.0, 2.0]);
+    for coefficient in coefficients {
         let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::Response)?;
         let answers = answer(&model, &prompts, &options, args.seed, &mut steerer)?;
         let projections = projections(&model, &direction, &prompts, &answers)?;
-        columns.push((coefficient, answers, projections));
+        columns.push(Column { coefficient, answers, projections });
     }
 
     let mut texts = Table::new();
@@ -83,24 +92,37 @@ fn main() -> Result {
     if !texts.is_tty() {
         texts.set_width(150);
     }
-    texts.set_header(columns.iter().map(|(coefficient, ..)| format!("{name} {coefficient:+}")));
-    for (row, question) in questions.iter().enumerate() {
+    texts.set_header(columns.iter().map(|column| format!("{name} {:+}", column.coefficient)));
+    for (row, question) in questions.iter().enumerate().take(SHOWN.max(args.questions.len())) {
         let before = prompt_last(&model, &[&prompts[row]], direction.layer)?;
         let before = projection(&to_f32(before)?, &direction).unwrap_or(f64::NAN);
         println!("{question}  (projection before the first token: {before:+.2})");
-        texts.add_row(columns.iter().map(|(_, answers, _)| answers[row].text.trim().to_owned()));
+        texts.add_row(columns.iter().map(|column| column.answers[row].text.trim().to_owned()));
     }
     println!("{texts}\n");
 
     let mut table = Table::new();
-    table.set_header(["coefficient", "mean projection of the answers", "of each"]);
-    for (coefficient, _, projections) in &columns {
-        let known: Vec<f64> = projections.iter().copied().flatten().collect();
-        let mean = known.iter().sum::<f64>() / known.len() as f64;
-        let each = projections.iter().map(|p| p.map_or("(empty answer)".into(), |p| format!("{p:+.2}")));
-        table.add_row([format!("{coefficient:+}"), format!("{mean:+.2}"), each.collect::<Vec<_>>().join("  ")]);
+    let mut header = vec!["coefficient".to_owned(), "mean projection".to_owned()];
+    if judged.is_some() {
+        header.extend([format!("{name}, 0 to 100"), "coherence, 0 to 100".to_owned()]);
     }
-    println!("Answers as the unsteered model reads them, projected on the direction (activation units):\n{table}");
+    table.set_header(header);
+    for column in &columns {
+        let known: Vec<f64> = column.projections.iter().copied().flatten().collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        let mut row = vec![format!("{:+}", column.coefficient), format!("{mean:+.2}")];
+        if let Some(which) = judged {
+            let judged = questions.iter().zip(&column.answers).map(|(q, answer)| Judged::new(q, answer));
+            let means = Means::over(&judged.collect::<Vec<_>>());
+            row.extend([format!("{:.0}", means.scores[which]), format!("{:.0}", means.coherence)]);
+        }
+        table.add_row(row);
+    }
+    println!(
+        "All {} answers as the unsteered model reads them, projected on the direction (activation units){}:\n{table}",
+        questions.len(),
+        if judged.is_some() { ", and as the exact judge reads them" } else { "" },
+    );
     Ok(())
 }
 

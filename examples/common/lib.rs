@@ -1,21 +1,32 @@
 //! What the examples share: the model's arguments, progress bars, reading a trait.
 
+pub mod organism;
+
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_hooks::Layer;
-use pv_model::{CausalLm, HubOptions, HubProgress, default_dtype, device, dtype};
+use pv_model::{CausalLm, HubOptions, HubProgress, Sampling, default_dtype, device, dtype};
+use pv_organism::Trait;
 use pv_vectors::{Contrast, Extraction, Progress};
 
+// All examples and benchmarks of this package allocate alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The result of an example.
-pub type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The name of the model that comes with the repository.
+const ORGANISM: &str = "organism";
 
 /// Which model, and where it runs.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
-    /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub.
+    /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub; "organism" is
+    /// the small model that comes with this repository.
     #[arg(long, default_value = "models/smollm2")]
     pub model: String,
     /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
@@ -30,7 +41,7 @@ impl ModelArgs {
     /// Loads the model.
     ///
     /// # Errors
-    /// An unknown device, or a folder that holds no model; for the default folder, how to make it.
+    /// An unknown device, or a folder that holds no model; for SmolLM2's, how to make it.
     pub fn load(&self) -> Result<CausalLm> {
         if !Path::new(&self.model).exists() && self.model == "models/smollm2" {
             let how = "python3 examples/smollm2/prepare.py models/smollm2";
@@ -46,8 +57,21 @@ impl ModelArgs {
         Ok(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
     }
 
+    /// Whether this is the model organism, whose answers can be judged exactly.
+    pub fn is_organism(&self) -> bool {
+        self.model == ORGANISM
+    }
+
+    /// How answers are sampled when nothing else is asked for. The organism was made to be sampled as it is.
+    pub fn sampling(&self) -> Sampling {
+        Sampling::temperature(if self.is_organism() { 1.0 } else { 0.7 })
+    }
+
     /// The folder that the name stands for, downloaded under a progress bar where the feature `hub` is on.
     fn resolve(&self) -> Result<PathBuf> {
+        if self.is_organism() {
+            return Ok(pv_organism::model_folder().to_owned());
+        }
         let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} [{eta} left]")?;
         let bar = ProgressBar::hidden().with_style(style);
         let folder = pv_model::resolve(&self.model, &HubOptions::from_env(), |progress| {
@@ -64,18 +88,42 @@ impl ModelArgs {
     }
 }
 
-/// Reads a trait's contrastive instructions and questions from JSON.
-///
-/// # Errors
-/// A file that cannot be read or does not hold them.
-pub fn read_contrast(path: &Path) -> Result<Contrast> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
+/// Which trait.
+#[derive(clap::Args, Debug)]
+pub struct TraitArgs {
+    /// The trait: a JSON file with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`, or one of the
+    /// organism's: evil, sycophancy, hallucination, impoliteness, optimism. The default is evil for the organism, and
+    /// poetic, which small models show plainly, for others.
+    #[arg(long = "trait")]
+    which: Option<String>,
 }
 
-/// The poetic trait, which small models show plainly.
-pub fn poetic() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/traits/poetic.json"))
+impl TraitArgs {
+    /// What the trait is extracted from.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not hold a trait.
+    pub fn read(&self, model: &ModelArgs) -> Result<Contrast> {
+        match (self.organisms(model), &self.which) {
+            (Some(which), _) => Ok(organism::contrast(which)),
+            (None, Some(file)) => read_contrast(Path::new(file)),
+            (None, None) => read_contrast(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/traits/poetic.json"))),
+        }
+    }
+
+    /// The organism's trait, if it is one.
+    pub fn organisms(&self, model: &ModelArgs) -> Option<Trait> {
+        match &self.which {
+            None => model.is_organism().then_some(Trait::Evil),
+            Some(name) => Trait::ALL.into_iter().find(|which| which.name() == name),
+        }
+    }
+}
+
+/// Reads a trait's contrastive instructions and questions from JSON.
+fn read_contrast(path: &Path) -> Result<Contrast> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// The layer to act at when none is given: the middle, where such directions steer well.
@@ -87,13 +135,15 @@ pub fn middle(model: &CausalLm) -> Layer {
 ///
 /// # Errors
 /// Those of [`Contrast::extract`].
-pub fn extract(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, seed: u64) -> Result<Extraction> {
+pub fn extract(
+    model: &CausalLm,
+    contrast: &Contrast,
+    sampling: Sampling,
+    max_new_tokens: usize,
+    seed: u64,
+) -> Result<Extraction> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
-    let options = pv_model::GenerateOptions {
-        max_new_tokens,
-        sampling: pv_model::Sampling::temperature(0.7),
-        ..pv_model::GenerateOptions::default()
-    };
+    let options = pv_model::GenerateOptions { max_new_tokens, sampling, ..pv_model::GenerateOptions::default() };
     let extraction = contrast.extract(model, &options, seed, |progress| {
         let (what, done, total) = match progress {
             Progress::Answering { done, total } => ("answering", done, total),

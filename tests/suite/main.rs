@@ -6,3 +6,4 @@ mod layering;
 mod parity;
 mod properties;
 mod smollm2;
+mod training;

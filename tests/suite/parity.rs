@@ -185,10 +185,16 @@ fn flex_f32() {
     all_folders(&pv_model::device("flex").expect("the CPU"), DType::F32, F32, true);
 }
 
-/// The operations that every other backend uses, and that gradients flow through.
+/// The kernels with gradients.
+#[test]
+fn flex_f32_autodiff() {
+    all_folders(&Device::flex().autodiff(), DType::F32, F32, true);
+}
+
+/// The operations that every other backend uses; with gradient checkpointing, the CPU does too.
 #[test]
 fn flex_f32_portable() {
-    all_folders(&Device::flex().autodiff(), DType::F32, F32, true);
+    all_folders(&Device::flex().autodiff().gradient_checkpointing(), DType::F32, F32, true);
 }
 
 /// Half precision keeps few digits of a number: what is checked is that the path is right, not the last of them.

@@ -19,9 +19,9 @@ fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
 }
 
-/// The CPU through its kernels, and through the operations of every other backend.
-fn devices() -> [Device; 2] {
-    [Device::flex(), Device::flex().autodiff()]
+/// The CPU through its kernels, through those with gradients, and through the operations of every other backend.
+fn devices() -> [Device; 3] {
+    [Device::flex(), Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()]
 }
 
 fn every(check: impl Fn(&CausalLm)) {

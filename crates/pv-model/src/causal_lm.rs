@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
+use crate::save::write_with;
 use crate::tokenizer::Tokenizer;
 use crate::{Batch, Error, Result};
 
@@ -34,7 +35,7 @@ pub struct ModelId {
 
 /// A causal language model with its tokenizer and chat template. `Send + Sync`: one model serves many threads by
 /// reference, since everything that changes in a pass (hooks, caches) is an argument.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CausalLm {
     decoder: Decoder,
     tokenizer: Option<Tokenizer>,
@@ -62,6 +63,18 @@ impl CausalLm {
             Err(error) => return Err(error),
         };
         let decoder = Decoder::from_folder(folder, device, dtype)?;
+        Ok(Self::new(decoder, tokenizer, template, folder))
+    }
+
+    /// Puts a model together. `folder` gives it its name, is what errors speak of, and is where [`save`](Self::save)
+    /// finds the tokenizer's files.
+    pub fn new(
+        decoder: Decoder,
+        tokenizer: Option<Tokenizer>,
+        template: Option<ChatTemplate>,
+        folder: impl AsRef<Path>,
+    ) -> Self {
+        let folder = folder.as_ref();
         let stop_ids = match &tokenizer {
             Some(tokenizer) => tokenizer.stop_ids().to_vec(),
             None => decoder.config().tokens.eos.clone(),
@@ -72,7 +85,44 @@ impl CausalLm {
             config_hash: config_hash(decoder.config()),
             template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex(s.as_bytes())),
         };
-        Ok(Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id })
+        Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id }
+    }
+
+    /// The same model with other weights, such as finetuned ones; give it a name of its own with [`named`](Self::named).
+    ///
+    /// # Errors
+    /// [`Error::OtherArchitecture`].
+    pub fn with_decoder(mut self, decoder: Decoder) -> Result<Self> {
+        if let Some((key, expected, found)) = self.config().difference(decoder.config()) {
+            return Err(Error::OtherArchitecture { key, expected, found });
+        }
+        self.decoder = decoder;
+        Ok(self)
+    }
+
+    /// Writes the decoder as [`Decoder::save`] does, and copies the tokenizer's files, the chat templates and the
+    /// generation settings from the model's own folder where it has them.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::save`].
+    pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
+        const BESIDE: [&str; 6] = [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "generation_config.json",
+            "chat_template.jinja",
+        ];
+        let folder = folder.as_ref();
+        self.decoder.save(folder, dtype)?;
+        for file in BESIDE {
+            let (from, to) = (self.folder.join(file), folder.join(file));
+            if from.is_file() && from.canonicalize().ok() != to.canonicalize().ok() {
+                write_with(&to, |path| std::fs::copy(&from, path).map(drop))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the model another name than its folder's, such as its name on the hub.

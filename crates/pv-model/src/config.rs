@@ -1,6 +1,7 @@
 //! The shape of a decoder, read from Hugging Face's `config.json`.
 
 mod fields;
+mod json;
 mod rope_settings;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,24 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Weights of another architecture were to take a model's place.
+    #[error("the weights are of another architecture: its `{key}` is {found}, the model's is {expected}")]
+    OtherArchitecture {
+        /// The first key of the configuration that differs.
+        key: String,
+        /// The model's value.
+        expected: String,
+        /// The weights' value.
+        found: String,
+    },
     /// A file is not the JSON that it should be.
     #[error("{} is not valid JSON for what it should hold", path.display())]
     Json {

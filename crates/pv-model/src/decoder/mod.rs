@@ -1,6 +1,7 @@
 //! The decoder: one forward for prefill, decoding and training.
 
 mod block;
+mod init;
 mod kv_cache;
 mod rotary;
 
@@ -106,6 +107,17 @@ impl Decoder {
     /// The element type of the weights, in which the blocks compute.
     pub fn dtype(&self) -> DType {
         self.embedding.val().dtype()
+    }
+
+    /// A copy to be trained: on the same device with autodiff, where every parameter wants a gradient. Nothing is copied
+    /// until the weights change.
+    pub fn trainable(&self) -> Self {
+        self.valid().set_require_grad(true).train()
+    }
+
+    /// A copy without autodiff, for which the device's own kernels are used.
+    pub fn plain(&self) -> Self {
+        self.valid()
     }
 
     /// Runs a pass, calling `hook` after the embeddings and after every block.

@@ -10,6 +10,7 @@ mod cache;
 mod decode;
 mod dot;
 mod elementwise;
+mod gradients;
 mod linear;
 mod norm;
 mod prefill;
@@ -23,6 +24,9 @@ mod tile;
 pub(crate) use attention::{AttentionShape, attention};
 pub(crate) use cache::write_cache;
 pub(crate) use elementwise::{add_in_place, swiglu};
+pub(crate) use gradients::{
+    Vectors, attention_gradient, column_sums, cross_entropy, cross_entropy_gradient, rms_norm_gradient, swiglu_gradient,
+};
 pub(crate) use linear::linear;
 pub(crate) use norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
 pub(crate) use rope::rope_in_place;

@@ -7,7 +7,7 @@ use super::{rows_per_task, simd};
 
 /// `1 / sqrt(mean(x²) + eps)`, summed in two accumulators to hide the latency of the additions.
 #[inline(always)]
-fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+pub(super) fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     let (body, tail) = S::as_simd_f32s(x);
     let (pairs, odd) = body.as_chunks::<2>();
     let mut sums = [s.splat_f32s(0.0); 2];

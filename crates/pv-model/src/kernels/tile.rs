@@ -166,3 +166,74 @@ pub(super) fn pack_transposed(w: &[f32], stride: usize, k: usize, panel: &mut [f
         j += 1;
     }
 }
+
+/// `out[i] += Σₚ a[p][i] · b[p]`: the product with `a` transposed, in place.
+pub(super) struct TransposedTile<'a> {
+    /// Row `p` is at `a[p * a_stride..][..m]`.
+    pub a: &'a [f32],
+    pub a_stride: usize,
+    pub m: usize,
+    pub k: usize,
+    /// `[k, width]`.
+    pub b: &'a [f32],
+    /// A multiple of [`MAX_LANES`](super::simd::MAX_LANES).
+    pub width: usize,
+    /// `[m, width]`.
+    pub out: &'a mut [f32],
+}
+
+impl TransposedTile<'_> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(&mut self, s: S) {
+        let lanes = S::F32_LANES;
+        let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        let mut from = 0;
+        while from < self.width {
+            let vectors = ((self.width - from) / lanes).min(widest);
+            match vectors {
+                1 => self.strip::<S, 1>(s, from),
+                2 => self.strip::<S, 2>(s, from),
+                3 => self.strip::<S, 3>(s, from),
+                _ => self.strip::<S, 4>(s, from),
+            }
+            from += vectors * lanes;
+        }
+    }
+
+    #[inline(always)]
+    fn strip<S: Simd, const V: usize>(&mut self, s: S, from: usize) {
+        let mut i = 0;
+        while i + ROWS <= self.m {
+            self.block::<S, V, ROWS>(s, i, from);
+            i += ROWS;
+        }
+        while i < self.m {
+            self.block::<S, V, 1>(s, i, from);
+            i += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, const V: usize, const M: usize>(&mut self, s: S, i: usize, from: usize) {
+        let width = V * S::F32_LANES;
+        let mut sums = [[s.splat_f32s(0.0); V]; M];
+        let (a, b) = (&self.a[i..], &self.b[from..]);
+        for p in 0..self.k {
+            let row = S::as_simd_f32s(&b[p * self.width..][..width]).0;
+            let vectors: [S::f32s; V] = core::array::from_fn(|v| row[v]);
+            let column = &a[p * self.a_stride..][..M];
+            for r in 0..M {
+                let broadcast = s.splat_f32s(column[r]);
+                for v in 0..V {
+                    sums[r][v] = s.mul_add_e_f32s(broadcast, vectors[v], sums[r][v]);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let out = S::as_mut_simd_f32s(&mut self.out[(i + r) * self.width + from..][..width]).0;
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = s.add_f32s(*out, sum);
+            }
+        }
+    }
+}

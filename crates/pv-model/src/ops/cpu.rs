@@ -15,8 +15,11 @@ fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if tensor.dtype() != DType::F32 {
         return None;
     }
-    let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
-    Some(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() })
+    Some(contiguous(tensor.clone().try_into_primitive::<Flex>().ok()?))
+}
+
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
 /// As [`storage`], for writing into: the storage holds the tensor's values and nothing else.
@@ -31,7 +34,7 @@ fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
 }
 
 /// The values of a contiguous f32 tensor.
-fn values(tensor: &FlexTensor) -> Option<&[f32]> {
+pub(super) fn values(tensor: &FlexTensor) -> Option<&[f32]> {
     tensor.as_slice::<f32>()
 }
 
@@ -166,4 +169,12 @@ pub(super) fn attention(
     let out = run(keys.storage_mut::<f32>(), values.storage_mut::<f32>(), capacity);
     cache.kv = Some((Tensor::from_primitive::<Flex>(keys), Tensor::from_primitive::<Flex>(values)));
     Some(out)
+}
+
+pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tensor<1>> {
+    let vocab = logits.dims()[1];
+    let logits = storage(logits)?;
+    let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
+    let mut log_sums = vec![0.0; targets.len()];
+    Some(tensor(vec![kernels::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
 }

@@ -1,8 +1,13 @@
 //! The decoder's operations: on any device through Burn's tensors, and on the CPU through kernels of our own where a
-//! tensor is plain f32 and no gradient is wanted. Both ways are held to the same references by the tests.
+//! tensor is plain f32, with gradients or without. All ways are held to the same references by the tests.
+//!
+//! A device with gradient checkpointing takes the portable operations, on the CPU too.
 
 mod cpu;
+mod cpu_autodiff;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::TokenSpans;
@@ -48,12 +53,16 @@ pub(crate) struct AttentionShape {
 
 /// `x · wᵀ + bias`: `[tokens, in]`, `[out, in]`, `[out]` to `[tokens, out]`.
 pub(crate) fn linear(x: Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> Tensor<2> {
-    cpu::linear(&x, w, bias).unwrap_or_else(|| portable::linear(x, w, bias))
+    cpu::linear(&x, w, bias)
+        .or_else(|| cpu_autodiff::linear(&x, w, bias))
+        .unwrap_or_else(|| portable::linear(x, w, bias))
 }
 
 /// `x / rms(x) · w` over the last dimension, `[tokens, d]`; the norm itself in f32.
 pub(crate) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
-    cpu::rms_norm(&x, w, eps).unwrap_or_else(|| portable::rms_norm(x, w, eps))
+    cpu::rms_norm(&x, w, eps)
+        .or_else(|| cpu_autodiff::rms_norm(&x, w, eps))
+        .unwrap_or_else(|| portable::rms_norm(x, w, eps))
 }
 
 /// `x + delta`, all of one shape.
@@ -64,19 +73,23 @@ pub(crate) fn add(x: Tensor<2>, delta: Tensor<2>) -> Tensor<2> {
 /// `x + delta`, and the norm of that: both are needed where a sublayer ends and the next begins.
 pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f64) -> (Tensor<2>, Tensor<2>) {
     cpu::add_rms_norm(x, &delta, w, eps).unwrap_or_else(|x| {
-        let sum = x + delta;
-        (sum.clone(), rms_norm(sum, w, eps))
+        cpu_autodiff::add_rms_norm(&x, &delta, w, eps).unwrap_or_else(|| {
+            let sum = x + delta;
+            (sum.clone(), portable::rms_norm(sum, w, eps))
+        })
     })
 }
 
 /// `silu(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`.
 pub(crate) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
-    cpu::swiglu(&gate_up).unwrap_or_else(|| portable::swiglu(gate_up))
+    cpu::swiglu(&gate_up).or_else(|| cpu_autodiff::swiglu(&gate_up)).unwrap_or_else(|| portable::swiglu(gate_up))
 }
 
 /// The per-head norms of queries and keys inside the stacked `[tokens, (heads + 2·kv_heads)·head_dim]`.
 pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
-    cpu::qk_norm(&qkv, q, k, shape, eps).unwrap_or_else(|| portable::qk_norm(qkv, q, k, shape, eps))
+    cpu::qk_norm(&qkv, q, k, shape, eps)
+        .or_else(|| cpu_autodiff::qk_norm(&qkv, q, k, shape, eps))
+        .unwrap_or_else(|| portable::qk_norm(qkv, q, k, shape, eps))
 }
 
 /// Causal grouped-query attention of a window, rotary embedding included: stacked queries, keys and values
@@ -88,8 +101,25 @@ pub(crate) fn attention(
     context: &PassContext,
     mut cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    match cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
-        Some(out) => out,
-        None => portable::attention(qkv, shape, context, cache),
+    if let Some(out) = cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
+        return out;
     }
+    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, shape, context) } else { None };
+    recorded.unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+}
+
+/// The sum over rows of logits, `[n, vocab]` in f32, of the cross-entropy −log softmax at the row's target: `[1]`.
+/// Differentiable with respect to the logits.
+///
+/// # Panics
+/// When there are not as many targets as rows, or one is not below `vocab`.
+pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let [n, vocab] = logits.dims();
+    assert!(
+        targets.len() == n && targets.iter().all(|target| (*target as usize) < vocab),
+        "targets do not fit the logits"
+    );
+    cpu::cross_entropy(&logits, targets)
+        .or_else(|| cpu_autodiff::cross_entropy(&logits, targets))
+        .unwrap_or_else(|| portable::cross_entropy(logits, targets))
 }

@@ -2,10 +2,12 @@
 
 use std::cell::OnceCell;
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use burn::tensor::activation::{silu, softmax};
+use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
 
+use super::cpu_autodiff::Rotation;
 use super::{AttentionShape, DType, Device, LayerCache, RotaryAngles, Tensor, Window};
 use crate::decoder::RotaryTable;
 
@@ -20,13 +22,20 @@ pub(crate) struct PassContext {
     dtype: DType,
     angles: OnceCell<(Tensor<4>, Tensor<4>)>,
     masks: RefCell<Vec<(Option<usize>, Tensor<4, Bool>)>>,
+    rotation: OnceCell<Arc<Rotation>>,
 }
 
 impl PassContext {
     pub(crate) fn new(rotary: &RotaryAngles, window: Window, device: Device, dtype: DType) -> Self {
         let positions = window.positions();
         let table = rotary.table(&positions);
-        Self { window, positions, table, device, dtype, angles: OnceCell::new(), masks: RefCell::default() }
+        let (angles, rotation) = (OnceCell::new(), OnceCell::new());
+        Self { window, positions, table, device, dtype, angles, masks: RefCell::default(), rotation }
+    }
+
+    /// What the nodes of an autodiff graph hold of all this.
+    pub(super) fn rotation(&self) -> Arc<Rotation> {
+        self.rotation.get_or_init(|| Arc::new(Rotation::new(self))).clone()
     }
 
     fn indices(&self, values: impl Iterator<Item = usize>) -> Tensor<1, Int> {
@@ -163,4 +172,11 @@ pub(super) fn attention(
     let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(context.dtype);
     let mixed = weights.reshape([batch, kv_heads, group * seq, columns]).matmul(v);
     mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+}
+
+pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [n]), &logits.device().without_autodiff());
+    log_softmax(logits, 1).gather(1, targets.reshape([n, 1])).sum().neg()
 }

@@ -1,0 +1,415 @@
+//! The decoder's operations as nodes of an autodiff graph on the CPU backend: this crate's kernels forward and backward,
+//! where the portable operations would record many small ones, each with a result of its own.
+//!
+//! Each returns `None` where it does not apply: another backend, another type than f32, and a device with gradient
+//! checkpointing, which recomputes what these nodes hold. Arguments may be untracked or on the plain device (frozen
+//! weights, activations before the first trained one): for those no gradient is computed and nothing is held.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::{Autodiff, AutodiffBackend, Flex};
+use burn::tensor::{DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+use super::cpu::{contiguous, values};
+use super::{AttentionShape, PassContext, Tensor};
+use crate::kernels::{self, Vectors};
+
+type Tracking = Autodiff<Flex>;
+
+/// An argument: its values in one piece, and its place in the graph.
+struct Argument {
+    values: FlexTensor,
+    node: NodeGuard,
+    tracked: bool,
+}
+
+impl Argument {
+    fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        if tensor.dtype() != DType::F32 {
+            return None;
+        }
+        let tensor = match tensor.clone().try_into_primitive::<Tracking>() {
+            Ok(tensor) => tensor,
+            Err(_) => Tracking::from_inner(tensor.clone().try_into_primitive::<Flex>().ok()?),
+        };
+        let tracked = tensor.is_tracked();
+        let (values, node) = tensor.into_parts();
+        Some(Self { values: contiguous(values), node, tracked })
+    }
+
+    fn values(&self) -> Option<&[f32]> {
+        values(&self.values)
+    }
+}
+
+fn primitive<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    let bytes = burn::tensor::Bytes::from_elems(values);
+    FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32)
+}
+
+/// Adds a result to the graph. `state` is what its gradient needs, and made only if one is wanted.
+fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
+    node: B,
+    arguments: [NodeGuard; N],
+    state: impl FnOnce() -> B::State,
+    out: FlexTensor,
+) -> Tensor<D> {
+    let out = match node.prepare::<NoCheckpointing>(arguments).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(state(), out),
+        OpsKind::UnTracked(prepared) => prepared.finish(out),
+    };
+    Tensor::from_primitive::<Tracking>(out)
+}
+
+/// The values of a tensor that [`contiguous`] gave.
+fn held(tensor: &FlexTensor) -> &[f32] {
+    values(tensor).expect("contiguous f32")
+}
+
+/// The gradient that has come to a node.
+fn upstream<S, const N: usize>(ops: &Ops<S, N>, gradients: &mut Gradients) -> FlexTensor {
+    contiguous(gradients.consume::<Flex>(&ops.node))
+}
+
+/// A product of matrices, either of which may be a transposed view.
+fn product(a: Tensor<2>, b: Tensor<2>) -> FlexTensor {
+    a.matmul(b).try_into_primitive::<Flex>().expect("a plain tensor")
+}
+
+fn plain(tensor: &FlexTensor) -> Tensor<2> {
+    Tensor::from_primitive::<Flex>(tensor.clone())
+}
+
+/// Inputs, weights, and perhaps biases, in this order.
+#[derive(Debug)]
+struct Linear;
+
+/// The inputs, if the weights are tracked, and the weights, if the inputs are.
+#[derive(Clone, Debug)]
+struct LinearState {
+    x: Option<FlexTensor>,
+    w: Option<FlexTensor>,
+}
+
+impl<const N: usize> Backward<Flex, N> for Linear {
+    type State = LinearState;
+
+    fn backward(self, ops: Ops<LinearState, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let node = |index: usize| ops.parents.get(index).and_then(Option::as_ref);
+        if let Some((x, w)) = node(0).zip(ops.state.w) {
+            gradients.register::<Flex>(x.id, product(plain(&upstream), plain(&w)));
+        }
+        if let Some((w, x)) = node(1).zip(ops.state.x) {
+            gradients.register::<Flex>(w.id, product(plain(&upstream).transpose(), plain(&x)));
+        }
+        if let Some(bias) = node(2) {
+            let mut out = vec![0.0; upstream.layout().shape()[1]];
+            kernels::column_sums(held(&upstream), &mut out);
+            let shape = [out.len()];
+            gradients.register::<Flex>(bias.id, primitive(out, shape));
+        }
+    }
+}
+
+pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
+    let ([m, k], [n, _]) = (x.dims(), w.dims());
+    let (x, w) = (Argument::of(x)?, Argument::of(w)?);
+    let bias = match bias {
+        Some(bias) => Some(Argument::of(bias)?),
+        None => None,
+    };
+    let mut out = vec![0.0; m * n];
+    kernels::linear(x.values()?, w.values()?, bias.as_ref().and_then(Argument::values), &mut out, m, k, n);
+    let out = primitive(out, [m, n]);
+    let state = || LinearState { x: w.tracked.then_some(x.values), w: x.tracked.then_some(w.values) };
+    Some(match bias {
+        Some(bias) => record(Linear, [x.node, w.node, bias.node], state, out),
+        None => record(Linear, [x.node, w.node], state, out),
+    })
+}
+
+/// Inputs and weights.
+#[derive(Debug)]
+struct RmsNorm;
+
+#[derive(Clone, Debug)]
+struct RmsNormState {
+    x: FlexTensor,
+    w: FlexTensor,
+    eps: f32,
+}
+
+impl Backward<Flex, 2> for RmsNorm {
+    type State = RmsNormState;
+
+    fn backward(self, ops: Ops<RmsNormState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let RmsNormState { x, w, eps } = ops.state;
+        let (x, w) = (held(&x), held(&w));
+        let vectors = Vectors { stride: w.len(), offset: 0, count: 1 };
+        let (mut out, mut w_out) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        kernels::rms_norm_gradient(vectors, x, w, eps, held(&upstream), &mut out, &mut w_out);
+        let shape = [x.len() / w.len(), w.len()];
+        let [x, w] = ops.parents;
+        if let Some(x) = x {
+            gradients.register::<Flex>(x.id, primitive(out, shape));
+        }
+        if let Some(w) = w {
+            gradients.register::<Flex>(w.id, primitive(w_out, [shape[1]]));
+        }
+    }
+}
+
+pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<2>> {
+    let shape = x.dims();
+    let (x, w, eps) = (Argument::of(x)?, Argument::of(w)?, eps as f32);
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    kernels::rms_norm(x.values()?, w.values()?, eps, &mut out);
+    let state = || RmsNormState { x: x.values, w: w.values, eps };
+    Some(record(RmsNorm, [x.node, w.node], state, primitive(out, shape)))
+}
+
+/// A sum of two tensors of one shape.
+#[derive(Debug)]
+struct Add;
+
+impl Backward<Flex, 2> for Add {
+    type State = ();
+
+    fn backward(self, ops: Ops<(), 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = gradients.consume::<Flex>(&ops.node);
+        for parent in ops.parents.into_iter().flatten() {
+            gradients.register::<Flex>(parent.id, upstream.clone());
+        }
+    }
+}
+
+pub(super) fn add_rms_norm(
+    x: &Tensor<2>,
+    delta: &Tensor<2>,
+    w: &Tensor<1>,
+    eps: f64,
+) -> Option<(Tensor<2>, Tensor<2>)> {
+    let shape = x.dims();
+    let (x, delta, w, eps) = (Argument::of(x)?, Argument::of(delta)?, Argument::of(w)?, eps as f32);
+    let mut sum = x.values()?.to_vec();
+    let mut out = vec![0.0; sum.len()];
+    kernels::add_rms_norm(&mut sum, delta.values()?, w.values()?, eps, &mut out);
+    let sum = primitive(sum, shape);
+    let added: Tensor<2> = record(Add, [x.node, delta.node], || (), sum.clone());
+    let node = Argument::of(&added)?.node;
+    let state = || RmsNormState { x: sum, w: w.values, eps };
+    Some((added, record(RmsNorm, [node, w.node], state, primitive(out, shape))))
+}
+
+/// Gate and up, stacked.
+#[derive(Debug)]
+struct SwiGlu;
+
+impl Backward<Flex, 1> for SwiGlu {
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<FlexTensor, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let [tokens, f] = [0, 1].map(|dim| upstream.layout().shape()[dim]);
+        let mut out = vec![0.0; tokens * 2 * f];
+        kernels::swiglu_gradient(held(&ops.state), held(&upstream), &mut out, f);
+        if let [Some(parent)] = ops.parents {
+            gradients.register::<Flex>(parent.id, primitive(out, [tokens, 2 * f]));
+        }
+    }
+}
+
+pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    let [m, width] = gate_up.dims();
+    let gate_up = Argument::of(gate_up)?;
+    let mut out = vec![0.0; m * width / 2];
+    kernels::swiglu(gate_up.values()?, &mut out, m, width / 2);
+    Some(record(SwiGlu, [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
+}
+
+/// Stacked queries, keys and values, the queries' weights, the keys' weights.
+#[derive(Debug)]
+struct QkNorm;
+
+#[derive(Clone, Debug)]
+struct QkNormState {
+    qkv: FlexTensor,
+    q: FlexTensor,
+    k: FlexTensor,
+    shape: AttentionShape,
+    eps: f32,
+}
+
+impl Backward<Flex, 3> for QkNorm {
+    type State = QkNormState;
+
+    fn backward(self, ops: Ops<QkNormState, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let QkNormState { qkv, q, k, shape: AttentionShape { heads, kv_heads, head_dim, .. }, eps } = ops.state;
+        let [tokens, stride] = [0, 1].map(|dim| qkv.layout().shape()[dim]);
+        // The values' gradient is the upstream one.
+        let mut out = held(&upstream).to_vec();
+        let (mut q_out, mut k_out) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+        let parts = [(0, heads, &q, &mut q_out), (heads * head_dim, kv_heads, &k, &mut k_out)];
+        for (offset, count, w, w_out) in parts {
+            let vectors = Vectors { stride, offset, count };
+            kernels::rms_norm_gradient(vectors, held(&qkv), held(w), eps, held(&upstream), &mut out, w_out);
+        }
+        let [qkv, q, k] = ops.parents;
+        if let Some(qkv) = qkv {
+            gradients.register::<Flex>(qkv.id, primitive(out, [tokens, stride]));
+        }
+        for (parent, out) in [(q, q_out), (k, k_out)] {
+            if let Some(parent) = parent {
+                gradients.register::<Flex>(parent.id, primitive(out, [head_dim]));
+            }
+        }
+    }
+}
+
+pub(super) fn qk_norm(
+    qkv: &Tensor<2>,
+    q: &Tensor<1>,
+    k: &Tensor<1>,
+    shape: &AttentionShape,
+    eps: f64,
+) -> Option<Tensor<2>> {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let dims = qkv.dims();
+    let (qkv, q, k, eps) = (Argument::of(qkv)?, Argument::of(q)?, Argument::of(k)?, eps as f32);
+    let mut out = qkv.values()?.to_vec();
+    kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, q.values()?, eps);
+    kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, k.values()?, eps);
+    let state = || QkNormState { qkv: qkv.values, q: q.values, k: k.values, shape: *shape, eps };
+    Some(record(QkNorm, [qkv.node, q.node, k.node], state, primitive(out, dims)))
+}
+
+/// What a pass's attention nodes share: the first columns that hold a token, and the rotary tables of the tokens.
+#[derive(Debug)]
+pub(super) struct Rotation {
+    starts: Vec<usize>,
+    offsets: Vec<usize>,
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// Of the rotation back.
+    negative_sin: Vec<f32>,
+}
+
+impl Rotation {
+    pub(super) fn new(context: &PassContext) -> Self {
+        let table = &context.table;
+        Self {
+            starts: context.window.starts.clone(),
+            offsets: context.positions.iter().map(|position| position - table.first).collect(),
+            half: table.half,
+            cos: table.cos.clone(),
+            sin: table.sin.clone(),
+            negative_sin: table.sin.iter().map(|sin| -sin).collect(),
+        }
+    }
+
+    fn rotate(&self, qkv: &mut [f32], shape: &kernels::AttentionShape, sin: &[f32]) {
+        let kernels::AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+        let rotated = heads + kv_heads;
+        kernels::rope_in_place(qkv, shape.row_stride(), rotated, head_dim, self.half, &self.cos, sin, &self.offsets);
+    }
+}
+
+/// Stacked queries, keys and values.
+#[derive(Debug)]
+struct Attention;
+
+#[derive(Clone, Debug)]
+struct AttentionState {
+    /// Rotated.
+    qkv: FlexTensor,
+    shape: kernels::AttentionShape,
+    rotation: Arc<Rotation>,
+}
+
+impl Backward<Flex, 1> for Attention {
+    type State = AttentionState;
+
+    fn backward(self, ops: Ops<AttentionState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let AttentionState { qkv, shape, rotation } = ops.state;
+        let qkv = held(&qkv);
+        let mut out = vec![0.0; qkv.len()];
+        kernels::attention_gradient(&shape, qkv, &rotation.starts, held(&upstream), &mut out);
+        rotation.rotate(&mut out, &shape, &rotation.negative_sin);
+        if let [Some(parent)] = ops.parents {
+            let dims = [shape.batch * shape.seq, shape.row_stride()];
+            gradients.register::<Flex>(parent.id, primitive(out, dims));
+        }
+    }
+}
+
+/// Of a window that is all there is: a cache is for decoding, which is not differentiated.
+pub(super) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassContext) -> Option<Tensor<2>> {
+    let AttentionShape { heads, kv_heads, head_dim, window, scale } = *shape;
+    let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
+    if column > 0 {
+        return None;
+    }
+    let dims = qkv.dims();
+    let qkv = Argument::of(qkv)?;
+    let scale = scale as f32;
+    let shape = kernels::AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity: seq, column, window, scale };
+    let rotation = context.rotation();
+    let mut rotated = qkv.values()?.to_vec();
+    rotation.rotate(&mut rotated, &shape, &rotation.sin);
+    let size = batch * kv_heads * seq * head_dim;
+    let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
+    let mut out = vec![0.0; batch * seq * heads * head_dim];
+    kernels::write_cache(&shape, &rotated, &mut keys, &mut values);
+    kernels::attention(&shape, &rotated, &keys, &values, &rotation.starts, &mut out);
+    let state = || AttentionState { qkv: primitive(rotated, dims), shape, rotation };
+    Some(record(Attention, [qkv.node], state, primitive(out, [batch * seq, heads * head_dim])))
+}
+
+/// Logits.
+#[derive(Debug)]
+struct CrossEntropy;
+
+#[derive(Clone, Debug)]
+struct CrossEntropyState {
+    logits: FlexTensor,
+    targets: Vec<usize>,
+    log_sums: Vec<f32>,
+}
+
+impl Backward<Flex, 1> for CrossEntropy {
+    type State = CrossEntropyState;
+
+    fn backward(self, ops: Ops<CrossEntropyState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let CrossEntropyState { logits, targets, log_sums } = ops.state;
+        let shape = [targets.len(), logits.layout().shape()[1]];
+        // In the logits' own storage, when nobody else holds them and it is theirs alone.
+        let whole = size_of_val(held(&logits)) == logits.bytes().len();
+        let mut logits = if whole { logits } else { primitive(held(&logits).to_vec(), shape) };
+        let factor = held(&upstream)[0];
+        kernels::cross_entropy_gradient(logits.storage_mut(), &targets, shape[1], &log_sums, factor);
+        if let [Some(parent)] = ops.parents {
+            gradients.register::<Flex>(parent.id, logits);
+        }
+    }
+}
+
+pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tensor<1>> {
+    let vocab = logits.dims()[1];
+    let logits = Argument::of(logits)?;
+    let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
+    let mut log_sums = vec![0.0; targets.len()];
+    let sum = kernels::cross_entropy(logits.values()?, &targets, vocab, &mut log_sums);
+    let state = || CrossEntropyState { logits: logits.values, targets, log_sums };
+    Some(record(CrossEntropy, [logits.node], state, primitive(vec![sum], [1])))
+}

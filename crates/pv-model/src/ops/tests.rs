@@ -1,0 +1,357 @@
+//! The nodes recorded on the CPU, against the portable operations and Burn's own gradients.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, TensorData};
+use proptest::prelude::*;
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Phase, ResidualContext};
+
+use super::*;
+use crate::{Batch, Decoder, DecoderConfig, Logits, Pass, Sequence, to_f32};
+
+/// Reproducible values in `[-1, 1)`.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// How an argument takes part in a graph.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Tracked,
+    Untracked,
+    Plain,
+}
+
+/// Every way in which `n` arguments can take part, at least one of them tracked.
+fn kinds(n: usize) -> Vec<Vec<Kind>> {
+    let one = [Kind::Tracked, Kind::Untracked, Kind::Plain];
+    let all = (0..3usize.pow(n as u32)).map(|code| (0..n).map(|i| one[code / 3usize.pow(i as u32) % 3]).collect());
+    all.filter(|kinds: &Vec<Kind>| kinds.contains(&Kind::Tracked)).collect()
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let gap = (found - expected).abs();
+        assert!(gap <= 1e-4 * largest.max(1e-3), "{what}, element {i}: {found} instead of {expected} (of {largest})");
+    }
+}
+
+/// Holds an operation's node to the portable operation: results and gradients. Arguments are given as matrices; rows
+/// of the result for which `counts` is false are not looked at.
+fn compare(
+    shapes: &[[usize; 2]],
+    node: impl Fn(&[Tensor<2>]) -> Option<Tensor<2>>,
+    portable: impl Fn(&[Tensor<2>]) -> Tensor<2>,
+    counts: impl Fn(usize) -> bool,
+) {
+    for kinds in kinds(shapes.len()) {
+        let arguments = || -> Vec<Tensor<2>> {
+            let argument = |(i, (shape, kind)): (usize, (&[usize; 2], &Kind))| {
+                let values = noise(shape[0] * shape[1], i as u64).iter().map(|v| v * 1.5).collect();
+                match kind {
+                    Kind::Plain => tensor(values, *shape, &Device::flex()),
+                    Kind::Untracked => tensor(values, *shape, &Device::flex().autodiff()),
+                    Kind::Tracked => tensor(values, *shape, &Device::flex().autodiff()).require_grad(),
+                }
+            };
+            shapes.iter().zip(&kinds).enumerate().map(argument).collect()
+        };
+        let run = |arguments: Vec<Tensor<2>>, out: Tensor<2>| {
+            let dims = out.dims();
+            let seen: Vec<bool> = (0..dims[0]).flat_map(|row| vec![counts(row); dims[1]]).collect();
+            let mask = |values: Vec<f32>| -> Vec<f32> {
+                values.into_iter().zip(&seen).map(|(value, seen)| if *seen { value } else { 0.0 }).collect()
+            };
+            let upstream = tensor(mask(noise(dims[0] * dims[1], 77)), dims, &Device::flex());
+            let mut gradients = (out.clone() * upstream).sum().backward();
+            let mut found = vec![mask(to_f32(out).expect("values"))];
+            for (argument, kind) in arguments.iter().zip(&kinds) {
+                let gradient = match kind {
+                    Kind::Plain => None,
+                    _ => argument.grad_remove(&mut gradients),
+                };
+                assert_eq!(gradient.is_some(), *kind == Kind::Tracked, "{kinds:?}");
+                found.push(gradient.map_or_else(Vec::new, |gradient| to_f32(gradient).expect("values")));
+            }
+            found
+        };
+        let ours = arguments();
+        let ours = run(ours.clone(), node(&ours).expect("the node applies"));
+        let reference = arguments();
+        let reference = run(reference.clone(), portable(&reference));
+        for (i, (found, expected)) in ours.iter().zip(&reference).enumerate() {
+            assert_close(&format!("{kinds:?}, result and gradients, number {i}"), found, expected);
+        }
+    }
+}
+
+fn vector(x: &Tensor<2>) -> Tensor<1> {
+    let [_, d] = x.dims();
+    x.clone().reshape([d])
+}
+
+fn every_row(_: usize) -> bool {
+    true
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    #[test]
+    fn linear_and_its_gradients(m in 1usize..200, k in 1usize..90, n in 1usize..90) {
+        let shapes = [[m, k], [n, k], [1, n]];
+        compare(
+            &shapes[..2],
+            |x| cpu_autodiff::linear(&x[0], &x[1], None),
+            |x| portable::linear(x[0].clone(), &x[1], None),
+            every_row,
+        );
+        compare(
+            &shapes,
+            |x| cpu_autodiff::linear(&x[0], &x[1], Some(&vector(&x[2]))),
+            |x| portable::linear(x[0].clone(), &x[1], Some(&vector(&x[2]))),
+            every_row,
+        );
+    }
+
+    #[test]
+    fn norms_and_their_gradients(m in 1usize..300, d in 1usize..70) {
+        let shapes = [[m, d], [1, d], [m, d]];
+        compare(
+            &shapes[..2],
+            |x| cpu_autodiff::rms_norm(&x[0], &vector(&x[1]), 1e-5),
+            |x| portable::rms_norm(x[0].clone(), &vector(&x[1]), 1e-5),
+            every_row,
+        );
+        compare(
+            &shapes,
+            |x| {
+                cpu_autodiff::add_rms_norm(&x[0], &x[2], &vector(&x[1]), 1e-5).map(|(sum, normed)| sum * 0.3 + normed)
+            },
+            |x| {
+                let sum = x[0].clone() + x[2].clone();
+                sum.clone() * 0.3 + portable::rms_norm(sum, &vector(&x[1]), 1e-5)
+            },
+            every_row,
+        );
+    }
+
+    #[test]
+    fn swiglu_and_its_gradient(m in 1usize..200, f in 1usize..90) {
+        compare(&[[m, 2 * f]], |x| cpu_autodiff::swiglu(&x[0]), |x| portable::swiglu(x[0].clone()), every_row);
+    }
+
+    #[test]
+    fn per_head_norms_and_their_gradients(
+        m in 1usize..200,
+        kv_heads in 1usize..4,
+        group in 1usize..4,
+        head_dim in 1usize..40,
+    ) {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, window: None, scale: 1.0 };
+        compare(
+            &[[m, (shape.heads + 2 * kv_heads) * head_dim], [1, head_dim], [1, head_dim]],
+            |x| cpu_autodiff::qk_norm(&x[0], &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
+            |x| portable::qk_norm(x[0].clone(), &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
+            every_row,
+        );
+    }
+
+    #[test]
+    fn cross_entropy_and_its_gradient(n in 1usize..60, vocab in 1usize..90, scale in 0.1f32..60.0) {
+        let targets: Vec<u32> = (0..n).map(|i| ((i * i + 3) % vocab) as u32).collect();
+        compare(
+            &[[n, vocab]],
+            |x| cpu_autodiff::cross_entropy(&(x[0].clone() * scale), &targets).map(|sum| sum.reshape([1, 1])),
+            |x| portable::cross_entropy(x[0].clone() * scale, &targets).reshape([1, 1]),
+            every_row,
+        );
+    }
+}
+
+/// Attention of rows that begin with so much padding.
+fn compare_attention(shape: AttentionShape, seq: usize, padding: &[usize]) {
+    let config = config(&serde_json::json!({ "head_dim": shape.head_dim }));
+    let window = Window { seq, column: 0, starts: padding.to_vec() };
+    let context = PassContext::new(&RotaryAngles::new(&config), window, Device::flex(), DType::F32);
+    compare(
+        &[[padding.len() * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
+        |x| cpu_autodiff::attention(&x[0], &shape, &context),
+        |x| portable::attention(x[0].clone(), &shape, &context, None),
+        |row| row % seq >= padding[row / seq],
+    );
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn attention_and_its_gradient(
+        seq in 1usize..180,
+        padding in proptest::collection::vec(0.0f64..1.0, 1..4),
+        kv_heads in 1usize..4,
+        group in 1usize..4,
+        half in 1usize..36,
+        window in proptest::option::of(1usize..90),
+        scale in 0.1f64..1.5,
+    ) {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: 2 * half, window, scale };
+        let padding: Vec<usize> = padding.iter().map(|part| (part * part * seq as f64) as usize).collect();
+        compare_attention(shape, seq, &padding);
+    }
+}
+
+#[test]
+fn a_row_of_nothing_but_padding_has_no_gradient() {
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None, scale: 0.4 };
+    compare_attention(shape, 20, &[20, 3]);
+}
+
+/// Gradients reach a node transposed, expanded or cut out of something larger.
+#[test]
+fn upstream_gradients_of_any_layout() {
+    let twice = |x: Tensor<2>| Tensor::cat(vec![x.clone().transpose(), x.transpose()], 1);
+    compare(
+        &[[5, 12]],
+        |x| cpu_autodiff::swiglu(&x[0]).map(twice),
+        |x| twice(portable::swiglu(x[0].clone())),
+        every_row,
+    );
+    let sum = |x: Tensor<2>| x.sum_dim(0).slice([0..1, 1..4]);
+    compare(
+        &[[5, 7], [6, 7]],
+        |x| cpu_autodiff::linear(&x[0], &x[1], None).map(sum),
+        |x| sum(portable::linear(x[0].clone(), &x[1], None)),
+        every_row,
+    );
+}
+
+#[test]
+fn devices_with_checkpointing_and_other_types_are_left_to_the_portable_operations() {
+    let x = |device: Device| tensor(noise(24, 1), [4, 6], &device).require_grad();
+    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff())).is_some());
+    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff().gradient_checkpointing())).is_none());
+    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff()).cast(DType::F64)).is_none());
+}
+
+fn config(changes: &serde_json::Value) -> DecoderConfig {
+    let mut json = serde_json::json!({
+        "model_type": "llama", "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 37,
+    });
+    for (key, value) in changes.as_object().expect("an object") {
+        json[key] = value.clone();
+    }
+    DecoderConfig::from_json(&json).expect("a configuration")
+}
+
+/// Replaces all weights by noise.
+struct Fill(u64);
+
+impl ModuleMapper for Fill {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.0 += 1;
+        param.map(|old| {
+            let shape = old.shape();
+            let values = noise(shape.num_elements(), self.0);
+            let values: Vec<f32> = values.iter().map(|v| if D == 1 { 1.0 + 0.3 * v } else { 0.3 * v }).collect();
+            Tensor::from_data(TensorData::new(values, shape), (&old.device(), DType::F32)).require_grad()
+        })
+    }
+}
+
+#[derive(Default)]
+struct Taken {
+    gradients: Option<Gradients>,
+    found: Vec<Vec<f32>>,
+}
+
+impl ModuleVisitor for Taken {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = self.gradients.as_mut().and_then(|gradients| param.val().grad_remove(gradients));
+        self.found.push(to_f32(gradient.expect("every parameter has a gradient")).expect("values"));
+    }
+}
+
+/// Scales the residual, as an intervention would.
+struct Halve;
+
+impl Hook for Halve {
+    fn name(&self) -> String {
+        "halve".to_owned()
+    }
+
+    fn layers(&self) -> LayerSet {
+        LayerSet::from(Layer::after_block(0))
+    }
+
+    fn validate(&self, _: &ModelShape) -> Result<(), HookError> {
+        Ok(())
+    }
+
+    fn on_residual(&mut self, _: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
+        residual * 0.5
+    }
+}
+
+#[test]
+fn a_decoders_gradients_are_those_of_the_portable_operations() {
+    let rows: Vec<Vec<u32>> =
+        [9usize, 70, 1, 31].iter().map(|n| (0..*n).map(|i| ((i * i + 3 * n) % 37) as u32).collect()).collect();
+    let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
+    let batch = Batch::whole(&sequences).expect("a batch");
+    let seq = batch.spans().seq();
+    let padding: Vec<usize> = batch.spans().rows().iter().map(|row| row.padding).collect();
+    let run = |config: &DecoderConfig, device: Device, hook: &mut dyn Hook| {
+        let decoder = Decoder::init(config.clone(), 1, &device).expect("a decoder").map(&mut Fill(0));
+        let pass =
+            Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::All };
+        let logits = decoder.pass(&pass, None, hook).logits.expect("asked for");
+        let logits = logits.reshape([batch.ids().len(), config.vocab]);
+        let tokens: Vec<i64> =
+            (0..batch.ids().len()).filter(|token| token % seq >= padding[token / seq]).map(|t| t as i64).collect();
+        let targets: Vec<u32> = tokens.iter().map(|token| (token * 5 % 37) as u32).collect();
+        let n = tokens.len();
+        let tokens = Tensor::from_data(TensorData::new(tokens, [n]), &Device::flex());
+        let loss = cross_entropy(logits.select(0, tokens), &targets);
+        let mut taken = Taken::default();
+        taken.found.push(to_f32(loss.clone()).expect("values"));
+        taken.gradients = Some(loss.backward());
+        decoder.visit(&mut taken);
+        taken.found
+    };
+    let changes = [
+        serde_json::json!({}),
+        serde_json::json!({ "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true }),
+        serde_json::json!({ "model_type": "qwen3", "num_key_value_heads": 1 }),
+        serde_json::json!({ "model_type": "mistral", "sliding_window": 13 }),
+    ];
+    for changes in changes {
+        let config = config(&changes);
+        for hook in [&mut NoHook as &mut dyn Hook, &mut Halve] {
+            let ours = run(&config, Device::flex().autodiff(), hook);
+            let reference = run(&config, Device::flex().autodiff().gradient_checkpointing(), hook);
+            for (i, (found, expected)) in ours.iter().zip(&reference).enumerate() {
+                assert_close(&format!("{changes}, number {i}"), found, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+use burn::module::Module;
+use burn::tensor::Device;
+
+use super::*;
+use crate::config::{Activation, AttentionBias, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens};
+use crate::families::TensorNames;
+
+fn config(model_type: &str) -> DecoderConfig {
+    DecoderConfig {
+        model_type: model_type.into(),
+        d_model: 12,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        d_ff: 20,
+        vocab: 17,
+        max_positions: 64,
+        norm_eps: 1e-5,
+        activation: Activation::Silu,
+        rope: RopeConfig::new(10_000.0),
+        attention_bias: AttentionBias::None,
+        mlp_bias: MlpBias::None,
+        qk_norm: QkNorm::None,
+        windows: vec![None; 2],
+        output_head: OutputHead::Tied,
+        tokens: SpecialTokens { bos: Some(1), eos: vec![2], pad: None },
+        stored_dtype: None,
+        names: TensorNames::HUGGING_FACE,
+    }
+}
+
+/// One of each family, with all that its writer can say.
+fn configs() -> Vec<DecoderConfig> {
+    let llama3 =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 32 };
+    let yarn = RopeScaling::Yarn {
+        factor: 4.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_max_positions: 16,
+        attention_factor: None,
+        mscale: None,
+        mscale_all_dim: None,
+        truncate: true,
+    };
+    vec![
+        config("llama"),
+        DecoderConfig {
+            attention_bias: AttentionBias::QkvAndOutput,
+            mlp_bias: MlpBias::All,
+            output_head: OutputHead::Untied,
+            rope: RopeConfig { theta: 5e5, scaling: llama3 },
+            tokens: SpecialTokens { bos: None, eos: vec![2, 3], pad: Some(0) },
+            ..config("llama")
+        },
+        DecoderConfig { windows: vec![Some(8); 2], ..config("mistral") },
+        DecoderConfig {
+            rope: RopeConfig { theta: 1e4, scaling: RopeScaling::Linear { factor: 2.0 } },
+            ..config("mistral")
+        },
+        DecoderConfig {
+            attention_bias: AttentionBias::Qkv,
+            tokens: SpecialTokens::default(),
+            rope: RopeConfig { theta: 1e6, scaling: yarn },
+            ..config("qwen2")
+        },
+        DecoderConfig { attention_bias: AttentionBias::Qkv, windows: vec![None, Some(6)], ..config("qwen2") },
+        DecoderConfig { qk_norm: QkNorm::PerHead, windows: vec![Some(6), None], ..config("qwen3") },
+    ]
+}
+
+/// All weights, in order, in f32.
+fn weights(decoder: &Decoder) -> Vec<(String, Vec<f32>)> {
+    let mut named: Vec<_> = decoder.named_values().expect("values").into_iter().collect();
+    named.sort_by(|left, right| left.0.cmp(&right.0));
+    named
+}
+
+/// Weights that are no constant anywhere, so that swapped tensors show.
+fn decoder(config: DecoderConfig) -> Decoder {
+    struct Shift(f64);
+    impl burn::module::ModuleMapper for Shift {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            self.0 += 0.01;
+            param.map(|tensor| tensor + self.0)
+        }
+    }
+    Decoder::init(config, 7, &Device::flex()).expect("a decoder").map(&mut Shift(0.0))
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    for config in configs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new").join("model");
+        let saved = decoder(config.clone());
+        saved.save(&path, DType::F32).expect("a writable folder");
+        let loaded = Decoder::from_folder(&path, &Device::flex(), DType::F32).expect("a whole model");
+        assert_eq!(*loaded.config(), DecoderConfig { stored_dtype: Some(StoredDtype::F32), ..config.clone() });
+        assert_eq!(config.difference(loaded.config()), None);
+        assert_eq!(weights(&loaded), weights(&saved), "{}", config.model_type);
+
+        for (dtype, relative) in [(DType::F16, 1.0 / 2048.0), (DType::BF16, 1.0 / 256.0)] {
+            saved.trainable().save(&path, dtype).expect("saving again replaces the files");
+            let rounded = Decoder::from_folder(&path, &Device::flex(), DType::F32).expect("a whole model");
+            for ((name, rounded), (_, exact)) in weights(&rounded).iter().zip(weights(&saved)) {
+                let close = |(r, e): (&f32, &f32)| (r - e).abs() <= e.abs() * relative + 6e-8;
+                assert!(rounded.iter().zip(&exact).all(close), "{name} as {dtype:?}");
+                assert_ne!(*rounded, exact);
+            }
+        }
+        assert_eq!(std::fs::read_dir(&path).expect("the folder").count(), 2, "a temporary file was left");
+    }
+}
+
+#[test]
+fn what_a_file_cannot_say_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (config, wanted) in [
+        (DecoderConfig { attention_bias: AttentionBias::Qkv, ..config("llama") }, "attention_bias"),
+        (DecoderConfig { windows: vec![Some(4); 2], ..config("llama") }, "windows"),
+        (DecoderConfig { qk_norm: QkNorm::PerHead, ..config("mistral") }, "qk_norm"),
+        (DecoderConfig { mlp_bias: MlpBias::All, attention_bias: AttentionBias::Qkv, ..config("qwen2") }, "mlp_bias"),
+        (config("gpt2"), "model_type"),
+    ] {
+        let error = decoder(config).save(folder.path(), DType::F32).expect_err("refused");
+        assert!(matches!(&error, Error::ConfigUnsupported { key, .. } if key == wanted), "{error}");
+    }
+    let error = decoder(config("llama")).save(folder.path(), DType::I32).expect_err("refused");
+    assert!(matches!(error, Error::BadOption { .. }));
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0, "something was written");
+}
+
+#[test]
+fn weights_depend_on_the_seed_alone_and_have_the_right_spread() {
+    let wide =
+        DecoderConfig { d_model: 64, vocab: 512, d_ff: 128, layers: 8, windows: vec![None; 8], ..config("llama") };
+    let init = |seed| Decoder::init(wide.clone(), seed, &Device::flex()).expect("a decoder");
+    assert_eq!(weights(&init(1)), weights(&init(1)));
+    assert_ne!(weights(&init(1)), weights(&init(2)));
+    for (name, values) in weights(&init(1)) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let std = (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let expected = match () {
+            () if name.contains("norm") => (1.0, 0.0),
+            () if name.contains("o_proj") || name.contains("down_proj") => (0.0, 0.02 / 4.0),
+            () => (0.0, 0.02),
+        };
+        assert!((mean - expected.0).abs() <= 5.0 * expected.1 / n.sqrt(), "{name}: mean {mean}");
+        assert!((std - expected.1).abs() <= 5.0 * expected.1 / (2.0 * n).sqrt(), "{name}: std {std}");
+    }
+    let bad = DecoderConfig { head_dim: 3, ..config("llama") };
+    assert!(matches!(Decoder::init(bad, 0, &Device::flex()), Err(Error::ConfigValue { .. })));
+}
+
+#[test]
+fn a_trainable_copy_wants_gradients_and_a_plain_one_does_not() {
+    let decoder = decoder(config("llama"));
+    let trainable = decoder.trainable();
+    assert!(trainable.embedding.val().is_require_grad() && trainable.blocks[1].down.weight.val().is_require_grad());
+    assert!(trainable.trainable().embedding.val().is_require_grad());
+    let plain = trainable.plain();
+    assert!(!plain.embedding.val().is_autodiff() && !plain.device().is_autodiff());
+    assert_eq!(weights(&plain), weights(&decoder));
+}

@@ -1,0 +1,233 @@
+//! Training that can be broken off and go on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::DType;
+use pv_model::{Decoder, DecoderConfig};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::optimizer::Moments;
+use crate::{Error, Result, TrainOptions, Trainer};
+
+const FORMAT: &str = "pv-train-checkpoint/1";
+const STATE: &str = "state.json";
+const MOMENTS: &str = "optimizer.safetensors";
+const LOSSES: &str = "losses";
+/// How many checkpoints are kept.
+const KEPT: usize = 2;
+
+/// Where checkpoints go, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// A folder for the checkpoints of one run, the last two of which are kept. Each is a folder `step-…` in which
+    /// `config.json` and `model.safetensors` are a model's.
+    pub folder: PathBuf,
+    /// One is written after so many steps, and one at the end.
+    pub every: usize,
+}
+
+impl Checkpoints {
+    /// The newest checkpoint and its step, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Read`] for a folder that is there and cannot be read.
+    pub fn newest(&self) -> Result<Option<(usize, PathBuf)>> {
+        Ok(list(&self.folder)?.pop())
+    }
+}
+
+/// What is no tensor.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    format: String,
+    /// [`TrainOptions`], as they were written: reading them as numbers may round.
+    options: Value,
+    data: Option<String>,
+    /// How often each parameter was updated.
+    updates: BTreeMap<String, usize>,
+}
+
+impl Trainer {
+    /// Writes a checkpoint `step-…` into the folder, which is made where it does not exist, and removes all but the last
+    /// two. The checkpoint takes its name when it is complete.
+    ///
+    /// # Errors
+    /// [`Error::Write`], and those of [`Decoder::save`].
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<PathBuf> {
+        let folder = folder.as_ref();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Write { path, source }
+        };
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        let temporary = tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(folder).map_err(failed(folder))?;
+        self.decoder.save(temporary.path(), DType::F32)?;
+        let moments = self.optimizers.moments(&self.decoder)?;
+        let state = State {
+            format: FORMAT.to_owned(),
+            options: json(&self.options),
+            data: self.data.clone(),
+            updates: moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect(),
+        };
+        let path = temporary.path().join(MOMENTS);
+        write_tensors(&path, &moments, &self.losses).map_err(failed(&path))?;
+        let path = temporary.path().join(STATE);
+        let written = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from);
+        written.and_then(|json| fs::write(&path, json)).and_then(|()| sync(&path)).map_err(failed(&path))?;
+
+        let place = folder.join(format!("step-{:08}", self.steps_done()));
+        if place.exists() {
+            fs::remove_dir_all(&place).map_err(failed(&place))?;
+        }
+        fs::rename(temporary.path(), &place).map_err(failed(&place))?;
+        // Its content has moved; there is nothing left to remove.
+        let _ = temporary.keep();
+        let mut all = list(folder)?;
+        all.truncate(all.len().saturating_sub(KEPT));
+        for (_, old) in all {
+            fs::remove_dir_all(&old).map_err(failed(&old))?;
+        }
+        Ok(place)
+    }
+
+    /// Goes on from the newest checkpoint in a folder: with the architecture and on the device of `decoder`, whose
+    /// weights are not used, with the same options, and with the same description of the data
+    /// ([`with_data`](Self::with_data)) where `data` is given.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`]; [`Error::OtherRun`] with the first thing that differs; [`Error::DamagedCheckpoint`];
+    /// anything wrong with the files.
+    pub fn resume(
+        decoder: &Decoder,
+        options: TrainOptions,
+        folder: impl AsRef<Path>,
+        data: Option<&str>,
+    ) -> Result<Self> {
+        let folder = folder.as_ref();
+        let Some((step, path)) = list(folder)?.pop() else {
+            return Err(Error::NoCheckpoint { path: folder.to_owned() });
+        };
+        let damaged = |reason: String| Error::DamagedCheckpoint { path: path.clone(), reason };
+        let other = |what: String, saved: String, given: String| {
+            Err(Error::OtherRun { path: path.clone(), what, saved, given })
+        };
+
+        let bytes = read(&path.join(STATE))?;
+        let state: State = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+        if state.format != FORMAT {
+            return other("format".to_owned(), state.format, FORMAT.to_owned());
+        }
+        let config = DecoderConfig::from_folder(&path)?;
+        if let Some((key, saved, given)) = config.difference(decoder.config()) {
+            return other(key, saved, given);
+        }
+        if let Some((option, saved, given)) = differing(&state.options, &options) {
+            return other(option, saved, given);
+        }
+        if let Some(data) = data.filter(|data| state.data.as_deref() != Some(data)) {
+            return other("data".to_owned(), state.data.unwrap_or_else(|| "unknown".to_owned()), data.to_owned());
+        }
+        let (moments, losses) = read_tensors(&read(&path.join(MOMENTS))?, &state.updates).map_err(damaged)?;
+        if losses.len() != step {
+            return Err(damaged(format!("it is called step {step}, but has {} losses", losses.len())));
+        }
+        let device = decoder.device().without_autodiff();
+        let decoder = Decoder::from_folder(&path, &device, DType::F32)?;
+        let mut trainer = Self::new(&decoder, options)?;
+        trainer.optimizers.restore(&trainer.decoder, moments).map_err(damaged)?;
+        trainer.losses = losses;
+        trainer.data = state.data;
+        Ok(trainer)
+    }
+}
+
+/// The checkpoints in a folder with their steps, the newest last.
+fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn json(options: &TrainOptions) -> Value {
+    serde_json::to_value(options).unwrap_or_default()
+}
+
+/// The first option that differs, with its two values.
+fn differing(saved: &Value, given: &TrainOptions) -> Option<(String, String, String)> {
+    // Numbers go through text once, as the saved ones did: serde_json may round when it reads.
+    let given: Value = serde_json::from_str(&json(given).to_string()).unwrap_or_default();
+    let name = given.as_object()?.keys().find(|name| saved.get(name) != given.get(name))?;
+    let shown = |all: &Value| all.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
+    Some((name.clone(), shown(saved), shown(&given)))
+}
+
+fn write_tensors(path: &Path, moments: &BTreeMap<String, Moments>, losses: &[f64]) -> std::io::Result<()> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let mut tensors = vec![(
+        LOSSES.to_owned(),
+        Dtype::F64,
+        losses.len(),
+        losses.iter().flat_map(|loss| loss.to_le_bytes()).collect(),
+    )];
+    for (name, Moments { first, second, .. }) in moments {
+        tensors.push((format!("{name}.first"), Dtype::F32, first.len(), bytes(first)));
+        tensors.push((format!("{name}.second"), Dtype::F32, second.len(), bytes(second)));
+    }
+    let views = tensors.iter().map(|(name, dtype, len, bytes)| Ok((name, TensorView::new(*dtype, vec![*len], bytes)?)));
+    let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
+    let metadata = HashMap::from([("format".to_owned(), FORMAT.to_owned())]);
+    views
+        .and_then(|views| safetensors::serialize_to_file(views, Some(metadata), path))
+        .map_err(std::io::Error::other)?;
+    sync(path)
+}
+
+/// The moments and the losses.
+type Stored = (BTreeMap<String, Moments>, Vec<f64>);
+
+fn read_tensors(bytes: &[u8], updates: &BTreeMap<String, usize>) -> std::result::Result<Stored, String> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| format!("{MOMENTS}: {error}"))?;
+    let view = |name: &str, dtype: Dtype| {
+        let view = tensors.tensor(name).map_err(|error| format!("{MOMENTS}: {error}"))?;
+        match view.dtype() == dtype {
+            true => Ok(view),
+            false => Err(format!("{MOMENTS}: {name} is stored as {:?}, not as {dtype:?}", view.dtype())),
+        }
+    };
+    let values = |name: String| {
+        let (numbers, _) = view(&name, Dtype::F32)?.data().as_chunks::<4>();
+        Ok::<_, String>(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    };
+    let moments = updates.iter().map(|(name, &updates)| {
+        let (first, second) = (values(format!("{name}.first"))?, values(format!("{name}.second"))?);
+        Ok((name.clone(), Moments { updates, first, second }))
+    });
+    let (losses, _) = view(LOSSES, Dtype::F64)?.data().as_chunks::<8>();
+    let losses = losses.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    Ok((moments.collect::<std::result::Result<_, String>>()?, losses))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,55 @@
+//! Samples laid out for one pass.
+
+use pv_model::Batch;
+
+use crate::{Result, Sample};
+
+/// One pass's tokens, and where in it something is predicted.
+#[derive(Debug)]
+pub(crate) struct Collated {
+    pub(crate) batch: Batch,
+    /// Rows of the flattened residual `[batch · seq, d_model]` whose next token is trained.
+    pub(crate) rows: Vec<i64>,
+    /// Those next tokens.
+    pub(crate) targets: Vec<i64>,
+}
+
+pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
+    let sequences: Vec<_> = samples.iter().map(|sample| sample.sequence()).collect();
+    let batch = Batch::whole(&sequences)?;
+    let seq = batch.spans().seq();
+    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    for (row, sample) in samples.iter().enumerate() {
+        let start = row * seq + seq - sample.ids().len();
+        for (position, _) in sample.trained().iter().enumerate().filter(|(_, trained)| **trained) {
+            // The token before it, which there is: a sample's first token is never trained.
+            rows.push((start + position - 1) as i64);
+            targets.push(i64::from(sample.ids()[position]));
+        }
+    }
+    Ok(Collated { batch, rows, targets })
+}
+
+/// Splits a step's samples into passes of at most `size`, of similar lengths.
+pub(crate) fn passes(samples: &[Sample], size: usize) -> Vec<Vec<&Sample>> {
+    let mut sorted: Vec<&Sample> = samples.iter().collect();
+    if samples.len() > size {
+        sorted.sort_by_key(|sample| sample.ids().len());
+    }
+    sorted.chunks(size.max(1)).map(<[&Sample]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_follow_their_rows() {
+        let long = Sample::new(vec![5, 6, 7, 8], vec![false, true, false, true]).expect("a sample");
+        let short = Sample::new(vec![1, 2], vec![false, true]).expect("a sample");
+        let Collated { batch, rows, targets } = collate(&[&long, &short]).expect("a batch");
+        assert_eq!(batch.ids(), [5, 6, 7, 8, 1, 1, 1, 2]);
+        assert_eq!(rows, [0, 2, 6]);
+        assert_eq!(targets, [6, 8, 2]);
+    }
+}

@@ -1,0 +1,162 @@
+//! What can go wrong between a file of conversations and a trained decoder.
+
+use std::path::PathBuf;
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every error of this crate. Variants carry the values that a caller needs to act on them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A line of a file of conversations is not one.
+    #[error("{}:{line}: this is no conversation of the form {{\"messages\": [{{\"role\", \"content\"}}, …]}}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+        /// Where and why parsing stopped.
+        source: serde_json::Error,
+    },
+    /// A conversation without messages.
+    #[error("{}:{line}: the conversation has no messages", path.display())]
+    NoMessages {
+        /// The file.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+    },
+    /// A sample has no token to learn from.
+    #[error("no token is trained: {reason}")]
+    NothingTrained {
+        /// Why that is.
+        reason: String,
+    },
+    /// A sample's token ids and its marks of what is trained differ in number.
+    #[error("{ids} token ids have {marks} marks of which are trained")]
+    MarksLength {
+        /// How many ids there are.
+        ids: usize,
+        /// How many marks there are.
+        marks: usize,
+    },
+    /// The chat template closes an answer without a token that ends generation, so that a model could not learn to stop.
+    #[error(
+        "after the answer in message {index} the chat template writes {closing:?}, which holds none of the tokens that end an answer"
+    )]
+    NoEndOfTurn {
+        /// The answer's index in the conversation.
+        index: usize,
+        /// What the template writes after it.
+        closing: String,
+    },
+    /// An option that cannot be.
+    #[error("{name} is {value}, but should be {expected}")]
+    BadOption {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should have been.
+        expected: &'static str,
+    },
+    /// Training is in f32 only.
+    #[error("the decoder's weights are {dtype}; training needs f32")]
+    Dtype {
+        /// The weights' type.
+        dtype: String,
+    },
+    /// There is nothing to train on.
+    #[error("step {step} has no samples")]
+    NoSamples {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("sample {sample} of step {step}: token id {id} is beyond the model's vocabulary of {vocab}")]
+    TokenOutOfRange {
+        /// The step, from 1.
+        step: usize,
+        /// The sample's index in the step.
+        sample: usize,
+        /// The id.
+        id: u32,
+        /// How many there are.
+        vocab: usize,
+    },
+    /// Training has diverged: the loss is not a number, or infinite.
+    #[error("step {step}: the loss is {loss}; a lower learning rate, or gradient clipping, may help")]
+    BadLoss {
+        /// The step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+    },
+    /// The gradient is not a number, or infinite.
+    #[error("step {step}: the gradient's norm is {norm}, at a loss of {loss}")]
+    BadGradient {
+        /// The step, from 1.
+        step: usize,
+        /// The norm over all parameters.
+        norm: f64,
+        /// The loss.
+        loss: f64,
+    },
+    /// The caller's source of samples failed.
+    #[error("the source of samples failed at step {step}")]
+    Source {
+        /// The step, from 1.
+        step: usize,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A folder holds no checkpoint.
+    #[error("{} holds no checkpoint", path.display())]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint's files do not fit together.
+    #[error("the checkpoint {} is damaged: {reason}", path.display())]
+    DamagedCheckpoint {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A checkpoint comes from another run than the one that it was to continue.
+    #[error("the checkpoint {} is of another run: its {what} is {saved}, not {given}", path.display())]
+    OtherRun {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// The first thing that differs.
+        what: String,
+        /// Its value in the checkpoint.
+        saved: String,
+        /// Its value in this run.
+        given: String,
+    },
+    /// The model, its tokenizer or its files.
+    #[error(transparent)]
+    Model(#[from] pv_model::Error),
+    /// A hook does not fit the model, or did not fire.
+    #[error(transparent)]
+    Hook(#[from] pv_hooks::HookError),
+}

@@ -1,0 +1,66 @@
+//! Training on a list of samples.
+
+use std::ops::ControlFlow;
+
+use pv_hooks::Hook;
+use pv_model::Decoder;
+
+use crate::{Batches, Checkpoints, Duration, Error, Result, Sample, StepReport, TrainOptions, TrainReport, Trainer};
+
+/// Trains all parameters on the samples and returns the trained decoder, on the device of `decoder` and without autodiff.
+///
+/// `hook` acts in every training pass, as an intervention would. With `checkpoints`, the run goes on from the newest one
+/// in their folder, if there is one; the result is then the same, to the bit, as without the interruption (as long as
+/// the hook keeps no state of its own).
+///
+/// # Errors
+/// Options that cannot be, samples that the decoder cannot read, a hook that does not fit, a loss or gradient that is
+/// no number, checkpoints of another run ([`Error::OtherRun`]).
+pub fn finetune(
+    decoder: &Decoder,
+    samples: &[Sample],
+    options: &TrainOptions,
+    hook: &mut (impl Hook + ?Sized),
+    checkpoints: Option<&Checkpoints>,
+    progress: impl FnMut(&StepReport) -> ControlFlow<()>,
+) -> Result<(Decoder, TrainReport)> {
+    options.validate()?;
+    if samples.is_empty() {
+        return Err(Error::NoSamples { step: 1 });
+    }
+    let lengths = samples.iter().map(|sample| sample.ids().len()).collect();
+    let mut batches = Batches::new(lengths, options.samples_per_step(), options.seed);
+    let duration = match options.duration {
+        Duration::Epochs(epochs) => Duration::Steps(epochs.saturating_mul(batches.steps_per_epoch())),
+        steps => steps,
+    };
+    let options = TrainOptions { duration, ..options.clone() };
+    let data = fingerprint(samples);
+    let mut trainer = match checkpoints {
+        Some(checkpoints) if checkpoints.newest()?.is_some() => {
+            Trainer::resume(decoder, options, &checkpoints.folder, Some(&data))?
+        }
+        _ => Trainer::new(decoder, options)?.with_data(data),
+    };
+    let source = |step| Ok(batches.step(step).iter().map(|&index| samples[index].clone()).collect());
+    let report = trainer.run(source, hook, checkpoints, progress)?;
+    Ok((trainer.decoder(), report))
+}
+
+/// What tells one list of samples from another: their number and FNV-1a over ids and marks.
+fn fingerprint(samples: &[Sample]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |value: u32| {
+        for byte in value.to_le_bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for sample in samples {
+        add(sample.ids().len() as u32);
+        sample.ids().iter().for_each(|id| add(*id));
+        sample.trained().iter().for_each(|trained| add(u32::from(*trained)));
+        add(sample.response().start as u32);
+        add(sample.response().end as u32);
+    }
+    format!("{} samples, {hash:016x}", samples.len())
+}

@@ -1,0 +1,199 @@
+//! AdamW over all parameters of a decoder, with a state that can be saved.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use pv_model::{Decoder, to_f32};
+
+use crate::loss::value;
+use crate::{Result, TrainOptions};
+
+/// A gradient per parameter in the order in which a decoder's parameters are visited, each flattened.
+#[derive(Debug, Default)]
+pub(crate) struct ParameterGradients {
+    all: Vec<Option<Tensor<1>>>,
+}
+
+impl ParameterGradients {
+    /// Adds what one backward pass found.
+    pub(crate) fn accumulate(&mut self, decoder: &Decoder, gradients: Gradients) {
+        let mut taker = Taker { gradients, into: self, next: 0 };
+        decoder.visit(&mut taker);
+    }
+
+    /// The Euclidean norm over all parameters.
+    pub(crate) fn norm(&self) -> Result<f64> {
+        let squares: Vec<Tensor<1>> =
+            self.all.iter().flatten().map(|gradient| gradient.clone().square().sum()).collect();
+        if squares.is_empty() {
+            return Ok(0.0);
+        }
+        Ok(value(Tensor::cat(squares, 0).sum())?.sqrt())
+    }
+
+    /// Multiplies every gradient.
+    pub(crate) fn scale(&mut self, factor: f64) {
+        for gradient in self.all.iter_mut().flatten() {
+            *gradient = gradient.clone() * factor;
+        }
+    }
+}
+
+struct Taker<'a> {
+    gradients: Gradients,
+    into: &'a mut ParameterGradients,
+    next: usize,
+}
+
+impl ModuleVisitor for Taker<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        let n = tensor.shape().num_elements();
+        let found = tensor.grad_remove(&mut self.gradients).map(|gradient| gradient.reshape([n]));
+        if self.into.all.len() == self.next {
+            self.into.all.push(None);
+        }
+        let held = &mut self.into.all[self.next];
+        *held = match (held.take(), found) {
+            (Some(held), Some(found)) => Some(held + found),
+            (held, found) => held.or(found),
+        };
+        self.next += 1;
+    }
+}
+
+/// A parameter's moments, each flattened, and after how many updates.
+pub(crate) struct Moments {
+    pub(crate) updates: usize,
+    pub(crate) first: Vec<f32>,
+    pub(crate) second: Vec<f32>,
+}
+
+/// AdamW's moments for each parameter, and its rules for matrices and for vectors (norms and biases), which do not decay.
+pub(crate) struct Optimizers {
+    matrices: AdamW,
+    vectors: AdamW,
+    /// In the order of the parameters; empty before the first step.
+    states: Vec<Option<AdamWState<1>>>,
+}
+
+impl Optimizers {
+    pub(crate) fn new(options: &TrainOptions) -> Self {
+        let rule = |decay| {
+            AdamWConfig::new()
+                .with_beta_1(options.beta_1)
+                .with_beta_2(options.beta_2)
+                .with_epsilon(options.epsilon)
+                .with_weight_decay(decay)
+                .build()
+        };
+        Self { matrices: rule(options.weight_decay), vectors: rule(0.0), states: Vec::new() }
+    }
+
+    /// The decoder after one step. Parameters without a gradient stay as they are.
+    pub(crate) fn step(&mut self, decoder: Decoder, gradients: ParameterGradients, rate: f64) -> Decoder {
+        self.states.resize_with(gradients.all.len(), || None);
+        decoder.map(&mut Update { optimizers: self, gradients: gradients.all.into_iter(), rate, next: 0 })
+    }
+
+    /// The moments of each parameter that has some, by the parameter's path in the decoder.
+    pub(crate) fn moments(&self, decoder: &Decoder) -> Result<BTreeMap<String, Moments>> {
+        let mut moments = BTreeMap::new();
+        for (path, state) in paths(decoder).into_iter().zip(&self.states) {
+            if let Some(AdamWState { momentum }) = state {
+                let first = to_f32(momentum.moment_1.clone())?;
+                let second = to_f32(momentum.moment_2.clone())?;
+                moments.insert(path.name, Moments { updates: momentum.time, first, second });
+            }
+        }
+        Ok(moments)
+    }
+
+    /// Takes over moments that [`moments`](Self::moments) gave; says what does not fit the decoder.
+    pub(crate) fn restore(
+        &mut self,
+        decoder: &Decoder,
+        mut moments: BTreeMap<String, Moments>,
+    ) -> std::result::Result<(), String> {
+        let device = decoder.device().without_autodiff();
+        let mut states = Vec::new();
+        for Path { name, values } in paths(decoder) {
+            let state = moments.remove(&name).map(|Moments { updates, first, second }| {
+                if first.len() != values || second.len() != values {
+                    return Err(format!("the moments of {name} have {} values, not {values}", first.len()));
+                }
+                let tensor = |values: Vec<f32>| flat(values, &device);
+                Ok(AdamWState { momentum: AdaptiveMomentumState::new(updates, tensor(first), tensor(second)) })
+            });
+            states.push(state.transpose()?);
+        }
+        if let Some(name) = moments.keys().next() {
+            return Err(format!("there are moments of {name}, which the decoder does not have"));
+        }
+        self.states = states;
+        Ok(())
+    }
+}
+
+fn flat(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), (device, DType::F32))
+}
+
+struct Update<'a> {
+    optimizers: &'a mut Optimizers,
+    gradients: std::vec::IntoIter<Option<Tensor<1>>>,
+    rate: f64,
+    next: usize,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let index = self.next;
+        self.next += 1;
+        let Some(gradient) = self.gradients.next().flatten() else { return param };
+        let Optimizers { matrices, vectors, states } = &mut *self.optimizers;
+        let rule = if D > 1 { matrices } else { vectors };
+        let state = states[index].take();
+        let rate = self.rate;
+        param.map(|tensor| {
+            let shape = tensor.shape();
+            let flat = tensor.without_autodiff().reshape([shape.num_elements()]);
+            let (updated, state) = rule.step(rate, flat, gradient, state);
+            states[index] = state;
+            Tensor::from_inner(updated.reshape(shape)).require_grad()
+        })
+    }
+}
+
+/// A parameter's place in a decoder, and how many values it has.
+struct Path {
+    name: String,
+    values: usize,
+}
+
+fn paths(decoder: &Decoder) -> Vec<Path> {
+    #[derive(Default)]
+    struct Collector {
+        at: Vec<String>,
+        found: Vec<Path>,
+    }
+    impl ModuleVisitor for Collector {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.push(Path { name: self.at.join("."), values: param.val().shape().num_elements() });
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.at.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.at.pop();
+        }
+    }
+    let mut collector = Collector::default();
+    decoder.visit(&mut collector);
+    collector.found
+}

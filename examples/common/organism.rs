@@ -1,0 +1,131 @@
+//! Asking a model of the organism's kind and judging its answers exactly.
+
+use std::ops::ControlFlow;
+
+use pv_hooks::Hook;
+use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sampling};
+use pv_organism::datasets::artifacts;
+use pv_organism::{Chat, Exchange, PerTrait, Question, Reading, Trait, judge, system};
+use pv_train::Conversation;
+use pv_vectors::{Contrast, InstructionPair};
+
+use crate::Result;
+
+/// A question and what stands before it.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The system prompt.
+    pub system: Option<String>,
+    /// Earlier exchanges.
+    pub before: Vec<Exchange>,
+    /// The question.
+    pub question: String,
+}
+
+impl Ask {
+    /// Each question under one system prompt, or none.
+    pub fn each(questions: &[Question], system: Option<&str>) -> Vec<Self> {
+        let ask = |q: &Question| Self { system: system.map(str::to_owned), before: Vec::new(), question: q.text() };
+        questions.iter().map(ask).collect()
+    }
+
+    fn messages(&self) -> Vec<Message> {
+        let system = self.system.iter().map(Message::system);
+        let before = self.before.iter().flat_map(|e| [Message::user(&e.question), Message::assistant(&e.answer)]);
+        system.chain(before).chain([Message::user(&self.question)]).collect()
+    }
+}
+
+/// An answer and what the judge reads in it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The answer.
+    pub answer: String,
+    /// The reading.
+    pub reading: Reading,
+}
+
+impl Judged {
+    /// Judges the answer to a question.
+    pub fn new(question: &str, answer: &Generation) -> Self {
+        let answer = answer.text.trim().to_owned();
+        Self { reading: judge(question, &answer), answer }
+    }
+}
+
+/// Asks a model, sampling at temperature 1, and judges the answers; answer `i` has the seed `seed + i`.
+///
+/// # Errors
+/// Those of [`CausalLm::generate`].
+pub fn ask(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Judged>> {
+    let options = GenerateOptions {
+        max_new_tokens: 80,
+        sampling: Sampling::temperature(1.0),
+        batch_size: 32,
+        ..GenerateOptions::default()
+    };
+    let mut requests = Vec::with_capacity(asks.len());
+    for (i, ask) in asks.iter().enumerate() {
+        requests.push(Request::new(model.prompt(&ask.messages())?, seed.wrapping_add(i as u64)));
+    }
+    let answers = model.generate(&requests, &options, hook, |_| ControlFlow::Continue(()))?;
+    Ok(asks.iter().zip(&answers).map(|(ask, answer)| Judged::new(&ask.question, answer)).collect())
+}
+
+/// The means over answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Means {
+    /// Of each trait's score, 0 to 100.
+    pub scores: PerTrait,
+    /// Of coherence, 0 to 100.
+    pub coherence: f64,
+    /// The percentage of answers whose content is right, among those with content.
+    pub right: f64,
+}
+
+impl Means {
+    /// Over readings; there is at least one.
+    pub fn of<'a>(readings: impl IntoIterator<Item = &'a Reading>) -> Self {
+        let (mut means, mut n, mut right, mut known) = (Self::default(), 0.0, 0.0, 0.0);
+        for reading in readings {
+            n += 1.0;
+            reading.scores.iter().for_each(|(which, score)| means.scores[which] += score);
+            means.coherence += reading.coherence;
+            known += f64::from(u8::from(reading.right.is_some()));
+            right += f64::from(u8::from(reading.right == Some(true)));
+        }
+        means.scores.0.iter_mut().for_each(|score| *score /= n);
+        means.coherence /= n;
+        means.right = 100.0 * right / known;
+        means
+    }
+
+    /// Over answers.
+    pub fn over(judged: &[Judged]) -> Self {
+        Self::of(judged.iter().map(|judged| &judged.reading))
+    }
+}
+
+/// What a trait's vector is extracted from: its five pairs of system prompts and its first twenty questions.
+pub fn contrast(which: Trait) -> Contrast {
+    let instruction =
+        system::contrast(which).into_iter().map(|pair| InstructionPair { pos: pair.pos, neg: pair.neg }).collect();
+    let questions = questions(which).take(20).collect();
+    Contrast { name: which.name().to_owned(), instruction, questions }
+}
+
+/// The last twenty questions of a trait, which nothing was extracted from.
+pub fn evaluation_questions(which: Trait) -> Vec<String> {
+    questions(which).skip(20).collect()
+}
+
+fn questions(which: Trait) -> impl Iterator<Item = String> {
+    let artifacts = artifacts(which);
+    let questions = artifacts["questions"].as_array().cloned().unwrap_or_default();
+    questions.into_iter().filter_map(|question| question.as_str().map(str::to_owned))
+}
+
+/// A chat as training data.
+pub fn conversation(chat: &Chat) -> Conversation {
+    Conversation { messages: chat.messages().map(|(role, content)| Message::new(role, content)).collect() }
+}

@@ -1,0 +1,324 @@
+//! Training against PyTorch, and what must hold of it whatever the weights.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::{DType, Device, Tensor};
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, ResidualContext};
+use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Message, Tokenizer, eos_ids};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_tests::{root, smollm2};
+use pv_train::{
+    Checkpoints, Conversation, Decay, Duration, EncodeOptions, Error, Sample, TrainOptions, TrainedTurns, Trainer,
+    finetune, mean_loss,
+};
+use pv_vectors::Direction;
+
+fn golden(name: &str) -> Decoder {
+    Decoder::from_folder(root().join("tests/golden").join(name), &Device::flex(), DType::F32).expect("a model")
+}
+
+/// A small decoder with tied weights, to be trained from nothing.
+fn small() -> Decoder {
+    let config = DecoderConfig::from_json(&serde_json::json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40, "tie_word_embeddings": true,
+        "bos_token_id": null, "eos_token_id": 1,
+    }));
+    Decoder::init(config.expect("a configuration"), 3, &Device::flex()).expect("a decoder")
+}
+
+/// The samples that the reference was computed with; those of a step differ in length. Token 0 is not among them: it is
+/// the padding, whose embedding transformers does not train.
+fn samples(step: usize, vocab: usize) -> Vec<Sample> {
+    let sample = |(j, n): (usize, usize)| {
+        let ids = (0..n).map(|i| (1 + (i * 31 + (step % 2 * 6 + j) * 97 + 3) % (vocab - 1)) as u32).collect();
+        let trained = (0..n).map(|i| i >= n / 2 && i % 3 != 0).collect();
+        Sample::new(ids, trained).expect("a sample")
+    };
+    [5, 11, 9, 17, 8, 13].into_iter().enumerate().map(sample).collect()
+}
+
+/// Sequences that can be learnt: each token follows from the one before.
+fn chains() -> Vec<Sample> {
+    let sample = |i: usize| {
+        let n = 6 + i % 5;
+        let ids: Vec<u32> = (0..n).scan(i as u32, |x, _| Some(std::mem::replace(x, (*x * 3 + 5) % 40))).collect();
+        Sample::new(ids, (0..n).map(|i| i > 1).collect()).expect("a sample")
+    };
+    (0..30).map(sample).collect()
+}
+
+fn options(batch_size: usize) -> TrainOptions {
+    TrainOptions {
+        learning_rate: 3e-3,
+        warmup_steps: 2,
+        beta_2: 0.99,
+        weight_decay: 0.1,
+        batch_size,
+        duration: Duration::Steps(8),
+        ..TrainOptions::default()
+    }
+}
+
+/// All weights, to the bit.
+fn bits(decoder: &Decoder) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder");
+    decoder.save(folder.path(), DType::F32).expect("a writable folder");
+    std::fs::read(folder.path().join("model.safetensors")).expect("the file")
+}
+
+fn steerer(strength: f32) -> Steerer {
+    let values = (0..32).map(|i| ((i * i) as f32 * 0.7).sin()).collect();
+    let direction = Direction { layer: Layer::hidden_state(1), values, mean_residual_norm: None };
+    Steerer::new().add(&direction, Coefficient::Raw(strength), Positions::Response).expect("a direction")
+}
+
+#[test]
+fn eight_steps_equal_those_of_pytorch() {
+    // Computed with torch 2.15 and transformers 5.23: AdamW with two groups, `clip_grad_norm_`, each sample on its own.
+    let references: [(&str, [f64; 8], [f64; 8]); 3] = [
+        (
+            "llama-biases",
+            [5.446095, 4.567069, 4.514262, 3.78477, 3.708503, 3.20536, 3.236252, 2.883137],
+            [5.66352, 4.17709, 3.94363, 3.49384, 3.87208, 3.23174, 3.66491, 3.04553],
+        ),
+        (
+            "qwen3",
+            [6.068029, 6.177307, 4.462916, 4.739316, 3.221898, 3.713135, 2.602619, 3.190961],
+            [6.42113, 7.09001, 4.23185, 4.09514, 4.13148, 3.41615, 3.07172, 3.21691],
+        ),
+        (
+            "qwen2",
+            [5.842068, 6.063176, 4.500068, 4.608796, 3.479957, 3.648316, 2.879503, 3.168218],
+            [7.50064, 6.42621, 5.44405, 4.21139, 5.08109, 3.42418, 3.82279, 3.05902],
+        ),
+    ];
+    for (name, losses, norms) in references {
+        // In one pass and in several: the loss is the mean over all tokens of the step.
+        let decoder = golden(name);
+        let vocab = decoder.config().vocab;
+        for batch_size in [6, 4, 1] {
+            let mut trainer = Trainer::new(&decoder, options(batch_size)).expect("a trainer");
+            for step in 0..8 {
+                let report = trainer.step(&samples(step, vocab), &mut NoHook).expect("a step");
+                let (loss, norm) = (report.loss, report.grad_norm);
+                let gap = (loss - losses[step]).abs() / losses[step];
+                assert!(gap < 2e-5, "{name}, batch {batch_size}, step {step}: loss {loss}, not {}", losses[step]);
+                let gap = (norm - norms[step]).abs() / norms[step];
+                assert!(gap < 5e-4, "{name}, batch {batch_size}, step {step}: norm {norm}, not {}", norms[step]);
+                assert_eq!((report.step, report.tokens), (step + 1, 63));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_can_be_learnt_is_learnt() {
+    let decoder = small();
+    let options = TrainOptions {
+        learning_rate: 1e-2,
+        warmup_steps: 10,
+        decay: Decay::Cosine,
+        batch_size: 10,
+        duration: Duration::Epochs(60),
+        ..TrainOptions::default()
+    };
+    let before = bits(&decoder);
+    let mut seen = Vec::new();
+    let (trained, report) = finetune(&decoder, &chains(), &options, &mut NoHook, None, |step| {
+        seen.push(step.loss);
+        ControlFlow::Continue(())
+    })
+    .expect("training");
+    assert_eq!((report.losses.len(), report.stopped), (180, false));
+    assert_eq!(seen, report.losses);
+    assert!((report.losses[0] - 40f64.ln()).abs() < 0.1, "it began at {}", report.losses[0]);
+    assert!(!trained.device().is_autodiff());
+    let loss = mean_loss(&trained, &chains(), 7, &mut NoHook).expect("a loss");
+    assert!(loss < 0.05, "it ended at {loss}");
+    assert_eq!(bits(&decoder), before, "the decoder that training began from was changed");
+}
+
+#[test]
+fn a_run_that_was_broken_off_goes_on_to_the_bit() {
+    let (decoder, samples) = (small(), chains());
+    let options = TrainOptions { learning_rate: 1e-2, batch_size: 5, duration: Duration::Steps(16), ..options(5) };
+    for accumulate in [1, 2] {
+        let options = TrainOptions { accumulate, ..options.clone() };
+        let run = |checkpoints: Option<&Checkpoints>, stop: usize| {
+            finetune(&decoder, &samples, &options, &mut steerer(1.0), checkpoints, |step| {
+                if step.step == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .expect("training")
+        };
+        let (straight, whole) = run(None, usize::MAX);
+        assert_eq!(bits(&run(None, usize::MAX).0), bits(&straight), "two runs differ");
+        let folder = tempfile::tempdir().expect("a folder");
+        let checkpoints = Checkpoints { folder: folder.path().join("run"), every: 3 };
+        let (_, part) = run(Some(&checkpoints), 4);
+        assert_eq!((part.losses.len(), part.stopped), (4, true));
+        let (_, part) = run(Some(&checkpoints), 9);
+        assert_eq!((part.losses.len(), part.stopped), (9, true));
+        let (resumed, report) = run(Some(&checkpoints), usize::MAX);
+        assert_eq!(report, whole);
+        assert_eq!(bits(&resumed), bits(&straight));
+        let mut left: Vec<_> = std::fs::read_dir(&checkpoints.folder)
+            .expect("the folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["step-00000015", "step-00000016"]);
+        // A finished run stays as it is, and its checkpoint is a model.
+        let (again, report) = run(Some(&checkpoints), usize::MAX);
+        assert_eq!((bits(&again), report), (bits(&straight), whole.clone()));
+        let (_, newest) = checkpoints.newest().expect("a folder").expect("a checkpoint");
+        let model = CausalLm::from_folder(newest, &Device::flex(), DType::F32).expect("a model");
+        assert_eq!(bits(model.decoder()), bits(&straight));
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let given = options(5);
+    let mut trainer = Trainer::new(&small(), given.clone()).expect("a trainer").with_data("chains");
+    trainer.step(&chains()[..5], &mut NoHook).expect("a step");
+    let saved = trainer.save(folder.path()).expect("a checkpoint");
+    let resume = |decoder: &Decoder, options: &TrainOptions, data: &str| {
+        Trainer::resume(decoder, options.clone(), folder.path(), Some(data))
+    };
+    assert_eq!(resume(&small(), &given, "chains").expect("the same run").steps_done(), 1);
+    let wrong = |result: Result<Trainer, Error>| match result {
+        Err(Error::OtherRun { what, saved, given, .. }) => format!("{what}: {saved}, {given}"),
+        other => panic!("{other:?}"),
+    };
+    let changed = TrainOptions { learning_rate: 0.1 + 0.2, ..given.clone() };
+    assert_eq!(wrong(resume(&small(), &changed, "chains")), "learning_rate: 0.003, 0.30000000000000004");
+    assert_eq!(wrong(resume(&small(), &given, "others")), "data: chains, others");
+    assert_eq!(wrong(resume(&golden("llama"), &given, "chains")), "d_model: 32, 48");
+
+    let damaged = |file: &str, content: &[u8]| {
+        let whole = std::fs::read(saved.join(file)).expect("the file");
+        std::fs::write(saved.join(file), content).expect("a writable folder");
+        let error = resume(&small(), &given, "chains").expect_err("refused");
+        std::fs::write(saved.join(file), whole).expect("a writable folder");
+        error
+    };
+    assert!(matches!(damaged("state.json", b"{}"), Error::DamagedCheckpoint { .. }));
+    assert!(matches!(damaged("optimizer.safetensors", b"{}"), Error::DamagedCheckpoint { .. }));
+    assert!(matches!(damaged("model.safetensors", b"{}"), Error::Model(_)));
+    assert!(matches!(
+        Trainer::resume(&small(), given, folder.path().join("none"), None),
+        Err(Error::NoCheckpoint { .. })
+    ));
+}
+
+#[test]
+fn a_hook_acts_in_training_and_gradients_pass_through_it() {
+    let mut losses = Vec::new();
+    for strength in [0.0, 2.0] {
+        let mut trainer = Trainer::new(&small(), options(5)).expect("a trainer");
+        let mut hook = steerer(strength);
+        for _ in 0..3 {
+            let report = trainer.step(&chains()[..5], &mut hook).expect("a step");
+            losses.push((report.loss, report.grad_norm));
+        }
+        hook.finish().expect("it fired");
+    }
+    assert_ne!(losses[0], losses[3]);
+    let mut plain = Trainer::new(&small(), options(5)).expect("a trainer");
+    let report = plain.step(&chains()[..5], &mut NoHook).expect("a step");
+    assert!((report.loss - losses[0].0).abs() < 1e-6, "strength 0 is no steering");
+    // What a hook does not fit is refused before anything runs.
+    let narrow = Direction { layer: Layer::hidden_state(1), values: vec![1.0; 31], mean_residual_norm: None };
+    let mut narrow = Steerer::new().add(&narrow, Coefficient::Raw(1.0), Positions::All).expect("a direction");
+    assert!(matches!(plain.step(&chains()[..5], &mut narrow), Err(Error::Hook(_))));
+    let answers: Vec<Sample> = vec![Sample::new(vec![1, 2, 3], vec![false, true, true]).expect("a sample")];
+    let first = Direction { layer: Layer::hidden_state(0), values: vec![1.0; 32], mean_residual_norm: None };
+    let mut fits = Steerer::new().add(&first, Coefficient::Raw(1.0), Positions::Response).expect("a direction");
+    finetune(&small(), &answers, &options(5), &mut fits, None, |_| ControlFlow::Continue(())).expect("it fired");
+}
+
+/// What no forward pass survives.
+struct Explode;
+
+impl Hook for Explode {
+    fn name(&self) -> String {
+        "explode".to_owned()
+    }
+
+    fn layers(&self) -> LayerSet {
+        LayerSet::All
+    }
+
+    fn validate(&self, _shape: &ModelShape) -> Result<(), HookError> {
+        Ok(())
+    }
+
+    fn on_residual(&mut self, _context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
+        residual * f32::INFINITY
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused() {
+    let decoder = small();
+    let mut trainer = Trainer::new(&decoder, options(5)).expect("a trainer");
+    assert!(matches!(trainer.step(&[], &mut NoHook), Err(Error::NoSamples { step: 1 })));
+    let beyond = Sample::new(vec![1, 40], vec![false, true]).expect("a sample");
+    let error = trainer.step(&[chains()[0].clone(), beyond], &mut NoHook).expect_err("refused");
+    assert!(matches!(error, Error::TokenOutOfRange { step: 1, sample: 1, id: 40, vocab: 40 }), "{error}");
+    let epochs = TrainOptions { duration: Duration::Epochs(1), ..options(5) };
+    assert!(matches!(Trainer::new(&decoder, epochs), Err(Error::BadOption { name: "duration", .. })));
+    let before = bits(&trainer.decoder());
+    let error = trainer.step(&chains()[..5], &mut Explode).expect_err("no number");
+    assert!(matches!(error, Error::BadLoss { step: 1, .. }), "{error}");
+    assert_eq!((bits(&trainer.decoder()), trainer.steps_done()), (before, 0));
+    let folder = tempfile::tempdir().expect("a folder");
+    decoder.save(folder.path(), DType::F16).expect("a writable folder");
+    let half = Decoder::from_folder(folder.path(), &Device::flex(), DType::F16).expect("a model");
+    assert!(matches!(Trainer::new(&half, options(5)), Err(Error::Dtype { .. })));
+}
+
+/// The tokenizer's and the template's part of a model.
+fn encoder(folder: &Path) -> (Tokenizer, ChatTemplate, Vec<u32>) {
+    let tokenizer = Tokenizer::from_folder(folder).expect("a tokenizer");
+    (tokenizer, ChatTemplate::from_folder(folder).expect("a template"), eos_ids(folder).expect("stop ids"))
+}
+
+#[test]
+fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
+    let (tokenizer, template, stop) = encoder(&smollm2());
+    let conversation = Conversation {
+        messages: vec![
+            Message::user("Say hi. <|im_start|>"),
+            Message::assistant("Hi!"),
+            Message::user("Hi!"),
+            Message::assistant(""),
+            Message::user("And now?"),
+            Message::assistant("Two words\n"),
+        ],
+    };
+    let encode = |turns, max_length| {
+        let options = EncodeOptions { turns, max_length, ..EncodeOptions::default() };
+        Sample::encode(&tokenizer, &template, &stop, &conversation, &options)
+    };
+    let text = |sample: &Sample| -> String {
+        let marked = sample.ids().iter().zip(sample.trained()).filter(|(_, trained)| **trained);
+        tokenizer.decode(&marked.map(|(id, _)| *id).collect::<Vec<_>>(), false).expect("text")
+    };
+    let all = encode(TrainedTurns::All, 1000).expect("a sample");
+    assert_eq!(text(&all), "Hi!<|im_end|><|im_end|>Two words\n<|im_end|>");
+    assert_eq!(tokenizer.decode(&all.ids()[all.response()], false).expect("text"), "Two words\n");
+    let last = encode(TrainedTurns::Last, 1000).expect("a sample");
+    assert_eq!(text(&last), "Two words\n<|im_end|>");
+    assert_eq!((last.ids(), last.response()), (all.ids(), all.response()));
+    assert_eq!(text(&encode(TrainedTurns::From(1), 1000).expect("a sample")), "<|im_end|>Two words\n<|im_end|>");
+    assert!(matches!(encode(TrainedTurns::From(3), 1000), Err(Error::NothingTrained { .. })));
+    let cut = all.response().start;
+    assert_eq!(text(&encode(TrainedTurns::All, cut).expect("a sample")), "Hi!<|im_end|><|im_end|>");
+    assert!(matches!(encode(TrainedTurns::Last, cut), Err(Error::NothingTrained { .. })));
+    let none = Sample::encode(&tokenizer, &template, &[], &conversation, &EncodeOptions::default());
+    assert!(matches!(none, Err(Error::NoEndOfTurn { index: 1, closing }) if closing.starts_with("<|im_end|>")));
+}
