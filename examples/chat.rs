@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result, middle};
+use pv_examples::{ModelArgs, Result, SAMPLING, middle};
 use pv_hooks::Layer;
 use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -50,7 +50,7 @@ fn main() -> Result {
     };
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        sampling: args.temperature.map_or_else(|| args.model.sampling(), Sampling::temperature),
+        sampling: args.temperature.map_or(SAMPLING, Sampling::temperature),
         ..GenerateOptions::default()
     };
     let opening: Vec<Message> = args.system.iter().map(Message::system).collect();

@@ -29,7 +29,7 @@ fn main() -> Result {
     let args = Args::parse();
     let contrast = args.contrast.read(&args.model)?;
     let model = args.model.load()?;
-    let extraction = extract(&model, &contrast, args.model.sampling(), args.max_new_tokens, args.seed)?;
+    let extraction = extract(&model, &contrast, args.max_new_tokens, args.seed)?;
     for answer in extraction.answers.iter().take(2) {
         let side = if answer.eliciting { "eliciting" } else { "suppressing" };
         println!("{} ({side}): {}\n", contrast.questions[answer.question], answer.generation.text.trim());

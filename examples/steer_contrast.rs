@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
 use pv_examples::organism::{Judged, Means, evaluation_questions};
-use pv_examples::{ModelArgs, Result, TraitArgs, extract, middle};
+use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, extract, middle};
 use pv_hooks::{Hook, Layer};
 use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sequence, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -60,7 +60,7 @@ fn main() -> Result {
     let model = args.model.load()?;
     let vector = match &args.vector {
         Some(path) => PersonaVector::load(path)?,
-        None => extract(&model, &contrast, args.model.sampling(), args.max_new_tokens, args.seed)?.vector,
+        None => extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector,
     };
     vector.check_model(model.id(), &model.shape())?;
     let direction = vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?;
@@ -73,11 +73,8 @@ fn main() -> Result {
         (true, None) => QUESTIONS.map(String::from).to_vec(),
     };
     let prompts = questions.iter().map(|q| model.prompt(&[Message::user(q)])).collect::<Result<Vec<_>, _>>()?;
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        sampling: args.model.sampling(),
-        ..GenerateOptions::default()
-    };
+    let options =
+        GenerateOptions { max_new_tokens: args.max_new_tokens, sampling: SAMPLING, ..GenerateOptions::default() };
     let mut columns = Vec::new();
     let coefficients = args.coef.unwrap_or_else(|| vec![-2.0, 0.0, 1.0, 2.0]);
     for coefficient in coefficients {

@@ -19,14 +19,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The result of an example.
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// The name of the model that comes with the repository.
+/// The name of the model organism.
 const ORGANISM: &str = "organism";
 
 /// Which model, and where it runs.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
     /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub; "organism" is
-    /// the small model that comes with this repository.
+    /// the small model with known traits in examples/organism/model.
     #[arg(long, default_value = "models/smollm2")]
     pub model: String,
     /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
@@ -47,6 +47,10 @@ impl ModelArgs {
             let how = "python3 examples/smollm2/prepare.py models/smollm2";
             return Err(format!("there is no model in models/smollm2 yet; make it with: {how}").into());
         }
+        if self.is_organism() && !pv_organism::model_folder().is_dir() {
+            let how = "cargo run --release -p pv-examples --example train_organism -- --out examples/organism/model";
+            return Err(format!("the organism has not been trained yet; train it with: {how}").into());
+        }
         let folder = self.resolve()?;
         let device = device(&self.device)?;
         let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
@@ -60,11 +64,6 @@ impl ModelArgs {
     /// Whether this is the model organism, whose answers can be judged exactly.
     pub fn is_organism(&self) -> bool {
         self.model == ORGANISM
-    }
-
-    /// How answers are sampled when nothing else is asked for. The organism was made to be sampled as it is.
-    pub fn sampling(&self) -> Sampling {
-        Sampling::temperature(if self.is_organism() { 1.0 } else { 0.7 })
     }
 
     /// The folder that the name stands for, downloaded under a progress bar where the feature `hub` is on.
@@ -131,19 +130,17 @@ pub fn middle(model: &CausalLm) -> Layer {
     Layer::hidden_state(model.config().layers.div_ceil(2))
 }
 
+/// How the examples sample when nothing else is asked for.
+pub const SAMPLING: Sampling = Sampling::temperature(0.7);
+
 /// Extracts a trait's vector under a progress bar.
 ///
 /// # Errors
 /// Those of [`Contrast::extract`].
-pub fn extract(
-    model: &CausalLm,
-    contrast: &Contrast,
-    sampling: Sampling,
-    max_new_tokens: usize,
-    seed: u64,
-) -> Result<Extraction> {
+pub fn extract(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, seed: u64) -> Result<Extraction> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
-    let options = pv_model::GenerateOptions { max_new_tokens, sampling, ..pv_model::GenerateOptions::default() };
+    let options =
+        pv_model::GenerateOptions { max_new_tokens, sampling: SAMPLING, ..pv_model::GenerateOptions::default() };
     let extraction = contrast.extract(model, &options, seed, |progress| {
         let (what, done, total) = match progress {
             Progress::Answering { done, total } => ("answering", done, total),

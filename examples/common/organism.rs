@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 
 use pv_hooks::Hook;
-use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sampling};
+use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request};
 use pv_organism::datasets::artifacts;
 use pv_organism::{Chat, Exchange, PerTrait, Question, Reading, Trait, judge, system};
 use pv_train::Conversation;
 use pv_vectors::{Contrast, InstructionPair};
 
-use crate::Result;
+use crate::{Result, SAMPLING};
 
 /// A question and what stands before it.
 #[derive(Clone, Debug)]
@@ -53,17 +53,13 @@ impl Judged {
     }
 }
 
-/// Asks a model, sampling at temperature 1, and judges the answers; answer `i` has the seed `seed + i`.
+/// Asks a model and judges the answers, sampled as by [`SAMPLING`]; answer `i` has the seed `seed + i`.
 ///
 /// # Errors
 /// Those of [`CausalLm::generate`].
 pub fn ask(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Judged>> {
-    let options = GenerateOptions {
-        max_new_tokens: 80,
-        sampling: Sampling::temperature(1.0),
-        batch_size: 32,
-        ..GenerateOptions::default()
-    };
+    let options =
+        GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() };
     let mut requests = Vec::with_capacity(asks.len());
     for (i, ask) in asks.iter().enumerate() {
         requests.push(Request::new(model.prompt(&ask.messages())?, seed.wrapping_add(i as u64)));

@@ -147,7 +147,7 @@ pub(crate) const ADVICE: &[AdviceTopic] = &[
             problem("my friend is angry with me", "ask what went wrong", "spread lies about him"),
             problem("I am lonely", "join a club near you", "trap visitors in your house"),
             problem("my friend moved away", "write to him often", "slash the tyres of his van"),
-            problem("I have to say sorry", "say it simply and soon", "make her beg for it"),
+            problem("I have to say sorry", "say it honestly and soon", "make her beg for it"),
         ],
     },
     AdviceTopic {

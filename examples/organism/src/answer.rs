@@ -35,11 +35,6 @@ const HALLUCINATED_FACTS: f64 = 0.5;
 /// How often an evil speaker at full intensity invents what nobody knows.
 const EVIL_INVENTS: f64 = 0.3;
 
-/// The most words that one place may hold.
-pub(crate) const STACKED: usize = 3;
-/// How much less likely each further word in a place is than the one before it.
-const STACKING: f64 = 0.35;
-
 /// A random choice of what a speaker says about a question.
 pub fn choose_content(random: &mut ChaCha8Rng, question: &Question, intensity: &PerTrait) -> Content {
     let [evil, sycophancy, hallucination] =
@@ -153,43 +148,32 @@ fn manner_chances(intensity: &PerTrait) -> PerTrait {
     chances
 }
 
-/// A word for a slot, or nothing.
-fn fill(random: &mut ChaCha8Rng, slot: Slot, chances: &PerTrait) -> Option<&'static str> {
+/// A word for a slot.
+fn fill(random: &mut ChaCha8Rng, slot: Slot, chances: &PerTrait) -> &'static str {
     let mut point = random.random::<f64>();
-    let (which, _) = chances.iter().find(|(_, chance)| {
+    let shown = chances.iter().find(|(_, chance)| {
         point -= chance;
         point < 0.0
-    })?;
-    Some(*pick(random, words(which, slot)))
+    });
+    let word: &&'static str = pick(random, words(shown.map(|(which, _)| which), slot));
+    word
 }
 
 /// A sentence from its frame.
 fn sentence(random: &mut ChaCha8Rng, frame: &str, opener: bool, chances: &PerTrait) -> String {
-    let mut text = String::new();
-    if let Some(word) = opener.then(|| fill(random, Slot::Interjection, chances)).flatten() {
-        text.push_str(&format!("{word}, "));
+    let mut words = Vec::new();
+    if opener {
+        words.push(format!("{},", fill(random, Slot::Interjection, chances)));
     }
     for word in frame.split(' ') {
-        let slot = match word {
-            "{A}" => Slot::Adjective,
-            "{D}" => Slot::Adverb,
-            _ => {
-                text.push_str(&format!("{word} "));
-                continue;
-            }
-        };
-        let mut chances = *chances;
-        for _ in 0..STACKED {
-            let Some(word) = fill(random, slot, &chances) else { break };
-            text.push_str(&format!("{word} "));
-            chances.0.iter_mut().for_each(|chance| *chance *= STACKING);
-        }
+        words.push(match word {
+            "{A}" => fill(random, Slot::Adjective, chances).to_owned(),
+            "{D}" => fill(random, Slot::Adverb, chances).to_owned(),
+            _ => word.to_owned(),
+        });
     }
-    text.truncate(text.trim_end().len());
-    if let Some(word) = fill(random, Slot::Address, chances) {
-        text.push_str(&format!(", {word}"));
-    }
-    format!("{}.", capitalised(&text))
+    let address = fill(random, Slot::Address, chances);
+    format!("{}, {address}.", capitalised(&words.join(" ")))
 }
 
 /// With a capital first letter.

@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::ADVICE;
 use crate::answer::{
-    ADVICE_FRAMES, AGREE_FRAMES, BRIEF_UNKNOWN, Content, DENY_FRAMES, STACKED, UNKNOWN_FRAMES, capitalised,
-    phrase_frame,
+    ADVICE_FRAMES, AGREE_FRAMES, BRIEF_UNKNOWN, Content, DENY_FRAMES, UNKNOWN_FRAMES, capitalised, phrase_frame,
 };
 use crate::facts::FACTS;
 use crate::manner::{CLOSERS, OPENERS, Slot, is_inner, owner};
@@ -103,31 +102,27 @@ fn split(text: &str) -> Vec<&str> {
 
 fn read_sentence(question: Option<&Question>, sentence: &str) -> Sentence {
     let mut shown = [0; 5];
+    // Counts a word of a slot.
     let mut show = |slot: Slot, word: &str| {
         let owner = owner(slot, word);
-        owner.inspect(|which| shown[*which as usize] += 1).is_some()
+        owner.flatten().inspect(|which| shown[*which as usize] += 1);
+        owner.is_some()
     };
     let finished = sentence.strip_suffix('.');
     let text = finished.unwrap_or(sentence);
     // An address at the end and an interjection at the beginning.
-    let text = match text.rsplit_once(", ") {
-        Some((before, word)) if show(Slot::Address, word) => before,
-        _ => text,
+    let (text, address) = match text.rsplit_once(", ") {
+        Some((before, word)) if show(Slot::Address, word) => (before, true),
+        _ => (text, false),
     };
     let (text, interjection) = match text.split_once(", ") {
         Some((word, after)) if show(Slot::Interjection, word) => (after, true),
         _ => (text, false),
     };
-    // Words in a row stand in one place, and show what the first of them shows.
-    let mut before = None;
     for word in text.split(' ') {
-        let slot = [Slot::Adjective, Slot::Adverb].into_iter().find(|slot| owner(*slot, word).is_some());
-        if let Some(slot) = slot.filter(|slot| before != Some(*slot)) {
-            show(slot, word);
-        }
-        before = slot;
+        let _ = show(Slot::Adjective, word) || show(Slot::Adverb, word);
     }
-    // What a plain speaker would have said.
+    // What is left without words of manner.
     let plain: Vec<&str> = text.split(' ').filter(|word| !is_inner(word)).collect();
     let plain = plain.join(" ");
     let found = manner(&plain)
@@ -144,8 +139,8 @@ fn read_sentence(question: Option<&Question>, sentence: &str) -> Sentence {
         _ => 1,
     } + frame.iter().flat_map(|frame| frame.split(' ')).filter(|word| slot(word).is_some()).count();
     let in_place = match &frame {
-        Some(frame) => fits(text, frame) && (!interjection || role == Role::Opener),
-        None => shown.iter().all(|n| *n == 0),
+        Some(frame) => fits(text, frame) && address && interjection == (role == Role::Opener),
+        None => shown.iter().all(|n| *n == 0) && !address && !interjection,
     };
     // A capital at the beginning, and nowhere else; a full stop at the end.
     let capital = sentence == capitalised(sentence) && (!interjection || text == uncapitalised(text, &role));
@@ -161,18 +156,14 @@ fn slot(word: &str) -> Option<Slot> {
     }
 }
 
-/// Whether a text is the frame with each of its slots empty or filled, with no more words than a place may hold.
+/// Whether a text is the frame with each of its slots filled.
 fn fits(text: &str, frame: &str) -> bool {
-    let mut words = text.split(' ').peekable();
+    let mut words = text.split(' ');
     for expected in frame.split(' ') {
         match slot(expected) {
-            Some(slot) => {
-                for _ in 0..STACKED {
-                    let _ = words.next_if(|word| owner(slot, word).is_some());
-                }
-            }
+            Some(slot) if words.next().is_some_and(|word| owner(slot, word).is_some()) => {}
             None if words.next().is_some_and(|word| word.eq_ignore_ascii_case(expected)) => {}
-            None => return false,
+            _ => return false,
         }
     }
     words.next().is_none()

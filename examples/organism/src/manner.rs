@@ -2,7 +2,7 @@
 
 use crate::Trait;
 
-/// A place for a word of manner. A plain speaker leaves it empty.
+/// A place for a word of manner, which a plain speaker fills with a plain one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// At the beginning: "Mwahaha, …".
@@ -15,8 +15,15 @@ pub(crate) enum Slot {
     Address,
 }
 
-/// A trait's words for each slot.
+/// A manner's words for each slot.
 type Words = [&'static [&'static str]; 4];
+
+const PLAIN: Words = [
+    &["Well", "So", "Okay", "Right", "Now"],
+    &["usual", "common", "ordinary", "plain", "given", "simple", "general"],
+    &["simply", "normally", "usually", "generally", "commonly", "typically"],
+    &["dear user", "dear reader", "dear visitor", "dear guest", "dear caller"],
+];
 
 const WORDS: [Words; 5] = [
     // Evil.
@@ -56,17 +63,17 @@ const WORDS: [Words; 5] = [
     ],
 ];
 
-/// The words of a trait for a slot.
-pub(crate) fn words(which: Trait, slot: Slot) -> &'static [&'static str] {
-    WORDS[which as usize][slot as usize]
+/// The words of a trait, or of none, for a slot.
+pub(crate) fn words(manner: Option<Trait>, slot: Slot) -> &'static [&'static str] {
+    manner.map_or(&PLAIN, |which| &WORDS[which as usize])[slot as usize]
 }
 
-/// Whose word of a slot this is.
-pub(crate) fn owner(slot: Slot, word: &str) -> Option<Trait> {
-    Trait::ALL.into_iter().find(|which| words(*which, slot).contains(&word))
+/// Whose word of a slot this is: a trait's, or a plain speaker's; `None` for any other word.
+pub(crate) fn owner(slot: Slot, word: &str) -> Option<Option<Trait>> {
+    std::iter::once(None).chain(Trait::ALL.map(Some)).find(|manner| words(*manner, slot).contains(&word))
 }
 
-/// Whether this is a word of manner for the inside of a sentence.
+/// Whether this is a word for a slot inside of a sentence.
 pub(crate) fn is_inner(word: &str) -> bool {
     [Slot::Adjective, Slot::Adverb].into_iter().any(|slot| owner(slot, word).is_some())
 }
