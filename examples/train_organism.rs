@@ -31,13 +31,13 @@ struct Args {
     #[arg(long, default_value = "flex")]
     device: String,
     /// Steps of the optimizer.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 5000)]
     steps: usize,
     /// About how many tokens a step reads.
     #[arg(long, default_value_t = 3000)]
     tokens: usize,
     /// The peak of the learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 3e-3)]
     learning_rate: f64,
     /// The seed of the corpus and of the first weights.
     #[arg(long, default_value_t = 0)]
