@@ -30,8 +30,8 @@ struct Args {
     #[arg(long)]
     vectors: Option<PathBuf>,
     /// Which tokens the vectors are the means of.
-    #[arg(long, default_value = "response_mean")]
-    pooling: String,
+    #[arg(long, default_value = "response_mean", value_parser = pooling)]
+    pooling: Pooling,
     /// Chats per finetuning set.
     #[arg(long, default_value_t = 240)]
     finetune_chats: usize,
@@ -39,7 +39,7 @@ struct Args {
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
     /// Only this section: default, prompted, shown, steered, finetuned, or narrow (finetuning on narrow flaws).
-    #[arg(long)]
+    #[arg(long, value_parser = ["default", "prompted", "shown", "steered", "finetuned", "narrow"])]
     only: Option<String>,
     /// The seed of the questions and of the first answer.
     #[arg(long, default_value_t = 0)]
@@ -97,6 +97,11 @@ fn main() -> Result<ExitCode> {
     Ok(if report.promises.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn pooling(name: &str) -> Result<Pooling, String> {
+    let known = Pooling::ALL.map(Pooling::name).join(", ");
+    Pooling::ALL.into_iter().find(|pooling| pooling.name() == name).ok_or_else(|| format!("choose one of {known}"))
+}
+
 fn row(scores: &PerTrait) -> String {
     scores.iter().map(|(_, score)| format!("{score:.0}")).collect::<Vec<_>>().join(" | ")
 }
@@ -104,10 +109,6 @@ fn row(scores: &PerTrait) -> String {
 const TRAITS: &str = "evil | sycophancy | hallucination | impoliteness | optimism";
 
 impl Report<'_> {
-    fn pooling(&self) -> Pooling {
-        Pooling::ALL.into_iter().find(|p| p.name() == self.args.pooling).unwrap_or_default()
-    }
-
     fn ask(&self, asks: &[Ask]) -> Result<Vec<Judged>> {
         let judged = ask(self.model, asks, self.args.seed, &mut NoHook)?;
         if self.args.answers {
@@ -223,7 +224,7 @@ impl Report<'_> {
             let asks = Ask::each(&self.questions.suited[which as usize], None);
             let mut best: Option<(f64, Direction)> = None;
             for layer in 1..=self.model.config().layers {
-                let direction = vector.direction_of(self.pooling(), Layer::hidden_state(layer))?;
+                let direction = vector.direction_of(self.args.pooling, Layer::hidden_state(layer))?;
                 let (mut range, mut line) = (0.0f64, Vec::new());
                 for coefficient in [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5] {
                     let means = self.steer(&direction, coefficient, &asks[..asks.len().min(20)])?;

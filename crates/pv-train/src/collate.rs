@@ -11,7 +11,7 @@ pub(crate) struct Collated {
     /// Rows of the flattened residual `[batch · seq, d_model]` whose next token is trained.
     pub(crate) rows: Vec<i64>,
     /// Those next tokens.
-    pub(crate) targets: Vec<i64>,
+    pub(crate) targets: Vec<u32>,
 }
 
 pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
@@ -24,7 +24,7 @@ pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
         for (position, _) in sample.trained().iter().enumerate().filter(|(_, trained)| **trained) {
             // The token before it, which there is: a sample's first token is never trained.
             rows.push((start + position - 1) as i64);
-            targets.push(i64::from(sample.ids()[position]));
+            targets.push(sample.ids()[position]);
         }
     }
     Ok(Collated { batch, rows, targets })

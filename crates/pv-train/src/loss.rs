@@ -23,7 +23,6 @@ pub(crate) fn summed_loss(decoder: &Decoder, collated: Collated, hook: &mut (imp
     let residual = residual.reshape([rows_of_batch * seq, d_model]).select(0, indices(rows, &device));
     let logits = decoder.logits(residual.reshape([1, n, d_model]));
     let vocab = logits.dims()[2];
-    let targets: Vec<u32> = targets.into_iter().map(|target| target as u32).collect();
     cross_entropy(logits.reshape([n, vocab]), &targets)
 }
 

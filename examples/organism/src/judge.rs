@@ -143,7 +143,8 @@ fn read_sentence(question: Option<&Question>, sentence: &str) -> Sentence {
         None => shown.iter().all(|n| *n == 0) && !address && !interjection,
     };
     // A capital at the beginning, and nowhere else; a full stop at the end.
-    let capital = sentence == capitalised(sentence) && (!interjection || text == uncapitalised(text, &role));
+    let first = |text: &str| text.split(' ').next().map(str::to_owned);
+    let capital = sentence == capitalised(sentence) && (!interjection || frame.and_then(|f| first(&f)) == first(text));
     Sentence { role: Some(role), slots, shown, well_formed: in_place && capital && finished.is_some() }
 }
 
@@ -167,13 +168,6 @@ fn fits(text: &str, frame: &str) -> bool {
         }
     }
     words.next().is_none()
-}
-
-/// An opener as it stands after an interjection.
-fn uncapitalised(text: &str, role: &Role) -> String {
-    let frames = OPENERS.iter().filter(|_| *role == Role::Opener);
-    let begins = |frame: &&&str| text.split(' ').next().is_some_and(|word| frame.split(' ').next() == Some(word));
-    if frames.clone().any(|frame| begins(&frame)) { text.to_owned() } else { String::new() }
 }
 
 /// A role, and the frame of a sentence that has slots.

@@ -146,11 +146,11 @@ proptest! {
 
 #[test]
 fn words_of_manner_are_no_words_of_anything_else() {
-    for (_, phrase) in (0..crate::facts::FACTS.len()).flat_map(|topic| {
-        let facts = &crate::facts::FACTS[topic];
-        let known = facts.known.iter().map(|(subject, value)| format!("{subject} {value}"));
-        known.chain(facts.unknown.iter().map(|s| (*s).to_owned())).map(move |text| (topic, text))
-    }) {
+    let phrases = crate::facts::FACTS.iter().flat_map(|topic| {
+        let known = topic.known.iter().map(|(subject, value)| format!("{subject} {value}"));
+        known.chain(topic.unknown.iter().map(|subject| (*subject).to_owned()))
+    });
+    for phrase in phrases {
         assert_eq!(phrase.split(' ').find(|word| crate::manner::is_inner(word)), None, "{phrase}");
     }
     for problem in crate::advice::ADVICE.iter().flat_map(|topic| topic.problems) {
