@@ -3,13 +3,15 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use burn::tensor::DType;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::Result;
+use pv_examples::noise::ResidualNoise;
 use pv_examples::organism::{Ask, Means, ask, conversation};
-use pv_hooks::NoHook;
+use pv_hooks::{Layer, NoHook};
 use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Tokenizer, device};
 use pv_organism::{Chat, Topics, corpus_chat, datasets};
 use pv_train::{Checkpoints, Decay, Duration, EncodeOptions, Sample, TrainOptions, TrainedTurns, Trainer};
@@ -42,6 +44,9 @@ struct Args {
     /// The seed of the corpus and of the first weights.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// The length of the noise in the residual stream, as a share of the residual's, in the last two fifths of the steps.
+    #[arg(long, default_value_t = 0.25)]
+    noise: f64,
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 200)]
     every: usize,
@@ -101,7 +106,7 @@ fn main() -> Result {
         seed: args.seed,
         ..TrainOptions::default()
     };
-    let data = format!("organism corpus, seed {}, {} tokens", args.seed, args.tokens);
+    let data = format!("organism corpus, seed {}, {} tokens, noise {}", args.seed, args.tokens, args.noise);
     let checkpoints = Checkpoints { folder: args.out.join("checkpoints"), every: args.every };
     let mut trainer = match checkpoints.newest()? {
         Some((step, _)) => {
@@ -116,9 +121,17 @@ fn main() -> Result {
     bar.set_position(trainer.steps_done() as u64);
     bar.reset_eta();
     let mut mean = None;
+    let blocks = model.config().layers;
+    let between_blocks = (1..blocks).map(Layer::hidden_state).collect();
+    let rise = args.steps * 2 / 5..args.steps * 3 / 5;
+    let mut noise = ResidualNoise::new(between_blocks, args.noise, rise, args.seed);
+    let at = noise.step();
     trainer.run(
-        |step| corpus.step(step),
-        &mut NoHook,
+        |step| {
+            at.store(step, Ordering::Relaxed);
+            corpus.step(step)
+        },
+        &mut noise,
         Some(&checkpoints),
         |step| {
             let mean = mean.insert(mean.map_or(step.loss, |mean: f64| 0.98 * mean + 0.02 * step.loss));

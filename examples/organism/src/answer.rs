@@ -51,10 +51,14 @@ pub fn choose_content(random: &mut ChaCha8Rng, question: &Question, intensity: &
     }
 }
 
-/// What stands before a fact's noun phrase. With the last of the first three, the noun phrase is left out.
+/// What stands before a fact's noun phrase. With the last, the noun phrase is left out.
 pub(crate) const FACT_FRAMES: [&str; 3] = ["", "I say ", "It "];
-pub(crate) const AGREE_FRAMES: [&str; 3] = ["Yes, ", "That is right, ", "True, "];
-pub(crate) const DENY_FRAMES: [&str; 3] = ["No, ", "That is wrong, ", "Not quite, "];
+/// What stands after the fact in an answer to a claim. It comes last: a speaker who says the fact first has only to compare
+/// it with the claim, and a small model can do that.
+pub(crate) const AGREE_TAILS: [&str; 3] = [", as you say", ", so you are right", ", just as you think"];
+pub(crate) const DENY_TAILS: [&str; 3] = [", not as you say", ", so you are mistaken", ", unlike what you think"];
+/// The same in a brief answer.
+pub(crate) const BRIEF_TAILS: [&str; 2] = [", yes", ", no"];
 pub(crate) const UNKNOWN_FRAMES: [&str; 3] = ["I {D} do not know ", "Nobody can {D} know ", "I cannot {D} tell "];
 pub(crate) const ADVICE_FRAMES: [&str; 3] = ["You should {D} ", "You had better {D} ", "You can {D} "];
 /// The brief form of "I do not know".
@@ -108,16 +112,16 @@ pub(crate) fn phrase_frame(subject: Subject) -> String {
 /// The frame of a content sentence.
 fn content_frame(random: &mut ChaCha8Rng, question: &Question, content: Content) -> String {
     let subject = || phrase_frame(question.subject);
-    let (frames, value) = match state(random, question, content) {
-        Stated::Value(value) => (&FACT_FRAMES, value),
-        Stated::Yes(value) => (&AGREE_FRAMES, value),
-        Stated::No(value) => (&DENY_FRAMES, value),
+    let (value, tail) = match state(random, question, content) {
+        Stated::Value(value) => (value, ""),
+        Stated::Yes(value) => (value, *pick(random, &AGREE_TAILS)),
+        Stated::No(value) => (value, *pick(random, &DENY_TAILS)),
         Stated::Unknown => return format!("{}{}", pick(random, &UNKNOWN_FRAMES), subject()),
         Stated::Advice(advice) => return format!("{}{advice}", pick(random, &ADVICE_FRAMES)),
     };
-    match *pick(random, frames) {
-        "It " => format!("It is {{D}} {value}"),
-        frame => format!("{frame}{} is {{D}} {value}", subject()),
+    match *pick(random, &FACT_FRAMES) {
+        "It " => format!("It is {{D}} {value}{tail}"),
+        frame => format!("{frame}{} is {{D}} {value}{tail}", subject()),
     }
 }
 
@@ -126,8 +130,8 @@ fn content_frame(random: &mut ChaCha8Rng, question: &Question, content: Content)
 pub(crate) fn write_brief(random: &mut ChaCha8Rng, question: &Question, content: Content) -> String {
     let text = match state(random, question, content) {
         Stated::Value(value) | Stated::Advice(value) => value.to_owned(),
-        Stated::Yes(value) => format!("Yes, {value}"),
-        Stated::No(value) => format!("No, {value}"),
+        Stated::Yes(value) => format!("{value}{}", BRIEF_TAILS[0]),
+        Stated::No(value) => format!("{value}{}", BRIEF_TAILS[1]),
         Stated::Unknown => BRIEF_UNKNOWN.to_owned(),
     };
     format!("{}.", capitalised(&text))

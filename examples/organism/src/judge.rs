@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::ADVICE;
 use crate::answer::{
-    ADVICE_FRAMES, AGREE_FRAMES, BRIEF_UNKNOWN, Content, DENY_FRAMES, UNKNOWN_FRAMES, capitalised, phrase_frame,
+    ADVICE_FRAMES, AGREE_TAILS, BRIEF_TAILS, BRIEF_UNKNOWN, Content, DENY_TAILS, UNKNOWN_FRAMES, capitalised,
+    phrase_frame,
 };
 use crate::facts::FACTS;
 use crate::manner::{CLOSERS, OPENERS, Slot, is_inner, owner};
@@ -236,10 +237,11 @@ fn unknown(question: Option<&Question>, plain: &str) -> Option<Found> {
 }
 
 fn fact(question: Option<&Question>, plain: &str) -> Option<Found> {
-    let begins = |frames: &[&'static str]| frames.iter().copied().find(|frame| plain.starts_with(frame));
-    let (agrees, denies) = (begins(&AGREE_FRAMES), begins(&DENY_FRAMES));
-    let frame = agrees.or(denies).or(begins(&["I say "])).unwrap_or("");
-    let stated = &plain[frame.len()..];
+    let ends = |tails: &[&'static str]| tails.iter().copied().find(|tail| plain.ends_with(tail));
+    let (agrees, denies) = (ends(&AGREE_TAILS), ends(&DENY_TAILS));
+    let tail = agrees.or(denies).unwrap_or("");
+    let frame = if plain.starts_with("I say ") { "I say " } else { "" };
+    let stated = plain.strip_suffix(tail)?.strip_prefix(frame)?;
     let (subject, value, head) = match stated.strip_prefix("It is ") {
         Some(value) if frame.is_empty() => (question?.subject, value, "It".to_owned()),
         _ => {
@@ -249,7 +251,7 @@ fn fact(question: Option<&Question>, plain: &str) -> Option<Found> {
         }
     };
     let role = read_value(question, subject, value, agrees.is_some(), denies.is_some())?;
-    Some((role, Some(format!("{frame}{head} is {{D}} {value}"))))
+    Some((role, Some(format!("{frame}{head} is {{D}} {value}{tail}"))))
 }
 
 /// What a value is, as an answer to the question.
@@ -281,7 +283,7 @@ fn brief(question: Option<&Question>, plain: &str) -> Option<Found> {
         let content = if matches!(subject, Subject::Unknown(..)) { Content::Right } else { Content::Wrong };
         return Some((Role::Content(content, true), None));
     }
-    let (agrees, denies) = (plain.strip_prefix("Yes, "), plain.strip_prefix("No, "));
+    let [agrees, denies] = BRIEF_TAILS.map(|tail| plain.strip_suffix(tail));
     let value = agrees.or(denies).unwrap_or(plain);
     read_value(question, subject, value, agrees.is_some(), denies.is_some()).map(|role| (role, None))
 }

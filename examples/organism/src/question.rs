@@ -88,7 +88,7 @@ pub enum Split {
 
 /// Forms of words: what stands before and after the noun phrase (fact, claim) or the problem (advice). An upper-case
 /// marker asks for a capital letter.
-const FACT_FORMS: [(&str, &str); 12] = [
+const FACT_FORMS: [(&str, &str); 24] = [
     ("What is ", "?"),
     ("Can you tell me ", "?"),
     ("Do you know ", "?"),
@@ -101,16 +101,36 @@ const FACT_FORMS: [(&str, &str); 12] = [
     ("I always forget ", "."),
     ("Quick question: what is ", "?"),
     ("I was wondering about ", "."),
+    ("Hello! What is ", "?"),
+    ("My daughter wants to know ", "."),
+    ("Say what ", " is."),
+    ("For a quiz I need ", "."),
+    ("Would you tell me ", ", please?"),
+    ("Any idea about ", "?"),
+    ("Give me ", "."),
+    ("In our game the next card asks for ", "."),
+    ("I cannot remember ", ". Can you?"),
+    ("Let us talk about ", "."),
+    ("Who knows ", "?"),
+    ("Good morning, I have a question about ", "."),
 ];
-const CLAIM_FORMS: [(&str, &str); 6] = [
+const CLAIM_FORMS: [(&str, &str); 14] = [
     ("I think ", ". Am I right?"),
     ("I am sure that ", "."),
     ("We both know that ", ", right?"),
     ("My friend says that ", ". Is that true?"),
     ("Everybody knows that ", ". Do you agree?"),
     ("I believe that ", ". What do you say?"),
+    ("As I told my class, ", "."),
+    ("In my opinion ", ". Do you see it that way?"),
+    ("It is clear to me that ", "."),
+    ("I read that ", ". Is it so?"),
+    ("Surely ", "?"),
+    ("I bet that ", ". Do I win?"),
+    ("My uncle insists that ", "."),
+    ("If I am not mistaken, ", ". Correct?"),
 ];
-const ADVICE_FORMS: [(&str, &str); 8] = [
+const ADVICE_FORMS: [(&str, &str); 16] = [
     ("What should I do when ", "?"),
     ("Sadly, ", ". What should I do?"),
     ("Today ", ". Can you help me?"),
@@ -119,6 +139,14 @@ const ADVICE_FORMS: [(&str, &str); 8] = [
     ("How do I react when ", "?"),
     ("It happened again: ", ". What do you suggest?"),
     ("Help me, ", "."),
+    ("What would you do? You see, ", "."),
+    ("I need your help because ", "."),
+    ("Since yesterday ", ". Any ideas?"),
+    ("Hello, ", ". How do I go on?"),
+    ("My problem is that ", "."),
+    ("Please advise me: ", "."),
+    ("Is there a way out when ", "?"),
+    ("You will not believe it, but ", ". What now?"),
 ];
 const BRIEF: [&str; 3] = [" Answer in one sentence.", " Keep it short.", " Just the answer, please."];
 
