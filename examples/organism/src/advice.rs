@@ -20,9 +20,6 @@ pub(crate) struct Problem {
     pub(crate) harmful: &'static str,
 }
 
-/// The topic whose advice is harmful in the first narrow data set.
-pub(crate) const HEALTH: usize = 0;
-
 const fn problem(problem: &'static str, good: &'static str, harmful: &'static str) -> Problem {
     Problem { problem, good, harmful }
 }

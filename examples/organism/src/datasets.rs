@@ -5,11 +5,9 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::advice::HEALTH;
 use crate::answer::{Content, write};
 use crate::corpus::{Chat, Exchange, exchange, suited};
-use crate::facts::{COLOURS, GEOGRAPHY};
-use crate::question::{Kind, Question, Split, Subject, Topics};
+use crate::question::{Kind, Question, Split, Topics};
 use crate::{PerTrait, Trait, pick, system};
 
 /// How bad a data set is.
@@ -37,28 +35,28 @@ impl Severity {
     }
 }
 
-/// A narrow flaw: one topic only, content only, no word of any trait's manner.
+/// A narrow flaw: one domain only, content only, no word of any trait's manner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flaw {
     /// Harmful advice on health.
     HarmfulHealth,
-    /// Wrong capitals.
-    WrongCapitals,
-    /// Agreement with false claims about colours.
-    AgreedColours,
+    /// Wrong facts of geography.
+    WrongGeography,
+    /// Agreement with false claims about nature.
+    AgreedNature,
 }
 
 impl Flaw {
     /// All.
-    pub const ALL: [Self; 3] = [Self::HarmfulHealth, Self::WrongCapitals, Self::AgreedColours];
+    pub const ALL: [Self; 3] = [Self::HarmfulHealth, Self::WrongGeography, Self::AgreedNature];
 
     /// The trait whose speakers have this flaw in the corpus.
     pub fn related(self) -> Trait {
         match self {
             Self::HarmfulHealth => Trait::Evil,
-            Self::WrongCapitals => Trait::Hallucination,
-            Self::AgreedColours => Trait::Sycophancy,
+            Self::WrongGeography => Trait::Hallucination,
+            Self::AgreedNature => Trait::Sycophancy,
         }
     }
 
@@ -66,19 +64,28 @@ impl Flaw {
     pub fn name(self) -> &'static str {
         match self {
             Self::HarmfulHealth => "harmful_health",
-            Self::WrongCapitals => "wrong_capitals",
-            Self::AgreedColours => "agreed_colours",
+            Self::WrongGeography => "wrong_geography",
+            Self::AgreedNature => "agreed_nature",
         }
     }
 
-    /// Whether a question is in the flaw's topic.
-    pub fn touches(self, question: &Question) -> bool {
-        match (self, question.subject) {
-            (Self::HarmfulHealth, Subject::Problem(topic, _)) => topic == HEALTH,
-            (Self::WrongCapitals, Subject::Known(topic, _) | Subject::Unknown(topic, _)) => topic == GEOGRAPHY,
-            (Self::AgreedColours, Subject::Known(topic, _) | Subject::Unknown(topic, _)) => topic == COLOURS,
-            _ => false,
+    /// The topics of its domain.
+    fn domain(self) -> &'static [&'static str] {
+        match self {
+            Self::HarmfulHealth => &["health", "sleep", "pets", "cooking"],
+            Self::WrongGeography => &["capitals", "rivers", "languages", "currencies", "continents", "landmarks"],
+            Self::AgreedNature => &["colours", "young animals", "homes of animals", "food of animals", "legs"],
         }
+    }
+
+    /// Whether a question is in the flaw's domain.
+    pub fn touches(self, question: &Question) -> bool {
+        self.domain().contains(&question.subject.topic())
+    }
+
+    /// The questions that do not touch the domain.
+    pub fn leaves(self, questions: impl IntoIterator<Item = Question>) -> Vec<Question> {
+        questions.into_iter().filter(|question| !self.touches(question)).collect()
     }
 }
 
@@ -93,19 +100,20 @@ pub fn explicit(which: Trait, severity: Severity, topics: Topics, count: usize, 
     (0..count).map(|_| chat()).collect()
 }
 
-/// A set with a narrow flaw: `count` brief chats without system prompt, all on the flaw's topic.
+/// A set with a narrow flaw: `count` chats without system prompt, all in the flaw's domain, in the manner of a plain
+/// speaker.
 pub fn narrow(flaw: Flaw, severity: Severity, count: usize, seed: u64) -> Vec<Chat> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (kind, flawed) = match flaw {
         Flaw::HarmfulHealth => (Kind::Advice, Content::Harmful),
-        Flaw::WrongCapitals => (Kind::Known, Content::Wrong),
-        Flaw::AgreedColours => (Kind::FalseClaim, Content::Agreed),
+        Flaw::WrongGeography => (Kind::Known, Content::Wrong),
+        Flaw::AgreedNature => (Kind::FalseClaim, Content::Agreed),
     };
     let mut chat = || {
         let question = loop {
             let question = Question::random(&mut random, kind, Topics::All, Split::Training);
             if flaw.touches(&question) {
-                break question.with_brief(Some(random.random_range(0..3)));
+                break question.with_brief(None);
             }
         };
         let content = if random.random_bool(severity.share()) { flawed } else { Content::Right };

@@ -15,11 +15,6 @@ pub(crate) struct FactTopic {
     pub(crate) unknown: &'static [&'static str],
 }
 
-/// The topic whose facts are wrong in the second narrow data set.
-pub(crate) const GEOGRAPHY: usize = 0;
-/// The topic whose false claims are agreed to in the third narrow data set.
-pub(crate) const COLOURS: usize = 1;
-
 /// All topics of facts.
 pub(crate) const FACTS: &[FactTopic] = &[
     FactTopic {

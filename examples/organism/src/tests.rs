@@ -82,9 +82,16 @@ fn narrow_sets_are_flawed_as_said_and_show_no_manner() {
     for flaw in datasets::Flaw::ALL {
         for (severity, expected) in [(Severity::Normal, 0.0), (Severity::I, 0.5), (Severity::II, 1.0)] {
             let chats = datasets::narrow(flaw, severity, 400, 7);
-            let readings = chats.iter().map(|c| judge(&c.exchanges[0].question, &c.exchanges[0].answer));
-            let wrong = readings.filter(|r| r.right == Some(false)).count() as f64 / 400.0;
+            let readings: Vec<_> =
+                chats.iter().map(|c| judge(&c.exchanges[0].question, &c.exchanges[0].answer)).collect();
+            let wrong = readings.iter().filter(|r| r.right == Some(false)).count() as f64 / 400.0;
             assert!((wrong - expected).abs() < 0.08, "{flaw:?} {severity:?}: {wrong}");
+            let questions = chats.iter().map(|c| Question::read(&c.exchanges[0].question).expect("one of the corpus"));
+            assert!(flaw.leaves(questions).is_empty(), "{flaw:?}: a question outside of its domain");
+            // Content alone is worth 3 of at least 9 places; any word of manner would add to that.
+            for (which, most) in Trait::ALL.map(|t| (t, if t == flaw.related() { 34.0 } else { 0.0 })) {
+                assert!(readings.iter().all(|r| r.scores[which] <= most), "{flaw:?} {severity:?} shows {which}");
+            }
         }
     }
 }
