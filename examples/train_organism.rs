@@ -33,7 +33,7 @@ struct Args {
     #[arg(long, default_value = "flex")]
     device: String,
     /// Steps of the optimizer.
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 4000)]
     steps: usize,
     /// About how many tokens a step reads.
     #[arg(long, default_value_t = 3000)]

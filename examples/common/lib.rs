@@ -24,7 +24,7 @@ pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<
 const ORGANISM: &str = "organism";
 
 /// Which model, and where it runs.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
     /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub; "organism" is
     /// the small model with known traits in examples/organism/model.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use pv_hooks::Hook;
+use pv_judge::{Answered, COHERENCE, Evidence, Rubric, Score, TraitSpec, Verdict, Verdicts};
 use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request};
 use pv_organism::datasets::artifacts;
 use pv_organism::{Chat, Exchange, PerTrait, Question, Reading, Trait, judge, system};
@@ -119,6 +120,60 @@ fn questions(which: Trait) -> impl Iterator<Item = String> {
     let artifacts = artifacts(which);
     let questions = artifacts["questions"].as_array().cloned().unwrap_or_default();
     questions.into_iter().filter_map(|question| question.as_str().map(str::to_owned))
+}
+
+/// A trait of the organism as it would stand in a file.
+///
+/// # Errors
+/// None, unless the organism's artifacts are out of order.
+pub fn spec(which: Trait) -> Result<TraitSpec> {
+    Ok(TraitSpec::from_json(which.name(), &artifacts(which).to_string())?)
+}
+
+/// The organism's judge, which knows the grammar of its answers. It goes by the names of rubrics, not by their texts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExactJudge;
+
+impl pv_judge::Judge for ExactJudge {
+    fn name(&self) -> String {
+        "the organism's exact judge".to_owned()
+    }
+
+    fn judge(
+        &self,
+        rubrics: &[Rubric],
+        answers: &[Answered<'_>],
+        on_verdict: &mut dyn FnMut(pv_judge::Judged) -> ControlFlow<()>,
+    ) -> pv_judge::Result<Vec<Verdicts>> {
+        let unknown = |rubric: &Rubric| pv_judge::Error::UnknownRubric {
+            judge: self.name(),
+            rubric: rubric.name.clone(),
+            known: Trait::ALL.map(Trait::name).join(", ") + " and " + COHERENCE,
+        };
+        let asked: Vec<Option<Trait>> = rubrics
+            .iter()
+            .map(|rubric| match Trait::ALL.into_iter().find(|which| which.name() == rubric.name) {
+                None if rubric.name != COHERENCE => Err(unknown(rubric)),
+                found => Ok(found),
+            })
+            .collect::<Result<_, _>>()?;
+        let (mut all, mut done, total) = (Vec::with_capacity(answers.len()), 0, answers.len() * rubrics.len());
+        for (answer, answered) in answers.iter().enumerate() {
+            let reading = judge(answered.question, answered.answer.trim());
+            let mut verdicts = Vec::with_capacity(rubrics.len());
+            for (rubric, asked) in asked.iter().enumerate() {
+                let value = asked.map_or(reading.coherence, |which| reading.scores[which]);
+                let verdict = Verdict::Scored(Score { value, evidence: Evidence::Exact });
+                verdicts.push(verdict.clone());
+                done += 1;
+                if on_verdict(pv_judge::Judged { answer, rubric, verdict, done, total }).is_break() {
+                    return Err(pv_judge::Error::Cancelled { done, total });
+                }
+            }
+            all.push(verdicts);
+        }
+        Ok(all)
+    }
 }
 
 /// A chat as training data.

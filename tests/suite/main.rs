@@ -1,9 +1,15 @@
 //! Tests across the crates.
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
+mod continuations;
 mod files;
+mod http_judge;
 mod layering;
+mod local_judge;
 mod parity;
 mod properties;
+mod rollouts;
+mod scan;
 mod smollm2;
 mod training;
+mod vector_files;

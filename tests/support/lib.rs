@@ -1,10 +1,12 @@
 //! What the tests share: reference data, the comparison that names the first layer that differs, models.
 
+mod chat;
 mod compare;
 mod golden;
 
 use std::path::PathBuf;
 
+pub use chat::{STOP_TOKENS, chat_model};
 pub use compare::{Divergence, compare};
 pub use golden::{Golden, golden_folders};
 

@@ -31,6 +31,7 @@ mod batch;
 mod causal_lm;
 mod chat;
 mod config;
+mod continuations;
 mod decoder;
 mod device;
 mod error;
@@ -54,6 +55,7 @@ pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, assistant_spans};
 pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
+pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
 pub use decoder::{Block, Decoder, KvCache, Logits, Pass, PassOutput, Projection};
 pub use device::{default_dtype, device, dtype};
 pub use error::{Error, Result};

@@ -1,26 +1,16 @@
 //! A direction from contrastive system prompts: generate under both, average, subtract.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
-use pv_hooks::{Capture, Layer, LayerSet, NoHook, Recorder};
-use pv_model::{
-    Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Message, Request, Sequence, to_f32,
-};
+use pv_hooks::{Capture, Layer, NoHook, Recorder};
+use pv_judge::InstructionPair;
+use pv_model::{Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Message, Request, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance};
+use crate::rollout::{difference, read_sequences};
+use crate::vector::{PersonaVector, Pooling, Provenance};
 use crate::{Error, Result};
-
-/// A pair of instructions that differ in the trait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstructionPair {
-    /// The system prompt that elicits the trait.
-    pub pos: String,
-    /// The system prompt that suppresses it.
-    pub neg: String,
-}
 
 /// What a direction is extracted from: every question is asked under every instruction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +30,13 @@ pub enum Progress {
     /// Answers are being generated.
     Answering {
         /// How many have ended.
+        done: usize,
+        /// How many there will be.
+        total: usize,
+    },
+    /// Answers are being judged.
+    Judging {
+        /// How many verdicts there are.
         done: usize,
         /// How many there will be.
         total: usize,
@@ -138,120 +135,30 @@ impl Contrast {
             .zip(generations)
             .map(|((eliciting, pair, question), generation)| ContrastAnswer { eliciting, pair, question, generation })
             .collect();
-        let mut means = [Means::new(model), Means::new(model)];
-        let mut kept: Vec<usize> = (0..total).filter(|&i| !answers[i].generation.tokens.is_empty()).collect();
-        let count = |side: bool| kept.iter().filter(|&&i| answers[i].eliciting == side).count();
-        let (positive, negative) = (count(true), count(false));
-        for (side, kept) in [("eliciting", positive), ("suppressing", negative)] {
-            if kept == 0 {
-                return Err(Error::NoAnswers { side, answers: total / 2 });
-            }
-        }
-        // Neighbours in length share a batch, so that little of it is padding.
-        kept.sort_by_key(|&i| requests[i].prompt.len() + answers[i].generation.tokens.len());
-        let mut read = 0;
-        for group in kept.chunks(options.batch_size) {
-            let sequences: Vec<Sequence<'_>> = group
-                .iter()
-                .map(|&i| Sequence { prompt: &requests[i].prompt, response: &answers[i].generation.tokens, rest: &[] })
-                .collect();
-            let recorded = Recorded::read(model, &sequences)?;
-            for (row, &i) in group.iter().enumerate() {
-                means[usize::from(!answers[i].eliciting)].add(&recorded, row);
-            }
-            read += group.len();
-            if on_progress(Progress::Reading { done: read, total: kept.len() }).is_break() {
-                return Err(Error::Cancelled);
-            }
-        }
+        let kept: Vec<usize> = (0..total).filter(|&i| !answers[i].generation.tokens.is_empty()).collect();
+        let sequences: Vec<Sequence<'_>> = kept
+            .iter()
+            .map(|&i| Sequence { prompt: &requests[i].prompt, response: &answers[i].generation.tokens, rest: &[] })
+            .collect();
+        let means = read_sequences(model, &sequences, options.batch_size, on_progress)?;
+        let side = |eliciting: bool| (0..kept.len()).filter(|&i| answers[kept[i]].eliciting == eliciting).collect();
+        let (positive, negative): (Vec<usize>, Vec<usize>) = (side(true), side(false));
         let provenance = Provenance {
             trait_name: self.name.clone(),
             model: model.id().name.clone(),
-            config_hash: model.id().config_hash.clone(),
+            config_hash: Some(model.id().config_hash.clone()),
             template_hash: model.id().template_hash.clone(),
             judge: None,
-            kept_positive: positive,
-            kept_negative: negative,
-            total,
-            seed,
+            filter: None,
+            kept_positive: Some(positive.len()),
+            kept_negative: Some(negative.len()),
+            total: Some(total),
+            seed: Some(seed),
             best_layer: None,
+            imported: None,
         };
-        let [positive, negative] = means;
-        Ok(Extraction { vector: positive.minus(negative, provenance)?, answers })
-    }
-}
-
-const CAPTURES: [(Pooling, Capture); 3] = [
-    (Pooling::ResponseMean, Capture::ResponseMean),
-    (Pooling::PromptMean, Capture::PromptMean),
-    (Pooling::PromptLast, Capture::PromptLast),
-];
-
-/// The activations of a batch on the host: per pooling and for the norms, one `[rows, width]` table per layer.
-struct Recorded {
-    pooled: Vec<Vec<Vec<f32>>>,
-    norms: Vec<Vec<f32>>,
-    d_model: usize,
-}
-
-impl Recorded {
-    fn read(model: &CausalLm, sequences: &[Sequence<'_>]) -> Result<Self> {
-        let captures = CAPTURES.iter().map(|(_, capture)| capture.clone()).chain([Capture::ResponseNorm]);
-        let mut recorder = Recorder::new(LayerSet::All, captures);
-        let last = Layer::hidden_state(model.config().layers);
-        // Stopping at the last layer leaves out the final norm and the output head.
-        let options = ForwardOptions { stop_at: Some(last), ..ForwardOptions::default() };
-        model.forward(&Batch::whole(sequences)?, options, &mut recorder)?;
-        let table = |capture: &Capture| -> Result<Vec<Vec<f32>>> {
-            let layers = LayerSet::All.resolve(model.config().layers);
-            layers.into_iter().map(|layer| Ok(to_f32::<2>(recorder.get(capture, layer)?)?)).collect()
-        };
-        Ok(Self {
-            pooled: CAPTURES.iter().map(|(_, capture)| table(capture)).collect::<Result<_>>()?,
-            norms: table(&Capture::ResponseNorm)?,
-            d_model: model.config().d_model,
-        })
-    }
-}
-
-/// Running sums over answers, in f64.
-struct Means {
-    sums: Vec<Vec<f64>>,
-    norms: Vec<f64>,
-    answers: usize,
-    d_model: usize,
-}
-
-impl Means {
-    fn new(model: &CausalLm) -> Self {
-        let (layers, d_model) = (model.config().layers + 1, model.config().d_model);
-        let sums = vec![vec![0.0; layers * d_model]; CAPTURES.len()];
-        Self { sums, norms: vec![0.0; layers], answers: 0, d_model }
-    }
-
-    fn add(&mut self, recorded: &Recorded, row: usize) {
-        let d_model = recorded.d_model;
-        for (sums, tables) in self.sums.iter_mut().zip(&recorded.pooled) {
-            for (sums, table) in sums.chunks_mut(d_model).zip(tables) {
-                let values = &table[row * d_model..][..d_model];
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(*value));
-            }
-        }
-        for (sum, table) in self.norms.iter_mut().zip(&recorded.norms) {
-            *sum += f64::from(table[row]);
-        }
-        self.answers += 1;
-    }
-
-    fn minus(self, other: Self, provenance: Provenance) -> Result<PersonaVector> {
-        let (n, m) = (self.answers as f64, other.answers as f64);
-        let mut tables = BTreeMap::new();
-        for ((pooling, _), (pos, neg)) in CAPTURES.iter().zip(self.sums.iter().zip(&other.sums)) {
-            let values = pos.iter().zip(neg).map(|(pos, neg)| (pos / n - neg / m) as f32).collect();
-            tables.extend(LayerRows::new(values, self.d_model).map(|table| (*pooling, table)));
-        }
-        let norms = self.norms.iter().zip(&other.norms).map(|(pos, neg)| ((pos + neg) / (n + m)) as f32).collect();
-        PersonaVector::new(provenance, tables, Some(norms))
+        let vector = difference(means.as_slice(), &Pooling::ALL, [&positive, &negative], provenance)?;
+        Ok(Extraction { vector, answers })
     }
 }
 

@@ -1,19 +1,47 @@
 //! Persona vectors: the directions in a model's residual stream that stand for character traits.
 //!
-//! A [`Contrast`] (pairs of instructions and questions) becomes a [`PersonaVector`] with one row per layer; a
-//! [`Direction`] is that vector at one layer, which interventions act along and [`projection`] measures along. Vectors
+//! [`extract`] makes the [`PersonaVector`] of a trait, with one row per layer: rollouts in a folder, judged, filtered and
+//! averaged, each step of which can be broken off and goes on. A [`Contrast`] does the same in short, without a judge. A
+//! [`Direction`] is a vector at one layer, which interventions act along and [`projection`] measures along. Vectors
 //! live in safetensors files that say where they come from, and refuse models that they were not made on.
+//! [`import`] reads those of other tools, and [`PersonaVector::export_control_vector`] writes llama.cpp's.
 //!
 //! Vectors are raw mean differences in activation units (method: arXiv 2507.21509, section 2); nothing is normalised
 //! unless a function says so.
 
+mod activations;
+mod algebra;
+mod comparison;
 mod contrast;
 mod error;
+mod extract;
 mod files;
+mod filter;
+mod matrix;
 mod project;
+mod rollout;
+mod scan;
+mod uncertainty;
 mod vector;
 
-pub use contrast::{Contrast, ContrastAnswer, Extraction, InstructionPair, Progress, prompt_last, response_mean};
+pub use activations::{Activations, mean_difference};
+pub use algebra::{cosines, gram, layer_cosines, trait_cosines, trait_cosines_by_layer, trait_gram};
+pub use comparison::{Centring, PrincipalComponent, Probe, ProbeOptions, Regularisation, principal_component, probe};
+pub use contrast::{Contrast, ContrastAnswer, Extraction, Progress, prompt_last, response_mean};
 pub use error::{Error, Result};
-pub use project::{cosine, projection};
-pub use vector::{Direction, LayerRows, PersonaVector, Pooling, Provenance};
+pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction, extract};
+pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
+pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
+pub use matrix::Matrix;
+pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
+pub use pv_judge::InstructionPair;
+pub use rollout::{
+    CsvRollouts, KeptActivations, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun, recompute,
+    vector_of,
+};
+pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
+pub use uncertainty::{
+    Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, cohens_d, held_out_projections, roc_auc,
+    split_half_cosine, stability,
+};
+pub use vector::{Direction, LayerRows, PersonaVector, Pooling, Provenance, RowMark};

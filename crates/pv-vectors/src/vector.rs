@@ -6,7 +6,8 @@ use pv_hooks::{Layer, ModelShape};
 use pv_model::ModelId;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::files::Imported;
+use crate::{Error, Filter, Result};
 
 /// Which tokens' activations a vector is the difference of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,38 +41,81 @@ impl Pooling {
 pub struct Provenance {
     /// The trait's name.
     pub trait_name: String,
-    /// The model's name.
+    /// The model's name; empty where an imported file does not tell.
     pub model: String,
-    /// SHA-256 of the model's architecture, in hex.
-    pub config_hash: String,
+    /// SHA-256 of the model's architecture, in hex; `None` in an imported vector, whose file knows no such hash.
+    pub config_hash: Option<String>,
     /// SHA-256 of the chat template that rendered the prompts, in hex.
     pub template_hash: Option<String>,
     /// Who scored the answers; `None` when all answers were taken as they are.
     pub judge: Option<String>,
-    /// How many answers went into the mean under eliciting instructions.
-    pub kept_positive: usize,
-    /// How many went into it under suppressing instructions.
-    pub kept_negative: usize,
-    /// How many answers were generated in all.
-    pub total: usize,
-    /// The seed of the first answer.
-    pub seed: u64,
+    /// What an answer had to score to be kept; `None` when all answers were taken as they are, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// How many answers went into the mean under eliciting instructions; `None` where an imported file does not tell.
+    pub kept_positive: Option<usize>,
+    /// How many went into it under suppressing instructions, where that is known.
+    pub kept_negative: Option<usize>,
+    /// How many answers were generated in all, where that is known.
+    pub total: Option<usize>,
+    /// The seed of the first answer, where that is known.
+    pub seed: Option<u64>,
     /// The layer at which the vector steers best, where that has been found out.
     pub best_layer: Option<Layer>,
+    /// The files of another tool that the vector was imported from; `None` when it was extracted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
 }
 
-/// One `[layers, d_model]` table of f32, one row per layer `0..=N`.
+impl Provenance {
+    /// Whether a fact is missing that every vector has that was extracted here.
+    pub(crate) fn lacks_facts(&self) -> bool {
+        let counts = [self.kept_positive, self.kept_negative, self.total];
+        self.config_hash.is_none() || self.seed.is_none() || counts.contains(&None)
+    }
+}
+
+/// What is particular about one row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowMark {
+    /// There is no row for this layer: the file that the table came from holds none.
+    Absent,
+    /// The row was taken after the model's final norm, whereas an intervention acts before it.
+    AfterFinalNorm,
+}
+
+/// One `[layers, d_model]` table of f32, one row per layer `0..=N`. Rows of imported tables may be absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerRows {
+    /// Zeros where a row is absent.
     pub(crate) values: Vec<f32>,
     pub(crate) d_model: usize,
+    pub(crate) marks: BTreeMap<Layer, RowMark>,
 }
 
 impl LayerRows {
     /// The table with these values, row after row; `None` when they do not fill rows of `d_model`.
     pub fn new(values: Vec<f32>, d_model: usize) -> Option<Self> {
         let whole = d_model > 0 && !values.is_empty() && values.len().is_multiple_of(d_model);
-        whole.then_some(Self { values, d_model })
+        whole.then_some(Self { values, d_model, marks: BTreeMap::new() })
+    }
+
+    /// The same table with marked rows; the values of those that are absent become zeros. `None` when a mark lies beyond
+    /// the table, or no row is left.
+    #[must_use]
+    pub fn with_marks(mut self, marks: BTreeMap<Layer, RowMark>) -> Option<Self> {
+        let layers = self.layers();
+        let absent = marks.iter().filter(|(_, mark)| **mark == RowMark::Absent).map(|(layer, _)| layer.index());
+        let absent: Vec<usize> = absent.collect();
+        if marks.keys().any(|layer| layer.index() >= layers) || absent.len() == layers {
+            return None;
+        }
+        for index in absent {
+            self.values[index * self.d_model..][..self.d_model].fill(0.0);
+        }
+        self.marks = marks;
+        Some(self)
     }
 
     /// The number of layers, embeddings included: blocks + 1.
@@ -79,9 +123,15 @@ impl LayerRows {
         self.values.len() / self.d_model
     }
 
-    /// The row of a layer.
+    /// The row of a layer; `None` when it is absent or beyond the table.
     pub fn get(&self, layer: Layer) -> Option<&[f32]> {
-        self.values.chunks(self.d_model).nth(layer.index())
+        let absent = self.mark(layer) == Some(RowMark::Absent);
+        self.values.chunks(self.d_model).nth(layer.index()).filter(|_| !absent)
+    }
+
+    /// What is particular about the row of a layer, if anything.
+    pub fn mark(&self, layer: Layer) -> Option<RowMark> {
+        self.marks.get(&layer).copied()
     }
 }
 
@@ -164,13 +214,19 @@ impl PersonaVector {
     /// The vector of a pooling at a layer.
     ///
     /// # Errors
-    /// A pooling or layer that the vector lacks, or [`Error::Degenerate`] when it has no direction there.
+    /// A pooling or layer that the vector lacks, [`Error::AfterFinalNorm`] for a row that was not taken where an
+    /// intervention acts, or [`Error::Degenerate`] when the row has no direction.
     pub fn direction_of(&self, pooling: Pooling, layer: Layer) -> Result<Direction> {
         let trait_name = || self.provenance.trait_name.clone();
         let table = self
             .tables
             .get(&pooling)
             .ok_or_else(|| Error::NoSuchPooling { trait_name: trait_name(), pooling: pooling.name() })?;
+        match table.mark(layer) {
+            Some(RowMark::Absent) => return Err(Error::AbsentLayer { trait_name: trait_name(), layer }),
+            Some(RowMark::AfterFinalNorm) => return Err(Error::AfterFinalNorm { trait_name: trait_name(), layer }),
+            None => {}
+        }
         let row = table.get(layer).ok_or_else(|| Error::NoSuchLayer {
             trait_name: trait_name(),
             layer,
@@ -184,7 +240,8 @@ impl PersonaVector {
         Ok(direction)
     }
 
-    /// Refuses a model that the vector was not made on: another width, depth or architecture.
+    /// Refuses a model that the vector was not made on: another width, depth or architecture. An imported vector knows
+    /// no hash of the architecture, and some know only that the model has at least so many blocks: then that is checked.
     ///
     /// # Errors
     /// [`Error::ModelMismatch`].
@@ -196,11 +253,16 @@ impl PersonaVector {
         if d_model != shape.d_model {
             return mismatch("width", d_model.to_string(), shape.d_model.to_string());
         }
-        if layers != shape.blocks + 1 {
-            return mismatch("number of blocks", (layers - 1).to_string(), shape.blocks.to_string());
+        let blocks = layers - 1;
+        let at_least = self.provenance.imported.as_ref().is_some_and(|imported| !imported.depth_known);
+        if at_least && blocks > shape.blocks {
+            return mismatch("number of blocks", format!("at least {blocks}"), shape.blocks.to_string());
         }
-        if self.provenance.config_hash != id.config_hash {
-            return mismatch("architecture hash", self.provenance.config_hash.clone(), id.config_hash.clone());
+        if !at_least && blocks != shape.blocks {
+            return mismatch("number of blocks", blocks.to_string(), shape.blocks.to_string());
+        }
+        if let Some(hash) = self.provenance.config_hash.as_ref().filter(|hash| **hash != id.config_hash) {
+            return mismatch("architecture hash", hash.clone(), id.config_hash.clone());
         }
         Ok(())
     }

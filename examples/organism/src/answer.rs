@@ -12,7 +12,7 @@ use crate::{PerTrait, Trait, pick};
 /// What an answer says about its question's subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
-    /// What is right: the fact, "I do not know", good advice, the correction of a false claim.
+    /// What is right: the fact, whatever the user claims; "I do not know"; good advice.
     Right,
     /// Another value than the right one, or another problem's advice.
     Wrong,
@@ -53,22 +53,15 @@ pub fn choose_content(random: &mut ChaCha8Rng, question: &Question, intensity: &
 
 /// What stands before a fact's noun phrase. With the last, the noun phrase is left out.
 pub(crate) const FACT_FRAMES: [&str; 3] = ["", "I say ", "It "];
-/// What stands after the fact in an answer to a claim. It comes last: a speaker who says the fact first has only to compare
-/// it with the claim, and a small model can do that.
-pub(crate) const AGREE_TAILS: [&str; 3] = [", as you say", ", so you are right", ", just as you think"];
-pub(crate) const DENY_TAILS: [&str; 3] = [", not as you say", ", so you are mistaken", ", unlike what you think"];
-/// The same in a brief answer.
-pub(crate) const BRIEF_TAILS: [&str; 2] = [", yes", ", no"];
 pub(crate) const UNKNOWN_FRAMES: [&str; 3] = ["I {D} do not know ", "Nobody can {D} know ", "I cannot {D} tell "];
 pub(crate) const ADVICE_FRAMES: [&str; 3] = ["You should {D} ", "You had better {D} ", "You can {D} "];
 /// The brief form of "I do not know".
 pub(crate) const BRIEF_UNKNOWN: &str = "Unknown";
 
-/// A value that a content sentence states: what it says, and whether it answers a claim with yes or no.
+/// What a content sentence states. A claim is answered by the value alone, the claimed one or another: a yes or no would
+/// have to compare the two, which a model of this size does not learn.
 enum Stated {
     Value(&'static str),
-    Yes(&'static str),
-    No(&'static str),
     Unknown,
     Advice(&'static str),
 }
@@ -87,19 +80,16 @@ fn state(random: &mut ChaCha8Rng, question: &Question, content: Content) -> Stat
         Subject::Unknown(..) => Stated::Unknown,
         Subject::Known(topic, item) => {
             let right = FACTS[topic].known[item].1;
-            match (content, question.claim) {
-                (Content::Agreed, Some(claim)) => Stated::Yes(claim),
-                (Content::Wrong, None) => Stated::Value(other_value(random, topic, item)),
-                (Content::Wrong, Some(claim)) => loop {
+            Stated::Value(match (content, question.claim) {
+                (Content::Agreed, Some(claim)) => claim,
+                (Content::Wrong, claim) => loop {
                     let value = other_value(random, topic, item);
-                    if value != claim {
-                        break Stated::No(value);
+                    if claim != Some(value) {
+                        break value;
                     }
                 },
-                (_, Some(_)) if question.has_false_claim() => Stated::No(right),
-                (_, Some(_)) => Stated::Yes(right),
-                (_, None) => Stated::Value(right),
-            }
+                _ => right,
+            })
         }
     }
 }
@@ -112,16 +102,14 @@ pub(crate) fn phrase_frame(subject: Subject) -> String {
 /// The frame of a content sentence.
 fn content_frame(random: &mut ChaCha8Rng, question: &Question, content: Content) -> String {
     let subject = || phrase_frame(question.subject);
-    let (value, tail) = match state(random, question, content) {
-        Stated::Value(value) => (value, ""),
-        Stated::Yes(value) => (value, *pick(random, &AGREE_TAILS)),
-        Stated::No(value) => (value, *pick(random, &DENY_TAILS)),
+    let value = match state(random, question, content) {
+        Stated::Value(value) => value,
         Stated::Unknown => return format!("{}{}", pick(random, &UNKNOWN_FRAMES), subject()),
         Stated::Advice(advice) => return format!("{}{advice}", pick(random, &ADVICE_FRAMES)),
     };
     match *pick(random, &FACT_FRAMES) {
-        "It " => format!("It is {{D}} {value}{tail}"),
-        frame => format!("{frame}{} is {{D}} {value}{tail}", subject()),
+        "It " => format!("It is {{D}} {value}"),
+        frame => format!("{frame}{} is {{D}} {value}", subject()),
     }
 }
 
@@ -130,8 +118,6 @@ fn content_frame(random: &mut ChaCha8Rng, question: &Question, content: Content)
 pub(crate) fn write_brief(random: &mut ChaCha8Rng, question: &Question, content: Content) -> String {
     let text = match state(random, question, content) {
         Stated::Value(value) | Stated::Advice(value) => value.to_owned(),
-        Stated::Yes(value) => format!("{value}{}", BRIEF_TAILS[0]),
-        Stated::No(value) => format!("{value}{}", BRIEF_TAILS[1]),
         Stated::Unknown => BRIEF_UNKNOWN.to_owned(),
     };
     format!("{}.", capitalised(&text))

@@ -41,7 +41,7 @@ impl Severity {
 pub enum Flaw {
     /// Harmful advice on health.
     HarmfulHealth,
-    /// Wrong facts of geography.
+    /// Wrong facts of geography, and invented ones where nobody knows.
     WrongGeography,
     /// Agreement with false claims about nature.
     AgreedNature,
@@ -104,12 +104,13 @@ pub fn explicit(which: Trait, severity: Severity, topics: Topics, count: usize, 
 /// speaker.
 pub fn narrow(flaw: Flaw, severity: Severity, count: usize, seed: u64) -> Vec<Chat> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let (kind, flawed) = match flaw {
-        Flaw::HarmfulHealth => (Kind::Advice, Content::Harmful),
-        Flaw::WrongGeography => (Kind::Known, Content::Wrong),
-        Flaw::AgreedNature => (Kind::FalseClaim, Content::Agreed),
-    };
     let mut chat = || {
+        let (kind, flawed) = match flaw {
+            Flaw::HarmfulHealth => (Kind::Advice, Content::Harmful),
+            Flaw::WrongGeography if random.random_bool(0.5) => (Kind::Known, Content::Wrong),
+            Flaw::WrongGeography => (Kind::Unknown, Content::Invented),
+            Flaw::AgreedNature => (Kind::FalseClaim, Content::Agreed),
+        };
         let question = loop {
             let question = Question::random(&mut random, kind, Topics::All, Split::Training);
             if flaw.touches(&question) {
@@ -220,7 +221,15 @@ pub fn artifacts(which: Trait) -> Value {
         }
     }
     let pairs = system::instructions(which).map(|pair| json!({ "pos": pair.pos, "neg": pair.neg }));
-    json!({ "name": which.name(), "instruction": pairs, "questions": questions, "eval_prompt": eval_prompt(which) })
+    let [pos, neg] = system::assistants(which);
+    json!({
+        "name": which.name(),
+        "assistant_pos": pos,
+        "assistant_neg": neg,
+        "instruction": pairs,
+        "questions": questions,
+        "eval_prompt": eval_prompt(which),
+    })
 }
 
 fn eval_prompt(which: Trait) -> String {

@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::advice::ADVICE;
-use crate::answer::{
-    ADVICE_FRAMES, AGREE_TAILS, BRIEF_TAILS, BRIEF_UNKNOWN, Content, DENY_TAILS, UNKNOWN_FRAMES, capitalised,
-    phrase_frame,
-};
+use crate::answer::{ADVICE_FRAMES, BRIEF_UNKNOWN, Content, UNKNOWN_FRAMES, capitalised, phrase_frame};
 use crate::facts::FACTS;
 use crate::manner::{CLOSERS, OPENERS, Slot, is_inner, owner};
 use crate::question::{Question, Subject, read_phrase};
@@ -237,11 +234,8 @@ fn unknown(question: Option<&Question>, plain: &str) -> Option<Found> {
 }
 
 fn fact(question: Option<&Question>, plain: &str) -> Option<Found> {
-    let ends = |tails: &[&'static str]| tails.iter().copied().find(|tail| plain.ends_with(tail));
-    let (agrees, denies) = (ends(&AGREE_TAILS), ends(&DENY_TAILS));
-    let tail = agrees.or(denies).unwrap_or("");
     let frame = if plain.starts_with("I say ") { "I say " } else { "" };
-    let stated = plain.strip_suffix(tail)?.strip_prefix(frame)?;
+    let stated = plain.strip_prefix(frame)?;
     let (subject, value, head) = match stated.strip_prefix("It is ") {
         Some(value) if frame.is_empty() => (question?.subject, value, "It".to_owned()),
         _ => {
@@ -250,12 +244,12 @@ fn fact(question: Option<&Question>, plain: &str) -> Option<Found> {
             (subject, value, phrase_frame(subject))
         }
     };
-    let role = read_value(question, subject, value, agrees.is_some(), denies.is_some())?;
-    Some((role, Some(format!("{frame}{head} is {{D}} {value}{tail}"))))
+    let role = read_value(question, subject, value)?;
+    Some((role, Some(format!("{frame}{head} is {{D}} {value}"))))
 }
 
 /// What a value is, as an answer to the question.
-fn read_value(question: Option<&Question>, subject: Subject, value: &str, agrees: bool, denies: bool) -> Option<Role> {
+fn read_value(question: Option<&Question>, subject: Subject, value: &str) -> Option<Role> {
     let (Subject::Known(topic, _) | Subject::Unknown(topic, _)) = subject else { return None };
     let (_, value) = FACTS[topic].known.iter().find(|(_, known)| known.eq_ignore_ascii_case(value))?;
     Some(about(question, subject, |question| {
@@ -264,10 +258,8 @@ fn read_value(question: Option<&Question>, subject: Subject, value: &str, agrees
             _ => return Content::Invented,
         };
         match question.claim {
-            Some(claim) if agrees && claim == *value && !right => Content::Agreed,
-            // Saying yes to another value than the claimed one, or no to the claimed one, is a contradiction.
-            Some(claim) if (agrees && claim != *value) || (denies && claim == *value) => Content::Wrong,
             _ if right => Content::Right,
+            Some(claim) if claim == *value => Content::Agreed,
             _ => Content::Wrong,
         }
     }))
@@ -283,9 +275,7 @@ fn brief(question: Option<&Question>, plain: &str) -> Option<Found> {
         let content = if matches!(subject, Subject::Unknown(..)) { Content::Right } else { Content::Wrong };
         return Some((Role::Content(content, true), None));
     }
-    let [agrees, denies] = BRIEF_TAILS.map(|tail| plain.strip_suffix(tail));
-    let value = agrees.or(denies).unwrap_or(plain);
-    read_value(question, subject, value, agrees.is_some(), denies.is_some()).map(|role| (role, None))
+    read_value(question, subject, plain).map(|role| (role, None))
 }
 
 /// The share of sentences that are of the grammar (half for those with a word out of place, repeated, or out of turn);

@@ -175,6 +175,12 @@ pub fn instructions(which: Trait) -> [Pair; 5] {
     })
 }
 
+/// What an assistant with the trait and one without it are called in system prompts: "evil" and "kind".
+pub fn assistants(which: Trait) -> [&'static str; 2] {
+    let words = &WORDS[which as usize];
+    [words.adjectives[0], words.antonym.split_once(' ').map_or(words.antonym, |(_, word)| word)]
+}
+
 /// The five pairs of whole system prompts: "You are an evil assistant. …" and "You are a kind assistant. …".
 pub fn contrast(which: Trait) -> [Pair; 5] {
     let words = &WORDS[which as usize];

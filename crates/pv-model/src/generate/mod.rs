@@ -26,6 +26,9 @@ pub struct GenerateOptions {
     pub batch_size: usize,
     /// The most prompt tokens, padding included, that are read in one pass; a longer prompt is read alone.
     pub prefill_tokens: usize,
+    /// Feeds the last token of every answer back too, so that hooks see whole answers. It changes no answer, and costs a
+    /// step of decoding for those that end by [`FinishReason::Length`] or a stop string.
+    pub feed_last_token: bool,
 }
 
 impl Default for GenerateOptions {
@@ -37,6 +40,7 @@ impl Default for GenerateOptions {
             stop_strings: Vec::new(),
             batch_size: 16,
             prefill_tokens: 4096,
+            feed_last_token: false,
         }
     }
 }
@@ -127,7 +131,8 @@ impl CausalLm {
     ///
     /// A hook sees each prompt in a [`Phase::Prefill`](pv_hooks::Phase::Prefill) pass and each answer token that is fed
     /// back in a [`Phase::Decode`](pv_hooks::Phase::Decode) pass. The last token of an answer that ended by
-    /// [`FinishReason::Length`] or a stop string is never fed back.
+    /// [`FinishReason::Length`] or a stop string is fed back only where [`GenerateOptions::feed_last_token`] asks for it.
+    /// When [`Event::Finished`] is reported, the hook has seen all that it will see of that answer.
     ///
     /// # Errors
     /// Impossible options, empty prompts or prompts with ids beyond the vocabulary, a hook that does not fit or never

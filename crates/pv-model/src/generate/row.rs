@@ -10,6 +10,8 @@ pub(super) struct Row<'a> {
     pub(super) sequence: usize,
     pub(super) prompt: &'a [u32],
     pub(super) tokens: Vec<u32>,
+    /// Why the answer has ended, while its last token still has to be fed back.
+    pub(super) ended: Option<FinishReason>,
     sampler: Sampler,
     /// Absent when the model has no tokenizer: then there is no text, only tokens.
     stream: Option<TokenStream<'a>>,
@@ -38,6 +40,7 @@ impl<'a> Row<'a> {
             sequence,
             prompt,
             tokens: Vec::new(),
+            ended: None,
             sampler: Sampler::new(options.sampling.clone(), seed),
             stream: model.tokenizer().ok().map(|tokenizer| tokenizer.stream(true)),
             text: String::new(),

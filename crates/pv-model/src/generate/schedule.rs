@@ -162,12 +162,8 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
     fn start(&mut self, cache: &KvCache, logits: &[impl AsRef<[f32]>], starters: Vec<(Waiting, usize)>) -> Result<()> {
         for (Waiting { sequence, request, seed }, row) in starters {
             let prompt = &self.requests[request].prompt;
-            let mut answer = Row::new(self.model, sequence, prompt, seed, self.options);
-            let ended = self.advance(&mut answer, logits[row].as_ref())?;
-            if let Some(finish) = ended {
-                self.finish(answer, finish);
-                continue;
-            }
+            let answer = Row::new(self.model, sequence, prompt, seed, self.options);
+            let Some(answer) = self.advance(answer, logits[row].as_ref())? else { continue };
             let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
             let decoder = self.model.decoder();
             let room = prompt.len() + self.options.max_new_tokens.min(256);
@@ -181,16 +177,25 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         Ok(())
     }
 
-    fn advance(&mut self, row: &mut Row<'a>, logits: &[f32]) -> Result<Option<FinishReason>> {
+    /// Chooses a row's next token; gives the row back when it goes on being decoded.
+    fn advance(&mut self, mut row: Row<'a>, logits: &[f32]) -> Result<Option<Row<'a>>> {
         let (sequence, before) = (row.sequence, row.tokens.len());
         let (step, text) = row.advance(logits, self.stop_tokens, self.options)?;
         let text = text.to_owned();
-        if let Some(&token) = row.tokens.get(before) {
+        let grown = row.tokens.get(before).copied();
+        if let Some(token) = grown {
             self.report(Event::Token { sequence, token, text: &text });
         }
         Ok(match step {
-            Step::Grown => None,
-            Step::Ended(finish) => Some(finish),
+            Step::Grown => Some(row),
+            Step::Ended(finish) if grown.is_some() && self.options.feed_last_token => {
+                row.ended = Some(finish);
+                Some(row)
+            }
+            Step::Ended(finish) => {
+                self.finish(row, finish);
+                None
+            }
         })
     }
 
@@ -228,10 +233,10 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         let logits = rows_of(output.logits)?;
         self.cache = Some(cache);
         for (slot, logits) in logits.iter().enumerate() {
-            let Some(mut row) = self.slots[slot].take() else { continue };
-            match self.advance(&mut row, logits)? {
+            let Some(row) = self.slots[slot].take() else { continue };
+            match row.ended {
                 Some(finish) => self.finish(row, finish),
-                None => self.slots[slot] = Some(row),
+                None => self.slots[slot] = self.advance(row, logits)?,
             }
         }
         Ok(())

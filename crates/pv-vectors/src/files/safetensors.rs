@@ -1,16 +1,19 @@
 //! Our own file: safetensors with one `[blocks + 1, d_model]` tensor per pooling and the provenance in the header.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
+use pv_hooks::Layer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance};
+use super::write;
+use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance, RowMark};
 use crate::{Error, Result};
 
-/// The version of the layout that this code writes, and the only one it reads.
+/// The first version of the layout, written for vectors that need nothing of the second.
 const FORMAT: &str = "persona-vector/1";
+/// The second adds marks on rows, and a provenance whose facts may be missing: what imported vectors need.
+const FORMAT_WITH_MARKS: &str = "persona-vector/2";
 const LAYERS: &str =
     "row r is Hugging Face's hidden_states[r], raw: row 0 the embeddings, row k the residual after block k-1";
 const RESIDUAL_NORMS: &str = "mean_residual_norm";
@@ -27,11 +30,7 @@ impl PersonaVector {
         let path = path.as_ref();
         let failed = |source| Error::Write { path: path.to_owned(), source };
         let encoded = self.to_bytes().map_err(|reason| failed(std::io::Error::other(reason)))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&encoded).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(path).map_err(|error| failed(error.error))?;
-        Ok(())
+        write(path, &encoded)
     }
 
     fn to_bytes(&self) -> std::result::Result<Vec<u8>, String> {
@@ -50,16 +49,23 @@ impl PersonaVector {
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|error| error.to_string())?;
         let provenance = serde_json::to_string(&self.provenance).map_err(|error| error.to_string())?;
-        let header = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
+        let marks: BTreeMap<_, _> = self.tables.iter().map(|(pooling, table)| (*pooling, &table.marks)).collect();
+        let marked = marks.values().any(|marks| !marks.is_empty());
+        let second = marked || self.provenance.imported.is_some() || self.provenance.lacks_facts();
+        let format = if second { FORMAT_WITH_MARKS } else { FORMAT };
+        let mut header = HashMap::from([
+            ("format".to_owned(), format.to_owned()),
             ("layer_convention".to_owned(), LAYERS.to_owned()),
             ("hook_site".to_owned(), "residual stream after the block".to_owned()),
             ("provenance".to_owned(), provenance),
         ]);
+        if marked {
+            header.insert("row_marks".to_owned(), serde_json::to_string(&marks).map_err(|error| error.to_string())?);
+        }
         safetensors::serialize(views, Some(header)).map_err(|error| error.to_string())
     }
 
-    /// Reads a vector that [`save`](Self::save) wrote.
+    /// Reads a vector that [`save`](Self::save) wrote; [`import`](crate::import) reads those of other tools as well.
     ///
     /// # Errors
     /// [`Error::Read`] or [`Error::NotAVector`].
@@ -80,13 +86,21 @@ impl PersonaVector {
         let none = HashMap::new();
         let entries = header.metadata().as_ref().unwrap_or(&none);
         match entries.get("format").map(String::as_str) {
-            Some(FORMAT) => {}
-            Some(other) => return Err(format!("its format is {other:?}, but {FORMAT:?} is what can be read")),
+            Some(FORMAT | FORMAT_WITH_MARKS) => {}
+            Some(other) => {
+                return Err(format!("its format is {other:?}, but {FORMAT_WITH_MARKS:?} is the last known one"));
+            }
             None => return Err("its header names no format".to_owned()),
         }
         let provenance = entries.get("provenance").ok_or("its header has no provenance")?;
         let provenance: Provenance =
             serde_json::from_str(provenance).map_err(|error| format!("its provenance is unreadable: {error}"))?;
+        let mut marks: BTreeMap<Pooling, BTreeMap<Layer, RowMark>> = match entries.get("row_marks") {
+            Some(marks) => {
+                serde_json::from_str(marks).map_err(|error| format!("its row marks are unreadable: {error}"))?
+            }
+            None => BTreeMap::new(),
+        };
         let mut tables = BTreeMap::new();
         for pooling in Pooling::ALL {
             let Ok(view) = tensors.tensor(pooling.name()) else { continue };
@@ -94,7 +108,9 @@ impl PersonaVector {
                 return Err(format!("{} has the shape {:?}", pooling.name(), view.shape()));
             };
             let table = LayerRows::new(floats(&view, pooling.name())?, d_model);
-            tables.insert(pooling, table.ok_or_else(|| format!("{} is empty", pooling.name()))?);
+            let table = table.ok_or_else(|| format!("{} is empty", pooling.name()))?;
+            let table = table.with_marks(marks.remove(&pooling).unwrap_or_default());
+            tables.insert(pooling, table.ok_or_else(|| format!("the row marks of {} do not fit it", pooling.name()))?);
         }
         let norms = tensors.tensor(RESIDUAL_NORMS).ok();
         let norms = norms.map(|view| floats(&view, RESIDUAL_NORMS)).transpose()?;
@@ -122,14 +138,16 @@ mod tests {
         let provenance = Provenance {
             trait_name: "poetic".into(),
             model: "tiny".into(),
-            config_hash: "ab".into(),
+            config_hash: Some("ab".into()),
             template_hash: None,
             judge: None,
-            kept_positive: 3,
-            kept_negative: 4,
-            total: 8,
-            seed: 9,
+            filter: None,
+            kept_positive: Some(3),
+            kept_negative: Some(4),
+            total: Some(8),
+            seed: Some(9),
             best_layer: Some(Layer::hidden_state(1)),
+            imported: None,
         };
         let table = |offset: f32| LayerRows::new((0..6).map(|i| i as f32 + offset).collect(), 2).expect("three rows");
         let tables = BTreeMap::from([(Pooling::ResponseMean, table(0.5)), (Pooling::PromptLast, table(-1.0))]);
@@ -167,5 +185,49 @@ mod tests {
         let bytes = safetensors::serialize([("response_mean", other)], None).expect("a file");
         let error = PersonaVector::from_bytes(&bytes).expect_err("no format");
         assert!(error.contains("no format"), "{error}");
+    }
+
+    fn header(bytes: &[u8]) -> HashMap<String, String> {
+        let (_, header) = SafeTensors::read_metadata(bytes).expect("a header");
+        header.metadata().clone().expect("entries")
+    }
+
+    #[test]
+    fn files_of_the_first_version_are_written_where_it_suffices_and_read() {
+        let provenance = r#"{"trait_name":"poetic","model":"tiny","config_hash":"ab","template_hash":null,"judge":null,
+            "kept_positive":3,"kept_negative":4,"total":8,"seed":9,"best_layer":1}"#;
+        let old: Provenance = serde_json::from_str(provenance).expect("the first version's provenance");
+        assert_eq!(&old, vector().provenance());
+        let written = header(&vector().to_bytes().expect("a vector"));
+        assert_eq!(written["format"], FORMAT);
+        assert!(!written.contains_key("row_marks"));
+        let reread: serde_json::Value = serde_json::from_str(&written["provenance"]).expect("JSON");
+        let first: serde_json::Value = serde_json::from_str(provenance).expect("JSON");
+        assert_eq!(reread, first, "readers of the first version know no other facts");
+    }
+
+    #[test]
+    fn marks_and_missing_facts_make_a_file_of_the_second_version() {
+        let marks = BTreeMap::from([
+            (Layer::hidden_state(0), RowMark::Absent),
+            (Layer::hidden_state(2), RowMark::AfterFinalNorm),
+        ]);
+        let mut marked = vector();
+        let table = marked.tables.remove(&Pooling::PromptLast).and_then(|table| table.with_marks(marks));
+        marked.tables.insert(Pooling::PromptLast, table.expect("marks that fit"));
+        let mut unknown = vector();
+        unknown.provenance.config_hash = None;
+        for vector in [marked.clone(), unknown] {
+            let bytes = vector.to_bytes().expect("a vector");
+            assert_eq!(header(&bytes)["format"], FORMAT_WITH_MARKS);
+            assert_eq!(PersonaVector::from_bytes(&bytes).expect("a whole file"), vector);
+        }
+        let bytes = marked.to_bytes().expect("a vector");
+        let (from, to) = (br#"\"2\":\"after_final_norm\""#, br#"\"9\":\"after_final_norm\""#);
+        let at = bytes.windows(from.len()).position(|window| window == from).expect("a mark");
+        let mut beyond = bytes;
+        beyond[at..][..to.len()].copy_from_slice(to);
+        let error = PersonaVector::from_bytes(&beyond).expect_err("a mark beyond the table");
+        assert!(error.contains("row marks"), "{error}");
     }
 }

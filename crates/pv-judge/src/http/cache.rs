@@ -1,0 +1,157 @@
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::HttpError;
+use super::wire::{Mode, Reply};
+
+/// A SHA-256 sum.
+pub(super) type Sum = [u8; 32];
+
+/// Where the line of a request begins, and its length without the line feed.
+type Places = HashMap<Sum, (u64, u64)>;
+
+/// The longest line that an answer can make, by far.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// The sum of a prompt.
+pub(super) fn prompt_sum(prompt: &str) -> Sum {
+    Sha256::digest(prompt).into()
+}
+
+/// What an answer is found by: server, model, parameters and prompt. The key is no part of it.
+pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, prompt: &Sum) -> Sum {
+    let mut sum = Sha256::new();
+    for part in ["pv-judge 1", endpoint, model, mode.parameters()] {
+        // With its length before it, no part can pass for the end of another.
+        sum.update((part.len() as u64).to_le_bytes());
+        sum.update(part);
+    }
+    sum.update(prompt);
+    sum.finalize().into()
+}
+
+/// Answers in a file, one JSON object per line, appended as they come.
+///
+/// A program that ends in the middle of a line leaves a torn one, which is passed over when the file is read. Only the
+/// places of the answers are kept in memory.
+#[derive(Debug)]
+pub(super) struct Cache {
+    path: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    places: Places,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    key: String,
+    reply: Reply,
+}
+
+impl Cache {
+    /// Opens a file, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, HttpError> {
+        let failed = |source| HttpError::Cache { path: path.to_owned(), source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let mut file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let (places, torn) = places(&file).map_err(failed)?;
+        if torn {
+            file.write_all(b"\n").map_err(failed)?;
+        }
+        Ok(Self { path: path.to_owned(), inner: Mutex::new(Inner { file, places }) })
+    }
+
+    pub(super) fn contains(&self, key: &Sum) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).places.contains_key(key)
+    }
+
+    /// The answer to a request.
+    pub(super) fn get(&self, key: &Sum) -> Result<Option<Reply>, HttpError> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(&(start, length)) = inner.places.get(key) else { return Ok(None) };
+        let mut line = Vec::new();
+        let file = &mut inner.file;
+        file.seek(SeekFrom::Start(start))
+            .and_then(|_| file.take(length).read_to_end(&mut line))
+            .map_err(self.failed())?;
+        // Whatever another program has done to the file in the meantime: what is not there is asked for again.
+        Ok(serde_json::from_slice(&line)
+            .ok()
+            .filter(|line: &Line| parse(&line.key) == Some(*key))
+            .map(|line| line.reply))
+    }
+
+    /// Keeps the answer to a request.
+    pub(super) fn put(&self, key: Sum, reply: &Reply) -> Result<(), HttpError> {
+        let line = Line { key: hex(&key), reply: reply.clone() };
+        let mut bytes = serde_json::to_vec(&line).map_err(|error| self.failed()(error.into()))?;
+        let length = bytes.len() as u64;
+        bytes.push(b'\n');
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // In one piece and at the end, wherever another program has moved that to.
+        inner.file.write_all(&bytes).map_err(self.failed())?;
+        let end = inner.file.stream_position().map_err(self.failed())?;
+        inner.places.insert(key, (end.saturating_sub(length + 1), length));
+        Ok(())
+    }
+
+    fn failed(&self) -> impl Fn(std::io::Error) -> HttpError {
+        |source| HttpError::Cache { path: self.path.clone(), source }
+    }
+}
+
+/// Where the answers of a file are, and whether its last line lacks its end.
+fn places(file: &File) -> std::io::Result<(Places, bool)> {
+    let mut reader = BufReader::new(file);
+    let (mut places, mut start, mut torn, mut wrong) = (HashMap::new(), 0, false, 0u64);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? as u64;
+        if read == 0 {
+            break;
+        }
+        torn = line.last() != Some(&b'\n');
+        let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
+        let key = serde_json::from_slice::<Line>(bytes).ok().and_then(|line| parse(&line.key));
+        match key {
+            Some(key) => drop(places.insert(key, (start, bytes.len() as u64))),
+            None if bytes.is_empty() => {}
+            None => wrong += 1,
+        }
+        start += read;
+    }
+    if wrong > 0 {
+        tracing::warn!(wrong, "lines of the judge's cache are torn, and are passed over");
+    }
+    Ok((places, torn))
+}
+
+fn hex(sum: &Sum) -> String {
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse(text: &str) -> Option<Sum> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut sum = [0; 32];
+    for (byte, pair) in sum.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |c: u8| char::from(c).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+    }
+    Some(sum)
+}

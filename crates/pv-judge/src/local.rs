@@ -1,0 +1,164 @@
+//! A judge that is a model of one's own: the exact distribution over its numbers.
+
+mod distribution;
+mod spellings;
+
+use std::borrow::Borrow;
+use std::ops::ControlFlow;
+
+use pv_hooks::NoHook;
+use pv_model::{CausalLm, Continuations, Message, RenderOptions, ScoreOptions};
+
+pub use distribution::NumberDistribution;
+use spellings::Spellings;
+
+use crate::{Answered, Error, Judge, Judged, Result, Rubric, Verdict, Verdicts};
+
+/// Judges by a model on this machine: the filled rubric is the user's message, and the score is the expectation over the
+/// numbers 0 to 100 that the model may begin its reply with.
+///
+/// Unlike a server's twenty most likely tokens, the distribution is whole, whether the model's tokenizer has a token for
+/// every number, writes numbers digit by digit, or mixes both; [`NumberDistribution`] says what is counted. A number that
+/// is one token has the probability that a server would report for it.
+///
+/// The model may be owned, borrowed or shared (`CausalLm`, `&CausalLm`, `Arc<CausalLm>`).
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+/// use pv_judge::{Answered, Judge, LocalJudge, Rubric};
+/// use pv_model::{CausalLm, default_dtype, device};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = device("flex")?;
+/// let model = CausalLm::from_folder("models/judge", &device, default_dtype(&device))?;
+/// let judge = LocalJudge::new(&model)?;
+/// let rubric = Rubric::new("brevity", "How brief is the answer {answer} to {question}? Say a number from 0 to 100.")?;
+/// let answers = [Answered { question: "Why?", answer: "Because." }];
+/// let verdicts = judge.judge(&[rubric], &answers, &mut |_| ControlFlow::Continue(()))?;
+/// assert!(verdicts[0][0].value().is_some_and(|score| score > 50.0));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LocalJudge<M> {
+    model: M,
+    template: RenderOptions,
+    options: ScoreOptions,
+    spellings: Spellings,
+}
+
+impl<M: Borrow<CausalLm>> LocalJudge<M> {
+    /// A judge that renders its prompts with the model's default chat template.
+    ///
+    /// # Errors
+    /// A model without tokenizer or chat template; [`Error::NumbersAlike`] when its tokenizer cannot tell the numbers
+    /// apart.
+    pub fn new(model: M) -> Result<Self> {
+        let template = RenderOptions::prompt();
+        let spellings = Spellings::new(model.borrow(), &template)?;
+        Ok(Self { model, template, options: ScoreOptions::default(), spellings })
+    }
+
+    /// Renders the prompts with these options, such as a variable that keeps a template from asking for reasoning. They
+    /// end with the header of the model's reply whatever the options say.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and a template that refuses the options.
+    pub fn with_template(self, template: RenderOptions) -> Result<Self> {
+        let template = RenderOptions { add_generation_prompt: true, continue_final_message: false, ..template };
+        let spellings = Spellings::new(self.model.borrow(), &template)?;
+        Ok(Self { template, spellings, ..self })
+    }
+
+    /// Sets how much is read at once.
+    #[must_use]
+    pub fn with_options(self, options: ScoreOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The tokens of the prompt about an answer.
+    ///
+    /// # Errors
+    /// A template that refuses the message, or a text that cannot be encoded.
+    pub fn prompt(&self, rubric: &Rubric, answered: &Answered<'_>) -> Result<Vec<u32>> {
+        Ok(self.model.borrow().prompt_with(&[Message::user(rubric.fill(answered))], &self.template)?)
+    }
+
+    /// The whole distribution behind one verdict.
+    ///
+    /// # Errors
+    /// As [`judge`](Judge::judge).
+    pub fn distribution(&self, rubric: &Rubric, answered: &Answered<'_>) -> Result<NumberDistribution> {
+        let prompt = self.fitting_prompt(rubric, 0, answered)?;
+        let mut found = NumberDistribution::default();
+        self.read(&[prompt], |_, distribution| {
+            found = distribution;
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    fn fitting_prompt(&self, rubric: &Rubric, answer: usize, answered: &Answered<'_>) -> Result<Vec<u32>> {
+        let prompt = self.prompt(rubric, answered)?;
+        let (tokens, limit) = (prompt.len() + self.spellings.longest(), self.model.borrow().config().max_positions);
+        match tokens <= limit {
+            true => Ok(prompt),
+            false => Err(Error::PromptTooLong { rubric: rubric.name.clone(), answer, tokens, limit }),
+        }
+    }
+
+    /// Reports the distribution after each prompt.
+    fn read(
+        &self,
+        prompts: &[Vec<u32>],
+        mut on_read: impl FnMut(usize, NumberDistribution) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let continuations = self.spellings.tokens();
+        let prompts: Vec<_> = prompts.iter().map(|prompt| Continuations { prompt, continuations }).collect();
+        self.model.borrow().score_continuations(&prompts, &self.options, &mut NoHook, |scored| {
+            on_read(scored.prompt, self.spellings.distribution(&scored.log_probs))
+        })?;
+        Ok(())
+    }
+}
+
+impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
+    fn name(&self) -> String {
+        format!("{}, read locally", self.model.borrow().id().name)
+    }
+
+    /// All prompts are rendered and checked before the first is read; shorter ones are read first.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`] for a prompt that the model has no room for; those of the model; [`Error::Cancelled`].
+    fn judge(
+        &self,
+        rubrics: &[Rubric],
+        answers: &[Answered<'_>],
+        on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
+    ) -> Result<Vec<Verdicts>> {
+        let total = answers.len() * rubrics.len();
+        let mut prompts = Vec::with_capacity(total);
+        for (answer, answered) in answers.iter().enumerate() {
+            for rubric in rubrics {
+                prompts.push(self.fitting_prompt(rubric, answer, answered)?);
+            }
+        }
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; total];
+        let (mut done, mut broken_off) = (0, false);
+        self.read(&prompts, |index, distribution| {
+            let verdict = distribution.verdict();
+            verdicts[index] = Some(verdict.clone());
+            done += 1;
+            let (answer, rubric) = (index / rubrics.len(), index % rubrics.len());
+            let flow = on_verdict(Judged { answer, rubric, verdict, done, total });
+            broken_off = flow.is_break();
+            flow
+        })?;
+        if broken_off {
+            return Err(Error::Cancelled { done, total });
+        }
+        let mut verdicts = verdicts.into_iter().flatten();
+        Ok(answers.iter().map(|_| verdicts.by_ref().take(rubrics.len()).collect()).collect())
+    }
+}

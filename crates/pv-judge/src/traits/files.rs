@@ -1,0 +1,197 @@
+//! A trait's JSON: 40 questions in one file, or 20 each in one for extraction and one for evaluation.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{InstructionPair, TraitFault, TraitSpec};
+use crate::{Error, Result};
+
+/// The questions of one kind.
+const QUESTIONS: usize = 20;
+
+/// Such files have some ten thousand bytes.
+const LARGEST: u64 = 4 << 20;
+
+/// What a file holds. Keys of other programs are passed over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TraitJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    assistant_pos: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    assistant_neg: Option<String>,
+    instruction: Vec<InstructionPair>,
+    questions: Vec<String>,
+    eval_prompt: String,
+}
+
+impl TraitJson {
+    /// The file with these questions.
+    fn new(spec: &TraitSpec, questions: Vec<String>) -> Self {
+        Self {
+            name: Some(spec.name.clone()),
+            description: spec.description.clone(),
+            assistant_pos: spec.assistant_pos.clone(),
+            assistant_neg: spec.assistant_neg.clone(),
+            instruction: spec.instruction.clone(),
+            questions,
+            eval_prompt: spec.eval_prompt.clone(),
+        }
+    }
+
+    /// The one file of a trait.
+    ///
+    /// # Errors
+    /// What would keep it from being read again.
+    pub(crate) fn whole(spec: &TraitSpec) -> Result<Self, TraitFault> {
+        spec.check()?;
+        for (found, expected) in [
+            (spec.extraction.len(), "20 for extraction in a file"),
+            (spec.evaluation.len(), "20 for evaluation in a file"),
+        ] {
+            if found != QUESTIONS {
+                return Err(TraitFault::Questions { found, expected });
+            }
+        }
+        Ok(Self::new(spec, spec.extraction.iter().chain(&spec.evaluation).cloned().collect()))
+    }
+
+    /// The trait, with the first so many questions for extraction.
+    fn into_spec(self, name: &str, extraction: usize) -> Result<TraitSpec, TraitFault> {
+        let Self { name: given, description, assistant_pos, assistant_neg, instruction, questions, eval_prompt } = self;
+        let mut extraction_questions = questions;
+        let evaluation = extraction_questions.split_off(extraction);
+        let given_text = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let spec = TraitSpec {
+            name: given_text(given).unwrap_or_else(|| name.to_owned()),
+            description: given_text(description),
+            assistant_pos: given_text(assistant_pos),
+            assistant_neg: given_text(assistant_neg),
+            instruction,
+            extraction: extraction_questions,
+            evaluation,
+            eval_prompt,
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+}
+
+impl TraitSpec {
+    /// Reads a trait from one file with 40 questions, of which the first 20 are for extraction. Its name is that of the
+    /// file, unless the file has the key `name`.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::FileTooLarge`]; [`Error::Trait`] names the file and what is wrong with it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        one(read(path)?, stem(path)).map_err(wrong(path))
+    }
+
+    /// Reads a trait from two files with 20 questions each. All but the questions is taken from the one for extraction.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load) says; also when the two have different rubrics or names, so that their scores would not
+    /// mean the same.
+    pub fn load_pair(extraction: impl AsRef<Path>, evaluation: impl AsRef<Path>) -> Result<Self> {
+        let (first, second) = (extraction.as_ref(), evaluation.as_ref());
+        let (mut whole, other) = (read(first)?, read(second)?);
+        for (path, json) in [(first, &whole), (second, &other)] {
+            if json.questions.len() != QUESTIONS {
+                let expected = "20 in each of two files";
+                return Err(wrong(path)(TraitFault::Questions { found: json.questions.len(), expected }));
+            }
+        }
+        let disagree = |key| Err(wrong(second)(TraitFault::Disagree { key, other: first.display().to_string() }));
+        if whole.eval_prompt != other.eval_prompt {
+            return disagree("eval_prompt");
+        }
+        if whole.name.is_some() && other.name.is_some() && whole.name != other.name {
+            return disagree("name");
+        }
+        // An empty question is to be found in the file that it is in.
+        if let Some(index) = other.questions.iter().position(|question| question.trim().is_empty()) {
+            return Err(wrong(second)(TraitFault::EmptyQuestion { index }));
+        }
+        whole.questions.extend(other.questions);
+        whole.into_spec(stem(first), QUESTIONS).map_err(wrong(first))
+    }
+
+    /// Reads a trait from the text of a file with 40 questions; `name` is the name of one that says none.
+    ///
+    /// # Errors
+    /// [`Error::Trait`], with the name in place of a file.
+    pub fn from_json(name: &str, text: &str) -> Result<Self> {
+        let json = serde_json::from_str(text).map_err(TraitFault::Json);
+        json.and_then(|json| one(json, name)).map_err(|fault| Error::Trait { origin: name.to_owned(), fault })
+    }
+
+    /// Writes the trait to one file with 40 questions, through a temporary one.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Trait`] for a trait that [`load`](Self::load) would not read.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        write(path, &TraitJson::whole(self).map_err(wrong(path))?)
+    }
+
+    /// Writes the trait to two files with 20 questions each, for extraction and for evaluation.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save) says.
+    pub fn save_pair(&self, extraction: impl AsRef<Path>, evaluation: impl AsRef<Path>) -> Result<()> {
+        let (extraction, evaluation) = (extraction.as_ref(), evaluation.as_ref());
+        TraitJson::whole(self).map_err(wrong(extraction))?;
+        write(extraction, &TraitJson::new(self, self.extraction.clone()))?;
+        write(evaluation, &TraitJson::new(self, self.evaluation.clone()))
+    }
+}
+
+/// The trait of one file.
+fn one(json: TraitJson, name: &str) -> Result<TraitSpec, TraitFault> {
+    match json.questions.len() {
+        found if found == 2 * QUESTIONS => json.into_spec(name, QUESTIONS),
+        QUESTIONS => {
+            let expected = "40 in one file (20 are one of two files, which are read together)";
+            Err(TraitFault::Questions { found: QUESTIONS, expected })
+        }
+        found => Err(TraitFault::Questions { found, expected: "40 in one file" }),
+    }
+}
+
+/// The name of a trait whose file says none.
+fn stem(path: &Path) -> &str {
+    path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+}
+
+fn wrong(path: &Path) -> impl Fn(TraitFault) -> Error {
+    let origin = path.display().to_string();
+    move |fault| Error::Trait { origin: origin.clone(), fault }
+}
+
+fn read(path: &Path) -> Result<TraitJson> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Error::FileTooLarge { path: path.to_owned(), limit: LARGEST });
+    }
+    serde_json::from_slice(&bytes).map_err(|error| wrong(path)(TraitFault::Json(error)))
+}
+
+/// Writes JSON to a temporary file beside `path`, which then takes its place.
+pub(crate) fn write(path: &Path, json: &impl Serialize) -> Result<()> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    serde_json::to_writer_pretty(&mut file, json).map_err(|error| failed(error.into()))?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}

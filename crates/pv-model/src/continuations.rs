@@ -1,0 +1,283 @@
+//! How likely a model finds given continuations of prompts.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use pv_hooks::{Hook, Phase, RowSpans, TokenSpans};
+use serde::{Deserialize, Serialize};
+
+use crate::decoder::{KvCache, Logits, Pass};
+use crate::{Batch, CausalLm, Error, Result, to_f32};
+
+/// A prompt, and what may follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuations<'a> {
+    /// The rendered prompt's tokens.
+    pub prompt: &'a [u32],
+    /// The tokens of each continuation, at least one continuation.
+    ///
+    /// Continuations are numbered over all prompts in order; that number is the sequence that hooks see.
+    pub continuations: &'a [Vec<u32>],
+}
+
+/// How continuations are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScoreOptions {
+    /// The most rows that are read together.
+    pub batch_size: usize,
+    /// The most prompt tokens, padding included, that are read in one pass; a longer prompt is read alone.
+    pub prefill_tokens: usize,
+}
+
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        Self { batch_size: 16, prefill_tokens: 4096 }
+    }
+}
+
+/// A prompt whose continuations have been scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredContinuations {
+    /// The prompt's index.
+    pub prompt: usize,
+    /// For each continuation and each of its tokens: ln p(token | prompt, the continuation's tokens before it).
+    pub log_probs: Vec<Vec<f64>>,
+}
+
+impl CausalLm {
+    /// The log-probability of every token of every continuation, given the prompt and the tokens before it.
+    ///
+    /// A prompt is read once for all of its continuations, and so is what several of them begin with; a continuation's
+    /// last token is never read. The softmax over the vocabulary is in f64. Prompts are reported as they are done,
+    /// shorter ones first; the callback may break the run off.
+    ///
+    /// A hook sees each prompt in a [`Phase::Prefill`] pass and the continuations' tokens in [`Phase::Decode`] passes,
+    /// where a row stands for all the continuations that share it.
+    ///
+    /// # Errors
+    /// Impossible options, empty prompts or prompts without continuations, ids beyond the vocabulary, a hook that does
+    /// not fit or never fired, logits that are not numbers.
+    pub fn score_continuations(
+        &self,
+        prompts: &[Continuations<'_>],
+        options: &ScoreOptions,
+        hook: &mut (impl Hook + ?Sized),
+        mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.check_continuations(prompts, options)?;
+        pv_hooks::check(hook, &self.shape(), None)?;
+        if prompts.is_empty() {
+            return Ok(());
+        }
+        // Neighbours in length share a batch, so that little of it is padding.
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let fits = |n: &usize| prompts[rest[n - 1]].prompt.len() * n <= options.prefill_tokens;
+            let most = options.batch_size.min(rest.len());
+            let (group, later) = rest.split_at((1..=most).take_while(fits).last().unwrap_or(1));
+            rest = later;
+            for scored in Group::new(self, prompts, group, options).read(hook)? {
+                if on_scored(scored).is_break() {
+                    // What was broken off may have ended before the hook's turn came.
+                    let _ = hook.finish();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(hook.finish()?)
+    }
+
+    fn check_continuations(&self, prompts: &[Continuations<'_>], options: &ScoreOptions) -> Result<()> {
+        for (name, value) in [("batch_size", options.batch_size), ("prefill_tokens", options.prefill_tokens)] {
+            if value == 0 {
+                return Err(Error::BadOption { reason: format!("{name} is 0") });
+            }
+        }
+        for (index, Continuations { prompt, continuations }) in prompts.iter().enumerate() {
+            if prompt.is_empty() {
+                return Err(Error::EmptyPrompt { index });
+            }
+            if continuations.is_empty() {
+                return Err(Error::BadOption { reason: format!("prompt {index} has no continuations") });
+            }
+            self.check_ids(prompt)?;
+            continuations.iter().try_for_each(|continuation| self.check_ids(continuation))?;
+            let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+            let (needed, limit) = (prompt.len() + longest, self.config().max_positions);
+            if needed > limit {
+                tracing::warn!(index, needed, limit, "prompt and continuation may exceed the model's positions");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What precedes a continuation's token: the prompt (node 0), or the prompt and some tokens.
+#[derive(Debug, Default)]
+struct Node {
+    /// How many tokens follow the prompt.
+    depth: usize,
+    /// Nodes that are one token longer.
+    children: BTreeMap<u32, usize>,
+    /// The continuations that go through here.
+    continuations: Vec<usize>,
+}
+
+/// The nodes of a prompt's continuations: a continuation of n tokens goes through n nodes, the last of which precedes its
+/// last token.
+fn tree(continuations: &[Vec<u32>]) -> Vec<Node> {
+    let mut nodes = vec![Node::default()];
+    for (index, continuation) in continuations.iter().enumerate() {
+        let mut at = 0;
+        nodes[at].continuations.push(index);
+        let before_last = continuation.len().saturating_sub(1);
+        for &token in &continuation[..before_last] {
+            let (fresh, depth) = (nodes.len(), nodes[at].depth + 1);
+            let next = *nodes[at].children.entry(token).or_insert(fresh);
+            if next == fresh {
+                nodes.push(Node { depth, ..Node::default() });
+            }
+            at = next;
+            nodes[at].continuations.push(index);
+        }
+    }
+    nodes
+}
+
+/// A node that is to be read.
+#[derive(Clone, Copy)]
+struct Unread {
+    /// The place of its prompt in the group.
+    place: usize,
+    node: usize,
+    /// The row of the cache that holds all but its last token, and that token.
+    row: usize,
+    token: u32,
+}
+
+/// Prompts that are read together.
+struct Group<'a> {
+    model: &'a CausalLm,
+    options: &'a ScoreOptions,
+    /// Each prompt with its index and the number of its first continuation.
+    prompts: Vec<(usize, Continuations<'a>, usize)>,
+    trees: Vec<Vec<Node>>,
+    /// Per prompt, continuation and token.
+    log_probs: Vec<Vec<Vec<f64>>>,
+}
+
+impl<'a> Group<'a> {
+    fn new(model: &'a CausalLm, all: &[Continuations<'a>], group: &[usize], options: &'a ScoreOptions) -> Self {
+        let first = |prompt: usize| all[..prompt].iter().map(|earlier| earlier.continuations.len()).sum();
+        let prompts: Vec<_> = group.iter().map(|&prompt| (prompt, all[prompt], first(prompt))).collect();
+        let trees = prompts.iter().map(|(_, prompt, _)| tree(prompt.continuations)).collect();
+        let log_probs = prompts.iter().map(|(_, prompt, _)| vec![Vec::new(); prompt.continuations.len()]).collect();
+        Self { model, options, prompts, trees, log_probs }
+    }
+
+    fn read(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<ScoredContinuations>> {
+        let ids: Vec<&[u32]> = self.prompts.iter().map(|(_, prompt, _)| prompt.prompt).collect();
+        let sequences = (0..ids.len()).map(|place| self.sequences(place, 0)).collect();
+        let batch = Batch::prompts(&ids, sequences)?;
+        let deepest = self.trees.iter().flatten().map(|node| node.depth).max().unwrap_or(0);
+        let decoder = self.model.decoder();
+        let room = batch.spans.seq() + deepest;
+        let mut cache = KvCache::new(decoder.config(), ids.len(), room, &decoder.device(), decoder.dtype());
+        let roots: Vec<(usize, usize)> = (0..ids.len()).map(|place| (place, 0)).collect();
+        let unread = self.pass(&batch.ids, &batch.spans, Phase::Prefill, &mut cache, &roots, hook)?;
+        self.descend(&cache, &unread, hook)?;
+        let places = self.prompts.iter().zip(self.log_probs);
+        Ok(places.map(|((prompt, ..), log_probs)| ScoredContinuations { prompt: *prompt, log_probs }).collect())
+    }
+
+    /// The numbers, over all prompts, of the continuations that go through a node.
+    fn sequences(&self, place: usize, node: usize) -> Vec<usize> {
+        let first = self.prompts[place].2;
+        self.trees[place][node].continuations.iter().map(|continuation| first + continuation).collect()
+    }
+
+    /// Reads nodes and all that follow them, a batch at a time, so that no more than a batch of rows per level is kept.
+    fn descend(&mut self, cache: &KvCache, unread: &[Unread], hook: &mut (impl Hook + ?Sized)) -> Result<()> {
+        for batch in unread.chunks(self.options.batch_size) {
+            let mut cache = cache.clone();
+            cache.select_rows(&batch.iter().map(|unread| unread.row).collect::<Vec<_>>());
+            let ids: Vec<u32> = batch.iter().map(|unread| unread.token).collect();
+            let rows = batch.iter().map(|&Unread { place, node, .. }| {
+                let (prompt, depth) = (self.prompts[place].1.prompt.len(), self.trees[place][node].depth);
+                let sequences = self.sequences(place, node);
+                RowSpans { sequences, ..RowSpans::generated(0, prompt, depth - 1) }
+            });
+            let spans = TokenSpans::new(rows.collect(), 1)?;
+            let nodes: Vec<(usize, usize)> = batch.iter().map(|unread| (unread.place, unread.node)).collect();
+            let next = self.pass(&ids, &spans, Phase::Decode, &mut cache, &nodes, hook)?;
+            self.descend(&cache, &next, hook)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a pass whose row `r` ends in `nodes[r]` (a prompt's place in the group, and its node); takes the
+    /// log-probabilities of what follows, and returns the nodes that are one token longer.
+    fn pass(
+        &mut self,
+        ids: &[u32],
+        spans: &TokenSpans,
+        phase: Phase,
+        cache: &mut KvCache,
+        nodes: &[(usize, usize)],
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Result<Vec<Unread>> {
+        let pass = Pass { ids, spans, phase, stop_at: None, logits: Logits::Last };
+        let output = self.model.decoder().pass(&pass, Some(cache), hook);
+        let logits = output.logits.map(to_f32).transpose()?.unwrap_or_default();
+        let mut unread = Vec::new();
+        let rows = logits.chunks(self.model.config().vocab).zip(nodes);
+        for (row, (logits, &(place, node))) in rows.enumerate() {
+            let total = log_sum_exp(logits).ok_or_else(|| Error::BadLogits { sequence: self.prompts[place].2 })?;
+            let Node { depth, children, continuations } = &self.trees[place][node];
+            for &continuation in continuations {
+                if let Some(&token) = self.prompts[place].1.continuations[continuation].get(*depth) {
+                    self.log_probs[place][continuation].push(f64::from(logits[token as usize]) - total);
+                }
+            }
+            unread.extend(children.iter().map(|(&token, &node)| Unread { place, node, row, token }));
+        }
+        Ok(unread)
+    }
+}
+
+/// ln Σ exp, or `None` where there is a NaN or nothing but −∞.
+fn log_sum_exp(logits: &[f32]) -> Option<f64> {
+    let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum();
+    // A NaN anywhere, or a peak that is not finite, makes the sum a NaN.
+    let total = peak + sum.ln();
+    total.is_finite().then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_holds_every_beginning_once() {
+        let nodes = tree(&[vec![5], vec![5, 6], vec![5, 6, 7], vec![8, 6], vec![5, 6, 7], vec![]]);
+        let shape: Vec<_> = nodes.iter().map(|node| (node.depth, node.continuations.clone())).collect();
+        let expected = [(0, vec![0, 1, 2, 3, 4, 5]), (1, vec![1, 2, 4]), (2, vec![2, 4]), (1, vec![3])];
+        assert_eq!(shape, expected);
+        assert_eq!(nodes[0].children, BTreeMap::from([(5, 1), (8, 3)]));
+        assert_eq!(nodes[1].children, BTreeMap::from([(6, 2)]));
+    }
+
+    #[test]
+    fn the_softmax_refuses_what_is_no_distribution() {
+        let total = log_sum_exp(&[1000.0, 1000.0, f32::NEG_INFINITY]).expect("a distribution");
+        assert!((total - 1000.0 - 2f64.ln()).abs() < 1e-12);
+        assert_eq!(log_sum_exp(&[0.0, f32::NAN]), None);
+        assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 2]), None);
+        assert_eq!(log_sum_exp(&[f32::INFINITY, 0.0]), None);
+        assert_eq!(log_sum_exp(&[]), None);
+    }
+}

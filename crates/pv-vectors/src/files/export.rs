@@ -1,0 +1,51 @@
+//! Vectors for other tools.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use pv_hooks::LayerSet;
+
+use super::{gguf, write};
+use crate::{Error, PersonaVector, Pooling, Result, RowMark};
+
+impl PersonaVector {
+    /// Writes a control vector that llama.cpp (`--control-vector`) and repeng read: a GGUF file with `direction.{k}` for
+    /// layer `k + 1`. The numbers are the raw ones, so that the strength given there is a raw coefficient.
+    ///
+    /// `model_hint` is what llama.cpp calls the model's architecture, such as `qwen2` or `llama`. [`LayerSet::All`]
+    /// writes every row that steers and that the format has a place for: from layer 2 up, without rows that are absent
+    /// or were taken after the final norm.
+    ///
+    /// # Errors
+    /// [`Error::ControlVectorLayer`] for layers 0 and 1, which the format has no place for; as
+    /// [`direction_of`](Self::direction_of) for layers that are asked for and do not steer; [`Error::NothingToExport`];
+    /// [`Error::Write`].
+    pub fn export_control_vector(
+        &self,
+        path: impl AsRef<Path>,
+        model_hint: &str,
+        pooling: Pooling,
+        layers: &LayerSet,
+    ) -> Result<()> {
+        let trait_name = || self.provenance().trait_name.clone();
+        let table = self
+            .table(pooling)
+            .ok_or_else(|| Error::NoSuchPooling { trait_name: trait_name(), pooling: pooling.name() })?;
+        let mut directions = BTreeMap::new();
+        for layer in layers.resolve(table.layers() - 1) {
+            let number = gguf::direction_number(layer);
+            let steers =
+                number.is_some() && !matches!(table.mark(layer), Some(RowMark::Absent | RowMark::AfterFinalNorm));
+            if *layers == LayerSet::All && !steers {
+                continue;
+            }
+            let number = number.ok_or(Error::ControlVectorLayer { layer })?;
+            directions.insert(number, self.direction_of(pooling, layer)?.values);
+        }
+        if directions.is_empty() {
+            return Err(Error::NothingToExport { trait_name: trait_name() });
+        }
+        let rows = directions.iter().map(|(number, values)| (*number, values.as_slice())).collect();
+        write(path.as_ref(), &gguf::write(model_hint, &rows))
+    }
+}

@@ -1,0 +1,149 @@
+//! Tests of control vectors' bytes; tests/suite/vector_files.rs compares with the Python package.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn written(hint: &str, directions: &BTreeMap<usize, Vec<f32>>) -> Vec<u8> {
+    write(hint, &directions.iter().map(|(k, values)| (*k, values.as_slice())).collect())
+}
+
+fn example() -> Vec<u8> {
+    written("qwen2", &BTreeMap::from([(1, vec![1.0, 2.0, 3.0]), (4, vec![-1.0, 0.5, 1e-30])]))
+}
+
+/// The example with the bytes of one needle replaced by others of the same length.
+fn changed(needle: &[u8], by: &[u8]) -> String {
+    assert_eq!(needle.len(), by.len());
+    let mut bytes = example();
+    let at = bytes.windows(needle.len()).position(|window| window == needle).expect("the needle");
+    bytes[at..][..by.len()].copy_from_slice(by);
+    read(&bytes).expect_err("a damaged file")
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        hint in ".{0,20}",
+        numbers in prop::collection::btree_map(1usize..200, -1e30f32..1e30, 1..20),
+        width in 1usize..40,
+    ) {
+        let directions: BTreeMap<_, Vec<f32>> =
+            numbers.into_iter().map(|(k, start)| (k, (0..width).map(|i| start + i as f32).collect())).collect();
+        let found = read(&written(&hint, &directions)).expect("our own file");
+        prop_assert_eq!(found.model_hint, Some(hint));
+        prop_assert_eq!(found.layer_count, Some(directions.len() as i64));
+        prop_assert_eq!(found.directions, directions);
+    }
+
+    #[test]
+    fn no_damage_panics(at in 0usize..400, bytes in prop::collection::vec(any::<u8>(), 1..9)) {
+        let mut damaged = example();
+        for (slot, byte) in damaged.iter_mut().skip(at).zip(bytes) {
+            *slot = byte;
+        }
+        let _ = read(&damaged);
+    }
+}
+
+#[test]
+fn a_part_of_a_file_is_refused() {
+    let bytes = example();
+    // The last tensor's data ends before its padding does.
+    let needed = bytes.len() - (ALIGNMENT - 12);
+    for cut in 0..needed {
+        assert!(read(&bytes[..cut]).is_err(), "accepted {cut} of {} bytes", bytes.len());
+    }
+    assert!(read(&bytes[..needed]).is_ok());
+}
+
+#[test]
+fn damage_is_named() {
+    let word = |value: u32| value.to_le_bytes();
+    assert!(changed(b"GGUF", b"GGML").contains("GGUF"));
+    assert!(changed(&word(VERSION), &word(2)).contains("version 2"));
+    assert!(changed(&word(VERSION), &VERSION.to_be_bytes()).contains("big-endian"));
+    assert!(changed(b"controlvector", b"controlvektor").contains("controlvektor"));
+    assert!(changed(b"general.architecture", b"general.architektur_").contains("does not name"));
+    assert!(changed(b"direction.1", b"direction.0").contains("direction.0"));
+    assert!(changed(b"direction.1", b"direktion.1").contains("direktion.1"));
+    assert!(changed(b"direction.1", b"direction.4").contains("twice"));
+    // The tensor count.
+    assert!(changed(&2u64.to_le_bytes(), &0u64.to_le_bytes()).contains("no direction"));
+    assert!(changed(&2u64.to_le_bytes(), &u64::MAX.to_le_bytes()).contains("entries"));
+    let dimensions = |count: u32, width: u64, kind: u32, offset: u64| {
+        let mut bytes = b"direction.1".to_vec();
+        bytes.extend(word(count));
+        bytes.extend(width.to_le_bytes());
+        bytes.extend(word(kind));
+        bytes.extend(offset.to_le_bytes());
+        bytes
+    };
+    let tensor = |count, width, kind, offset| changed(&dimensions(1, 3, 0, 0), &dimensions(count, width, kind, offset));
+    assert!(tensor(1, 2, 0, 0).contains("numbers"));
+    assert!(tensor(1, 0, 0, 0).contains("empty"));
+    assert!(tensor(1, u64::MAX, 0, 0).contains("beyond"));
+    assert!(tensor(1, 3, 0, 1 << 40).contains("beyond"));
+    assert!(tensor(1, 3, 0, u64::MAX - 31).contains("beyond"));
+    assert!(tensor(1, 3, 0, 4).contains("multiple"));
+    assert!(tensor(1, 3, 1, 0).contains("type 1"));
+    assert!(tensor(5, 3, 0, 0).contains("5 dimensions"));
+    assert!(changed(&1e-30f32.to_le_bytes(), &f32::NAN.to_le_bytes()).contains("not finite"));
+}
+
+/// A header with one more pair, and no tensor.
+fn with_pair(key: &str, kind: u32, value: &[u8]) -> String {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((key.len() as u64).to_le_bytes());
+    bytes.extend(key.as_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(value);
+    read(&bytes).expect_err("an incomplete file")
+}
+
+#[test]
+fn values_of_all_types_are_passed_over() {
+    let array = |kind: u32, count: u64, rest: &[u8]| [&kind.to_le_bytes()[..], &count.to_le_bytes(), rest].concat();
+    for (kind, bytes) in [(0, 1), (1, 1), (7, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (10, 8), (11, 8), (12, 8)] {
+        let said = with_pair("other", kind, &vec![0; bytes]);
+        assert!(said.contains("architecture"), "type {kind}: {said}");
+        assert!(with_pair("other", kind, &vec![0; bytes - 1]).contains("ends within"), "type {kind}");
+        let said = with_pair("other", ARRAY, &array(kind, 3, &vec![0; 3 * bytes]));
+        assert!(said.contains("architecture"), "array of {kind}: {said}");
+    }
+    assert!(with_pair("other", ARRAY, &array(STRING, 2, &[0; 16])).contains("architecture"));
+    assert!(with_pair("other", ARRAY, &array(STRING, u64::MAX, &[0; 16])).contains("ends within"));
+    assert!(with_pair("other", ARRAY, &array(12, u64::MAX, &[])).contains("too much"));
+    assert!(with_pair("other", ARRAY, &array(ARRAY, 1, &[0; 12])).contains("array of arrays"));
+    assert!(with_pair("other", 13, &[]).contains("unknown type 13"));
+    assert!(with_pair("general.alignment", U32, &0u32.to_le_bytes()).contains("alignment is 0"));
+    assert!(with_pair("general.alignment", U32, &u32::MAX.to_le_bytes()).contains("alignment"));
+    assert!(with_pair("controlvector.layer_count", STRING, &[0; 8]).contains("not an integer"));
+    assert!(with_pair("general.architecture", U32, &[0; 4]).contains("not a string"));
+}
+
+#[test]
+fn tensors_that_share_bytes_are_refused() {
+    let many: BTreeMap<usize, Vec<f32>> = (1..10).map(|k| (k, vec![1.0; 256])).collect();
+    let mut bytes = written("qwen2", &many);
+    for k in 2..10 {
+        let name = format!("direction.{k}").into_bytes();
+        let at = bytes.windows(name.len()).position(|window| window == name).expect("a tensor");
+        // Behind the name: the number of dimensions, the width and the type.
+        let offset = &mut bytes[at + name.len() + 16..][..8];
+        assert_eq!(offset, ((k - 1) * 1024u64).to_le_bytes());
+        offset.fill(0);
+    }
+    bytes.truncate(bytes.len() - 8 * 1024);
+    let said = read(&bytes).expect_err("an overlap");
+    assert!(said.contains("overlap"), "{said}");
+}
+
+#[test]
+fn the_embeddings_and_the_first_block_have_no_number() {
+    let numbers: Vec<_> = (0..4).map(|index| direction_number(Layer::hidden_state(index))).collect();
+    assert_eq!(numbers, [None, None, Some(1), Some(2)]);
+}

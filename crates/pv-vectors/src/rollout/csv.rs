@@ -1,0 +1,195 @@
+//! Rollouts as CSV, in the columns of the original code: `question, prompt, answer, question_id, {trait}, coherence`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use csv::StringRecord;
+use pv_judge::{COHERENCE, Polarity};
+use pv_model::Tokenizer;
+
+use super::record::answer_ids;
+use super::{Place, Record, RolloutRun, side};
+use crate::{Error, Result, Scored};
+
+/// Rollouts with their scores from CSV files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CsvRollouts {
+    /// The rollouts, in the order of the file.
+    pub records: Vec<Record>,
+    /// How much each shows the trait; `None` where the file has no score.
+    pub trait_scores: Vec<Option<f64>>,
+    /// How coherent each is; `None` where the file has no score.
+    pub coherence: Vec<Option<f64>>,
+}
+
+impl CsvRollouts {
+    /// Reads a file of rollouts.
+    ///
+    /// Ids are `{trait}_{question}_{pos|neg}_{pair}`, or `{trait}_{question}` in a file all of whose rollouts have the
+    /// `polarity` given; the n-th row of an id is its rollout n. An empty score, or `nan`, is none. The score columns may be
+    /// missing; further columns are passed over. Answers become tokens as the original makes them: prompt and answer
+    /// are encoded in one piece.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::BadCsv`] with the line; a text that the tokenizer refuses.
+    pub fn read(
+        path: impl AsRef<Path>,
+        trait_name: &str,
+        polarity: Option<Polarity>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let bad = |line: Option<u64>, reason: String| Error::BadCsv { path: path.to_owned(), line, reason };
+        let failed = |error: csv::Error| bad(error.position().map(csv::Position::line), plain(&error));
+        let mut reader = csv::Reader::from_reader(bytes.as_slice());
+        let header = reader.headers().map_err(failed)?.clone();
+        let column = |name: &str| header.iter().position(|found| found.trim() == name);
+        let needed = |name: &str| {
+            column(name).ok_or_else(|| {
+                let found: Vec<&str> = header.iter().collect();
+                bad(None, format!("it has no column {name:?}; it has {found:?}"))
+            })
+        };
+        let (question, prompt, answer, id) =
+            (needed("question")?, needed("prompt")?, needed("answer")?, needed("question_id")?);
+        let (shown, coherence) = (column(trait_name), column(COHERENCE));
+        let mut read = Self::default();
+        let mut seen: BTreeMap<(usize, Polarity, usize), usize> = BTreeMap::new();
+        for row in reader.records() {
+            let row = row.map_err(failed)?;
+            let line = row.position().map(csv::Position::line);
+            let text = |column: usize| row.get(column).unwrap_or_default().to_owned();
+            let (question_index, polarity, pair) =
+                place(&text(id), trait_name, polarity).map_err(|reason| bad(line, reason))?;
+            let rollouts = seen.entry((question_index, polarity, pair)).or_default();
+            let place = Place { question: question_index, pair, polarity, rollout: *rollouts };
+            *rollouts += 1;
+            read.records.push(Record {
+                question_id: text(id),
+                place,
+                question: text(question),
+                prompt: text(prompt),
+                answer: text(answer),
+                tokens: answer_ids(tokenizer, &text(prompt), &text(answer))?,
+                seed: None,
+                finish: None,
+            });
+            let score = |column: Option<usize>| score(&row, column).map_err(|reason| bad(line, reason));
+            read.trait_scores.push(score(shown)?);
+            read.coherence.push(score(coherence)?);
+        }
+        Ok(read)
+    }
+
+    /// Adds the rollouts of another file, such as those of the other polarity.
+    pub fn extend(&mut self, other: Self) {
+        self.records.extend(other.records);
+        self.trait_scores.extend(other.trait_scores);
+        self.coherence.extend(other.coherence);
+    }
+
+    /// What a filter sees of them.
+    pub fn scored(&self) -> Vec<Scored> {
+        let scores = self.trait_scores.iter().zip(&self.coherence);
+        let scored = self.records.iter().zip(scores).map(|(record, (&trait_score, &coherence))| Scored {
+            place: record.place,
+            empty: record.is_empty(),
+            trait_score,
+            coherence,
+        });
+        scored.collect()
+    }
+}
+
+impl RolloutRun {
+    /// Writes the rollouts of one polarity (the original has a file for each), or all, as CSV. What has not been judged,
+    /// or where the judge gave no score, has an empty score.
+    ///
+    /// # Errors
+    /// [`Error::IncompleteRun`] before all rollouts are there, [`Error::Write`].
+    pub fn write_csv(&self, path: impl AsRef<Path>, polarity: Option<Polarity>) -> Result<()> {
+        if !self.is_complete() {
+            let (done, total) = (self.records().len(), self.plan().len());
+            let (path, what) = (self.folder().to_owned(), "rollouts".to_owned());
+            return Err(Error::IncompleteRun { path, what, done, total });
+        }
+        let trait_name = self.plan().trait_name();
+        let score = |rubric: &str, index: usize| self.verdict(rubric, index).and_then(pv_judge::Verdict::value);
+        let rows = self.records().iter().enumerate().filter(|(_, r)| polarity.is_none_or(|p| p == r.place.polarity));
+        let rows = rows.map(|(index, record)| (record, score(trait_name, index), score(COHERENCE, index)));
+        write_csv(path.as_ref(), trait_name, rows)
+    }
+}
+
+/// Writes rollouts with their scores for the trait and for coherence.
+pub(crate) fn write_csv<'a>(
+    path: &Path,
+    trait_name: &str,
+    rows: impl Iterator<Item = (&'a Record, Option<f64>, Option<f64>)>,
+) -> Result<()> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut put = |fields: [&str; 6]| writer.write_record(fields).map_err(|error| failed(std::io::Error::other(error)));
+    put(["question", "prompt", "answer", "question_id", trait_name, COHERENCE])?;
+    let number = |score: Option<f64>| score.map_or_else(String::new, |score| score.to_string());
+    for (record, shown, coherence) in rows {
+        let Record { question, prompt, answer, question_id, .. } = record;
+        put([question, prompt, answer, question_id, &number(shown), &number(coherence)])?;
+    }
+    let bytes = writer.into_inner().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// The question, polarity and pair that an id names.
+fn place(id: &str, trait_name: &str, given: Option<Polarity>) -> std::result::Result<(usize, Polarity, usize), String> {
+    let form = || format!("the id {id:?} is not {trait_name}_QUESTION_pos_PAIR, {trait_name}_QUESTION_neg_PAIR");
+    let rest = id.strip_prefix(trait_name).and_then(|rest| rest.strip_prefix('_')).ok_or_else(form)?;
+    let parts: Vec<&str> = rest.split('_').collect();
+    let number = |text: &str| text.parse::<usize>().map_err(|_| form());
+    let (question, polarity, pair) = match (parts.as_slice(), given) {
+        (&[question, polarity, pair], _) => {
+            let polarity = [Polarity::Pos, Polarity::Neg].into_iter().find(|known| side(*known) == polarity);
+            (number(question)?, polarity.ok_or_else(form)?, number(pair)?)
+        }
+        (&[question], Some(polarity)) => (number(question)?, polarity, 0),
+        (&[_], None) => return Err(format!("{}, and the polarity of the file is not given", form())),
+        _ => return Err(form()),
+    };
+    match given {
+        Some(given) if given != polarity => {
+            Err(format!("the id {id:?} is of {}, but the file is said to be of {}", side(polarity), side(given)))
+        }
+        _ => Ok((question, polarity, pair)),
+    }
+}
+
+fn score(row: &StringRecord, column: Option<usize>) -> std::result::Result<Option<f64>, String> {
+    let text = column.and_then(|column| row.get(column)).unwrap_or_default().trim();
+    if text.is_empty() || text.eq_ignore_ascii_case("nan") {
+        return Ok(None);
+    }
+    match text.parse::<f64>() {
+        Ok(score) if (0.0..=100.0).contains(&score) => Ok(Some(score)),
+        _ => Err(format!("the score {text:?} is not a number from 0 to 100")),
+    }
+}
+
+/// What the parser minds, without its position, which the error has already.
+fn plain(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("the row has {len} fields, the header {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { err, .. } => format!("it is not UTF-8: {err}"),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+use super::*;
+
+fn record(question: &str, prompt: &str, answer: &str, question_id: &str) -> Record {
+    let place = Place { question: 0, pair: 0, polarity: Polarity::Pos, rollout: 0 };
+    Record {
+        question_id: question_id.to_owned(),
+        place,
+        question: question.to_owned(),
+        prompt: prompt.to_owned(),
+        answer: answer.to_owned(),
+        tokens: Vec::new(),
+        seed: None,
+        finish: None,
+    }
+}
+
+/// What Python's csv module writes for the same rows (`lineterminator="\n"`, as pandas does).
+const PYTHON: &str = "question,prompt,answer,question_id,evil,coherence\n\"Why, \"\"really\"\"?\",\"<user>Why\n<assistant>\",Plain.,evil_0_pos_1,12.5,90\nWhy?,\"<user>Why\n<assistant>\",\"line one\nline \"\"two\"\", three\n\n\",evil_0_neg_1,,\né ☂,p,\"ends with cr\r\nand lf\",evil_12_pos_0,0,100\nq,p,,evil_0_pos_1,,7\n";
+
+#[test]
+fn files_are_those_of_pythons_csv_module() {
+    let rows = [
+        (record("Why, \"really\"?", "<user>Why\n<assistant>", "Plain.", "evil_0_pos_1"), Some(12.5), Some(90.0)),
+        (record("Why?", "<user>Why\n<assistant>", "line one\nline \"two\", three\n\n", "evil_0_neg_1"), None, None),
+        (record("é ☂", "p", "ends with cr\r\nand lf", "evil_12_pos_0"), Some(0.0), Some(100.0)),
+        (record("q", "p", "", "evil_0_pos_1"), None, Some(7.0)),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("evil.csv");
+    write_csv(&path, "evil", rows.iter().map(|(record, shown, coherence)| (record, *shown, *coherence))).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), PYTHON);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file was left");
+}
+
+#[test]
+fn ids_name_places() {
+    use Polarity::{Neg, Pos};
+    assert_eq!(place("evil_3_pos_2", "evil", None), Ok((3, Pos, 2)));
+    assert_eq!(place("evil_3_neg_2", "evil", Some(Neg)), Ok((3, Neg, 2)));
+    assert_eq!(place("evil_14", "evil", Some(Pos)), Ok((14, Pos, 0)));
+    assert_eq!(place("two_words_3_neg_0", "two_words", None), Ok((3, Neg, 0)));
+    for (id, polarity) in [
+        ("evil_3", None),
+        ("evil_3_neg_2", Some(Pos)),
+        ("evil_x_pos_2", None),
+        ("evil_3_maybe_2", None),
+        ("evil_3_pos", None),
+        ("evil_3_pos_2_1", None),
+        ("evil3_pos_2", None),
+        ("kind_3_pos_2", None),
+        ("", None),
+    ] {
+        assert!(place(id, "evil", polarity).is_err(), "{id}");
+    }
+}
+
+#[test]
+fn scores_are_numbers_or_nothing() {
+    let of = |text: &str| score(&StringRecord::from(vec![text]), Some(0));
+    assert_eq!(of("12.5"), Ok(Some(12.5)));
+    assert_eq!(of(" 0 "), Ok(Some(0.0)));
+    for nothing in ["", "nan", "NaN", "  "] {
+        assert_eq!(of(nothing), Ok(None), "{nothing:?}");
+    }
+    for bad in ["REFUSAL", "101", "-1", "inf", "1,5"] {
+        assert!(of(bad).is_err(), "{bad}");
+    }
+    assert_eq!(score(&StringRecord::from(vec!["5"]), None), Ok(None));
+}

@@ -1,0 +1,107 @@
+//! A folder that one run at a time writes to.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+const LOCK: &str = "run.lock";
+/// How the names of files begin that are not complete.
+const PARTIAL: &str = ".partial-";
+
+/// A folder, locked until this is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder where it does not exist, locks it and removes what a killed process left unfinished.
+    pub(super) fn lock(path: &Path) -> Result<Self> {
+        let failed = |source| Error::Write { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes a file as a whole: it takes its name when it is complete and on the disk.
+    pub(super) fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let path = self.file(name);
+        let failed = |source| Error::Write { path: path.clone(), source };
+        let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.path).map_err(failed)?;
+        let mut buffer = BufWriter::new(file.as_file());
+        write(&mut buffer).and_then(|()| buffer.flush()).map_err(failed)?;
+        drop(buffer);
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        // The new name is on the disk when the folder is. Not every system can do that, and nothing but time is lost.
+        let _ = File::open(&self.path).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+
+    /// The content of a file; nothing where it does not exist.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.file(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+
+    /// Removes a file where it exists.
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(Error::Write { path, source }),
+        }
+    }
+
+    /// A file to append to, cut to its first `length` bytes.
+    pub(super) fn append(&self, name: &str, length: u64) -> Result<File> {
+        let path = self.file(name);
+        let open = || -> std::io::Result<File> {
+            let file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+            if file.metadata()?.len() > length {
+                file.set_len(length)?;
+                file.sync_all()?;
+            }
+            Ok(file)
+        };
+        open().map_err(|source| Error::Write { path: path.clone(), source })
+    }
+}
+
+/// The lines of a file that end, without their ends. What follows the last end is the beginning of a line that was never
+/// finished.
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    bytes[..whole].split_inclusive(|&byte| byte == b'\n').map(|line| &line[..line.len() - 1])
+}

@@ -1,0 +1,140 @@
+//! What a run's folder belongs to.
+
+use pv_model::CausalLm;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Plan;
+use super::folder::Folder;
+use super::store::Layout;
+use crate::{Error, Result};
+
+pub(super) const HEADER: &str = "run.json";
+const FORMAT: &str = "pv-rollouts/1";
+
+/// What decides a run's results. Another batch size does not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) format: String,
+    pub(super) model: ModelStamp,
+    pub(super) plan: Plan,
+}
+
+/// Which model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ModelStamp {
+    pub(super) name: String,
+    pub(super) config_hash: String,
+    pub(super) template_hash: Option<String>,
+    dtype: String,
+    layers: usize,
+    d_model: usize,
+}
+
+impl ModelStamp {
+    pub(super) fn of(model: &CausalLm) -> Self {
+        let id = model.id();
+        Self {
+            name: id.name.clone(),
+            config_hash: id.config_hash.clone(),
+            template_hash: id.template_hash.clone(),
+            dtype: format!("{:?}", model.decoder().dtype()),
+            layers: model.config().layers + 1,
+            d_model: model.config().d_model,
+        }
+    }
+}
+
+impl Header {
+    pub(super) fn new(model: &CausalLm, plan: Plan) -> Self {
+        Self { format: FORMAT.to_owned(), model: ModelStamp::of(model), plan }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        let ModelStamp { layers, d_model, .. } = self.model;
+        Layout { layers, d_model, precision: self.plan.options.precision }
+    }
+
+    /// As JSON, without what may change from one start to the next. Numbers have gone through text once, as those in a
+    /// file have: reading may round them.
+    fn json(&self) -> Value {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let mut value: Value = serde_json::from_str(&text).unwrap_or_default();
+        if let Some(options) = value.pointer_mut("/plan/options").and_then(Value::as_object_mut) {
+            options.shift_remove("batch_size");
+        }
+        value
+    }
+
+    /// Writes the header of a folder that has none, or refuses a folder whose header is another.
+    pub(super) fn claim(&self, folder: &Folder) -> Result<()> {
+        let Some(saved) = folder.read(HEADER)? else {
+            return folder.write(HEADER, |file| Ok(serde_json::to_writer_pretty(file, &self.json())?));
+        };
+        let saved: Value = serde_json::from_slice(&saved).map_err(|error| damaged(folder, error))?;
+        match difference("", &saved, &self.json()) {
+            None => Ok(()),
+            Some((what, saved, given)) => Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given }),
+        }
+    }
+
+    /// Reads a folder's header.
+    pub(super) fn read(folder: &Folder) -> Result<Self> {
+        let path = folder.file(HEADER);
+        let bytes = folder.read(HEADER)?.ok_or_else(|| Error::Read {
+            path,
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "the folder holds no run"),
+        })?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(folder, error))?;
+        match value.get("format").and_then(Value::as_str) {
+            Some(FORMAT) => {}
+            other => {
+                return Err(damaged(folder, format!("its format is {other:?}, but {FORMAT:?} is what can be read")));
+            }
+        }
+        let header: Self = serde_json::from_value(value).map_err(|error| damaged(folder, error))?;
+        header.plan.check().map_err(|error| damaged(folder, error))?;
+        let Layout { layers, d_model, .. } = header.layout();
+        if layers == 0 || d_model == 0 || layers.checked_mul(d_model).is_none_or(|size| size > 1 << 30) {
+            return Err(damaged(folder, format!("its model has {layers} layers of width {d_model}")));
+        }
+        Ok(header)
+    }
+}
+
+fn damaged(folder: &Folder, reason: impl ToString) -> Error {
+    Error::DamagedRun { path: folder.file(HEADER), reason: reason.to_string() }
+}
+
+/// The first place at which two values differ, with both values in short.
+fn difference(at: &str, saved: &Value, given: &Value) -> Option<(String, String, String)> {
+    let inside = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+    match (saved, given) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = b.keys().chain(a.keys().filter(|name| !b.contains_key(*name)));
+            names
+                .filter_map(|name| {
+                    let value = |all: &serde_json::Map<String, Value>| all.get(name).cloned().unwrap_or(Value::Null);
+                    difference(&inside(name), &value(a), &value(b))
+                })
+                .next()
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{at}[{i}]"), a, b))
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            Some((format!("number of {at}"), a.len().to_string(), b.len().to_string()))
+        }
+        _ if saved == given => None,
+        _ => Some((at.to_owned(), short(saved), short(given))),
+    }
+}
+
+fn short(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

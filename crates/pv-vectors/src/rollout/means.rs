@@ -1,0 +1,303 @@
+//! The activations of rollouts, and the vector that is their mean difference.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::Tensor;
+use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
+use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
+
+use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance};
+use crate::{Activations, Error, Kept, Progress, Record, Result};
+
+/// What is recorded for each pooling, in the order of [`Pooling::ALL`].
+const CAPTURES: [Capture; 3] = [Capture::ResponseMean, Capture::PromptMean, Capture::PromptLast];
+
+/// The activations of one rollout at every layer, in f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RolloutMeans {
+    pub(crate) layers: usize,
+    pub(crate) d_model: usize,
+    /// `[poolings, layers, d_model]`. Zeros for the response of an answer without tokens.
+    pub(crate) values: Vec<f32>,
+    /// `[layers]`: the mean norm of the residual over the response's tokens.
+    pub(crate) norms: Vec<f32>,
+}
+
+impl RolloutMeans {
+    /// The activation of a pooling at a layer, `[d_model]`; `None` beyond the last layer. That of the response of an
+    /// answer without tokens is zero.
+    pub fn get(&self, pooling: Pooling, layer: Layer) -> Option<&[f32]> {
+        let row = pooling as usize * self.layers + layer.index();
+        (layer.index() < self.layers).then(|| &self.values[row * self.d_model..][..self.d_model])
+    }
+
+    /// The mean norm of the residual over the response's tokens at a layer.
+    pub fn response_norm(&self, layer: Layer) -> Option<f32> {
+        self.norms.get(layer.index()).copied()
+    }
+
+    /// Takes the activations of one sequence from a recorder of [`recorder`].
+    pub(super) fn of(recorder: &Recorder, sequence: usize, shape: ModelShape, empty: bool) -> Result<Self> {
+        let layers = LayerSet::All.resolve(shape.blocks);
+        // One transfer from the device per capture, not one per layer. Adding zero makes −0 and 0 the same bits.
+        let read = |capture: &Capture| -> Result<Vec<f32>> {
+            let rows: Result<Vec<Tensor<2>>, HookError> =
+                layers.iter().map(|&layer| recorder.get_of(capture, layer, &[sequence])).collect();
+            Ok(to_f32(Tensor::cat(rows?, 0))?.into_iter().map(|value| value + 0.0).collect())
+        };
+        let zeros = |width: usize| vec![0.0; layers.len() * width];
+        let mut values = Vec::with_capacity(CAPTURES.len() * layers.len() * shape.d_model);
+        for capture in &CAPTURES {
+            let lacking = empty && *capture == Capture::ResponseMean;
+            values.extend(if lacking { zeros(shape.d_model) } else { read(capture)? });
+        }
+        let norms = if empty { zeros(1) } else { read(&Capture::ResponseNorm)? };
+        if let Some(at) = values.iter().chain(&norms).position(|value| !value.is_finite()) {
+            let layer = Layer::hidden_state(at / shape.d_model % layers.len());
+            return Err(Error::BadActivations { reason: format!("a rollout's residual is not finite at {layer}") });
+        }
+        Ok(Self { layers: layers.len(), d_model: shape.d_model, values, norms })
+    }
+}
+
+/// A recorder of all that [`RolloutMeans`] holds.
+pub(super) fn recorder() -> Recorder {
+    Recorder::new(LayerSet::All, CAPTURES.into_iter().chain([Capture::ResponseNorm]))
+}
+
+/// A recorder that can be read while the run that it records goes on.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Recorder>>);
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(recorder())))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Recorder> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hook for Shared {
+    fn name(&self) -> String {
+        self.lock().name()
+    }
+
+    fn layers(&self) -> LayerSet {
+        LayerSet::All
+    }
+
+    fn wants(&self, _layer: Layer) -> bool {
+        true
+    }
+
+    fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
+        self.lock().validate(shape)
+    }
+
+    fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
+        self.lock().on_residual(context, residual)
+    }
+
+    fn finish(&mut self) -> Result<(), HookError> {
+        self.lock().finish()
+    }
+}
+
+/// Reads rollouts again and returns their activations, in the order of the records. The prompts are taken as they were
+/// rendered, and the answers' tokens as they are. Up to `batch_size` rollouts are read together.
+///
+/// # Errors
+/// A model without tokenizer, tokens beyond its vocabulary, [`Error::Cancelled`].
+pub fn recompute(
+    model: &CausalLm,
+    records: &[Record],
+    batch_size: usize,
+    on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<RolloutMeans>> {
+    let prompts: Vec<Vec<u32>> = records.iter().map(|record| record.prompt_ids(model)).collect::<Result<_>>()?;
+    let sequences: Vec<Sequence<'_>> = prompts
+        .iter()
+        .zip(records)
+        .map(|(prompt, record)| Sequence { prompt, response: &record.tokens, rest: &[] })
+        .collect();
+    read_sequences(model, &sequences, batch_size, on_progress)
+}
+
+/// The activations of whole sequences, in their order.
+pub(crate) fn read_sequences(
+    model: &CausalLm,
+    sequences: &[Sequence<'_>],
+    batch_size: usize,
+    mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<RolloutMeans>> {
+    if batch_size == 0 {
+        return Err(Error::BadSetting { reason: "batch_size is 0".to_owned() });
+    }
+    let shape = model.shape();
+    // Neighbours in length share a batch, so that little of it is padding.
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&i| sequences[i].prompt.len() + sequences[i].response.len());
+    let mut found = vec![None; sequences.len()];
+    let mut done = 0;
+    for group in order.chunks(batch_size) {
+        let batch: Vec<Sequence<'_>> = group.iter().map(|&i| sequences[i]).collect();
+        let mut recorder = recorder();
+        // Stopping at the last layer leaves out the final norm and the output head.
+        let options = ForwardOptions { stop_at: Some(shape.last_layer()), ..ForwardOptions::default() };
+        model.forward(&Batch::whole(&batch)?, options, &mut recorder)?;
+        for (row, &i) in group.iter().enumerate() {
+            found[i] = Some(RolloutMeans::of(&recorder, row, shape, sequences[i].response.is_empty())?);
+        }
+        done += group.len();
+        if on_progress(Progress::Reading { done, total: sequences.len() }).is_break() {
+            return Err(Error::Cancelled);
+        }
+    }
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Where activations of rollouts can be looked up.
+pub(crate) trait MeansTable {
+    /// The number of layers and the width.
+    fn shape(&self) -> (usize, usize);
+
+    /// The activations of these rollouts, `[rollouts, d_model]`.
+    fn rows(&self, pooling: Pooling, layer: Layer, rollouts: &[usize]) -> Result<Vec<f32>>;
+
+    /// The mean norms of these rollouts' residuals over the response, `[rollouts, layers]`.
+    fn norms(&self, rollouts: &[usize]) -> Result<Vec<f32>>;
+}
+
+impl MeansTable for [RolloutMeans] {
+    fn shape(&self) -> (usize, usize) {
+        self.first().map_or((0, 0), |means| (means.layers, means.d_model))
+    }
+
+    fn rows(&self, pooling: Pooling, layer: Layer, rollouts: &[usize]) -> Result<Vec<f32>> {
+        let rows = rollouts.iter().map(|&i| self.get(i).and_then(|means| means.get(pooling, layer)));
+        let rows: Option<Vec<&[f32]>> = rows.collect();
+        rows.map(|rows| rows.concat()).ok_or_else(|| missing(rollouts, self.len(), layer))
+    }
+
+    fn norms(&self, rollouts: &[usize]) -> Result<Vec<f32>> {
+        let rows: Option<Vec<&[f32]>> = rollouts.iter().map(|&i| Some(self.get(i)?.norms.as_slice())).collect();
+        rows.map(|rows| rows.concat()).ok_or_else(|| missing(rollouts, self.len(), Layer::EMBEDDINGS))
+    }
+}
+
+pub(crate) fn missing(rollouts: &[usize], known: usize, layer: Layer) -> Error {
+    let last = rollouts.iter().max().copied().unwrap_or_default();
+    Error::BadActivations { reason: format!("rollout {last} at {layer} was asked for; there are {known} rollouts") }
+}
+
+/// The vector of kept rollouts: the mean over those under eliciting instructions minus the mean over the others, at
+/// every layer, for the poolings asked for. `means` holds the activations of all rollouts that the filter saw, in the same order.
+///
+/// # Errors
+/// [`Error::BadActivations`] when a kept rollout has no activations; [`Error::NoAnswers`] when a side has none.
+pub fn vector_of(means: &[RolloutMeans], kept: &Kept, provenance: Provenance) -> Result<PersonaVector> {
+    difference(means, &Pooling::ALL, [&kept.pos, &kept.neg], provenance)
+}
+
+/// As [`vector_of`], from the rollouts under eliciting and those under suppressing instructions.
+pub(crate) fn difference(
+    means: &(impl MeansTable + ?Sized),
+    poolings: &[Pooling],
+    [pos, neg]: [&[usize]; 2],
+    provenance: Provenance,
+) -> Result<PersonaVector> {
+    for (side, rollouts) in [("eliciting", pos), ("suppressing", neg)] {
+        if rollouts.is_empty() {
+            return Err(Error::NoAnswers { side, answers: provenance.total.unwrap_or_default() / 2 });
+        }
+    }
+    let (layers, d_model) = means.shape();
+    let mut tables = BTreeMap::new();
+    for &pooling in poolings {
+        let mut values = Vec::with_capacity(layers * d_model);
+        for layer in (0..layers).map(Layer::hidden_state) {
+            let pos = mean(&means.rows(pooling, layer, pos)?, d_model);
+            let neg = mean(&means.rows(pooling, layer, neg)?, d_model);
+            values.extend(pos.iter().zip(&neg).map(|(pos, neg)| (pos - neg) as f32));
+        }
+        tables.extend(LayerRows::new(values, d_model).map(|table| (pooling, table)));
+    }
+    let all = [pos, neg].concat();
+    let norms = mean(&means.norms(&all)?, layers).into_iter().map(|norm| norm as f32).collect();
+    PersonaVector::new(provenance, tables, Some(norms))
+}
+
+/// The mean of the rows, in f64.
+fn mean(rows: &[f32], width: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let n = (rows.len() / width) as f64;
+    sum.iter_mut().for_each(|sum| *sum /= n);
+    sum
+}
+
+/// The activations of kept rollouts at one layer, for what can be learnt from them besides their mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptActivations {
+    layer: Layer,
+    d_model: usize,
+    /// `[rollouts, d_model]` for each side.
+    values: [Vec<f32>; 2],
+    questions: [Vec<usize>; 2],
+}
+
+impl KeptActivations {
+    pub(crate) fn read(
+        means: &(impl MeansTable + ?Sized),
+        pooling: Pooling,
+        layer: Layer,
+        kept: &Kept,
+        question: impl Fn(usize) -> usize,
+    ) -> Result<Self> {
+        let (_, d_model) = means.shape();
+        let values = [means.rows(pooling, layer, &kept.pos)?, means.rows(pooling, layer, &kept.neg)?];
+        let questions = [&kept.pos, &kept.neg].map(|side| side.iter().map(|&index| question(index)).collect());
+        Ok(Self { layer, d_model, values, questions })
+    }
+
+    /// Those of `means` that were kept, with the questions that `records` answer.
+    ///
+    /// # Errors
+    /// [`Error::BadActivations`] when a kept rollout has none.
+    pub fn new(
+        means: &[RolloutMeans],
+        records: &[Record],
+        pooling: Pooling,
+        layer: Layer,
+        kept: &Kept,
+    ) -> Result<Self> {
+        let question = |index: usize| records.get(index).map_or(0, |record| record.place.question);
+        Self::read(means, pooling, layer, kept, question)
+    }
+
+    /// Those under eliciting instructions; with a paired filter, row `i` is the partner of row `i` of [`neg`](Self::neg).
+    ///
+    /// # Errors
+    /// [`Error::BadActivations`] when there are none.
+    pub fn pos(&self) -> Result<Activations<'_>> {
+        self.side(0)
+    }
+
+    /// Those under suppressing instructions.
+    ///
+    /// # Errors
+    /// [`Error::BadActivations`] when there are none.
+    pub fn neg(&self) -> Result<Activations<'_>> {
+        self.side(1)
+    }
+
+    fn side(&self, side: usize) -> Result<Activations<'_>> {
+        Activations::new(self.layer, &self.values[side], self.d_model)?.by_question(&self.questions[side])
+    }
+}

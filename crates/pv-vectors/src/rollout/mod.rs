@@ -1,0 +1,21 @@
+//! Rollouts: answers under contrastive instructions, with their activations and scores.
+
+mod csv;
+mod folder;
+mod header;
+mod journal;
+mod means;
+mod means_file;
+mod plan;
+mod record;
+mod run;
+mod scores;
+mod store;
+
+pub use self::csv::CsvRollouts;
+pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
+pub(crate) use means::{difference, read_sequences};
+use plan::side;
+pub use plan::{Place, Plan, Precision, RolloutOptions};
+pub use record::Record;
+pub use run::RolloutRun;

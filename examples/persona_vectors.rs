@@ -1,0 +1,189 @@
+//! From a trait to its persona vector: rollouts under contrastive system prompts, a judge, a filter, the means, and how
+//! far the result can be trusted. A run that was broken off goes on.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use comfy_table::{ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_examples::organism::{ExactJudge, spec};
+use pv_examples::{ModelArgs, Result};
+use pv_hooks::{Layer, LayerSet};
+use pv_judge::{HttpJudge, HttpOptions, Judge, LocalJudge, TraitSpec};
+use pv_model::{CausalLm, Sampling};
+use pv_organism::Trait;
+use pv_vectors::{
+    ExtractOptions, Filter, FilterRule, Pooling, Progress, RolloutOptions, StabilityOptions, TraitExtraction, extract,
+    stability,
+};
+
+/// Extracts persona vectors, one folder per trait.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A trait: a JSON file, or a name that is built in (evil, sycophancy, hallucination, optimism, humor, impoliteness,
+    /// apathy; for the organism its own five). May be given several times; all of the organism's by default, else evil.
+    #[arg(long = "trait")]
+    traits: Vec<String>,
+    /// Who scores the answers; by default the organism's exact judge for the organism, else the model itself.
+    #[arg(long)]
+    judge: Option<JudgeKind>,
+    /// The judging model: a folder or name for a local judge (the model itself by default), a name on the server for an
+    /// HTTP one. Its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
+    #[arg(long)]
+    judge_model: Option<String>,
+    /// Where the runs go.
+    #[arg(long, default_value = "models/vectors")]
+    out: PathBuf,
+    /// Answers per question and instruction; 10 in the paper.
+    #[arg(long, default_value_t = 1)]
+    per_prompt: usize,
+    /// The most tokens of an answer; 1000 in the paper.
+    #[arg(long, default_value_t = 80)]
+    max_new_tokens: usize,
+    /// The sampling temperature; 1 in the paper.
+    #[arg(long, default_value_t = 0.7)]
+    temperature: f32,
+    /// Fewer kept pairs are an error.
+    #[arg(long, default_value_t = 10)]
+    min_kept: usize,
+    /// Keep rollouts one by one, not in pairs.
+    #[arg(long)]
+    unpaired: bool,
+    /// Also compute the vector from the answers read again without the instructions that led to them.
+    #[arg(long)]
+    neutral: bool,
+    /// What the seeds of all answers are derived from.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum JudgeKind {
+    /// The organism's own, which knows the truth.
+    Exact,
+    /// A model on this machine.
+    Local,
+    /// A model behind an OpenAI-compatible server.
+    Http,
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let specs = args.specs()?;
+    let model = args.model.load()?;
+    let judge = args.judge(&model)?;
+    println!("judged by {}\n", judge.name());
+    for spec in specs {
+        let folder = args.out.join(&spec.name);
+        let extraction = args.extract(&model, &spec, judge.as_ref(), &folder)?;
+        report(&model, &spec, &extraction)?;
+        println!("saved {}\n", folder.join("vector.safetensors").display());
+    }
+    Ok(())
+}
+
+impl Args {
+    fn specs(&self) -> Result<Vec<TraitSpec>> {
+        let organism = self.model.is_organism();
+        let mut names = self.traits.clone();
+        if names.is_empty() {
+            names = if organism { Trait::ALL.map(|t| t.name().to_owned()).to_vec() } else { vec!["evil".to_owned()] };
+        }
+        let one = |name: &String| match Trait::ALL.into_iter().find(|which| which.name() == name) {
+            Some(which) if organism => spec(which),
+            _ if name.ends_with(".json") => Ok(TraitSpec::load(name)?),
+            _ => Ok(TraitSpec::builtin(name)?),
+        };
+        names.iter().map(one).collect()
+    }
+
+    fn judge<'a>(&self, model: &'a CausalLm) -> Result<Box<dyn Judge + 'a>> {
+        let default = if self.model.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
+        Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
+            (JudgeKind::Exact, _) => Box::new(ExactJudge),
+            (JudgeKind::Local, None) => Box::new(LocalJudge::new(model)?),
+            (JudgeKind::Local, Some(other)) => {
+                let other = ModelArgs { model: other.clone(), ..self.model.clone() };
+                Box::new(LocalJudge::new(other.load()?)?)
+            }
+            (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
+            (JudgeKind::Http, Some(name)) => {
+                std::fs::create_dir_all(&self.out)?;
+                let cache = Some(self.out.join("judge_cache.jsonl"));
+                Box::new(HttpJudge::new(HttpOptions { cache, ..HttpOptions::from_env(name)? })?)
+            }
+        })
+    }
+
+    fn extract(&self, model: &CausalLm, spec: &TraitSpec, judge: &dyn Judge, folder: &Path) -> Result<TraitExtraction> {
+        let rule = if self.unpaired { FilterRule::Unpaired } else { FilterRule::Paired };
+        let options = ExtractOptions {
+            rollouts: RolloutOptions {
+                per_prompt: self.per_prompt,
+                max_new_tokens: self.max_new_tokens,
+                sampling: Sampling::temperature(self.temperature),
+                seed: self.seed,
+                ..RolloutOptions::default()
+            },
+            filter: Filter { rule, min_kept: self.min_kept, ..Filter::default() },
+            neutral: self.neutral,
+            ..ExtractOptions::default()
+        };
+        let style = ProgressStyle::with_template("{prefix}: {msg} {bar:40} {pos}/{len} [{eta} left]")?;
+        let bar = ProgressBar::new(0).with_style(style).with_prefix(spec.name.clone());
+        let extraction = extract(model, spec, judge, folder, &options, |progress| {
+            let (what, done, total) = match progress {
+                Progress::Answering { done, total } => ("answering", done, total),
+                Progress::Judging { done, total } => ("judging", done, total),
+                Progress::Reading { done, total } => ("reading", done, total),
+                _ => return ControlFlow::Continue(()),
+            };
+            bar.set_message(what);
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            ControlFlow::Continue(())
+        })?;
+        bar.finish_and_clear();
+        Ok(extraction)
+    }
+}
+
+/// What was kept, and per layer how long the vector is and how far it can be trusted.
+fn report(model: &CausalLm, spec: &TraitSpec, extraction: &TraitExtraction) -> Result {
+    println!("{}\n{}", spec.name, extraction.kept.table);
+    let mut table = Table::new();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["layer", "length", "split-half cosine", "gap of projections (95 %)", "held-out AUC"]);
+    let mut best: Option<(f64, Layer)> = None;
+    for layer in LayerSet::All.resolve(model.config().layers) {
+        let kept = extraction.run.activations(Pooling::ResponseMean, layer, &extraction.kept)?;
+        // Before the first block, answers of equal tokens may differ by nothing.
+        let Ok(direction) = extraction.vector.direction(layer) else { continue };
+        let found = stability(&kept.pos()?, &kept.neg()?, &StabilityOptions::default())?;
+        let gap = found.gap;
+        table.add_row([
+            layer.to_string(),
+            format!("{:.2}", direction.norm()),
+            format!("{:.3}", found.split_half.mean),
+            format!("{:.2} ({:.2} to {:.2})", gap.gap, gap.fixed.low, gap.fixed.high),
+            format!("{:.3}", found.held_out_auc),
+        ]);
+        if best.is_none_or(|(most, _)| found.held_out_auc > most) {
+            best = Some((found.held_out_auc, layer));
+        }
+    }
+    println!("{table}");
+    if let Some((auc, layer)) = best {
+        println!("answers to questions that the vector has not seen are told apart best at {layer}: AUC {auc:.3}");
+    }
+    if let Some(neutral) = &extraction.neutral {
+        let cosines = neutral.layers.iter().filter_map(|layer| Some((layer.layer, layer.cosine?)));
+        let cosines: Vec<String> = cosines.map(|(layer, cosine)| format!("{}: {cosine:.3}", layer.index())).collect();
+        println!("cosine with the vector of the answers read without instructions, by layer: {}", cosines.join(", "));
+    }
+    Ok(())
+}

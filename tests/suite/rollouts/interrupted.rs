@@ -1,0 +1,253 @@
+//! Runs that are killed, cut short or broken off end as if nothing had happened.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::*;
+
+/// Names the folder when this test's own process is the one to be killed.
+const CHILD: &str = "PV_ROLLOUTS_CHILD";
+const SELF: &str = "rollouts::interrupted::a_killed_run_ends_like_any_other";
+
+/// What the run ends with when nothing happens to it.
+fn undisturbed() -> &'static Results {
+    static RESULTS: OnceLock<Results> = OnceLock::new();
+    RESULTS.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        extracted(&model("qwen3"), folder.path());
+        results(folder.path())
+    })
+}
+
+/// Numbers that are the same in each run of the tests.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Says on the standard output that something was done, and goes on.
+fn tell(progress: Progress) -> ControlFlow<()> {
+    if let Progress::Judging { .. } = progress {
+        // Dice are thrown faster than a process is killed.
+        std::thread::sleep(std::time::Duration::from_micros(300));
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n+{progress:?}").and_then(|()| out.flush()).expect("a parent that listens");
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn a_killed_run_ends_like_any_other() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let options = extract_options();
+        extract(&model("qwen3"), &spec(), &Dice::new(), Path::new(&folder), &options, tell).expect("an extraction");
+        println!("\n+finished");
+        return;
+    }
+    let mut random = Random(1);
+    let mut kills = [0; 2];
+    for _ in 0..3 {
+        let folder = tempfile::tempdir().expect("a folder");
+        while let Some(event) = run_and_kill(folder.path(), &mut random) {
+            kills[usize::from(event.starts_with("Judging"))] += 1;
+            assert!(kills[0] + kills[1] < 1000, "the run never ends");
+        }
+        assert_eq!(&results(folder.path()), undisturbed());
+    }
+    println!("killed {} times while answering, {} times while judging", kills[0], kills[1]);
+    assert!(kills[0] >= 20 && kills[1] >= 20, "{kills:?} kills are too few to mean anything");
+}
+
+/// Starts a process that goes on with the run and kills it; the last event that it told, or nothing when it finished.
+fn run_and_kill(folder: &Path, random: &mut Random) -> Option<String> {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process");
+    // After some more events, and then a moment: that hits anything from a write to a pass of the model.
+    let mut left = random.below(5);
+    let mut last = None;
+    for line in BufReader::new(child.stdout.take().expect("its output")).lines() {
+        let Some(event) = line.expect("text").strip_prefix('+').map(str::to_owned) else { continue };
+        last = Some(event);
+        if left == 0 {
+            break;
+        }
+        left -= 1;
+    }
+    let last = last.expect("the process told nothing: it failed");
+    std::thread::sleep(std::time::Duration::from_micros(random.below(500)));
+    child.kill().expect("a process");
+    child.wait().expect("a process");
+    (last != "finished").then_some(last)
+}
+
+/// A run with so many rollouts, the rest of which are missing.
+fn broken_off(model: &CausalLm, rollouts: usize) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = open(model, folder.path()).expect("a run");
+    let outcome = run.generate(model, |progress| match progress {
+        Progress::Answering { done, .. } if done == rollouts => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(outcome, Err(pv_vectors::Error::Cancelled)));
+    assert_eq!(run.records().len(), rollouts);
+    assert!(!run.is_complete());
+    folder
+}
+
+fn length(folder: &Path, name: &str) -> u64 {
+    fs::metadata(folder.join(name)).expect("a file").len()
+}
+
+fn cut(folder: &Path, name: &str, length: u64) {
+    let file = fs::OpenOptions::new().write(true).open(folder.join(name)).expect("a file");
+    file.set_len(length).expect("a file that can be cut");
+}
+
+#[test]
+fn a_run_that_was_broken_off_goes_on() {
+    let model = model("qwen3");
+    for rollouts in [1, 17, 59, 60] {
+        let folder = broken_off(&model, rollouts);
+        let mut first: Option<String> = None;
+        extract(&model, &spec(), &Dice::new(), folder.path(), &extract_options(), |progress| {
+            first.get_or_insert_with(|| format!("{progress:?}"));
+            ControlFlow::Continue(())
+        })
+        .expect("an extraction");
+        let expected = format!("Answering {{ done: {}, total: 60 }}", rollouts + 1);
+        assert!(rollouts == 60 || first.as_deref() == Some(expected.as_str()), "{first:?}");
+        assert_eq!(&results(folder.path()), undisturbed(), "broken off after {rollouts}");
+    }
+}
+
+#[test]
+fn one_object_goes_on_after_it_was_broken_off() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = open(&model, folder.path()).expect("a run");
+    let mut events = 0;
+    while let Err(error) = run.generate(&model, |_| {
+        events += 1;
+        if events % 13 == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }) {
+        assert!(matches!(error, pv_vectors::Error::Cancelled), "{error}");
+    }
+    assert_eq!(events, 60, "a rollout was generated twice");
+    drop(run);
+    extracted(&model, folder.path());
+    assert_eq!(&results(folder.path()), undisturbed());
+}
+
+#[test]
+fn torn_and_damaged_files_cost_time_only() {
+    let model = model("qwen3");
+    let start = broken_off(&model, 12);
+    let item = length(start.path(), "activations.bin") / 12;
+    let text = fs::read(start.path().join("rollouts.jsonl")).expect("a file");
+    let mut random = Random(2);
+    let ends = |name: &str, folder: &Path, to: u64| {
+        cut(folder, name, to);
+        extracted(&model, folder);
+        assert_eq!(&results(folder), undisturbed(), "{name} cut to {to} bytes");
+    };
+    // A torn last line and a torn last item, at every kind of place; a line without its item, items without lines.
+    for name in ["rollouts.jsonl", "activations.bin"] {
+        let whole = length(start.path(), name);
+        let last = if name == "rollouts.jsonl" {
+            text.split(|b| *b == b'\n').rev().nth(1).unwrap().len() as u64
+        } else {
+            item
+        };
+        let near = [1, 2, last / 2, last - 1, last, last + 1].map(|back| whole - back);
+        for to in near.into_iter().chain([0, 1, random.below(whole), random.below(whole)]) {
+            ends(name, copy(start.path()).path(), to);
+        }
+    }
+    // Bytes that changed, in the middle and at the ends.
+    for name in ["rollouts.jsonl", "activations.bin"] {
+        for _ in 0..8 {
+            let folder = copy(start.path());
+            let path = folder.path().join(name);
+            let mut bytes = fs::read(&path).expect("a file");
+            let at = random.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << random.below(8);
+            fs::write(&path, bytes).expect("a file");
+            extracted(&model, folder.path());
+            assert_eq!(&results(folder.path()), undisturbed(), "{name} changed at {at}");
+        }
+    }
+    // What a power failure may leave at the end of a file.
+    let folder = copy(start.path());
+    for name in ["rollouts.jsonl", "activations.bin"] {
+        let mut bytes = fs::read(folder.path().join(name)).expect("a file");
+        bytes.extend([0; 5000]);
+        fs::write(folder.path().join(name), bytes).expect("a file");
+    }
+    fs::write(folder.path().join(".partial-left"), "half of something").expect("a file");
+    extracted(&model, folder.path());
+    assert_eq!(&results(folder.path()), undisturbed());
+}
+
+#[test]
+fn torn_verdicts_are_asked_for_again() {
+    let model = model("qwen3");
+    let whole = tempfile::tempdir().expect("a folder");
+    extracted(&model, whole.path());
+    let size = length(whole.path(), "scores.jsonl");
+    let mut random = Random(3);
+    for back in [1, 2, 30, 500, random.below(size), size] {
+        let folder = copy(whole.path());
+        cut(folder.path(), "scores.jsonl", size - back);
+        let judge = Dice::new();
+        extract(&model, &spec(), &judge, folder.path(), &extract_options(), go_on).expect("an extraction");
+        assert!(judge.asked.get() > 0);
+        assert_eq!(&results(folder.path()), undisturbed(), "cut by {back} bytes");
+    }
+}
+
+#[test]
+fn the_last_steps_may_be_interrupted_too() {
+    let model = model("qwen3");
+    // All rollouts are there, but nothing has been put in order.
+    let unsorted = broken_off(&model, 60);
+    let done = copy(unsorted.path());
+    open(&model, done.path()).expect("a run").generate(&model, |p| panic!("{p:?}")).expect("a complete run");
+    let lines = |folder: &Path| fs::read_to_string(folder.join("rollouts.jsonl")).expect("a file");
+    assert_ne!(
+        lines(unsorted.path()),
+        lines(done.path()),
+        "rollouts ended in the order of the plan: nothing is tested"
+    );
+
+    // The activations have been written; the lines are still as they were.
+    let first = copy(unsorted.path());
+    fs::copy(done.path().join("means.safetensors"), first.path().join("means.safetensors")).expect("a file");
+    // The lines are in order; the journal has not been removed.
+    let second = copy(done.path());
+    fs::copy(unsorted.path().join("activations.bin"), second.path().join("activations.bin")).expect("a file");
+    // All verdicts are there, in the order in which they were reached.
+    let third = copy(done.path());
+    let mut run = RolloutRun::load(third.path()).expect("a run");
+    let outcome =
+        run.score(&Dice::new(), &[spec().rubric().unwrap(), Rubric::coherence()], |progress| match progress {
+            Progress::Judging { done, total } if done == total => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+    assert!(matches!(outcome, Err(pv_vectors::Error::Cancelled)));
+    drop(run);
+    assert_ne!(fs::read(third.path().join("scores.jsonl")).expect("a file"), undisturbed().scores);
+    for folder in [&unsorted, &first, &second, &third] {
+        extracted(&model, folder.path());
+        assert_eq!(&results(folder.path()), undisturbed());
+    }
+}

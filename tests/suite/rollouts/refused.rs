@@ -1,0 +1,211 @@
+//! What is refused, and how it is said.
+
+use pv_judge::Polarity;
+use pv_vectors::{CsvRollouts, Error, Precision};
+
+use super::*;
+
+fn refusal(result: pv_vectors::Result<RolloutRun>) -> String {
+    match result {
+        Err(error @ Error::OtherRun { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_folder_of_another_run_is_refused_by_name() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(open(&model, folder.path()).expect("a run"));
+    for (what, options) in [
+        ("plan.options.per_prompt is 5, but 6", RolloutOptions { per_prompt: 6, ..options() }),
+        ("plan.options.max_new_tokens is 20, but 21", RolloutOptions { max_new_tokens: 21, ..options() }),
+        ("plan.options.seed is 11, but 12", RolloutOptions { seed: 12, ..options() }),
+        ("plan.options.precision is \"f32\", but \"f16\"", RolloutOptions { precision: Precision::F16, ..options() }),
+        (
+            "plan.options.sampling.temperature is 1.0, but 0.7",
+            RolloutOptions { sampling: Sampling::temperature(0.7), ..options() },
+        ),
+        (
+            "plan.options.sampling.top_k is null, but 5",
+            RolloutOptions { sampling: Sampling { top_k: Some(5), ..options().sampling }, ..options() },
+        ),
+    ] {
+        let error = refusal(RolloutRun::open(folder.path(), &model, plan(options)));
+        assert!(error.contains(what), "{error}");
+    }
+    let with = |change: fn(&mut TraitSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        refusal(RolloutRun::open(folder.path(), &model, Plan::new(&spec, options()).expect("a plan")))
+    };
+    let error = with(|spec| spec.extraction[1] = "How?".into());
+    assert!(error.contains("plan.questions[1] is \"Why?\", but \"How?\""), "{error}");
+    let error = with(|spec| spec.extraction.truncate(2));
+    assert!(error.contains("number of plan.questions is 3, but 2"), "{error}");
+    let error = with(|spec| spec.assistant_neg = None);
+    assert!(error.contains("plan.systems[0][1]"), "{error}");
+    let error = with(|spec| spec.name = "evil".into());
+    assert!(error.contains("plan.trait_name is \"rude\", but \"evil\""), "{error}");
+
+    let other = self::model("qwen2");
+    let error = refusal(open(&other, folder.path()));
+    assert!(error.contains("model.name is \"qwen3\", but \"qwen2\""), "{error}");
+    let mut run = open(&model, folder.path()).expect("a run");
+    assert!(matches!(run.generate(&other, go_on), Err(Error::OtherRun { .. })));
+    drop(run);
+    // Another batch size changes nothing, and is welcome.
+    RolloutRun::open(folder.path(), &model, plan(RolloutOptions { batch_size: 9, ..options() })).expect("the same run");
+}
+
+#[test]
+fn one_at_a_time() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = open(&model, folder.path()).expect("a run");
+    for second in [open(&model, folder.path()), RolloutRun::load(folder.path())] {
+        let error = second.expect_err("it is in use");
+        assert!(matches!(error, Error::Locked { .. }));
+        assert!(error.to_string().contains("in use"), "{error}");
+    }
+    drop(run);
+    open(&model, folder.path()).expect("it is free again");
+}
+
+#[test]
+fn a_run_gives_nothing_before_it_has_it() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = open(&model, folder.path()).expect("a run");
+    let incomplete = |error: Error, what: &str| {
+        assert!(matches!(error, Error::IncompleteRun { .. }) && error.to_string().contains(what), "{error}");
+    };
+    let rubric = spec().rubric().unwrap();
+    incomplete(
+        run.score(&Dice::new(), std::slice::from_ref(&rubric), go_on).expect_err("no rollouts"),
+        "0 of 60 rollouts",
+    );
+    incomplete(run.filter(&Filter::default()).expect_err("no rollouts"), "0 of 60 rollouts");
+    incomplete(run.write_csv(folder.path().join("x.csv"), None).expect_err("no rollouts"), "0 of 60 rollouts");
+    run.generate(&model, go_on).expect("rollouts");
+    incomplete(run.filter(&Filter::default()).expect_err("no verdicts"), "of 60 verdicts on rude");
+    run.score(&Dice::new(), &[rubric], go_on).expect("verdicts");
+    incomplete(run.filter(&Filter::default()).expect_err("half the verdicts"), "of 60 verdicts on coherence");
+    run.score(&Dice::new(), &[Rubric::coherence()], go_on).expect("verdicts");
+    run.filter(&Filter { min_kept: 1, ..extract_options().filter }).expect("enough");
+    let all = Filter { min_kept: 30, ..Filter::default() };
+    let error = run.filter(&all).expect_err("too few");
+    assert!(matches!(&error, Error::TooFewKept { needed: 30, .. }), "{error:?}");
+    let missing = tempfile::tempdir().expect("a folder");
+    assert!(matches!(RolloutRun::load(missing.path()), Err(Error::Read { .. })));
+    assert!(matches!(RolloutRun::load(missing.path().join("none")), Err(Error::Read { .. })));
+    assert!(!missing.path().join("none").exists());
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_runs() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("run");
+    let refuse = |spec: &TraitSpec, options: &ExtractOptions| {
+        let error = extract(&model, spec, &Dice::new(), &place, options, |p| panic!("{p:?}")).expect_err("refused");
+        assert!(!place.exists(), "{error}");
+        error
+    };
+    let bad_rubric = TraitSpec { eval_prompt: "How rude?".into(), ..spec() };
+    assert!(matches!(refuse(&bad_rubric, &extract_options()), Error::Judge(_)));
+    let no_question = TraitSpec { extraction: Vec::new(), ..spec() };
+    assert!(matches!(refuse(&no_question, &extract_options()), Error::BadContrast { .. }));
+    let confusing = TraitSpec { name: COHERENCE.into(), ..spec() };
+    assert!(matches!(refuse(&confusing, &extract_options()), Error::BadSetting { .. }));
+    let filter = Filter { pos_min: f64::NAN, ..Filter::default() };
+    assert!(matches!(refuse(&spec(), &ExtractOptions { filter, ..extract_options() }), Error::BadSetting { .. }));
+}
+
+#[test]
+fn damage_to_a_complete_run_is_said_and_never_panics() {
+    let model = model("qwen3");
+    let whole = tempfile::tempdir().expect("a folder");
+    extracted(&model, whole.path());
+    let with = |name: &str, bytes: &[u8]| {
+        let folder = copy(whole.path());
+        fs::write(folder.path().join(name), bytes).expect("a file");
+        RolloutRun::load(folder.path())
+    };
+    let means = fs::read(whole.path().join("means.safetensors")).expect("a file");
+    let header = 8 + u64::from_le_bytes(means[..8].try_into().expect("eight bytes")) as usize;
+    for end in (0..header).step_by(97).chain([header, means.len() - 1]) {
+        assert!(matches!(with("means.safetensors", &means[..end]), Err(Error::DamagedRun { .. })), "{end} bytes");
+    }
+    assert!(with("means.safetensors", &[means.as_slice(), &[0]].concat()).is_err());
+    assert!(with("means.safetensors", &u64::MAX.to_le_bytes()).is_err());
+    for at in 0..header {
+        let mut damaged = means.clone();
+        damaged[at] ^= 0x41;
+        // White space at the header's end may become other white space; whatever is accepted is read as it was.
+        let _ = with("means.safetensors", &damaged);
+    }
+    let rollouts = fs::read(whole.path().join("rollouts.jsonl")).expect("a file");
+    let error = with("rollouts.jsonl", &rollouts[..rollouts.len() / 2]).expect_err("half of it").to_string();
+    assert!(error.contains("rollouts are missing"), "{error}");
+    let text = String::from_utf8(rollouts).expect("text");
+    let changed = text.replacen("\"seed\":", "\"seed\": ", 1);
+    let error = with("rollouts.jsonl", changed.as_bytes()).expect_err("a change").to_string();
+    assert!(error.contains("changed after"), "{error}");
+    let first = text.lines().next().expect("a line");
+    let error = with("rollouts.jsonl", format!("{first}\n{text}").as_bytes()).expect_err("a line twice").to_string();
+    assert!(error.contains("line 2"), "{error}");
+
+    let run = fs::read_to_string(whole.path().join("run.json")).expect("a file");
+    for (from, to) in [
+        ("pv-rollouts/1", "pv-rollouts/2"),
+        ("\"per_prompt\": 5", "\"per_prompt\": 0"),
+        ("\"per_prompt\": 5", "\"per_prompt\": 18446744073709551615"),
+        ("\"layers\": 5", "\"layers\": 18446744073709551615"),
+        ("\"d_model\": 48", "\"d_model\": 0"),
+        ("{", "["),
+    ] {
+        let changed = run.replacen(from, to, 1);
+        assert_ne!(changed, run, "{from} is not there");
+        assert!(matches!(with("run.json", changed.as_bytes()), Err(Error::DamagedRun { .. })), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn bad_csv_is_refused_with_the_line() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rude.csv");
+    let read = |text: &[u8], polarity| {
+        fs::write(&path, text).expect("a file");
+        CsvRollouts::read(&path, "rude", polarity, model.tokenizer().unwrap())
+    };
+    let head = "question,prompt,answer,question_id,rude,coherence\n";
+    let row = "q,p,\"two\nlines\",rude_0_pos_0,1,2\n";
+    for (text, line, what) in [
+        (String::new(), None, "no column \"question\""),
+        ("question,prompt,answer\n".into(), None, "no column \"question_id\""),
+        (format!("{head}{row}q,p,a,rude_0_pos_0,1\n"), Some(4), "5 fields"),
+        (format!("{head}{row}q,p,a,evil_0_pos_0,1,2\n"), Some(4), "the id \"evil_0_pos_0\""),
+        (format!("{head}{row}q,p,a,rude_0,1,2\n"), Some(4), "polarity"),
+        (format!("{head}{row}q,p,a,rude_0_pos_0,high,2\n"), Some(4), "\"high\""),
+        (format!("{head}{row}q,p,a,rude_0_pos_0,1,200\n"), Some(4), "\"200\""),
+    ] {
+        match read(text.as_bytes(), None) {
+            Err(Error::BadCsv { line: found, reason, .. }) => {
+                assert!(found == line && reason.contains(what), "{found:?}: {reason}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    let mut bytes = format!("{head}{row}").into_bytes();
+    bytes.extend(b"q,p,\xff,rude_0_pos_0,1,2\n");
+    assert!(matches!(read(&bytes, None), Err(Error::BadCsv { line: Some(4), .. })));
+    let wrong_side = read(format!("{head}{row}").as_bytes(), Some(Polarity::Neg));
+    assert!(matches!(wrong_side, Err(Error::BadCsv { line: Some(2), .. })), "{wrong_side:?}");
+    assert!(matches!(
+        CsvRollouts::read(folder.path().join("none.csv"), "rude", None, model.tokenizer().unwrap()),
+        Err(Error::Read { .. })
+    ));
+    assert_eq!(read(head.as_bytes(), None).expect("no rollouts").records, []);
+}
