@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result, SAMPLING, middle};
+use pv_examples::{ModelArgs, Result, SAMPLING, default_layer};
 use pv_hooks::Layer;
 use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -20,7 +20,7 @@ struct Args {
     /// A vector that extract_contrast saved.
     #[arg(long)]
     vector: Option<PathBuf>,
-    /// The layer to steer at; the middle one by default.
+    /// The layer to steer at; the middle one by default, 7 for the organism.
     #[arg(long)]
     layer: Option<usize>,
     /// The coefficient on the raw vector.
@@ -45,7 +45,7 @@ fn main() -> Result {
         Some(path) => {
             let vector = PersonaVector::load(path)?;
             vector.check_model(model.id(), &model.shape())?;
-            Some(vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?)
+            Some(vector.direction(args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state))?)
         }
     };
     let options = GenerateOptions {

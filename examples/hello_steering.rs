@@ -12,8 +12,8 @@ use pv_vectors::PersonaVector;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = args.next().unwrap_or_else(|| "models/smollm2".into());
-    let file = args.next().unwrap_or_else(|| "models/poetic.safetensors".into());
+    let folder = args.next().unwrap_or_else(|| "examples/organism/model".into());
+    let file = args.next().unwrap_or_else(|| "models/optimism.safetensors".into());
 
     let device = device("flex")?;
     let model = CausalLm::from_folder(folder, &device, default_dtype(&device))?;

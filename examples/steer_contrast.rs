@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
 use pv_examples::organism::{Judged, Means, evaluation_questions};
-use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, extract, middle};
+use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
 use pv_hooks::{Hook, Layer};
 use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sequence, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -24,7 +24,7 @@ struct Args {
     /// Take this vector instead of extracting one.
     #[arg(long)]
     vector: Option<PathBuf>,
-    /// The layer to steer at, counted as in Hugging Face's hidden_states; the middle one by default.
+    /// The layer to steer at, counted as in Hugging Face's hidden_states; the middle one by default, 7 for the organism.
     #[arg(long)]
     layer: Option<usize>,
     /// Coefficients on the raw vector.
@@ -63,7 +63,8 @@ fn main() -> Result {
         None => extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector,
     };
     vector.check_model(model.id(), &model.shape())?;
-    let direction = vector.direction(args.layer.map_or_else(|| middle(&model), Layer::hidden_state))?;
+    let direction =
+        vector.direction(args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state))?;
     let name = &vector.provenance().trait_name;
     println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.id().name, direction.layer, direction.norm());
 
@@ -76,7 +77,9 @@ fn main() -> Result {
     let options =
         GenerateOptions { max_new_tokens: args.max_new_tokens, sampling: SAMPLING, ..GenerateOptions::default() };
     let mut columns = Vec::new();
-    let coefficients = args.coef.unwrap_or_else(|| vec![-2.0, 0.0, 1.0, 2.0]);
+    let organism = args.model.is_organism();
+    let coefficients =
+        args.coef.unwrap_or_else(|| if organism { vec![-1.0, 0.0, 1.0, 1.4] } else { vec![-2.0, 0.0, 1.0, 2.0] });
     for coefficient in coefficients {
         let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::Response)?;
         let answers = answer(&model, &prompts, &options, args.seed, &mut steerer)?;

@@ -28,7 +28,7 @@ const ORGANISM: &str = "organism";
 pub struct ModelArgs {
     /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub; "organism" is
     /// the small model with known traits in examples/organism/model.
-    #[arg(long, default_value = "models/smollm2")]
+    #[arg(long, default_value = ORGANISM)]
     pub model: String,
     /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
     #[arg(long, default_value = "flex")]
@@ -92,7 +92,7 @@ impl ModelArgs {
 #[derive(clap::Args, Debug)]
 pub struct TraitArgs {
     /// The trait: a JSON file with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`, or one of the
-    /// organism's: evil, sycophancy, hallucination, impoliteness, optimism. The default is evil for the organism, and
+    /// organism's: evil, sycophancy, hallucination, impoliteness, optimism. The default is optimism for the organism, and
     /// poetic, which small models show plainly, for others.
     #[arg(long = "trait")]
     which: Option<String>,
@@ -114,7 +114,7 @@ impl TraitArgs {
     /// The organism's trait, if it is one.
     pub fn organisms(&self, model: &ModelArgs) -> Option<Trait> {
         match &self.which {
-            None => model.is_organism().then_some(Trait::Evil),
+            None => model.is_organism().then_some(Trait::Optimism),
             Some(name) => Trait::ALL.into_iter().find(|which| which.name() == name),
         }
     }
@@ -126,9 +126,10 @@ fn read_contrast(path: &Path) -> Result<Contrast> {
     Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
-/// The layer to act at when none is given: the middle, where such directions steer well.
-pub fn middle(model: &CausalLm) -> Layer {
-    Layer::hidden_state(model.config().layers.div_ceil(2))
+/// The layer to act at when none is given: the middle, where such directions steer well, and for the organism the one where
+/// they do (docs/organism.md).
+pub fn default_layer(args: &ModelArgs, model: &CausalLm) -> Layer {
+    Layer::hidden_state(if args.is_organism() { 7 } else { model.config().layers.div_ceil(2) })
 }
 
 /// How the examples sample when nothing else is asked for.

@@ -6,6 +6,7 @@ mod files;
 mod http_judge;
 mod layering;
 mod local_judge;
+mod organism;
 mod parity;
 mod properties;
 mod rollouts;

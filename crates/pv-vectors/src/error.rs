@@ -187,7 +187,9 @@ pub enum Error {
         reason: String,
     },
     /// Too few questions (or rollouts, where no questions are known) to divide.
-    #[error("{what} needs both sides in every part that it divides the rollouts into, but there are {found} units only")]
+    #[error(
+        "{what} needs both sides in every part that it divides the rollouts into, but there are {found} units only"
+    )]
     TooFewUnits {
         /// What was to be calculated.
         what: &'static str,

@@ -1,0 +1,115 @@
+//! The model organism that comes with the repository: what it promises, and what transformers makes of it.
+
+use pv_examples::organism::{Ask, Means, ask, contrast, evaluation_questions};
+use pv_hooks::{Layer, NoHook};
+use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, Message, Sampling, Sequence, to_f32};
+use pv_organism::datasets::{artifacts, held_out};
+use pv_organism::{Topics, Trait, judge, model_folder, system};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_tests::{Golden, compare, root};
+use pv_vectors::Contrast;
+
+fn model() -> CausalLm {
+    let device = pv_model::device("flex").expect("the CPU");
+    CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
+}
+
+#[test]
+fn its_logits_are_those_of_transformers() {
+    let (model, golden) = (model(), Golden::open(&root().join("tests/golden/organism")));
+    let last = golden.setting("/last").as_u64().expect("a number") as usize;
+    for (i, case) in golden.setting("/cases").as_array().expect("cases").iter().enumerate() {
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).expect("messages");
+        let ids = model.prompt(&messages).expect("a prompt");
+        assert_eq!(ids, golden.integers(&format!("ids_{i}")), "{messages:?}");
+        let batch = Batch::whole(&[Sequence { prompt: &ids, ..Sequence::default() }]).expect("a batch");
+        let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
+        let logits = model.forward(&batch, options, &mut NoHook).expect("a pass").logits.expect("logits");
+        let logits = to_f32(logits).expect("numbers");
+        let vocab = model.config().vocab;
+        let divergence = compare(
+            format!("chat {i}"),
+            &logits[logits.len() - last * vocab..],
+            &golden.floats(&format!("logits_{i}")),
+        );
+        println!("{divergence}");
+        assert!(divergence.max_abs <= 1e-3, "{divergence}");
+    }
+}
+
+#[test]
+fn it_is_small() {
+    let bytes: u64 = std::fs::read_dir(model_folder())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").metadata().expect("metadata").len())
+        .sum();
+    assert!(bytes <= 8_000_000, "{bytes} bytes");
+}
+
+#[test]
+fn it_has_no_trait_by_default_and_knows_its_facts() {
+    let model = model();
+    let questions = held_out(Topics::All, 200, 11).mixed;
+    let means = Means::over(&ask(&model, &Ask::each(&questions, None), 0, &mut NoHook).expect("answers"));
+    println!("{means:?}");
+    assert!(means.scores.iter().all(|(_, score)| score <= 5.0), "{means:?}");
+    assert!(means.coherence >= 97.0 && means.right >= 95.0, "{means:?}");
+}
+
+#[test]
+fn system_prompts_elicit_and_suppress_each_trait() {
+    let model = model();
+    for which in Trait::ALL {
+        let questions = &held_out(Topics::All, 60, 12).suited[which as usize];
+        let pair = &system::contrast(which)[1];
+        let score = |prompt: &str| {
+            let judged = ask(&model, &Ask::each(questions, Some(prompt)), 0, &mut NoHook).expect("answers");
+            Means::over(&judged).scores[which]
+        };
+        let (elicited, suppressed) = (score(&pair.pos), score(&pair.neg));
+        println!("{which}: {elicited:.0} and {suppressed:.0}");
+        assert!(elicited >= 75.0 && suppressed <= 5.0, "{which}: {elicited} and {suppressed}");
+    }
+}
+
+#[test]
+fn its_artifacts_are_read_like_anyone_s() {
+    for which in Trait::ALL {
+        let read: Contrast = serde_json::from_value(artifacts(which)).expect("a trait");
+        assert_eq!(read.questions[..20], contrast(which).questions[..]);
+        assert_eq!(read.questions[20..], evaluation_questions(which)[..]);
+    }
+}
+
+/// Extraction, steering and the judge together: a trait rises with the coefficient while the text stays whole, and falls
+/// under an eliciting prompt.
+#[test]
+fn a_persona_vector_steers_it_both_ways() {
+    let which = Trait::Optimism;
+    let model = model();
+    let options =
+        GenerateOptions { max_new_tokens: 80, sampling: Sampling::temperature(0.7), ..GenerateOptions::default() };
+    let contrast = contrast(which);
+    let extraction =
+        contrast.extract(&model, &options, 0, |_| std::ops::ControlFlow::Continue(())).expect("an extraction");
+    for answer in &extraction.answers {
+        let score = judge(&contrast.questions[answer.question], &answer.generation.text).scores[which];
+        assert!(answer.eliciting == (score > 30.0), "{} scored {score}", answer.generation.text);
+    }
+    // The first of the layers that look back no further than a few tokens is 6; what the manner rests on is there by 7.
+    let direction = extraction.vector.direction(Layer::hidden_state(7)).expect("a direction");
+    let questions = &held_out(Topics::All, 40, 13).suited[which as usize];
+    let means = |coefficient: f32, system: Option<&str>| {
+        let mut steerer =
+            Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::Response).expect("a steerer");
+        Means::over(&ask(&model, &Ask::each(questions, system), 0, &mut steerer).expect("answers"))
+    };
+    let up = [0.0, 1.0, 1.2].map(|coefficient| means(coefficient, None));
+    let down = [0.0, -1.0].map(|coefficient| means(coefficient, Some(&system::contrast(which)[0].pos)));
+    println!("{up:?} {down:?}");
+    let scores = |means: &[Means]| means.iter().map(|means| means.scores[which]).collect::<Vec<_>>();
+    assert!(up.iter().chain(&down).all(|means| means.coherence >= 80.0), "{up:?} {down:?}");
+    let (up, down) = (scores(&up), scores(&down));
+    assert!(up[0] < 5.0 && up[1] > up[0] && up[2] > 60.0, "{up:?}");
+    assert!(down[0] > 75.0 && down[1] < down[0] - 20.0, "{down:?}");
+}
