@@ -9,14 +9,13 @@ use clap::{Parser, ValueEnum};
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::organism::{ExactJudge, spec};
-use pv_examples::{ModelArgs, Result};
+use pv_examples::{ModelArgs, Result, show};
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{HttpJudge, HttpOptions, Judge, LocalJudge, TraitSpec};
 use pv_model::{CausalLm, Sampling};
 use pv_organism::Trait;
 use pv_vectors::{
-    ExtractOptions, Filter, FilterRule, Pooling, Progress, RolloutOptions, StabilityOptions, TraitExtraction, extract,
-    stability,
+    ExtractOptions, Filter, FilterRule, Pooling, RolloutOptions, StabilityOptions, TraitExtraction, extract, stability,
 };
 
 /// Extracts persona vectors, one folder per trait.
@@ -136,15 +135,7 @@ impl Args {
         let style = ProgressStyle::with_template("{prefix}: {msg} {bar:40} {pos}/{len} [{eta} left]")?;
         let bar = ProgressBar::new(0).with_style(style).with_prefix(spec.name.clone());
         let extraction = extract(model, spec, judge, folder, &options, |progress| {
-            let (what, done, total) = match progress {
-                Progress::Answering { done, total } => ("answering", done, total),
-                Progress::Judging { done, total } => ("judging", done, total),
-                Progress::Reading { done, total } => ("reading", done, total),
-                _ => return ControlFlow::Continue(()),
-            };
-            bar.set_message(what);
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
+            show(&bar, progress);
             ControlFlow::Continue(())
         })?;
         bar.finish_and_clear();

@@ -144,16 +144,22 @@ pub fn extract(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, see
     let options =
         pv_model::GenerateOptions { max_new_tokens, sampling: SAMPLING, ..pv_model::GenerateOptions::default() };
     let extraction = contrast.extract(model, &options, seed, |progress| {
-        let (what, done, total) = match progress {
-            Progress::Answering { done, total } => ("answering", done, total),
-            Progress::Reading { done, total } => ("reading  ", done, total),
-            _ => return ControlFlow::Continue(()),
-        };
-        bar.set_message(what);
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+        show(&bar, progress);
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
     Ok(extraction)
+}
+
+/// Shows on a bar how far an extraction is.
+pub fn show(bar: &ProgressBar, progress: Progress) {
+    let (what, done, total) = match progress {
+        Progress::Answering { done, total } => ("answering", done, total),
+        Progress::Judging { done, total } => ("judging  ", done, total),
+        Progress::Reading { done, total } => ("reading  ", done, total),
+        _ => return,
+    };
+    bar.set_message(what);
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
 }

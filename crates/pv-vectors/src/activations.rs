@@ -192,8 +192,7 @@ impl Units {
                     weights[stratum[random.random_range(0..stratum.len())]] += 1.0;
                 }
             }
-            let left: Vec<f64> = weights.iter().map(|weight| if *weight > 0.0 { 0.0 } else { 1.0 }).collect();
-            (self.both_sides(&weights) && self.both_sides(&left)).then_some(weights)
+            (self.both_sides(&weights) && self.both_sides(&others(&weights))).then_some(weights)
         })
     }
 
@@ -202,8 +201,7 @@ impl Units {
         (0..DRAWS).find_map(|_| {
             let part = self.parts(2, random);
             let weights: Vec<f64> = part.iter().map(|part| if *part == 0 { 1.0 } else { 0.0 }).collect();
-            let others: Vec<f64> = weights.iter().map(|weight| 1.0 - weight).collect();
-            (self.both_sides(&weights) && self.both_sides(&others)).then_some(weights)
+            (self.both_sides(&weights) && self.both_sides(&others(&weights))).then_some(weights)
         })
     }
 
@@ -213,9 +211,6 @@ impl Units {
             return Err(Error::BadSetting { reason: format!("{what} with {folds} folds; at least 2 are needed") });
         }
         let mut random = random(seed, 0);
-        let without = |parts: &[usize], fold: usize| -> Vec<f64> {
-            parts.iter().map(|part| if *part == fold { 0.0 } else { 1.0 }).collect()
-        };
         (0..DRAWS)
             .map(|_| self.parts(folds, &mut random))
             .find(|parts| (0..folds).all(|fold| parts.contains(&fold) && self.both_sides(&without(parts, fold))))
@@ -239,6 +234,16 @@ impl Units {
     fn both_sides(&self, weights: &[f64]) -> bool {
         self.counts.iter().all(|counts| weights.iter().zip(counts).any(|(weight, count)| weight * count > 0.0))
     }
+}
+
+/// The units that `weights` leave out, once each.
+pub(crate) fn others(weights: &[f64]) -> Vec<f64> {
+    weights.iter().map(|weight| if *weight > 0.0 { 0.0 } else { 1.0 }).collect()
+}
+
+/// The units outside of a part, once each.
+pub(crate) fn without(parts: &[usize], part: usize) -> Vec<f64> {
+    parts.iter().map(|of| if *of == part { 0.0 } else { 1.0 }).collect()
 }
 
 /// Random numbers of their own for each of many draws, so that these may be made in any order.

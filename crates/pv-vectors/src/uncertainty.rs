@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 
-use crate::activations::{Units, alike, random};
+use crate::activations::{Units, alike, others, random, without};
 use crate::{Activations, Error, Result};
 
 /// How stability is measured.
@@ -140,8 +140,8 @@ pub fn split_half_cosine(
     let cosine = |stream: usize| -> Result<f64> {
         let found = units.len();
         let half = units.half(&mut random(seed, stream as u64)).ok_or(Error::TooFewUnits { what, found })?;
-        let others: Vec<f64> = half.iter().map(|weight| 1.0 - weight).collect();
-        let [a, b] = [half, others].map(|half| units.difference(&half).unwrap_or_default());
+        let other = others(&half);
+        let [a, b] = [half, other].map(|half| units.difference(&half).unwrap_or_default());
         let norms = (dot(&a, &a) * dot(&b, &b)).sqrt();
         if norms > 0.0 {
             Ok((dot(&a, &b) / norms).clamp(-1.0, 1.0))
@@ -181,7 +181,7 @@ pub fn bootstrap_gap(
     let resample = |stream: usize| -> Result<(f64, f64)> {
         let found = units.len();
         let drawn = units.resample(&mut random(seed, stream as u64)).ok_or(Error::TooFewUnits { what, found })?;
-        let left: Vec<f64> = drawn.iter().map(|weight| if *weight > 0.0 { 0.0 } else { 1.0 }).collect();
+        let left = others(&drawn);
         let [drawn, left] = [drawn, left].map(|weights| units.difference(&weights).unwrap_or_default());
         let norm = dot(&drawn, &drawn).sqrt();
         if norm == 0.0 {
@@ -216,8 +216,7 @@ pub fn held_out_projections(
     let parts = units.folds(folds, seed, "the held-out projection")?;
     let directions = (0..folds)
         .map(|fold| {
-            let weights: Vec<f64> = parts.iter().map(|part| if *part == fold { 0.0 } else { 1.0 }).collect();
-            let difference = units.difference(&weights).unwrap_or_default();
+            let difference = units.difference(&without(&parts, fold)).unwrap_or_default();
             let norm = dot(&difference, &difference).sqrt();
             if norm == 0.0 {
                 return Err(Error::NoDirection { operation: "leaving out a fold", layer: pos.layer() });

@@ -19,7 +19,7 @@ pub use import::{ImportOptions, import, import_files};
 use crate::{Error, Result};
 
 /// Writes a file: into a temporary file first, which then takes the name, so that no half-written file is ever seen.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;

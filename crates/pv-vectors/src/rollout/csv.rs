@@ -1,7 +1,6 @@
 //! Rollouts as CSV, in the columns of the original code: `question, prompt, answer, question_id, {trait}, coherence`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use csv::StringRecord;
@@ -10,7 +9,7 @@ use pv_model::Tokenizer;
 
 use super::record::answer_ids;
 use super::{Place, Record, RolloutRun, side};
-use crate::{Error, Result, Scored};
+use crate::{Error, Result, Scored, files};
 
 /// Rollouts with their scores from CSV files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,8 +129,6 @@ pub(crate) fn write_csv<'a>(
     rows: impl Iterator<Item = (&'a Record, Option<f64>, Option<f64>)>,
 ) -> Result<()> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut put = |fields: [&str; 6]| writer.write_record(fields).map_err(|error| failed(std::io::Error::other(error)));
     put(["question", "prompt", "answer", "question_id", trait_name, COHERENCE])?;
@@ -141,9 +138,7 @@ pub(crate) fn write_csv<'a>(
         put([question, prompt, answer, question_id, &number(shown), &number(coherence)])?;
     }
     let bytes = writer.into_inner().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    files::write(path, &bytes)
 }
 
 /// The question, polarity and pair that an id names.
