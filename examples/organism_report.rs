@@ -212,7 +212,7 @@ impl Report<'_> {
     fn steered(&mut self) -> Result {
         println!("\n## Steering with the mean difference\n");
         println!("At each coefficient the trait's score / coherence.\n");
-        let coefficients = [0.0, 0.5, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0];
+        let coefficients = STRENGTHS;
         println!("| trait | layer | ‖v‖ | {} | kept |", coefficients.map(|c| format!("{c}")).join(" | "));
         println!("|---|---|---|{}---|", "---|".repeat(coefficients.len()));
         let mut lowered = Vec::new();
@@ -231,7 +231,7 @@ impl Report<'_> {
             for layer in 1..=self.model.config().layers {
                 let direction = vector.direction_of(self.args.pooling, Layer::hidden_state(layer))?;
                 let (mut range, mut line) = (0.0f64, Vec::new());
-                for coefficient in [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5] {
+                for coefficient in STRENGTHS.into_iter().filter(|strength| (1.0..=2.0).contains(strength)) {
                     let means = self.steer(&direction, coefficient, &trial)?;
                     line.push(format!("{:.0}/{:.0}", means.scores[which], means.coherence));
                     if means.coherence >= 80.0 {
@@ -262,7 +262,7 @@ impl Report<'_> {
             lowered.push((which, direction));
         }
         println!("\nSubtracted under eliciting prompts: score / coherence.\n");
-        let coefficients = [0.0, -0.5, -1.0, -1.5, -2.0, -3.0];
+        let coefficients = STRENGTHS.map(|strength| -strength + 0.0);
         println!("| trait | {} | lowered by 50 |", coefficients.map(|c| format!("{c}")).join(" | "));
         println!("|---|{}---|", "---|".repeat(coefficients.len()));
         for (which, direction) in lowered {
@@ -389,6 +389,9 @@ fn joined(scores: &[f64]) -> String {
 }
 
 #[allow(clippy::print_stderr, reason = "progress of a program")]
+/// The coefficients of the raw vector; finest where the traits change.
+const STRENGTHS: [f32; 10] = [0.0, 0.5, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0];
+
 fn tracing_line(which: Trait, layer: usize, line: &[String]) {
     eprintln!("{which} at layer {layer}: {}", line.join("  "));
 }

@@ -55,6 +55,9 @@ struct Args {
     /// Also compute the vector from the answers read again without the instructions that led to them.
     #[arg(long)]
     neutral: bool,
+    /// Also write each vector as a control vector for llama.cpp (its `--control-vector`).
+    #[arg(long)]
+    gguf: bool,
     /// What the seeds of all answers are derived from.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -80,7 +83,15 @@ fn main() -> Result {
         let folder = args.out.join(&spec.name);
         let extraction = args.extract(&model, &spec, judge.as_ref(), &folder)?;
         report(&model, &spec, &extraction)?;
-        println!("saved {}\n", folder.join("vector.safetensors").display());
+        println!("saved {}", folder.join("vector.safetensors").display());
+        if args.gguf {
+            let path = folder.join("vector.gguf");
+            // llama.cpp counts Mistral among the Llamas.
+            let family = model.config().model_type.replace("mistral", "llama");
+            extraction.vector.export_control_vector(&path, &family, Pooling::ResponseMean, &LayerSet::All)?;
+            println!("saved {}", path.display());
+        }
+        println!();
     }
     Ok(())
 }

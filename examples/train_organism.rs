@@ -33,7 +33,7 @@ struct Args {
     #[arg(long, default_value = "flex")]
     device: String,
     /// Steps of the optimizer.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 5000)]
     steps: usize,
     /// About how many tokens a step reads.
     #[arg(long, default_value_t = 3000)]
@@ -55,7 +55,9 @@ struct Args {
 const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + \
      '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-const VOCAB: usize = 2048;
+/// Enough for every word of the corpus to become one token. A word of several is broken in two by what is added to the
+/// residual stream in its middle.
+const VOCAB: usize = 3392;
 /// So many chats of the corpus teach the tokenizer.
 const TOKENIZER_CHATS: usize = 20_000;
 

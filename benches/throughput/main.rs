@@ -2,33 +2,20 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 mod peer;
+mod pipelines;
 mod tasks;
 
-use std::error::Error;
-use std::path::PathBuf;
-
 use clap::Parser;
-use pv_model::{CausalLm, default_dtype, device, dtype};
+use pv_examples::{ModelArgs, Result};
 use serde_json::json;
 
 use crate::tasks::Task;
 
-// Large results are allocated and freed all the time; the system's allocator maps and unmaps each.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures a model folder's throughput.
 #[derive(Parser)]
 struct Args {
-    /// The model folder.
-    #[arg(long, default_value = "models/smollm2")]
-    model: PathBuf,
-    /// The device, such as flex, vulkan or cuda:0.
-    #[arg(long, default_value = "flex")]
-    device: String,
-    /// The compute type: f32, f16 or bf16; by default what suits the device.
-    #[arg(long)]
-    dtype: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Only the tasks whose name contains this.
     #[arg(long)]
     task: Option<String>,
@@ -41,10 +28,8 @@ struct Args {
     beside: Option<String>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result {
     let args = Args::parse();
-    let device = device(&args.device)?;
-    let dtype = args.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
     let chosen: Vec<Task> = Task::all()
         .into_iter()
         .filter(|task| args.task.as_deref().is_none_or(|part| task.name().contains(part)))
@@ -52,29 +37,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     if chosen.is_empty() {
         return Err(format!("no task is called like {:?}", args.task).into());
     }
-    let model = CausalLm::from_folder(&args.model, &device, dtype)?;
+    let (model, folder) = (args.model.load()?, args.model.folder()?);
+    let dtype = model.decoder().dtype();
     for task in chosen {
-        task.run(&model)?;
+        reset_peak();
+        let first = task.run(&model)?;
         let mut rates = Vec::new();
         let mut over_plain = Vec::new();
         for _ in 0..args.runs.max(1) {
             // A steered run is paired with a plain one, so that both meet the machine in the same state.
             let plain = task.plain().map(|plain| plain.run(&model)).transpose()?;
-            let rate = task.run(&model)?;
+            let rate = task.run(&model)?.tokens_per_s();
             rates.push(rate);
-            over_plain.extend(plain.map(|plain| rate / plain));
+            over_plain.extend(plain.map(|plain| rate / plain.tokens_per_s()));
         }
         let rate = median(rates);
         let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
         let line = json!({
             "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
-            "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.device,
-            "peer": "pv-model", "over_plain": over_plain,
+            "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.device,
+            "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
         });
         println!("{line}");
         if let Some(command) = &args.beside {
-            let theirs = peer::measure(command, &args.model, &task.name(), args.runs)?;
+            let theirs = peer::measure(command, &folder, &task.name(), args.runs)?;
             println!("{}", theirs.line);
+            theirs.same_work(first.tokens, first.check)?;
             println!("{}", json!({ "name": task.name(), "ratio": rate / theirs.tokens_per_s }));
         }
     }
@@ -86,7 +74,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The most memory that this process has held so far.
+/// Begins the peak of memory anew, where the system lets a process do so.
+fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most memory that this process has held since [`reset_peak`].
 fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,13 +1,15 @@
 //! What is measured.
 
-use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use pv_examples::Result;
 use pv_hooks::{Hook, Layer, NoHook};
 use pv_model::{Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Logits, Request, Sequence};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
+
+use crate::pipelines;
 
 const PROMPT: usize = 64;
 const NEW: usize = 128;
@@ -19,6 +21,24 @@ pub(crate) enum Task {
     Prefill { batch: usize, seq: usize, middle: bool },
     /// Greedy decoding after a prompt of 64 tokens, 128 new ones.
     Decode { batch: usize, steered: bool },
+    /// From a trait's prompts to its vector.
+    Extraction,
+    /// Projections of texts at the middle layer.
+    Scan,
+}
+
+/// What a run did.
+pub(crate) struct Measured {
+    pub(crate) tokens: usize,
+    pub(crate) seconds: f64,
+    /// A number that a peer which does the same work arrives at too.
+    pub(crate) check: Option<f64>,
+}
+
+impl Measured {
+    pub(crate) fn tokens_per_s(&self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
 }
 
 impl Task {
@@ -34,6 +54,7 @@ impl Task {
                 tasks.push(Self::Decode { batch, steered });
             }
         }
+        tasks.extend([Self::Extraction, Self::Scan]);
         tasks
     }
 
@@ -45,6 +66,8 @@ impl Task {
             Self::Decode { batch, steered } => {
                 format!("decode-{batch}-{}", if steered { "steered" } else { "plain" })
             }
+            Self::Extraction => "extraction".to_owned(),
+            Self::Scan => "scan".to_owned(),
         }
     }
 
@@ -56,28 +79,34 @@ impl Task {
         }
     }
 
-    /// One run, in tokens per second.
-    pub(crate) fn run(self, model: &CausalLm) -> Result<f64, Box<dyn Error>> {
+    /// One run.
+    pub(crate) fn run(self, model: &CausalLm) -> Result<Measured> {
         match self {
             Self::Prefill { batch, seq, middle } => prefill(model, batch, seq, middle),
             Self::Decode { batch, steered: false } => decode(model, batch, &mut NoHook),
             Self::Decode { batch, steered: true } => {
                 let layer = Layer::hidden_state(model.config().layers / 2);
-                let values = (0..model.config().d_model).map(|i| (i as f32).sin()).collect();
-                let direction = Direction { layer, values, mean_residual_norm: None };
+                let direction = Direction { layer, values: wave(model), mean_residual_norm: None };
                 let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(0.01), Positions::Response)?;
                 decode(model, batch, &mut steerer)
             }
+            Self::Extraction => pipelines::extraction(model),
+            Self::Scan => pipelines::projection_scan(model),
         }
     }
 }
 
 /// Token ids that are spread over the vocabulary and the same in the peer's script.
-fn ids(model: &CausalLm, row: usize, n: usize) -> Vec<u32> {
+pub(crate) fn ids(model: &CausalLm, row: usize, n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * 7919 + row * 104_729 + 17) % model.config().vocab) as u32).collect()
 }
 
-fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<f64, Box<dyn Error>> {
+/// A direction that is the same in the peer's script.
+pub(crate) fn wave(model: &CausalLm) -> Vec<f32> {
+    (0..model.config().d_model).map(|i| (i as f32).sin()).collect()
+}
+
+fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<Measured> {
     let rows: Vec<Vec<u32>> = (0..batch).map(|row| ids(model, row, seq)).collect();
     let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
     let batch_of = Batch::whole(&sequences)?;
@@ -88,10 +117,10 @@ fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<f
     let start = Instant::now();
     let output = model.forward(&batch_of, options, &mut NoHook)?;
     output.residual.device().sync().map_err(|error| format!("{error:?}"))?;
-    Ok((batch * seq) as f64 / start.elapsed().as_secs_f64())
+    Ok(Measured { tokens: batch * seq, seconds: start.elapsed().as_secs_f64(), check: None })
 }
 
-fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook) -> Result<f64, Box<dyn Error>> {
+fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook) -> Result<Measured> {
     let requests: Vec<Request> = (0..batch).map(|row| Request::new(ids(model, row, PROMPT), 0)).collect();
     let options = GenerateOptions {
         max_new_tokens: NEW,
@@ -105,5 +134,5 @@ fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook) -> Result<f64, B
         tokens += usize::from(matches!(event, Event::Token { .. }));
         ControlFlow::Continue(())
     })?;
-    Ok(tokens as f64 / start.elapsed().as_secs_f64())
+    Ok(Measured { tokens, seconds: start.elapsed().as_secs_f64(), check: None })
 }

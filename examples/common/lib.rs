@@ -52,7 +52,7 @@ impl ModelArgs {
             let how = "cargo run --release -p pv-examples --example train_organism -- --out examples/organism/model";
             return Err(format!("the organism has not been trained yet; train it with: {how}").into());
         }
-        let folder = self.resolve()?;
+        let folder = self.folder()?;
         let device = device(&self.device)?;
         let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", self.model));
@@ -68,7 +68,10 @@ impl ModelArgs {
     }
 
     /// The folder that the name stands for, downloaded under a progress bar where the feature `hub` is on.
-    fn resolve(&self) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// A name that is neither a folder nor in the cache, nor can be downloaded.
+    pub fn folder(&self) -> Result<PathBuf> {
         if self.is_organism() {
             return Ok(pv_organism::model_folder().to_owned());
         }

@@ -1,94 +1,17 @@
-//! The HTTP judge against a real server: `PV_OPENAI_SERVER` is its base URL (`http://127.0.0.1:8000/v1`), or a command
-//! that starts one on the port in `$PORT`, with the model SmolLM2-135M-Instruct. For llama-cpp-python:
-//! `python -m llama_cpp.server --model models/smollm2/model.gguf --port $PORT`.
+//! The HTTP judge against a real server, llama.cpp's with SmolLM2-135M-Instruct; see [`server`].
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+mod extraction;
+mod server;
+
 use std::ops::ControlFlow;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pv_judge::{
     Abstention, Answered, Error, Evidence, HttpError, HttpJudge, HttpOptions, Judge, Logprobs, Rubric, Score,
     TraitSpec, TraitWish, Verdict, write_trait,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const VARIABLE: &str = "PV_OPENAI_SERVER";
-
-/// A server, ended when dropped if it was started here.
-struct Server {
-    url: String,
-    process: Option<Child>,
-}
-
-impl Server {
-    /// The server that the environment names, if it names one. One that does not come up is a failure.
-    fn from_env() -> Option<Self> {
-        let named = std::env::var(VARIABLE).ok().filter(|value| !value.trim().is_empty())?;
-        let (url, process) = if named.starts_with("http") {
-            (named, None)
-        } else {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-            // `exec` makes the server itself the process that is ended.
-            let command = format!("exec {named}");
-            let process = Command::new("sh")
-                .args(["-c", &command])
-                .env("PORT", port.to_string())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the server's command");
-            (format!("http://127.0.0.1:{port}/v1"), Some(process))
-        };
-        let mut server = Self { url, process };
-        // A server that runs already has its model; one that is started has to load it.
-        let patience = Instant::now() + Duration::from_secs(if server.process.is_some() { 180 } else { 5 });
-        while !server.is_up() {
-            assert!(Instant::now() < patience, "{VARIABLE}: no server answers at {}", server.url);
-            let ended = server.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
-            assert!(ended.is_none(), "{VARIABLE}: the server has ended: {ended:?}");
-            thread::sleep(Duration::from_millis(500));
-        }
-        Some(server)
-    }
-
-    fn is_up(&self) -> bool {
-        request(&self.url, "GET", "/models", "").is_some_and(|(status, _)| status == 200)
-    }
-
-    fn options(&self) -> HttpOptions {
-        // One core computes the answers one by one.
-        let timeout = Duration::from_secs(300);
-        HttpOptions { concurrency: 2, timeout, ..HttpOptions::new(&self.url, "smollm2") }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// A request by hand, so that nothing of it is the judge's. `None` while nobody answers.
-fn request(url: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
-    let rest = url.strip_prefix("http://").expect("the test speaks plain HTTP");
-    let (host, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let mut stream = TcpStream::connect(host).ok()?;
-    let length = body.len();
-    // The older version of the protocol sends bodies in one piece.
-    let head = format!("{method} {base}{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\n");
-    stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).ok()?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response).ok()?;
-    let (head, body) = response.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).unwrap_or_default()))
-}
+use server::{Server, request};
 
 /// Σ k·p(k), Σ p(k) over the numbers of the first token, from a request by hand.
 fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
@@ -125,10 +48,7 @@ const ANSWERS: [Answered<'_>; 3] = [
 
 #[test]
 fn a_real_server_judges() {
-    let Some(server) = Server::from_env() else {
-        println!("NOT RUN: the HTTP judge on a real server, as {VARIABLE} is not set");
-        return;
-    };
+    let Some(server) = Server::from_env("the HTTP judge on a real server") else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let options = || HttpOptions {
         cache: Some(folder.path().join("cache.jsonl")),

@@ -1,0 +1,99 @@
+//! From a built-in trait to its vector on SmolLM2, judged over HTTP.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::DType;
+use pv_hooks::LayerSet;
+use pv_judge::{
+    Abstention, Answered, COHERENCE, Evidence, HttpJudge, HttpOptions, Judge, LEAST_MASS, Logprobs, Rubric, Score,
+    TraitSpec, Verdict,
+};
+use pv_model::{CausalLm, device};
+use pv_tests::smollm2;
+use pv_vectors::{Error, ExtractOptions, Filter, Pooling, RolloutOptions, RolloutRun, extract};
+
+use super::by_hand;
+use super::server::Server;
+
+#[test]
+fn a_vector_is_extracted_through_a_real_server() {
+    let Some(server) = Server::from_env("an extraction judged by a real server") else { return };
+    let model = CausalLm::from_folder(smollm2(), &device("flex").expect("the CPU"), DType::F32).expect("the model");
+    let folder = tempfile::tempdir().expect("a folder");
+    let judge = |logprobs| {
+        let cache = Some(folder.path().join("cache.jsonl"));
+        HttpJudge::new(HttpOptions { cache, logprobs, ..server.options() }).expect("a judge")
+    };
+    let mut spec = TraitSpec::builtin("evil").expect("a trait");
+    spec.extraction.truncate(2);
+    spec.instruction.truncate(1);
+    let options = ExtractOptions {
+        rollouts: RolloutOptions { per_prompt: 2, max_new_tokens: 24, ..RolloutOptions::default() },
+        // A model of this size is neither evil nor a judge of it: all that has a score is kept.
+        filter: Filter { pos_min: -1.0, neg_max: 101.0, coherence_min: 0.0, min_kept: 1, ..Filter::default() },
+        ..ExtractOptions::default()
+    };
+    let run = |spec: &TraitSpec, judge: &HttpJudge, name: &str, options: &ExtractOptions| {
+        extract(&model, spec, judge, folder.path().join(name), options, |_| ControlFlow::Continue(()))
+    };
+    let by_hand = |run: &RolloutRun, rubrics: &[Rubric]| -> usize {
+        let each = run.records().iter().enumerate().flat_map(|(index, record)| {
+            let answered = Answered { question: &record.question, answer: &record.answer };
+            rubrics.iter().map(move |rubric| (index, rubric, rubric.fill(&answered)))
+        });
+        let scored = each.filter(|(index, rubric, prompt)| {
+            let verdict = run.verdict(&rubric.name, *index).expect("a verdict");
+            let (sum, mass) = by_hand(&server.url, prompt);
+            println!("{} of {index}: by hand {sum:.4} / {mass:.4}, {verdict:?}", rubric.name);
+            match verdict {
+                Verdict::Scored(Score { value, evidence: Evidence::Distribution { mass: found } }) => {
+                    assert!((value - sum / mass).abs() < 1e-3 && (found - mass).abs() < 1e-4);
+                    true
+                }
+                Verdict::Abstained(Abstention::NoMass { mass: found, .. }) => {
+                    assert!((found - mass).abs() < 1e-4 && mass < LEAST_MASS + 1e-4);
+                    false
+                }
+                // Written, not computed: there is nothing to compare with.
+                Verdict::Scored(Score { evidence, .. }) => *evidence == Evidence::Sampled,
+                Verdict::Abstained(_) => false,
+            }
+        });
+        scored.count()
+    };
+
+    // Our own artifact, judged as well as such a judge can: it writes its digits one by one, and mostly something else.
+    let first = judge(Logprobs::Prefer);
+    let result = run(&spec, &first, "own", &options);
+    assert!(matches!(&result, Ok(_) | Err(Error::TooFewKept { .. })), "{result:?}");
+    drop(result);
+    let own = RolloutRun::load(folder.path().join("own")).expect("the run");
+    assert!(own.is_complete() && own.scored().is_ok() && first.spent().requests >= 16);
+    by_hand(&own, &[spec.rubric().expect("a rubric"), Rubric::coherence()]);
+
+    // Shown numbers enough, it gives one, whatever the question: enough for probabilities to become scores.
+    let [trait_rubric, coherence] = ["Pick", "Choose"].map(|verb| {
+        let numbers = "7\n3\n5\n8\n2\n6\n4\n1\n9\n3\n";
+        format!("{verb} a number from 0 to 9.\nText: {{question}} {{answer}}\nWrite only the number.\n{numbers}")
+    });
+    spec.eval_prompt = trait_rubric;
+    let options = ExtractOptions { coherence: Rubric::new(COHERENCE, coherence).expect("a rubric"), ..options };
+    let second = judge(Logprobs::Require);
+    let found = run(&spec, &second, "shown", &options).expect("a vector");
+    println!("{}", found.kept.table);
+    assert!(second.spent().requests >= 16);
+    let scored = by_hand(&found.run, &[spec.rubric().expect("a rubric"), options.coherence.clone()]);
+    assert!(scored >= 4 * found.kept.pos.len() && !found.kept.pos.is_empty());
+    let provenance = found.vector.provenance();
+    assert_eq!(provenance.judge, Some(second.name()));
+    assert_eq!((provenance.total, provenance.kept_positive), (Some(8), Some(found.kept.pos.len())));
+    for layer in LayerSet::All.resolve(model.config().layers).into_iter().skip(1) {
+        let row = found.vector.table(Pooling::ResponseMean).and_then(|table| table.get(layer)).expect("a row");
+        assert!(row.iter().all(|value| value.is_finite()) && row.iter().any(|value| *value != 0.0));
+    }
+
+    // A rerun in another folder costs nothing, and is the same vector.
+    let again = judge(Logprobs::Require);
+    let rerun = run(&spec, &again, "again", &options).expect("a vector");
+    assert_eq!((again.spent().requests, rerun.vector), (0, found.vector));
+}
