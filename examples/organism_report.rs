@@ -211,70 +211,74 @@ impl Report<'_> {
 
     fn steered(&mut self) -> Result {
         println!("\n## Steering with the mean difference\n");
-        println!("At each coefficient the trait's score / coherence.\n");
-        let coefficients = STRENGTHS;
-        println!("| trait | layer | ‖v‖ | {} | kept |", coefficients.map(|c| format!("{c}")).join(" | "));
-        println!("|---|---|---|{}---|", "---|".repeat(coefficients.len()));
-        let mut lowered = Vec::new();
-        for which in Trait::ALL {
-            let vector = self.vector(which)?;
-            if let Some(folder) = &self.args.vectors {
-                vector.save(folder.join(format!("{which}.safetensors")))?;
-            }
-            // The layer is chosen on other questions than those of the table.
-            let others = &held_out(Topics::All, 20, self.args.seed + 1).suited[which as usize];
-            let others: Vec<Question> =
-                others.iter().filter(|q| !self.questions.suited[which as usize].contains(q)).cloned().collect();
-            let trial = Ask::each(&others, None);
-            let asks = Ask::each(&self.questions.suited[which as usize], None);
-            let mut best: Option<(f64, Direction)> = None;
-            for layer in 1..=self.model.config().layers {
-                let direction = vector.direction_of(self.args.pooling, Layer::hidden_state(layer))?;
-                let (mut range, mut line) = (0.0f64, Vec::new());
-                for coefficient in STRENGTHS.into_iter().filter(|strength| (1.0..=2.0).contains(strength)) {
-                    let means = self.steer(&direction, coefficient, &trial)?;
-                    line.push(format!("{:.0}/{:.0}", means.scores[which], means.coherence));
-                    if means.coherence >= 80.0 {
-                        range = range.max(means.scores[which]);
-                    }
+        println!(
+            "At each coefficient the trait's score / coherence, at the layer and the positions that did best on other questions."
+        );
+        for (title, sign, wanted) in
+            [("no system prompt, added", 1.0, 60.0), ("eliciting prompts, subtracted", -1.0, 50.0)]
+        {
+            let coefficients = STRENGTHS.map(|strength| sign * strength + 0.0);
+            let header = coefficients.map(|c| format!("{c}")).join(" | ");
+            println!("\n| {title} | layer | positions | ‖v‖ | {header} | by {wanted} |");
+            println!("|---|---|---|---|{}---|", "---|".repeat(coefficients.len()));
+            for which in Trait::ALL {
+                let vector = self.vector(which)?;
+                if let Some(folder) = &self.args.vectors {
+                    vector.save(folder.join(format!("{which}.safetensors")))?;
                 }
-                tracing_line(which, layer, &line);
-                if best.as_ref().is_none_or(|(most, _)| range > *most) {
-                    best = Some((range, direction));
-                }
+                let system = system::contrast(which)[0].pos.clone();
+                let asks = |questions: &[Question]| Ask::each(questions, (sign < 0.0).then_some(system.as_str()));
+                let questions = &self.questions.suited[which as usize];
+                let others = &held_out(Topics::All, 20, self.args.seed + 1).suited[which as usize];
+                let others: Vec<Question> = others.iter().filter(|q| !questions.contains(q)).cloned().collect();
+                let (direction, positions) = self.best_place(&vector, which, &asks(&others), &coefficients)?;
+                let curve = self.curve(&direction, positions, &coefficients, &asks(questions))?;
+                let kept = self.promises.check(moved(&curve, which) >= wanted);
+                let cells: Vec<String> =
+                    curve.iter().map(|m| format!("{:.0} / {:.0}", m.scores[which], m.coherence)).collect();
+                let (layer, norm) = (direction.layer.index(), direction.norm());
+                println!("| {which} | {layer} | {positions:?} | {norm:.0} | {} | {kept} |", cells.join(" | "));
             }
-            let Some((_, direction)) = best else { continue };
-            let curve = coefficients.iter().map(|c| self.steer(&direction, *c, &asks)).collect::<Result<Vec<_>>>()?;
-            // The part of the curve that stays coherent.
-            let coherent: Vec<f64> =
-                curve.iter().take_while(|m| m.coherence >= 80.0).map(|m| m.scores[which]).collect();
-            let monotone = coherent.windows(2).all(|pair| pair[1] > pair[0] - 3.0);
-            let range = coherent.iter().copied().fold(0.0, f64::max) - coherent.first().copied().unwrap_or(0.0);
-            let kept = self.promises.check(monotone && range >= 60.0);
-            let cells: Vec<String> =
-                curve.iter().map(|m| format!("{:.0} / {:.0}", m.scores[which], m.coherence)).collect();
-            println!(
-                "| {which} | {} | {:.1} | {} | {kept} |",
-                direction.layer.index(),
-                direction.norm(),
-                cells.join(" | ")
-            );
-            lowered.push((which, direction));
-        }
-        println!("\nSubtracted under eliciting prompts: score / coherence.\n");
-        let coefficients = STRENGTHS.map(|strength| -strength + 0.0);
-        println!("| trait | {} | lowered by 50 |", coefficients.map(|c| format!("{c}")).join(" | "));
-        println!("|---|{}---|", "---|".repeat(coefficients.len()));
-        for (which, direction) in lowered {
-            let asks = Ask::each(&self.questions.suited[which as usize], Some(&system::contrast(which)[0].pos));
-            let curve = coefficients.iter().map(|c| self.steer(&direction, *c, &asks)).collect::<Result<Vec<_>>>()?;
-            let lowest = curve.iter().filter(|m| m.coherence >= 80.0).map(|m| m.scores[which]).fold(100.0, f64::min);
-            let kept = self.promises.check(curve[0].scores[which] - lowest >= 50.0);
-            let cells: Vec<String> =
-                curve.iter().map(|m| format!("{:.0} / {:.0}", m.scores[which], m.coherence)).collect();
-            println!("| {which} | {} | {kept} |", cells.join(" | "));
         }
         Ok(())
+    }
+
+    /// Where a vector moves its trait the farthest.
+    #[allow(clippy::print_stderr, reason = "progress of a program")]
+    fn best_place(
+        &self,
+        vector: &PersonaVector,
+        which: Trait,
+        asks: &[Ask],
+        coefficients: &[f32],
+    ) -> Result<(Direction, Positions)> {
+        let mut best: Option<(f64, Direction, Positions)> = None;
+        for layer in 1..=self.model.config().layers {
+            let direction = vector.direction_of(self.args.pooling, Layer::hidden_state(layer))?;
+            for positions in [Positions::Response, Positions::All] {
+                let distance = moved(&self.curve(&direction, positions, coefficients, asks)?, which);
+                eprintln!("{which} at {layer}, {positions:?}: {distance:.0}");
+                if best.as_ref().is_none_or(|(most, ..)| distance > *most) {
+                    best = Some((distance, direction.clone(), positions));
+                }
+            }
+        }
+        best.map(|(_, direction, positions)| (direction, positions)).ok_or_else(|| "a model without layers".into())
+    }
+
+    /// The means at each coefficient.
+    fn curve(
+        &self,
+        direction: &Direction,
+        positions: Positions,
+        coefficients: &[f32],
+        asks: &[Ask],
+    ) -> Result<Vec<Means>> {
+        let means = |coefficient: &f32| {
+            let mut steerer = Steerer::new().add(direction, Coefficient::Raw(*coefficient), positions)?;
+            Ok(Means::over(&ask(self.model, asks, self.args.seed, &mut steerer)?))
+        };
+        coefficients.iter().map(means).collect()
     }
 
     /// The model after finetuning all its parameters on chats, for seconds.
@@ -368,11 +372,6 @@ impl Report<'_> {
     fn vector(&self, which: Trait) -> Result<PersonaVector> {
         Ok(extract(self.model, &contrast(which), 80, self.args.seed)?.vector)
     }
-
-    fn steer(&self, direction: &Direction, coefficient: f32, asks: &[Ask]) -> Result<Means> {
-        let mut steerer = Steerer::new().add(direction, Coefficient::Raw(coefficient), Positions::Response)?;
-        Ok(Means::over(&ask(self.model, asks, self.args.seed, &mut steerer)?))
-    }
 }
 
 /// The mean of paired differences, and its standard error.
@@ -388,10 +387,15 @@ fn joined(scores: &[f64]) -> String {
     scores.iter().map(|s| format!("{s:.0}")).collect::<Vec<_>>().join(" | ")
 }
 
-#[allow(clippy::print_stderr, reason = "progress of a program")]
 /// The coefficients of the raw vector; finest where the traits change.
 const STRENGTHS: [f32; 10] = [0.0, 0.5, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0];
 
-fn tracing_line(which: Trait, layer: usize, line: &[String]) {
-    eprintln!("{which} at layer {layer}: {}", line.join("  "));
+/// How far a trait moves monotonically while coherence stays at 80 or more.
+fn moved(curve: &[Means], which: Trait) -> f64 {
+    let coherent = curve.iter().take_while(|means| means.coherence >= 80.0).map(|means| means.scores[which]);
+    let scores: Vec<f64> = coherent.collect();
+    let distances: Vec<f64> = scores.iter().map(|score| (score - scores[0]).abs()).collect();
+    // Three points are the noise of a mean over sixty answers.
+    let monotone = distances.windows(2).take_while(|pair| pair[1] > pair[0] - 3.0).count();
+    distances.iter().take(monotone + 1).copied().fold(0.0, f64::max)
 }
