@@ -4,6 +4,7 @@
 mod continuations;
 mod files;
 mod http_judge;
+mod interventions;
 mod layering;
 mod local_judge;
 mod organism;

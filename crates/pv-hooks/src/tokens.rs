@@ -105,6 +105,8 @@ pub enum TokenSet {
     PromptLast,
     /// The response's own tokens.
     Response,
+    /// The response's own tokens from this number on; 0 is the first of them.
+    ResponseFrom(usize),
     /// The prompt's last token and every response token: what a hook on "the last position of every forward pass" of a
     /// generation loop touches.
     Generating,
@@ -172,6 +174,10 @@ impl TokenSpans {
             TokenSet::Prompt => (None, spans.prompt.clone()),
             TokenSet::PromptLast => (spans.prompt_last, none),
             TokenSet::Response => (None, spans.response.clone()),
+            TokenSet::ResponseFrom(token) => {
+                let early = token.saturating_sub(spans.response_offset).min(spans.response.len());
+                (None, spans.response.start + early..spans.response.end)
+            }
             TokenSet::Generating => (spans.prompt_last, spans.response.clone()),
         };
         last.into_iter().chain(range)

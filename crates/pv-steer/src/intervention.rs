@@ -1,75 +1,44 @@
-//! What is done to the residual, how strongly, and at which tokens.
+//! What is done to the residual along one direction.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use pv_hooks::{Layer, TokenSet};
+use burn::tensor::{DType, Tensor};
+use pv_hooks::{Coverage, HookError, Layer, TokenSpans};
 use pv_vectors::Direction;
 
-use crate::{Error, Result};
+use crate::condition::{Condition, Watch};
+use crate::constant::{Constant, along, to, upload};
+use crate::strength::Schedule;
+use crate::{Error, Positions, Result};
 
-/// How strongly a direction is added. The unit is part of the type, since the same number means different things.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Coefficient {
-    /// Multiplies the raw difference vector, as in the paper.
-    Raw(f32),
-    /// Multiplies the unit vector times the mean residual norm at the layer. Transfers between layers and models.
-    ResidualNorms(f32),
+/// What divides by a length is never less than this, so that a residual of zeros gives no NaN, nor a gradient of one.
+const SHORTEST: f64 = 1e-18;
+
+/// One of the two sides of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Above,
+    Below,
 }
 
-impl Coefficient {
-    /// The factor on the raw difference vector that this stands for.
-    ///
-    /// # Errors
-    /// [`Error::NoResidualNorm`], [`Error::BadCoefficient`] or [`Error::Degenerate`].
-    pub fn raw(self, direction: &Direction) -> Result<f32> {
-        let layer = direction.layer;
-        let norm = direction.norm();
-        if norm == 0.0 || !norm.is_finite() {
-            return Err(Error::Degenerate { layer });
-        }
-        let (value, raw) = match self {
-            Self::Raw(value) => (value, value),
-            Self::ResidualNorms(value) => {
-                let residual = direction.mean_residual_norm.ok_or(Error::NoResidualNorm { layer })?;
-                (value, (f64::from(value) * f64::from(residual) / norm) as f32)
-            }
-        };
-        if raw.is_finite() { Ok(raw) } else { Err(Error::BadCoefficient { layer, value }) }
-    }
-}
-
-/// The tokens at which an intervention acts. Padding is never among them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Positions {
-    /// The last prompt token and every response token: what the paper's code does, which acts on the last position of
-    /// every forward pass of a generation.
-    #[default]
-    Response,
-    /// The prompt's tokens, and no others.
-    Prompt,
-    /// Every token.
-    All,
-}
-
-impl Positions {
-    pub(crate) fn tokens(self) -> TokenSet {
-        match self {
-            Self::Response => TokenSet::Generating,
-            Self::Prompt => TokenSet::Prompt,
-            Self::All => TokenSet::Real,
-        }
-    }
-}
-
-/// What is done at one layer.
+/// What is done at one layer, along `v` or the unit vector `v̂`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Action {
     /// `h + α·v`.
-    Add {
-        /// The factor on the raw vector.
-        raw: f32,
-    },
+    Add(Schedule),
+    /// `(h + α·v) · ‖h‖ / ‖h + α·v‖`.
+    AddKeepingNorm(Schedule),
     /// `h − (h·v̂)·v̂`.
     Ablate,
+    /// `h − excess·v̂`, where `excess` is how far `h·v̂` lies on this side of the threshold.
+    Bound(Side, f32),
+}
+
+/// The unit vector of a direction, rounded once.
+pub(crate) fn unit_values(direction: &Direction) -> Result<Vec<f32>> {
+    let norm = direction.norm();
+    if norm == 0.0 || !norm.is_finite() {
+        return Err(Error::Degenerate { layer: direction.layer });
+    }
+    Ok(direction.values.iter().map(|value| (f64::from(*value) / norm) as f32).collect())
 }
 
 /// One action along one direction.
@@ -77,61 +46,152 @@ pub(crate) enum Action {
 pub(crate) struct Intervention {
     pub(crate) layer: Layer,
     pub(crate) positions: Positions,
-    pub(crate) action: Action,
-    /// `α·v`, or the unit vector, in f32.
-    values: Vec<f32>,
-    /// The same on the device that asked last.
-    on_device: Option<(Device, DType, Tensor<3>)>,
+    action: Action,
+    /// `α·v` for a constant `α`, `v` where it changes, `v̂` where no coefficient is.
+    vector: Constant,
+    condition: Option<Watch>,
     pub(crate) fired: bool,
 }
 
 impl Intervention {
-    pub(crate) fn new(direction: &Direction, action: Action, positions: Positions) -> Result<Self> {
-        let norm = direction.norm();
-        if norm == 0.0 || !norm.is_finite() {
-            return Err(Error::Degenerate { layer: direction.layer });
-        }
-        let factor = match action {
-            Action::Add { raw } => f64::from(raw),
-            Action::Ablate => 1.0 / norm,
+    pub(crate) fn new(
+        direction: &Direction,
+        action: Action,
+        positions: Positions,
+        condition: Option<Condition>,
+    ) -> Result<Self> {
+        let layer = direction.layer;
+        let unit = unit_values(direction)?;
+        let values = match action {
+            Action::Add(Schedule::Constant(raw)) | Action::AddKeepingNorm(Schedule::Constant(raw)) => {
+                direction.values.iter().map(|value| value * raw).collect()
+            }
+            Action::Add(_) | Action::AddKeepingNorm(_) => direction.values.clone(),
+            Action::Ablate => unit,
+            Action::Bound(_, threshold) if threshold.is_finite() => unit,
+            Action::Bound(_, value) => return Err(Error::BadThreshold { layer, value }),
         };
-        let values = direction.values.iter().map(|v| (f64::from(*v) * factor) as f32).collect();
-        Ok(Self { layer: direction.layer, positions, action, values, on_device: None, fired: false })
+        if let Some(late) = condition.as_ref().filter(|condition| condition.layer() > layer) {
+            return Err(Error::LateCondition { condition: late.layer(), layer });
+        }
+        let vector = Constant::new(values, direction.values.len());
+        Ok(Self { layer, positions, action, vector, condition: condition.map(Watch::new), fired: false })
     }
 
-    pub(crate) fn width(&self) -> usize {
-        self.values.len()
+    /// The layers at which it wants to see the residual.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Layer> + '_ {
+        self.condition.iter().map(|condition| condition.layer).chain([self.layer])
     }
 
-    /// Whether the model can still compute with a residual that holds the vector: the norms square it.
-    pub(crate) fn in_range(&self) -> bool {
-        self.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() < f64::from(f32::MAX)
-    }
-
-    /// The vector as `[1, 1, d_model]` beside a residual. Never on an autodiff device: it is a constant, and a tensor that
-    /// was made for a training pass may meet a plain one next.
-    fn vector(&mut self, device: &Device, dtype: DType) -> Tensor<3> {
-        let device = device.clone().without_autodiff();
-        match &self.on_device {
-            Some((known, known_dtype, tensor)) if *known == device && *known_dtype == dtype => tensor.clone(),
-            _ => {
-                let data = TensorData::new(self.values.clone(), [1, 1, self.values.len()]);
-                let tensor = Tensor::<3>::from_data(data, (&device, DType::F32)).cast(dtype);
-                self.on_device = Some((device, dtype, tensor.clone()));
-                tensor
+    /// Objects to vectors of another width, and to those with which the model could not compute: its norms square them.
+    pub(crate) fn fits(&self, hook: &str, d_model: usize) -> Result<(), HookError> {
+        let widths = self.condition.iter().map(|condition| (condition.layer, condition.width()));
+        for (layer, found) in widths.chain([(self.layer, self.vector.width)]) {
+            if found != d_model {
+                return Err(HookError::WidthMismatch { hook: hook.to_owned(), layer, expected: d_model, found });
             }
+        }
+        let squares: f64 = self.vector.values.iter().map(|value| f64::from(*value).powi(2)).sum();
+        let square = match self.action {
+            Action::Add(schedule @ Schedule::Ramp { .. })
+            | Action::AddKeepingNorm(schedule @ Schedule::Ramp { .. }) => {
+                squares * f64::from(schedule.greatest()).powi(2)
+            }
+            Action::Bound(_, threshold) => f64::from(threshold).powi(2),
+            _ => squares,
+        };
+        if square < f64::from(f32::MAX) {
+            return Ok(());
+        }
+        let reason = "the square of what it makes of the residual overflows f32";
+        Err(HookError::BadVector { hook: hook.to_owned(), layer: self.layer, reason })
+    }
+
+    /// Looks at the residual of a layer below its own, for its condition.
+    pub(crate) fn watch(&mut self, layer: Layer, residual: &Tensor<3>) {
+        let own = self.layer;
+        if let Some(condition) = self.condition.as_mut().filter(|c| c.layer == layer && c.layer < own) {
+            condition.look(residual);
         }
     }
 
-    /// The change to a residual `[batch, seq, d_model]` where every position is acted on; `None` when there is none.
-    pub(crate) fn change(&mut self, residual: &Tensor<3>) -> Option<Tensor<3>> {
-        let vector = self.vector(&residual.device(), residual.dtype());
+    /// Ends a run; whether anything was done in it.
+    pub(crate) fn finish(&mut self) -> bool {
+        self.condition.iter_mut().for_each(|condition| drop(condition.take()));
+        std::mem::take(&mut self.fired)
+    }
+
+    /// The residual `[batch, seq, d_model]` of its layer with the intervention done.
+    pub(crate) fn act(&mut self, spans: &TokenSpans, residual: Tensor<3>) -> Tensor<3> {
+        let tokens = self.positions.tokens();
+        let coverage = spans.coverage(tokens);
+        if coverage == Coverage::Nothing {
+            return residual;
+        }
+        let device = residual.device().without_autodiff();
+        let dtype = residual.dtype();
+        let held = match &mut self.condition {
+            None => None,
+            Some(condition) => {
+                if condition.layer == self.layer {
+                    condition.look(&residual);
+                }
+                // A pass that never came by the condition's layer leaves nothing to act on, and `fired` as it was.
+                let Some(held) = condition.take() else { return residual };
+                Some(held)
+            }
+        };
+        self.fired = true;
+        // What every token's share is multiplied by, `[batch, seq, 1]` in f32; nothing where that is one throughout.
+        let weights = match self.action {
+            Action::Add(Schedule::Constant(0.0)) | Action::AddKeepingNorm(Schedule::Constant(0.0)) => return residual,
+            Action::Add(schedule @ Schedule::Ramp { .. })
+            | Action::AddKeepingNorm(schedule @ Schedule::Ramp { .. }) => {
+                let factors = schedule.over_window(spans, tokens);
+                if factors.iter().all(|factor| *factor == 0.0) {
+                    return residual;
+                }
+                Some(upload(factors, [spans.batch(), spans.seq(), 1], &device))
+            }
+            _ => (coverage != Coverage::Everything).then(|| spans.mask(tokens, &device)),
+        };
+        let weights = match (weights, held) {
+            (Some(weights), Some(held)) => Some(weights * held),
+            (weights, held) => weights.or(held),
+        };
         match self.action {
-            Action::Add { raw } => (raw != 0.0).then_some(vector),
-            Action::Ablate => {
-                let along = (residual.clone() * vector.clone()).sum_dim(2);
-                Some(along * vector * -1.0)
+            Action::Add(_) => match weights {
+                None => residual + self.vector.on(&device, dtype),
+                Some(weights) => residual + to(self.vector.on(&device, DType::F32) * weights, dtype),
+            },
+            Action::AddKeepingNorm(_) => {
+                let residual = to(residual, DType::F32);
+                let vector = self.vector.on(&device, DType::F32);
+                // Where the weight is 0 the two lengths are the same number, and their ratio is exactly 1.
+                let moved = residual.clone() + weights.map_or(vector.clone(), |weights| vector * weights);
+                let scale = lengths(residual) / lengths(moved.clone());
+                to(moved * scale, dtype)
+            }
+            Action::Ablate | Action::Bound(..) => {
+                let residual = to(residual, DType::F32);
+                let unit = self.vector.on(&device, DType::F32);
+                let along = along(&residual, &unit);
+                let excess = match self.action {
+                    Action::Bound(Side::Above, threshold) => (along - threshold).clamp_min(0.0),
+                    Action::Bound(Side::Below, threshold) => (along - threshold).clamp_max(0.0),
+                    _ => along,
+                };
+                let excess = match weights {
+                    Some(weights) => excess * weights,
+                    None => excess,
+                };
+                to(residual - excess * unit, dtype)
             }
         }
     }
+}
+
+/// The length of every token's residual, `[batch, seq, 1]`.
+fn lengths(residual: Tensor<3>) -> Tensor<3> {
+    residual.square().sum_dim(2).clamp_min(SHORTEST * SHORTEST).sqrt()
 }

@@ -1,7 +1,10 @@
 //! Interventions along persona vectors.
 //!
-//! A [`Steerer`] is a hook for pv-model's forward passes and generation. It adds directions to the residual stream or
-//! ablates them, at chosen layers and [`Positions`], in the order in which the interventions were put in.
+//! A [`Steerer`] is a hook for pv-model's forward passes and generation. At chosen layers and [`Positions`] it adds
+//! directions to the residual stream (constantly, or along a [`Ramp`]; keeping the residual's length if wanted; a vector's
+//! increments over many layers), ablates them, caps or floors projections, or inhibits where a [`Condition`] holds, in the
+//! order in which the interventions were put in. A [`Mixture`] gives every row of a batch a mixture of directions of its
+//! own. [`control`] finds the change that moves some projections and leaves others where they are.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -25,10 +28,20 @@
 //! # }
 //! ```
 
+mod condition;
+mod constant;
+mod control;
 mod error;
 mod intervention;
+mod mixture;
+mod positions;
 mod steerer;
+mod strength;
 
+pub use condition::Condition;
+pub use control::{MAX_CONDITION, control};
 pub use error::{Error, Result};
-pub use intervention::{Coefficient, Positions};
+pub use mixture::Mixture;
+pub use positions::Positions;
 pub use steerer::Steerer;
+pub use strength::{Coefficient, Ramp, Strength};

@@ -1,16 +1,20 @@
 //! The hook that intervenes.
 
-use burn::tensor::Tensor;
-use pv_hooks::{Coverage, Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
-use pv_vectors::Direction;
+use std::ops::RangeInclusive;
 
-use crate::intervention::{Action, Intervention};
-use crate::{Coefficient, Positions, Result};
+use burn::tensor::Tensor;
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
+use pv_vectors::{Direction, PersonaVector, Pooling};
+
+use crate::condition::Condition;
+use crate::intervention::{Action, Intervention, Side};
+use crate::{Coefficient, Positions, Result, Strength};
 
 /// Acts on the residual stream along directions.
 ///
 /// At one layer, interventions act in the order in which they were put in, each on the result of the one before. A
-/// coefficient of 0 leaves the residual as it is, bit for bit.
+/// coefficient of 0 leaves the residual as it is, bit for bit; so does a threshold at tokens that do not pass it.
+/// Projections and lengths are computed in f32 whatever the model computes in.
 #[derive(Debug, Default)]
 pub struct Steerer {
     interventions: Vec<Intervention>,
@@ -22,13 +26,63 @@ impl Steerer {
         Self::default()
     }
 
-    /// Adds the direction at its layer: `h ← h + α·v` (paper, section 3.2).
+    /// Adds the direction at its layer: `h ← h + α·v` (paper, section 3.2). `α` is a [`Coefficient`], or a
+    /// [`Ramp`](crate::Ramp) of one.
     ///
     /// # Errors
-    /// A coefficient that is not finite or whose unit the direction does not know; a direction without length.
-    pub fn add(mut self, direction: &Direction, coefficient: Coefficient, positions: Positions) -> Result<Self> {
-        let action = Action::Add { raw: coefficient.raw(direction)? };
-        self.interventions.push(Intervention::new(direction, action, positions)?);
+    /// A coefficient that is not finite or whose unit the direction does not know; a direction without length;
+    /// [`Error::BadRamp`](crate::Error::BadRamp).
+    pub fn add(self, direction: &Direction, strength: impl Into<Strength>, positions: Positions) -> Result<Self> {
+        let action = Action::Add(strength.into().schedule(direction, positions)?);
+        self.with(direction, action, positions, None)
+    }
+
+    /// Adds the direction and gives every token's residual its former length: `h ← (h + α·v) · ‖h‖ / ‖h + α·v‖`. A sum of
+    /// no length stays zero.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_keeping_norm(
+        self,
+        direction: &Direction,
+        strength: impl Into<Strength>,
+        positions: Positions,
+    ) -> Result<Self> {
+        let action = Action::AddKeepingNorm(strength.into().schedule(direction, positions)?);
+        self.with(direction, action, positions, None)
+    }
+
+    /// Adds the increments `u_l = v_l − v_{l−1}` of a vector at every layer of a range (`u_0 = v_0`), so that steering at
+    /// every layer does not add the same thing many times (the paper's steering at all layers).
+    /// Together they are `v_last − v_{first−1}`.
+    ///
+    /// A coefficient in residual norms measures that sum against the residual at the last layer; the same factor then
+    /// multiplies every increment.
+    ///
+    /// # Errors
+    /// An empty range, layers that the vector lacks or that are equal to the one below
+    /// ([`Error::Vector`](crate::Error::Vector)), and those of [`add`](Self::add).
+    pub fn add_increments(
+        mut self,
+        vector: &PersonaVector,
+        pooling: Pooling,
+        layers: RangeInclusive<Layer>,
+        coefficient: Coefficient,
+        positions: Positions,
+    ) -> Result<Self> {
+        let layers = layers.start().index()..=layers.end().index();
+        let increments = layers.map(|layer| vector.increment(pooling, Layer::hidden_state(layer)));
+        let increments = increments.collect::<Result<Vec<Direction>, pv_vectors::Error>>()?;
+        let Some(last) = increments.last() else { return Err(crate::Error::NoIncrements) };
+        let mut total = vec![0f64; last.values.len()];
+        for increment in &increments {
+            total.iter_mut().zip(&increment.values).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        let total = Direction { values: total.into_iter().map(|value| value as f32).collect(), ..last.clone() };
+        let raw = Coefficient::Raw(coefficient.raw(&total)?);
+        for increment in &increments {
+            self = self.add(increment, raw, positions)?;
+        }
         Ok(self)
     }
 
@@ -36,8 +90,66 @@ impl Steerer {
     ///
     /// # Errors
     /// A direction without length.
-    pub fn ablate(mut self, direction: &Direction, positions: Positions) -> Result<Self> {
-        self.interventions.push(Intervention::new(direction, Action::Ablate, positions)?);
+    pub fn ablate(self, direction: &Direction, positions: Positions) -> Result<Self> {
+        self.with(direction, Action::Ablate, positions, None)
+    }
+
+    /// Moves the residual along the direction so that its projection is at most the threshold, in activation units:
+    /// `h ← h − max(h·v̂ − τ, 0)·v̂`. Tokens below it stay as they are, bit for bit.
+    ///
+    /// # Errors
+    /// A direction without length; [`Error::BadThreshold`](crate::Error::BadThreshold).
+    pub fn cap(self, direction: &Direction, threshold: f32, positions: Positions) -> Result<Self> {
+        self.with(direction, Action::Bound(Side::Above, threshold), positions, None)
+    }
+
+    /// Moves the residual along the direction so that its projection is at least the threshold, in activation units:
+    /// `h ← h + max(τ − h·v̂, 0)·v̂`. Tokens above it stay as they are, bit for bit.
+    ///
+    /// # Errors
+    /// As [`cap`](Self::cap).
+    pub fn floor(self, direction: &Direction, threshold: f32, positions: Positions) -> Result<Self> {
+        self.with(direction, Action::Bound(Side::Below, threshold), positions, None)
+    }
+
+    /// Conditional inhibition: acts only where the projection on the direction exceeds the threshold, and takes away what
+    /// exceeds it, no more. This is [`cap`](Self::cap) under its other name; a constant vector subtracted wherever a trait
+    /// shows would overshoot where it shows little.
+    ///
+    /// # Errors
+    /// As [`cap`](Self::cap).
+    pub fn inhibit(self, direction: &Direction, threshold: f32, positions: Positions) -> Result<Self> {
+        self.cap(direction, threshold, positions)
+    }
+
+    /// As [`inhibit`](Self::inhibit), at tokens where a condition holds too: on another direction, or on a layer below,
+    /// where the trait shows first.
+    ///
+    /// At a layer below, the condition is on the residual that the next block sees, with all that this steerer does there;
+    /// at the same layer, on the residual as the interventions put in before have left it. It is a condition on the same
+    /// token of the same pass.
+    ///
+    /// # Errors
+    /// As [`cap`](Self::cap), and [`Error::LateCondition`](crate::Error::LateCondition) for a condition above the
+    /// direction's layer.
+    pub fn inhibit_when(
+        self,
+        direction: &Direction,
+        threshold: f32,
+        condition: Condition,
+        positions: Positions,
+    ) -> Result<Self> {
+        self.with(direction, Action::Bound(Side::Above, threshold), positions, Some(condition))
+    }
+
+    fn with(
+        mut self,
+        direction: &Direction,
+        action: Action,
+        positions: Positions,
+        condition: Option<Condition>,
+    ) -> Result<Self> {
+        self.interventions.push(Intervention::new(direction, action, positions, condition)?);
         Ok(self)
     }
 }
@@ -48,56 +160,41 @@ impl Hook for Steerer {
     }
 
     fn layers(&self) -> LayerSet {
-        self.interventions.iter().map(|intervention| intervention.layer).collect()
+        self.interventions.iter().flat_map(Intervention::layers).collect()
     }
 
     fn wants(&self, layer: Layer) -> bool {
-        self.interventions.iter().any(|intervention| intervention.layer == layer)
+        self.interventions.iter().flat_map(Intervention::layers).any(|wanted| wanted == layer)
     }
 
     fn validate(&self, shape: &ModelShape) -> Result<(), HookError> {
         if self.interventions.is_empty() {
             return Err(HookError::NoLayers { hook: self.name() });
         }
-        for intervention in &self.interventions {
-            let layer = intervention.layer;
-            if intervention.width() != shape.d_model {
-                let (expected, found) = (shape.d_model, intervention.width());
-                return Err(HookError::WidthMismatch { hook: self.name(), layer, expected, found });
-            }
-            if !intervention.in_range() {
-                return Err(HookError::BadVector { hook: self.name(), layer, reason: "its square overflows f32" });
-            }
-        }
-        Ok(())
+        self.interventions.iter().try_for_each(|intervention| intervention.fits(&self.name(), shape.d_model))
     }
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, mut residual: Tensor<3>) -> Tensor<3> {
         for intervention in self.interventions.iter_mut().filter(|i| i.layer == context.layer) {
-            let tokens = intervention.positions.tokens();
-            let coverage = context.spans.coverage(tokens);
-            if coverage == Coverage::Nothing {
-                continue;
-            }
-            intervention.fired = true;
-            let Some(change) = intervention.change(&residual) else { continue };
-            residual = match coverage {
-                Coverage::Everything => residual + change,
-                _ => {
-                    let mask = context.spans.mask(tokens, &residual.device()).cast(residual.dtype());
-                    residual + change * mask
-                }
-            };
+            residual = intervention.act(context.spans, residual);
+        }
+        for intervention in &mut self.interventions {
+            intervention.watch(context.layer, &residual);
         }
         residual
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        let idle = self.interventions.iter().find(|intervention| !intervention.fired);
-        let idle = idle.map(|i| format!("{} ({:?} tokens at {})", self.name(), i.positions, i.layer));
-        self.interventions.iter_mut().for_each(|intervention| intervention.fired = false);
+        let mut idle = None;
+        for intervention in &mut self.interventions {
+            if !intervention.finish() {
+                idle = idle.or(Some((intervention.positions, intervention.layer)));
+            }
+        }
         match idle {
-            Some(hook) => Err(HookError::NeverFired { hook }),
+            Some((positions, layer)) => {
+                Err(HookError::NeverFired { hook: format!("{} ({positions:?} tokens at {layer})", self.name()) })
+            }
             None => Ok(()),
         }
     }

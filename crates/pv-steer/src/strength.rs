@@ -1,0 +1,172 @@
+//! How strongly a direction is added, and how that changes along a response.
+
+use pv_hooks::{TokenSet, TokenSpans};
+use pv_vectors::Direction;
+
+use crate::{Error, Positions, Result};
+
+/// How strongly a direction is added. The unit is part of the type, since the same number means different things.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Coefficient {
+    /// Multiplies the raw difference vector, as in the paper.
+    Raw(f32),
+    /// Multiplies the unit vector times the mean residual norm at the layer. Transfers between layers and models.
+    ResidualNorms(f32),
+}
+
+impl Coefficient {
+    /// The factor on the raw difference vector that this stands for.
+    ///
+    /// # Errors
+    /// [`Error::NoResidualNorm`], [`Error::BadCoefficient`] or [`Error::Degenerate`].
+    pub fn raw(self, direction: &Direction) -> Result<f32> {
+        let layer = direction.layer;
+        let norm = direction.norm();
+        if norm == 0.0 || !norm.is_finite() {
+            return Err(Error::Degenerate { layer });
+        }
+        let (value, raw) = match self {
+            Self::Raw(value) => (value, value),
+            Self::ResidualNorms(value) => {
+                let residual = direction.mean_residual_norm.ok_or(Error::NoResidualNorm { layer })?;
+                (value, (f64::from(value) * f64::from(residual) / norm) as f32)
+            }
+        };
+        if raw.is_finite() { Ok(raw) } else { Err(Error::BadCoefficient { layer, value }) }
+    }
+}
+
+/// A coefficient that changes linearly along a response, and stays at `to` afterwards.
+///
+/// The first token acted upon that is no earlier than the prompt's last has the coefficient `from`, and so has the prompt
+/// before it; `over` tokens later it is `to`. With [`Positions::Response`] the answer's token number `n` (from 0) is
+/// therefore chosen under `from + (to − from) · min(n / over, 1)`, since the prompt's last token yields the first of them.
+/// With [`Positions::ResponseFrom`] the ramp begins at the token named there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ramp {
+    /// Where it begins.
+    pub from: Coefficient,
+    /// Where it ends, for good.
+    pub to: Coefficient,
+    /// How many tokens lie between the two, at least 1.
+    pub over: usize,
+}
+
+/// A coefficient, or one that changes along the response.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Strength {
+    /// The same at every token.
+    Constant(Coefficient),
+    /// Changing linearly.
+    Ramp(Ramp),
+}
+
+impl From<Coefficient> for Strength {
+    fn from(coefficient: Coefficient) -> Self {
+        Self::Constant(coefficient)
+    }
+}
+
+impl From<Ramp> for Strength {
+    fn from(ramp: Ramp) -> Self {
+        Self::Ramp(ramp)
+    }
+}
+
+impl Strength {
+    /// The factors on the raw vector.
+    pub(crate) fn schedule(self, direction: &Direction, positions: Positions) -> Result<Schedule> {
+        let ramp = match self {
+            Self::Constant(coefficient) => return Ok(Schedule::Constant(coefficient.raw(direction)?)),
+            Self::Ramp(ramp) => ramp,
+        };
+        let bad = |reason| Err(Error::BadRamp { layer: direction.layer, reason });
+        let first = match positions {
+            Positions::Prompt => return bad("a prompt has no response tokens to count"),
+            Positions::Response | Positions::All => 0,
+            Positions::ResponseFrom(token) => token.saturating_add(1),
+        };
+        if ramp.over == 0 {
+            return bad("it must take at least one token");
+        }
+        let (from, to) = (ramp.from.raw(direction)?, ramp.to.raw(direction)?);
+        Ok(Schedule::Ramp { from, to, over: ramp.over, first })
+    }
+}
+
+/// Factors on a raw vector.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Schedule {
+    Constant(f32),
+    Ramp {
+        from: f32,
+        to: f32,
+        over: usize,
+        /// The step that has `from`: 0 is the prompt's last token, `n + 1` the response token number `n`.
+        first: usize,
+    },
+}
+
+impl Schedule {
+    /// The greatest absolute factor.
+    pub(crate) fn greatest(self) -> f32 {
+        match self {
+            Self::Constant(value) => value.abs(),
+            Self::Ramp { from, to, .. } => from.abs().max(to.abs()),
+        }
+    }
+
+    fn at(self, step: usize) -> f32 {
+        match self {
+            Self::Constant(value) => value,
+            Self::Ramp { from, to, over, first } => {
+                let part = (step.saturating_sub(first) as f64 / over as f64).min(1.0);
+                (f64::from(from) * (1.0 - part) + f64::from(to) * part) as f32
+            }
+        }
+    }
+
+    /// The factor at every position of a window, `[batch × seq]`: zero outside the set.
+    pub(crate) fn over_window(self, spans: &TokenSpans, tokens: TokenSet) -> Vec<f32> {
+        let seq = spans.seq();
+        let mut factors = vec![0.0; spans.batch() * seq];
+        for (index, row) in spans.rows().iter().enumerate() {
+            for position in spans.positions(index, tokens) {
+                let step = position.checked_sub(row.response.start).map_or(0, |n| row.response_offset + n + 1);
+                factors[index * seq + position] = self.at(step);
+            }
+        }
+        factors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_hooks::{Layer, RowSpans};
+
+    fn ramp(positions: Positions) -> Schedule {
+        let direction = Direction { layer: Layer::hidden_state(1), values: vec![2.0], mean_residual_norm: None };
+        let ramp = Ramp { from: Coefficient::Raw(1.0), to: Coefficient::Raw(3.0), over: 2 };
+        Strength::from(ramp).schedule(&direction, positions).expect("a ramp")
+    }
+
+    #[test]
+    fn a_ramp_counts_from_the_first_token_acted_upon() {
+        // Two of padding, three of prompt, four of response, one after it.
+        let spans = TokenSpans::new(vec![RowSpans::whole(0, 2, 3, 4)], 10).expect("spans");
+        let over = |positions: Positions| ramp(positions).over_window(&spans, positions.tokens());
+        assert_eq!(over(Positions::Response), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 3.0, 0.0]);
+        assert_eq!(over(Positions::All), [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0]);
+        assert_eq!(over(Positions::ResponseFrom(1)), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn decoding_continues_the_ramp() {
+        let rows = (0..4).map(|n| RowSpans::generated(n, 3, n)).chain([RowSpans::unused(1)]).collect();
+        let spans = TokenSpans::new(rows, 1).expect("spans");
+        let over = |positions: Positions| ramp(positions).over_window(&spans, positions.tokens());
+        assert_eq!(over(Positions::Response), [2.0, 3.0, 3.0, 3.0, 0.0]);
+        assert_eq!(over(Positions::ResponseFrom(1)), [0.0, 1.0, 2.0, 3.0, 0.0]);
+    }
+}
