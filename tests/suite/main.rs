@@ -6,6 +6,7 @@ mod files;
 mod http_judge;
 mod layering;
 mod local_judge;
+mod monitoring;
 mod organism;
 mod parity;
 mod properties;

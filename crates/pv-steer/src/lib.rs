@@ -1,7 +1,8 @@
 //! Interventions along persona vectors.
 //!
 //! A [`Steerer`] is a hook for pv-model's forward passes and generation. It adds directions to the residual stream or
-//! ablates them, at chosen layers and [`Positions`], in the order in which the interventions were put in.
+//! ablates them, at chosen layers and [`Positions`], in the order in which the interventions were put in. [`monitor`] has
+//! the hook that only looks: projections on many directions while text is generated, and what is made of them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -27,6 +28,7 @@
 
 mod error;
 mod intervention;
+pub mod monitor;
 mod steerer;
 
 pub use error::{Error, Result};
