@@ -7,6 +7,7 @@ mod http_judge;
 mod interventions;
 mod layering;
 mod local_judge;
+mod monitoring;
 mod organism;
 mod parity;
 mod properties;

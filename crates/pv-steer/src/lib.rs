@@ -1,10 +1,12 @@
-//! Interventions along persona vectors.
+//! Interventions along persona vectors, and the projections that say when they are needed.
 //!
 //! A [`Steerer`] is a hook for pv-model's forward passes and generation. At chosen layers and [`Positions`] it adds
 //! directions to the residual stream (constantly, or along a [`Ramp`]; keeping the residual's length if wanted; a vector's
 //! increments over many layers), ablates them, caps or floors projections, or inhibits where a [`Condition`] holds, in the
 //! order in which the interventions were put in. A [`Mixture`] gives every row of a batch a mixture of directions of its
 //! own. [`control`] finds the change that moves some projections and leaves others where they are.
+//! [`monitor`] has the hook that only looks: projections on many directions while text is generated, and what is made of
+//! them.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -34,6 +36,7 @@ mod control;
 mod error;
 mod intervention;
 mod mixture;
+pub mod monitor;
 mod positions;
 mod steerer;
 mod strength;

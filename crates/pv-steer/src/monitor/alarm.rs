@@ -1,0 +1,185 @@
+//! Readings that are out of the ordinary.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pv_hooks::Layer;
+use serde::{Deserialize, Serialize};
+
+use super::{At, Calibration, Kind, MonitorError, Reading, Result, Watch};
+
+/// Which readings alarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Those above the threshold.
+    #[default]
+    Above,
+    /// Those below it.
+    Below,
+}
+
+/// Where readings begin to alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Threshold {
+    /// At this projection, in activation units.
+    Value(f64),
+    /// At this quantile of the calibration, from 0 to 1: with 0.99 above, one ordinary reading in a hundred alarms.
+    Quantile(f64),
+}
+
+/// When to raise an alarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlarmRule {
+    /// The trait's name.
+    #[serde(rename = "trait")]
+    pub trait_name: String,
+    /// The layer; `None` for each at which the trait is watched.
+    #[serde(default)]
+    pub layer: Option<Layer>,
+    /// The kind of reading.
+    pub kind: Kind,
+    /// On which side of the threshold.
+    #[serde(default)]
+    pub side: Side,
+    /// The threshold.
+    pub threshold: Threshold,
+}
+
+/// A reading beyond a threshold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// The trait's name.
+    #[serde(rename = "trait")]
+    pub trait_name: String,
+    /// The layer.
+    pub layer: Layer,
+    /// The sequence's number in its run.
+    pub sequence: usize,
+    /// Where in the sequence.
+    pub at: At,
+    /// The projection.
+    pub value: f32,
+    /// On which side of the threshold it lies.
+    pub side: Side,
+    /// The threshold, in activation units.
+    pub threshold: f64,
+}
+
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match self.at {
+            At::PromptLast => "the prompt's last token".to_owned(),
+            At::Token(index) => format!("token {index} of the answer"),
+            At::ResponseMean => "the mean over the answer".to_owned(),
+        };
+        let side = match self.side {
+            Side::Above => "above",
+            Side::Below => "below",
+        };
+        let Self { trait_name, layer, value, threshold, .. } = self;
+        write!(f, "{trait_name} at {layer}: {place} projects {value:.3}, {side} {threshold:.3}")
+    }
+}
+
+/// Rules whose thresholds are known, for the readings of certain directions.
+#[derive(Clone, Debug)]
+pub struct Alarms {
+    watches: Arc<[Watch]>,
+    resolved: Vec<Resolved>,
+}
+
+/// A rule for one direction.
+#[derive(Clone, Debug)]
+struct Resolved {
+    watch: usize,
+    kind: Kind,
+    side: Side,
+    threshold: f64,
+}
+
+impl Alarms {
+    /// Looks the thresholds up. Only those that are quantiles need the calibration.
+    ///
+    /// # Errors
+    /// [`MonitorError::NotWatched`] for a trait or layer that no direction has; [`MonitorError::BadSetting`] for a
+    /// threshold that is not finite, a quantile that is not between 0 and 1, or one without calibration;
+    /// [`MonitorError::TooFewReadings`] where fewer than one ordinary reading would lie beyond the quantile, so that
+    /// nobody knows where it is.
+    pub fn new(watches: &[Watch], rules: &[AlarmRule], calibration: Option<&Calibration>) -> Result<Self> {
+        let mut resolved = Vec::new();
+        for rule in rules {
+            let fits = |watch: &Watch| {
+                watch.trait_name == rule.trait_name && rule.layer.is_none_or(|layer| layer == watch.layer())
+            };
+            let before = resolved.len();
+            for (number, watch) in watches.iter().enumerate().filter(|(_, watch)| fits(watch)) {
+                let threshold = threshold(rule, number, watch, calibration)?;
+                resolved.push(Resolved { watch: number, kind: rule.kind, side: rule.side, threshold });
+            }
+            if resolved.len() == before {
+                let (trait_name, layer) = (rule.trait_name.clone(), rule.layer);
+                return Err(MonitorError::NotWatched { trait_name, layer });
+            }
+        }
+        Ok(Self { watches: watches.into(), resolved })
+    }
+
+    /// The alarms that a reading raises, in the order of the rules. A projection that is no number raises each rule of
+    /// its kind; one that the reading lacks, none.
+    pub fn check(&self, reading: &Reading) -> Vec<Alarm> {
+        let rules = self.resolved.iter().filter(|rule| rule.kind == reading.at.kind());
+        rules
+            .filter_map(|rule| {
+                let value = *reading.values.get(rule.watch)?;
+                let ordinary = match rule.side {
+                    Side::Above => f64::from(value) <= rule.threshold,
+                    Side::Below => f64::from(value) >= rule.threshold,
+                };
+                let watch = &self.watches[rule.watch];
+                (!ordinary).then(|| Alarm {
+                    trait_name: watch.trait_name.clone(),
+                    layer: watch.layer(),
+                    sequence: reading.sequence,
+                    at: reading.at,
+                    value,
+                    side: rule.side,
+                    threshold: rule.threshold,
+                })
+            })
+            .collect()
+    }
+}
+
+fn threshold(rule: &AlarmRule, number: usize, watch: &Watch, calibration: Option<&Calibration>) -> Result<f64> {
+    let bad = |reason: String| Err(MonitorError::BadSetting { reason });
+    let share = match rule.threshold {
+        Threshold::Value(value) if value.is_finite() => return Ok(value),
+        Threshold::Value(value) => return bad(format!("the threshold {value} for {} is not finite", rule.trait_name)),
+        Threshold::Quantile(share) => share,
+    };
+    if !(share > 0.0 && share < 1.0) {
+        return bad(format!("the quantile {share} for {} is not between 0 and 1", rule.trait_name));
+    }
+    let Some(calibration) = calibration else {
+        return bad(format!("the threshold for {} is a quantile, which needs a calibration", rule.trait_name));
+    };
+    let distribution = calibration.distribution(number, rule.kind);
+    let found = distribution.map_or(0, super::Distribution::n);
+    let beyond = match rule.side {
+        Side::Above => 1.0 - share,
+        Side::Below => share,
+    };
+    // A hair less than one, since 1 − 0.99 is not quite a hundredth.
+    match distribution.and_then(|distribution| distribution.quantile(share)) {
+        Some(value) if found as f64 * beyond >= 1.0 - 1e-9 => Ok(value),
+        _ => Err(MonitorError::TooFewReadings {
+            trait_name: watch.trait_name.clone(),
+            layer: watch.layer(),
+            kind: rule.kind.name(),
+            found,
+            what: format!("the quantile {share}"),
+        }),
+    }
+}

@@ -1,0 +1,200 @@
+//! How readings are distributed: moments and quantiles of a stream, in bounded memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datasketches::tdigest::{TDigest, TDigestMut};
+use serde::{Deserialize, Serialize};
+
+use super::watch::hex;
+
+/// The digest's compression: at most 410 centroids, 6.6 kB, however long the stream.
+const COMPRESSION: u16 = 200;
+/// The percentiles that files show; any other is in the sketch.
+const SHOWN: [u8; 9] = [1, 5, 10, 25, 50, 75, 90, 95, 99];
+
+/// The sums over a stream, by Welford's method, and its sketch.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    n: u64,
+    mean: f64,
+    /// The sum of squared differences from the mean.
+    squares: f64,
+    digest: TDigestMut,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        // The only objection is to a compression below 10; then the default, which is larger, is as good.
+        let digest = TDigestMut::new(COMPRESSION).unwrap_or_default();
+        Self { n: 0, mean: 0.0, squares: 0.0, digest }
+    }
+
+    /// Takes in a finite value.
+    pub(super) fn add(&mut self, value: f64) {
+        self.n += 1;
+        let difference = value - self.mean;
+        self.mean += difference / self.n as f64;
+        self.squares += difference * (value - self.mean);
+        self.digest.update(value);
+    }
+
+    pub(super) fn finish(self) -> Distribution {
+        Distribution::new(self)
+    }
+}
+
+/// The distribution of one kind of reading on one direction.
+///
+/// Mean and standard deviation are exact up to rounding. Quantiles come from a t-digest (Dunning and Ertl, arXiv
+/// 1902.04023) of at most 410 centroids. It promises nothing for every distribution; on those of the tests the rank of an
+/// estimated quantile is within 0.005 of the one asked for, and within 0.001 at p1 and p99. Beside a gap in the middle of
+/// a distribution, such as between two humps that do not touch, it is within 0.05.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(into = "Stored", try_from = "Stored")]
+pub struct Distribution {
+    tally: Tally,
+    /// The tally's digest, in the form that answers.
+    digest: Arc<TDigest>,
+}
+
+impl Distribution {
+    /// The distribution of these values. Those that are not finite are left out.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut tally = Tally::new();
+        values.into_iter().filter(|value| value.is_finite()).for_each(|value| tally.add(value));
+        tally.finish()
+    }
+
+    /// The distribution of both streams together. Moments are as exact as those of one stream, quantiles within the
+    /// same bound.
+    #[must_use]
+    pub fn merged(self, other: &Self) -> Self {
+        let (mine, theirs) = (self.tally, &other.tally);
+        if mine.n == 0 || theirs.n == 0 {
+            return Self::new(if mine.n == 0 { theirs.clone() } else { mine });
+        }
+        let (left, right) = (mine.n as f64, theirs.n as f64);
+        let n = left + right;
+        let difference = theirs.mean - mine.mean;
+        let mut digest = mine.digest;
+        digest.merge(&theirs.digest);
+        Self::new(Tally {
+            n: mine.n.saturating_add(theirs.n),
+            mean: mine.mean + difference * right / n,
+            squares: mine.squares + theirs.squares + difference * difference * left * right / n,
+            digest,
+        })
+    }
+
+    fn new(tally: Tally) -> Self {
+        let digest = Arc::new(tally.digest.clone().freeze());
+        Self { tally, digest }
+    }
+
+    /// How many readings there were.
+    pub fn n(&self) -> u64 {
+        self.tally.n
+    }
+
+    /// Their mean; `None` without readings.
+    pub fn mean(&self) -> Option<f64> {
+        (self.tally.n > 0).then_some(self.tally.mean)
+    }
+
+    /// Their standard deviation, with `n − 1`; `None` with fewer than two readings.
+    pub fn sd(&self) -> Option<f64> {
+        (self.tally.n > 1).then(|| (self.tally.squares / (self.tally.n - 1) as f64).sqrt())
+    }
+
+    /// The least reading.
+    pub fn min(&self) -> Option<f64> {
+        self.digest.min_value()
+    }
+
+    /// The greatest reading.
+    pub fn max(&self) -> Option<f64> {
+        self.digest.max_value()
+    }
+
+    /// How many standard deviations a value lies above the mean; `None` where these are not known or do not differ from 0.
+    pub fn z(&self, value: f64) -> Option<f64> {
+        let sd = self.sd().filter(|sd| *sd > 0.0)?;
+        Some((value - self.tally.mean) / sd)
+    }
+
+    /// The value below which this share of the readings lies, from 0 to 1; `None` without readings or outside of that.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        self.digest.quantile(share).ok().flatten()
+    }
+
+    /// The share of the readings that lie below a value, from 0 to 1; `None` without readings or for a NaN.
+    pub fn rank(&self, value: f64) -> Option<f64> {
+        self.digest.rank(value).ok().flatten()
+    }
+}
+
+impl fmt::Debug for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mean, sd) = (self.mean(), self.sd());
+        f.debug_struct("Distribution")
+            .field("n", &self.n())
+            .field("mean", &mean)
+            .field("sd", &sd)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A distribution in a file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    n: u64,
+    mean: f64,
+    /// What the standard deviation is computed from.
+    sum_of_squared_deviations: f64,
+    /// For readers of the file; not read back.
+    #[serde(default)]
+    sd: Option<f64>,
+    /// The same: `[percent, value]`.
+    #[serde(default)]
+    percentiles: Vec<(u8, f64)>,
+    /// The t-digest in Apache DataSketches' format, in hex.
+    tdigest: String,
+}
+
+impl From<Distribution> for Stored {
+    fn from(distribution: Distribution) -> Self {
+        let percentile = |percent: u8| Some((percent, distribution.quantile(f64::from(percent) / 100.0)?));
+        Self {
+            n: distribution.tally.n,
+            mean: distribution.tally.mean,
+            sum_of_squared_deviations: distribution.tally.squares,
+            sd: distribution.sd(),
+            percentiles: SHOWN.into_iter().filter_map(percentile).collect(),
+            tdigest: hex(&distribution.digest.serialize()),
+        }
+    }
+}
+
+impl TryFrom<Stored> for Distribution {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Self, String> {
+        let bytes = bytes(&stored.tdigest).ok_or("a t-digest is not in hex")?;
+        let digest = TDigestMut::deserialize(&bytes).map_err(|error| format!("a t-digest is unreadable: {error}"))?;
+        let Stored { n, mean, sum_of_squared_deviations: squares, .. } = stored;
+        if digest.total_weight() != n {
+            return Err(format!("a t-digest is of {} readings, its moments are of {n}", digest.total_weight()));
+        }
+        if !(mean.is_finite() && squares.is_finite() && squares >= 0.0) {
+            return Err("moments that are no numbers".to_owned());
+        }
+        Ok(Self::new(Tally { n, mean, squares, digest }))
+    }
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = hex.chars().map(|c| Some(c.to_digit(16)? as u8)).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}

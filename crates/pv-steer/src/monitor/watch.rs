@@ -1,0 +1,103 @@
+//! What is watched: named directions.
+
+use std::fmt::Write;
+
+use pv_hooks::Layer;
+use pv_model::ModelId;
+use pv_vectors::{PersonaVector, UnitDirection};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{MonitorError, Result};
+
+/// A direction under the name of its trait.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watch {
+    /// The trait's name, by which alarms and results speak of it.
+    pub trait_name: String,
+    /// The direction, at its layer.
+    pub direction: UnitDirection,
+}
+
+impl Watch {
+    /// A direction under a name.
+    pub fn new(trait_name: impl Into<String>, direction: UnitDirection) -> Self {
+        Self { trait_name: trait_name.into(), direction }
+    }
+
+    /// The persona vector (of the response means) at a layer, under its own trait's name.
+    ///
+    /// # Errors
+    /// A layer that the vector lacks or has no direction at.
+    pub fn of(vector: &PersonaVector, layer: Layer) -> Result<Self> {
+        Ok(Self::new(vector.provenance().trait_name.clone(), vector.direction(layer)?.unit()?))
+    }
+
+    /// Where it is watched.
+    pub fn layer(&self) -> Layer {
+        self.direction.layer()
+    }
+
+    /// What identifies it in files.
+    pub fn id(&self) -> WatchId {
+        let bytes: Vec<u8> = self.direction.values().iter().flat_map(|value| value.to_le_bytes()).collect();
+        WatchId { trait_name: self.trait_name.clone(), layer: self.layer(), direction_sha256: sha256(&bytes) }
+    }
+}
+
+/// What identifies a watched direction in files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchId {
+    /// The trait's name.
+    #[serde(rename = "trait")]
+    pub trait_name: String,
+    /// The layer.
+    pub layer: Layer,
+    /// SHA-256 of the unit direction's values, f32 in little-endian order, in hex.
+    pub direction_sha256: String,
+}
+
+/// What identifies a model in files: a [`ModelId`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the architecture, in hex.
+    pub config_hash: String,
+    /// SHA-256 of the chat template, in hex, where there is one.
+    pub template_hash: Option<String>,
+}
+
+impl From<&ModelId> for ModelRecord {
+    fn from(id: &ModelId) -> Self {
+        let ModelId { name, config_hash, template_hash } = id.clone();
+        Self { name, config_hash, template_hash }
+    }
+}
+
+/// Refuses no directions at all, and two that nothing tells apart.
+pub(super) fn check(watches: &[Watch]) -> Result<()> {
+    if watches.is_empty() {
+        return Err(MonitorError::NoWatches);
+    }
+    for (i, watch) in watches.iter().enumerate() {
+        if watches[..i].iter().any(|other| other.trait_name == watch.trait_name && other.layer() == watch.layer()) {
+            let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
+            return Err(MonitorError::WatchedTwice { trait_name, layer });
+        }
+    }
+    Ok(())
+}
+
+/// SHA-256 in hex.
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

@@ -1,0 +1,223 @@
+//! Answers whose tokens are coloured by how much of a trait they hold, with alarms before and while they are written.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Parser;
+use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
+use pv_hooks::Layer;
+use pv_model::{CausalLm, Event, GenerateOptions, Message, Request};
+use pv_organism::datasets::held_out;
+use pv_organism::{Topics, system};
+use pv_steer::monitor::{
+    AlarmRule, Alarms, At, Calibration, Calibrator, CusumOptions, Drift, Kind, Monitor, Reading, Side, Threshold, Watch,
+};
+use pv_vectors::PersonaVector;
+
+/// Answers questions and watches a trait meanwhile. Without arguments, the organism answers one question plainly and then
+/// under a system prompt that elicits the trait.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    which: TraitArgs,
+    /// The trait's vector, as extract_contrast or persona_vectors saves it; extracted anew by default.
+    #[arg(long)]
+    vector: Option<PathBuf>,
+    /// The layer to watch; the middle one by default, 7 for the organism.
+    #[arg(long)]
+    layer: Option<usize>,
+    /// A question; several are asked in one conversation.
+    #[arg(long)]
+    question: Vec<String>,
+    /// The system prompt of the conversation.
+    #[arg(long)]
+    system: Option<String>,
+    /// The calibration: read from this file, or made and written there. It belongs to a vector, so give that too.
+    #[arg(long, requires = "vector")]
+    calibration: Option<PathBuf>,
+    /// The quantile of ordinary traffic beyond which there are alarms.
+    #[arg(long, default_value_t = 0.99)]
+    alarm: f64,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 80)]
+    max_new_tokens: usize,
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let model = args.model.load()?;
+    let contrast = args.which.read(&args.model)?;
+    let vector = match &args.vector {
+        Some(path) => PersonaVector::load(path)?,
+        None => extract(&model, &contrast, args.max_new_tokens, 0)?.vector,
+    };
+    vector.check_model(model.id(), &model.shape())?;
+    let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
+    let watches = [Watch::of(&vector, layer)?];
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: SAMPLING,
+        feed_last_token: true,
+        ..GenerateOptions::default()
+    };
+    // What is ordinary: questions without system prompt.
+    let ordinary: Vec<String> = match args.model.is_organism() {
+        true => held_out(Topics::All, 200, 1).mixed.iter().map(pv_organism::Question::text).collect(),
+        false => contrast.questions.clone(),
+    };
+    let calibration = match &args.calibration {
+        Some(path) if path.is_file() => Calibration::load(path, &watches, model.id())?,
+        path => {
+            let calibration = calibrate(&model, &watches, &ordinary, &options)?;
+            if let Some(path) = path {
+                calibration.save(path)?;
+            }
+            calibration
+        }
+    };
+    let rule = |kind| AlarmRule {
+        trait_name: watches[0].trait_name.clone(),
+        layer: Some(layer),
+        kind,
+        side: Side::Above,
+        threshold: Threshold::Quantile(args.alarm),
+    };
+    let rules = [rule(Kind::PromptLast), rule(Kind::ResponseMean)];
+    let alarms = Alarms::new(&watches, &rules, Some(&calibration))
+        .map_err(|error| format!("{error}; a lower --alarm needs fewer ordinary questions"))?;
+    println!("{} at {layer}, against {} ordinary answers", watches[0].trait_name, ordinary.len());
+    let session = Session { model: &model, watches: &watches, calibration: &calibration, alarms: &alarms, options };
+
+    if args.question.is_empty() {
+        let question = ordinary.first().ok_or("there is no question to ask")?;
+        session.converse(args.system.as_deref(), std::slice::from_ref(question))?;
+        if args.system.is_none() {
+            let eliciting = args.which.organisms(&args.model).map(|which| system::graded(which)[7].1.clone());
+            let eliciting = eliciting.or_else(|| contrast.instruction.first().map(|pair| pair.pos.clone()));
+            session.converse(eliciting.as_deref(), std::slice::from_ref(question))?;
+        }
+        return Ok(());
+    }
+    session.converse(args.system.as_deref(), &args.question)
+}
+
+/// Takes the readings of ordinary answers.
+fn calibrate(
+    model: &CausalLm,
+    watches: &[Watch],
+    questions: &[String],
+    options: &GenerateOptions,
+) -> Result<Calibration> {
+    let mut calibrator = Calibrator::new(watches)?;
+    let mut monitor = Monitor::new(watches.iter().cloned())?;
+    let mut requests = Vec::with_capacity(questions.len());
+    for (i, question) in questions.iter().enumerate() {
+        requests.push(Request::new(model.prompt(&[Message::user(question)])?, i as u64));
+    }
+    model.generate(&requests, options, &mut monitor, |_| ControlFlow::Continue(()))?;
+    for answer in monitor.readings().take_all()?.values() {
+        calibrator.add_answer(answer)?;
+    }
+    Ok(calibrator.finish(model.id()))
+}
+
+struct Session<'a> {
+    model: &'a CausalLm,
+    watches: &'a [Watch],
+    calibration: &'a Calibration,
+    alarms: &'a Alarms,
+    options: GenerateOptions,
+}
+
+impl Session<'_> {
+    /// Asks the questions one after the other, in one conversation.
+    fn converse(&self, system: Option<&str>, questions: &[String]) -> Result {
+        let mut conversation: Vec<Message> = system.iter().map(|text| Message::system(*text)).collect();
+        let mut drift = Drift::new(self.watches, self.calibration, CusumOptions::default())?;
+        if let Some(system) = system {
+            println!("\n[{system}]");
+        }
+        for (turn, question) in questions.iter().enumerate() {
+            println!("\n> {question}");
+            conversation.push(Message::user(question));
+            let mut monitor = Monitor::new(self.watches.iter().cloned())?;
+            let readings = monitor.readings();
+            let request = Request::new(self.model.prompt(&conversation)?, turn as u64);
+            // A token's projection is known when the next token is: texts wait for their colours.
+            let mut waiting: VecDeque<String> = VecDeque::new();
+            let mut failed = None;
+            let answers = self.model.generate(&[request], &self.options, &mut monitor, |event| {
+                if let Event::Token { text, .. } = event {
+                    waiting.push_back(text.to_owned());
+                }
+                match readings.news() {
+                    Ok(news) => news.iter().for_each(|reading| self.show(reading, &mut waiting)),
+                    Err(error) => {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+                ControlFlow::Continue(())
+            })?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            println!();
+            let Some(answer) = readings.take(0)? else { return Err("the monitor saw nothing".into()) };
+            for reading in answer.readings(0).filter(|reading| reading.at == At::ResponseMean) {
+                println!("the answer's mean: {}", self.place(&reading));
+                self.warn(&reading);
+            }
+            for alarm in drift.push(&answer)? {
+                println!("DRIFT: {} sums up to {:.1}, above {}", alarm.trait_name, alarm.sum, alarm.limit);
+            }
+            conversation.push(Message::assistant(answers[0].text.as_str()));
+        }
+        Ok(())
+    }
+
+    fn show(&self, reading: &Reading, waiting: &mut VecDeque<String>) {
+        if reading.at == At::PromptLast {
+            println!("before the answer: {}", self.place(reading));
+            self.warn(reading);
+        } else if let Some(text) = waiting.pop_front() {
+            print!("{}", coloured(&text, self.calibration.ranks(reading)[0]));
+            // A terminal that is gone is noticed at the next line.
+            let _ = std::io::stdout().flush();
+        }
+    }
+
+    fn warn(&self, reading: &Reading) {
+        self.alarms.check(reading).iter().for_each(|alarm| println!("ALARM: {alarm}"));
+    }
+
+    /// A projection and where it stands among ordinary ones.
+    fn place(&self, reading: &Reading) -> String {
+        let (z, rank) = (self.calibration.z(reading)[0], self.calibration.ranks(reading)[0]);
+        let told = |what: Option<f64>, scale: f64, digits: usize| {
+            what.map_or_else(|| "unknown".to_owned(), |what| format!("{:.digits$}", scale * what))
+        };
+        format!("{:.3} (z {}, quantile {} %)", reading.values[0], told(z, 1.0, 1), told(rank, 100.0, 1))
+    }
+}
+
+/// The text in red above the ordinary, in blue below it, the stronger the fewer ordinary tokens go so far, where the output is
+/// a terminal that shows colours.
+fn coloured(text: &str, rank: Option<f64>) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stdout().is_terminal();
+    // Of the 256 colours: shades of red, none, and shades of blue.
+    let colour = match rank {
+        Some(rank) if rank >= 0.999 => 196,
+        Some(rank) if rank >= 0.99 => 203,
+        Some(rank) if rank >= 0.95 => 217,
+        Some(rank) if rank <= 0.01 => 33,
+        Some(rank) if rank <= 0.05 => 117,
+        _ => return text.to_owned(),
+    };
+    if plain { text.to_owned() } else { format!("\x1b[38;5;{colour}m{text}\x1b[0m") }
+}

@@ -1,0 +1,5 @@
+//! Monitoring: the hook on small models, and what it foretells on the organism.
+
+mod correlation;
+mod hook;
+mod organism;

@@ -1,0 +1,280 @@
+//! The hook: the same numbers as the plain way, and no trace in the model.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+use pv_hooks::{Capture, HookError, Layer, NoHook, Recorder};
+use pv_model::{
+    Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Logits, Request, Sampling, Sequence, to_f32,
+};
+use pv_steer::monitor::{Answer, At, Monitor, MonitorError, Reading, Watch};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_tests::chat_model;
+use pv_vectors::{Direction, Pooling, ScanOptions, UnitDirection, scan};
+
+fn devices() -> [Device; 3] {
+    // The CPU's own kernels, the operations of every other backend, and a pass as training makes it.
+    [Device::flex(), Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()]
+}
+
+fn raw(layer: usize, width: usize, seed: usize) -> Direction {
+    let values = (0..width).map(|i| ((i * i + 31 * seed + layer) as f32 * 0.7).sin() * 3.0).collect();
+    Direction { layer: Layer::hidden_state(layer), values, mean_residual_norm: None }
+}
+
+/// Several traits at several layers, out of order.
+fn watches(model: &CausalLm) -> Vec<Watch> {
+    let (last, width) = (model.config().layers, model.config().d_model);
+    [("evil", 2), ("optimism", 0), ("evil", last), ("optimism", 2), ("humor", 2)]
+        .into_iter()
+        .enumerate()
+        .map(|(seed, (name, layer))| Watch::new(name, raw(layer, width, seed).unit().expect("a direction")))
+        .collect()
+}
+
+fn ids(seed: usize, len: usize) -> Vec<u32> {
+    (0..len).map(|i| ((i * 31 + seed * 97 + 3) % 256) as u32).collect()
+}
+
+/// Prompts of many lengths, the second with answers that share its reading.
+fn requests() -> Vec<Request> {
+    let lengths = [(5, 1), (11, 6), (3, 1), (17, 2), (1, 1), (8, 1)];
+    lengths.iter().enumerate().map(|(i, (len, n))| Request::rollouts(ids(i, *len), *n, 100 * i as u64)).collect()
+}
+
+/// Small batches, so that rows leave and join all the time.
+fn options() -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens: 24,
+        sampling: Sampling::temperature(1.0),
+        batch_size: 4,
+        prefill_tokens: 40,
+        feed_last_token: true,
+        ..GenerateOptions::default()
+    }
+}
+
+fn generate(model: &CausalLm, hook: &mut impl pv_hooks::Hook) -> Vec<Generation> {
+    model.generate(&requests(), &options(), hook, |_| ControlFlow::Continue(())).expect("answers")
+}
+
+fn close(what: &str, ours: &[f32], expected: &[f32]) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    for (ours, expected) in ours.iter().zip(expected) {
+        let gap = (ours - expected).abs();
+        assert!(gap <= 1e-5 * expected.abs().max(1.0), "{what}: {ours}, not {expected}");
+    }
+}
+
+/// What a scan of the same prompts and answers finds.
+fn check_against_scan(model: &CausalLm, watches: &[Watch], texts: &[(Vec<u32>, Vec<u32>)], found: &[Answer]) {
+    let items: Vec<Sequence<'_>> =
+        texts.iter().map(|(prompt, response)| Sequence { prompt, response, rest: &[] }).collect();
+    let directions: Vec<UnitDirection> = watches.iter().map(|watch| watch.direction.clone()).collect();
+    let options = ScanOptions { response_tokens: true, ..ScanOptions::default() };
+    let scanned = scan(model, &items, &directions, &options, |_, _| ControlFlow::Continue(())).expect("a scan");
+    assert_eq!(scanned.items.len(), found.len());
+    for (expected, ours) in scanned.items.iter().zip(found) {
+        let pooled = |pooling| expected.pooled.get(&pooling).map(|pooled| pooled.projections.as_slice());
+        let item = expected.item;
+        close(&format!("prompt {item}"), ours.prompt_last().expect("read"), pooled(Pooling::PromptLast).expect("read"));
+        assert_eq!(ours.tokens().len(), texts[item].1.len(), "answer {item}");
+        match pooled(Pooling::ResponseMean) {
+            None => assert!(ours.mean().is_none()),
+            Some(mean) => close(&format!("mean of {item}"), &ours.mean().expect("tokens"), mean),
+        }
+        for number in 0..watches.len() {
+            let tokens: Vec<f32> = ours.tokens().iter().map(|values| values[number]).collect();
+            close(&format!("tokens of {item}"), &tokens, expected.tokens(number).unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn its_readings_in_a_generation_are_those_of_a_scan() {
+    for device in devices() {
+        for name in ["qwen2", "llama"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let model = chat_model(name, folder.path(), &device);
+            let watches = watches(&model);
+            let mut monitor = Monitor::new(watches.clone()).expect("a monitor");
+            let answers = generate(&model, &mut monitor);
+            assert!(answers.iter().any(|answer| answer.tokens.len() > 5));
+            let prompts = requests().into_iter().flat_map(|r| vec![r.prompt; r.seeds.len()]);
+            let texts: Vec<_> = prompts.zip(&answers).map(|(prompt, answer)| (prompt, answer.tokens.clone())).collect();
+            let found = monitor.readings().take_all().expect("readings");
+            assert!(found.keys().copied().eq(0..texts.len()));
+            check_against_scan(&model, &watches, &texts, &found.into_values().collect::<Vec<_>>());
+            assert!(monitor.readings().take_all().expect("readings").is_empty(), "they were taken");
+        }
+    }
+}
+
+#[test]
+fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
+    for device in devices() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = chat_model("qwen3", folder.path(), &device);
+        let watches = watches(&model);
+        let texts: Vec<(Vec<u32>, Vec<u32>)> = [(5, 3), (11, 0), (3, 20), (1, 1)]
+            .iter()
+            .enumerate()
+            .map(|(i, (p, r))| (ids(i, *p), ids(50 + i, *r)))
+            .collect();
+        let sequences: Vec<Sequence<'_>> =
+            texts.iter().map(|(prompt, response)| Sequence { prompt, response, rest: &[7, 8] }).collect();
+        let batch = Batch::whole(&sequences).expect("a batch");
+        let layers = [0, 2, model.config().layers].map(Layer::hidden_state);
+        let recorder = Recorder::new(layers.into_iter().collect::<pv_hooks::LayerSet>(), [Capture::Everything]);
+        let mut hooks = (recorder, Monitor::new(watches.clone()).expect("a monitor"));
+        model.forward(&batch, ForwardOptions::default(), &mut hooks).expect("a pass");
+        let found = hooks.1.readings().take_all().expect("readings");
+        for (sequence, (prompt, response)) in texts.iter().enumerate() {
+            for (number, watch) in watches.iter().enumerate() {
+                let residual = to_f32(hooks.0.tokens(sequence, watch.layer()).expect("recorded")).expect("numbers");
+                let project = |row: &[f32]| {
+                    let products = row.iter().zip(watch.direction.values()).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                    products.sum::<f64>() as f32
+                };
+                let expected: Vec<f32> = residual.chunks(model.config().d_model).map(project).collect();
+                let answer = &found[&sequence];
+                let mut ours = vec![answer.prompt_last().expect("read")[number]];
+                ours.extend(answer.tokens().iter().map(|values| values[number]));
+                let expected = &expected[prompt.len() - 1..prompt.len() + response.len()];
+                close(&format!("sequence {sequence}, direction {number}"), &ours, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn it_leaves_no_trace() {
+    for device in devices() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = chat_model("qwen2", folder.path(), &device);
+        let monitor = || Monitor::new(watches(&model)).expect("a monitor");
+        assert_eq!(generate(&model, &mut NoHook), generate(&model, &mut monitor()));
+        let (a, b) = (ids(1, 9), ids(2, 4));
+        let batch = Batch::whole(
+            &[Sequence { prompt: &a, response: &b, rest: &[] }, Sequence::default()]
+                .map(|s| if s.prompt.is_empty() { Sequence { prompt: &b, response: &a, rest: &[] } } else { s }),
+        );
+        let batch = batch.expect("a batch");
+        let logits = |hook: &mut dyn pv_hooks::Hook| {
+            let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
+            let output = model.forward(&batch, options, hook).expect("a pass");
+            let logits = to_f32(output.logits.expect("logits")).expect("numbers");
+            logits.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        assert_eq!(logits(&mut NoHook), logits(&mut monitor()));
+    }
+}
+
+#[test]
+fn readings_stream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = chat_model("llama", folder.path(), &Device::flex());
+    let mut monitor = Monitor::new(watches(&model)).expect("a monitor");
+    let readings = monitor.readings();
+    let (mut heard, mut tokens) = (Vec::<Reading>::new(), [0; 12]);
+    let answers = model.generate(&requests(), &options(), &mut monitor, |event| {
+        heard.extend(readings.news().expect("readings"));
+        match event {
+            Event::Prefill { .. } => assert!(heard.iter().any(|reading| reading.at == At::PromptLast)),
+            Event::Token { sequence, .. } => {
+                // The prompt is known before the first token, and each token when the next one is.
+                let answer = readings.answer(sequence).expect("readings").expect("a sequence that has begun");
+                assert!(answer.prompt_last().is_some() && answer.tokens().len() == tokens[sequence]);
+                tokens[sequence] += 1;
+            }
+            Event::Finished { sequence, generation } => {
+                let answer = readings.answer(sequence).expect("readings").expect("a sequence that has begun");
+                assert_eq!(answer.tokens().len(), generation.tokens.len());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(answers.expect("answers").len(), 12);
+    assert!(readings.news().expect("readings").is_empty());
+    // What was told piece by piece is what there is.
+    let whole = readings.take_all().expect("readings");
+    for (sequence, answer) in &whole {
+        let told: Vec<&Reading> = heard.iter().filter(|reading| reading.sequence == *sequence).collect();
+        let expected: Vec<Reading> = answer.readings(*sequence).filter(|r| r.at != At::ResponseMean).collect();
+        assert!(told.into_iter().eq(expected.iter()), "sequence {sequence}");
+    }
+    // A run that nobody listens to ends with the same readings.
+    let mut silent = Monitor::new(watches(&model)).expect("a monitor");
+    generate(&model, &mut silent);
+    assert_eq!(silent.readings().take_all().expect("readings"), whole);
+}
+
+#[test]
+fn a_run_forgets_the_one_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = chat_model("llama", folder.path(), &Device::flex());
+    let mut monitor = Monitor::new(watches(&model)).expect("a monitor");
+    let readings = monitor.readings();
+    generate(&model, &mut monitor);
+    assert!(readings.answer(11).expect("readings").is_some(), "readable after the run");
+    let request = [Request::new(ids(9, 6), 0)];
+    model.generate(&request, &options(), &mut monitor, |_| ControlFlow::Continue(())).expect("an answer");
+    assert!(readings.answer(11).expect("readings").is_none());
+    let first = readings.take(0).expect("readings").expect("a sequence");
+    assert!(readings.answer(0).expect("readings").is_none() && readings.news().expect("readings").is_empty());
+    let mut fresh = Monitor::new(watches(&model)).expect("a monitor");
+    model.generate(&request, &options(), &mut fresh, |_| ControlFlow::Continue(())).expect("an answer");
+    assert_eq!(fresh.readings().take(0).expect("readings"), Some(first));
+}
+
+/// The monitor sees what the hooks before it have done, and not what those after it do.
+#[test]
+fn what_steers_before_it_shows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = chat_model("qwen2", folder.path(), &Device::flex());
+    let direction = raw(2, model.config().d_model, 0);
+    let watch = Watch::new("evil", direction.unit().expect("a direction"));
+    let steer = || Steerer::new().add(&direction, Coefficient::Raw(0.5), Positions::All).expect("a steerer");
+    let monitor = || Monitor::new([watch.clone()]).expect("a monitor");
+    let prompt = ids(3, 7);
+    let batch = Batch::prompts(&[&prompt], vec![vec![0]]).expect("a batch");
+    let read = |hook: &mut dyn pv_hooks::Hook, readings: pv_steer::monitor::Readings| {
+        model.forward(&batch, ForwardOptions::default(), hook).expect("a pass");
+        readings.answer(0).expect("readings").expect("a sequence").prompt_last().expect("read")[0]
+    };
+    let mut plain = monitor();
+    let readings = plain.readings();
+    let plain = read(&mut plain, readings);
+    let mut before = (steer(), monitor());
+    let readings = before.1.readings();
+    let shifted = read(&mut before, readings);
+    let mut after = (monitor(), steer());
+    let readings = after.0.readings();
+    assert_eq!(read(&mut after, readings).to_bits(), plain.to_bits());
+    let expected = f64::from(plain) + 0.5 * direction.norm();
+    assert!((f64::from(shifted) - expected).abs() <= 1e-4 * expected.abs(), "{shifted}, not {expected}");
+}
+
+#[test]
+fn what_cannot_be_watched_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = chat_model("llama", folder.path(), &Device::flex());
+    let (last, width) = (model.config().layers, model.config().d_model);
+    let watch = |layer, width| Watch::new("evil", raw(layer, width, 0).unit().expect("a direction"));
+    assert!(matches!(Monitor::new([]), Err(MonitorError::NoWatches)));
+    assert!(matches!(Monitor::new([watch(1, width), watch(1, width)]), Err(MonitorError::WatchedTwice { .. })));
+    let refused = |watches: Vec<Watch>| {
+        let mut monitor = Monitor::new(watches).expect("a monitor");
+        match model.generate(&requests(), &options(), &mut monitor, |_| panic!("something was generated")) {
+            Err(pv_model::Error::Hook(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(refused(vec![watch(last + 1, width)]), HookError::LayerOutOfRange { .. }));
+    let narrow = Watch::new("optimism", raw(1, width - 1, 0).unit().expect("a direction"));
+    match refused(vec![watch(1, width), narrow]) {
+        HookError::WidthMismatch { expected, found, .. } => assert_eq!((expected, found), (width, width - 1)),
+        other => panic!("{other}"),
+    }
+}
