@@ -24,11 +24,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Sweep`] finds the layer and the strength: a judge scores the answers of a grid of both, all of it or by successive
+//! halving. [`SweepResults::dose_response`] says how the trait rises with the strength, and [`layer_proxy`] ranks layers
+//! without a judge.
 
 mod error;
 mod intervention;
 mod steerer;
+mod sweep;
 
 pub use error::{Error, Result};
 pub use intervention::{Coefficient, Positions};
 pub use steerer::Steerer;
+pub use sweep::{
+    AnswerPair, AnswerScores, CellResult, Dose, DoseResponse, Estimate, LayerProxy, LayerResult, ProxyAgreement,
+    ProxyLayer, ProxyOptions, Round, Search, StrengthUnit, Sweep, SweepError, SweepOptions, SweepPlan, SweepResults,
+    layer_proxy,
+};
