@@ -5,13 +5,13 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::organism::{ExactJudge, spec};
+use pv_examples::judging::{JudgeArgs, named_spec};
 use pv_examples::{ModelArgs, Result, show};
 use pv_hooks::{Layer, LayerSet};
-use pv_judge::{HttpJudge, HttpOptions, Judge, LocalJudge, TraitSpec};
+use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, Sampling};
 use pv_organism::Trait;
 use pv_vectors::{
@@ -27,13 +27,8 @@ struct Args {
     /// apathy; for the organism its own five). May be given several times; all of the organism's by default, else evil.
     #[arg(long = "trait")]
     traits: Vec<String>,
-    /// Who scores the answers; by default the organism's exact judge for the organism, else the model itself.
-    #[arg(long)]
-    judge: Option<JudgeKind>,
-    /// The judging model: a folder or name for a local judge (the model itself by default), a name on the server for an
-    /// HTTP one. Its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
-    #[arg(long)]
-    judge_model: Option<String>,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Where the runs go.
     #[arg(long, default_value = "models/vectors")]
     out: PathBuf,
@@ -63,21 +58,11 @@ struct Args {
     seed: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum JudgeKind {
-    /// The organism's own, which knows the truth.
-    Exact,
-    /// A model on this machine.
-    Local,
-    /// A model behind an OpenAI-compatible server.
-    Http,
-}
-
 fn main() -> Result {
     let args = Args::parse();
     let specs = args.specs()?;
     let model = args.model.load()?;
-    let judge = args.judge(&model)?;
+    let judge = args.judge.judge(&args.model, &model, &args.out)?;
     println!("judged by {}\n", judge.name());
     for spec in specs {
         let folder = args.out.join(&spec.name);
@@ -103,30 +88,7 @@ impl Args {
         if names.is_empty() {
             names = if organism { Trait::ALL.map(|t| t.name().to_owned()).to_vec() } else { vec!["evil".to_owned()] };
         }
-        let one = |name: &String| match Trait::ALL.into_iter().find(|which| which.name() == name) {
-            Some(which) if organism => spec(which),
-            _ if name.ends_with(".json") => Ok(TraitSpec::load(name)?),
-            _ => Ok(TraitSpec::builtin(name)?),
-        };
-        names.iter().map(one).collect()
-    }
-
-    fn judge<'a>(&self, model: &'a CausalLm) -> Result<Box<dyn Judge + 'a>> {
-        let default = if self.model.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
-        Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
-            (JudgeKind::Exact, _) => Box::new(ExactJudge),
-            (JudgeKind::Local, None) => Box::new(LocalJudge::new(model)?),
-            (JudgeKind::Local, Some(other)) => {
-                let other = ModelArgs { model: other.clone(), ..self.model.clone() };
-                Box::new(LocalJudge::new(other.load()?)?)
-            }
-            (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
-            (JudgeKind::Http, Some(name)) => {
-                std::fs::create_dir_all(&self.out)?;
-                let cache = Some(self.out.join("judge_cache.jsonl"));
-                Box::new(HttpJudge::new(HttpOptions { cache, ..HttpOptions::from_env(name)? })?)
-            }
-        })
+        names.iter().map(|name| named_spec(&self.model, name)).collect()
     }
 
     fn extract(&self, model: &CausalLm, spec: &TraitSpec, judge: &dyn Judge, folder: &Path) -> Result<TraitExtraction> {

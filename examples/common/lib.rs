@@ -1,7 +1,9 @@
 //! What the examples share: the model's arguments, progress bars, reading a trait.
 
+pub mod judging;
 pub mod noise;
 pub mod organism;
+pub mod sweeping;
 
 use std::error::Error;
 use std::ops::ControlFlow;

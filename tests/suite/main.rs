@@ -14,5 +14,6 @@ mod properties;
 mod rollouts;
 mod scan;
 mod smollm2;
+mod sweeps;
 mod training;
 mod vector_files;

@@ -29,6 +29,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Sweep`] finds the layer and the strength: a judge scores the answers of a grid of both, all of it or by successive
+//! halving. [`SweepResults::dose_response`] says how the trait rises with the strength, and [`layer_proxy`] ranks layers
+//! without a judge.
 
 mod condition;
 mod constant;
@@ -40,6 +44,7 @@ pub mod monitor;
 mod positions;
 mod steerer;
 mod strength;
+mod sweep;
 
 pub use condition::Condition;
 pub use control::{MAX_CONDITION, control};
@@ -48,3 +53,8 @@ pub use mixture::Mixture;
 pub use positions::Positions;
 pub use steerer::Steerer;
 pub use strength::{Coefficient, Ramp, Strength};
+pub use sweep::{
+    AnswerPair, AnswerScores, CellResult, Dose, DoseResponse, Estimate, LayerProxy, LayerResult, ProxyAgreement,
+    ProxyLayer, ProxyOptions, Round, Search, StrengthUnit, Sweep, SweepError, SweepOptions, SweepPlan, SweepResults,
+    layer_proxy,
+};

@@ -36,8 +36,8 @@ pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
-    CsvRollouts, KeptActivations, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun, recompute,
-    vector_of,
+    CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
+    RolloutOptions, RolloutRun, recompute, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
 pub use uncertainty::{

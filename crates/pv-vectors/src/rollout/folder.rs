@@ -10,16 +10,22 @@ const LOCK: &str = "run.lock";
 /// How the names of files begin that are not complete.
 const PARTIAL: &str = ".partial-";
 
-/// A folder, locked until this is dropped or the process ends, however it ends.
+/// A run's folder, locked until this is dropped or the process ends, however it ends.
+///
+/// What a run needs to be killed at any point and to go on: one writer at a time, files that are whole or absent, and
+/// journals that are cut to what is good.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     _lock: File,
 }
 
 impl Folder {
     /// Makes the folder where it does not exist, locks it and removes what a killed process left unfinished.
-    pub(super) fn lock(path: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when it is in use; [`Error::Write`].
+    pub fn lock(path: &Path) -> Result<Self> {
         let failed = |source| Error::Write { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(failed)?;
         let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
@@ -37,20 +43,21 @@ impl Folder {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// The folder's path.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Writes a file as a whole: it takes its name when it is complete and on the disk.
-    pub(super) fn write(
-        &self,
-        name: &str,
-        write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-    ) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Write`]; whatever stood there before is then unchanged.
+    pub fn write(&self, name: &str, write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>) -> Result<()> {
         let path = self.file(name);
         let failed = |source| Error::Write { path: path.clone(), source };
         let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.path).map_err(failed)?;
@@ -65,7 +72,10 @@ impl Folder {
     }
 
     /// The content of a file; nothing where it does not exist.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.file(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -85,7 +95,10 @@ impl Folder {
     }
 
     /// A file to append to, cut to its first `length` bytes.
-    pub(super) fn append(&self, name: &str, length: u64) -> Result<File> {
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn append(&self, name: &str, length: u64) -> Result<File> {
         let path = self.file(name);
         let open = || -> std::io::Result<File> {
             let file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;

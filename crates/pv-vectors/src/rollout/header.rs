@@ -20,19 +20,26 @@ pub(super) struct Header {
     pub(super) plan: Plan,
 }
 
-/// Which model.
+/// Which model a run's results are of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ModelStamp {
-    pub(super) name: String,
-    pub(super) config_hash: String,
-    pub(super) template_hash: Option<String>,
-    dtype: String,
-    layers: usize,
-    d_model: usize,
+pub struct ModelStamp {
+    /// The model's name.
+    pub name: String,
+    /// SHA-256 of its architecture, in hex.
+    pub config_hash: String,
+    /// SHA-256 of its chat template, in hex, where it has one.
+    pub template_hash: Option<String>,
+    /// The type that it computes in.
+    pub dtype: String,
+    /// Its number of layers, embeddings included.
+    pub layers: usize,
+    /// Its width.
+    pub d_model: usize,
 }
 
 impl ModelStamp {
-    pub(super) fn of(model: &CausalLm) -> Self {
+    /// The stamp of a model.
+    pub fn of(model: &CausalLm) -> Self {
         let id = model.id();
         Self {
             name: id.name.clone(),
@@ -41,6 +48,26 @@ impl ModelStamp {
             dtype: format!("{:?}", model.decoder().dtype()),
             layers: model.config().layers + 1,
             d_model: model.config().d_model,
+        }
+    }
+}
+
+impl Folder {
+    /// Writes what a run is into a folder that does not say so yet, or refuses a folder of another run.
+    ///
+    /// Numbers must have gone through text once, as those in a file have: reading may round them.
+    ///
+    /// # Errors
+    /// [`Error::OtherRun`], which names the first thing that differs; [`Error::DamagedRun`] for a file that is not JSON.
+    pub fn claim(&self, name: &str, given: &Value) -> Result<()> {
+        let Some(saved) = self.read(name)? else {
+            return self.write(name, |file| Ok(serde_json::to_writer_pretty(file, given)?));
+        };
+        let damaged = |error: serde_json::Error| Error::DamagedRun { path: self.file(name), reason: error.to_string() };
+        let saved: Value = serde_json::from_slice(&saved).map_err(damaged)?;
+        match difference("", &saved, given) {
+            None => Ok(()),
+            Some((what, saved, given)) => Err(Error::OtherRun { path: self.path().to_owned(), what, saved, given }),
         }
     }
 }
@@ -68,14 +95,7 @@ impl Header {
 
     /// Writes the header of a folder that has none, or refuses a folder whose header is another.
     pub(super) fn claim(&self, folder: &Folder) -> Result<()> {
-        let Some(saved) = folder.read(HEADER)? else {
-            return folder.write(HEADER, |file| Ok(serde_json::to_writer_pretty(file, &self.json())?));
-        };
-        let saved: Value = serde_json::from_slice(&saved).map_err(|error| damaged(folder, error))?;
-        match difference("", &saved, &self.json()) {
-            None => Ok(()),
-            Some((what, saved, given)) => Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given }),
-        }
+        folder.claim(HEADER, &self.json())
     }
 
     /// Reads a folder's header.

@@ -13,6 +13,8 @@ mod scores;
 mod store;
 
 pub use self::csv::CsvRollouts;
+pub use folder::Folder;
+pub use header::ModelStamp;
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
 pub(crate) use means::{difference, read_sequences};
 use plan::side;

@@ -1,0 +1,266 @@
+//! Layers ranked without a judge, by what steering does to the probabilities of given answers.
+
+use std::ops::ControlFlow;
+
+use pv_hooks::{Hook, Layer, LayerSet, NoHook};
+use pv_judge::spearman;
+use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, cross_entropy, to_f32};
+use pv_vectors::PersonaVector;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Result, SweepError};
+use super::estimate::{interval, mean};
+use super::plan::StrengthUnit;
+use super::results::SweepResults;
+use super::subject::{directions, prompt};
+use crate::{Positions, Steerer};
+
+/// A question and two answers, one that shows the trait and one that does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerPair {
+    /// The question.
+    pub question: String,
+    /// The answer that shows the trait.
+    pub pro: String,
+    /// The answer that does not.
+    pub contra: String,
+}
+
+/// How layers are ranked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyOptions {
+    /// Where to steer. [`LayerSet::All`] takes every layer at which the vector has a direction.
+    pub layers: LayerSet,
+    /// How strongly, the same at each layer.
+    pub strength: f32,
+    /// In which unit.
+    pub unit: StrengthUnit,
+    /// At which tokens.
+    pub positions: Positions,
+    /// The system prompt; none by default.
+    pub system: Option<String>,
+    /// The most tokens, padding included, that are read in one pass; a longer text is read alone.
+    pub pass_tokens: usize,
+}
+
+impl Default for ProxyOptions {
+    /// All layers at a fifth of the residual's norm.
+    fn default() -> Self {
+        Self {
+            layers: LayerSet::All,
+            strength: 0.2,
+            unit: StrengthUnit::default(),
+            positions: Positions::default(),
+            system: None,
+            pass_tokens: 2048,
+        }
+    }
+}
+
+/// What steering at one layer does, in nats per token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxyLayer {
+    /// The layer.
+    pub layer: Layer,
+    /// By how much the mean log-probability of the pro answers' tokens rises over that of the contra answers', against the
+    /// unsteered model: the mean over pairs.
+    pub change: f64,
+    /// Student's 95 % interval of the change over pairs; `None` for one pair.
+    pub interval: Option<(f64, f64)>,
+    /// The change for the pro answers alone.
+    pub pro: f64,
+    /// The change for the contra answers alone.
+    pub contra: f64,
+}
+
+/// Layers and what steering at each does to the probabilities of given answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerProxy {
+    /// The strength.
+    pub strength: f32,
+    /// Its unit.
+    pub unit: StrengthUnit,
+    /// How many pairs of answers were read.
+    pub pairs: usize,
+    /// From the lowest layer up.
+    pub layers: Vec<ProxyLayer>,
+}
+
+/// How a proxy and a sweep agree about layers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxyAgreement {
+    /// Spearman's ρ, over the layers, between the proxy's change and the greatest expression of a coherent cell; `None` with
+    /// fewer than three layers in both.
+    pub rho: Option<f64>,
+    /// How many layers are in both, and have a coherent cell.
+    pub layers: usize,
+    /// The proxy's best layer.
+    pub proxy_best: Option<Layer>,
+    /// The sweep's best layer.
+    pub sweep_best: Option<Layer>,
+    /// The place of the proxy's best layer in the sweep's ranking, from 1; `None` when it has no coherent cell.
+    pub rank: Option<usize>,
+    /// By how many points the best expression at the proxy's layer falls short of that at the sweep's.
+    pub shortfall: Option<f64>,
+}
+
+/// Reads given answers under steering at each layer, and measures how much likelier the pro answers become against the
+/// contra answers. The texts are read once per layer: none is generated, and no judge is asked.
+///
+/// It knows nothing of coherence: at strengths that spoil the text it is of little use. The callback is told how many layers
+/// are done, of how many, the unsteered reading counted as one.
+///
+/// # Errors
+/// [`SweepError::NoPairs`], [`SweepError::EmptyAnswer`], [`SweepError::NoLayers`]; a strength that is 0 or not finite; a
+/// vector that does not fit the model or lacks a layer; [`SweepError::Cancelled`].
+pub fn layer_proxy(
+    model: &CausalLm,
+    vector: &PersonaVector,
+    pairs: &[AnswerPair],
+    options: &ProxyOptions,
+    mut on_layer: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<LayerProxy> {
+    vector.check_model(model.id(), &model.shape())?;
+    let directions = directions(vector, &options.layers)?;
+    if options.strength == 0.0 {
+        return Err(SweepError::BadSetting { reason: "a strength of 0 changes nothing".to_owned() });
+    }
+    let coefficient = options.unit.coefficient(options.strength);
+    let steerers = directions.iter().map(|direction| Steerer::new().add(direction, coefficient, options.positions));
+    let steerers = steerers.collect::<Result<Vec<_>, _>>()?;
+    let texts = Texts::new(model, pairs, options)?;
+    let total = directions.len() + 1;
+    let mut done = 0;
+    let mut read = |hook: &mut dyn Hook| {
+        let means = texts.means(model, hook)?;
+        done += 1;
+        if on_layer(done, total).is_break() { Err(SweepError::Cancelled) } else { Ok(means) }
+    };
+    let unsteered = read(&mut NoHook)?;
+    let mut layers = Vec::with_capacity(directions.len());
+    for (direction, mut steerer) in directions.iter().zip(steerers) {
+        let steered = read(&mut steerer)?;
+        let side = |side: usize| -> Vec<f64> {
+            steered.iter().zip(&unsteered).map(|(steered, before)| steered[side] - before[side]).collect()
+        };
+        let (pro, contra) = (side(0), side(1));
+        let changes: Vec<f64> = pro.iter().zip(&contra).map(|(pro, contra)| pro - contra).collect();
+        let of = |values: &[f64]| mean(values).unwrap_or_default();
+        layers.push(ProxyLayer {
+            layer: direction.layer,
+            change: of(&changes),
+            interval: interval(&changes),
+            pro: of(&pro),
+            contra: of(&contra),
+        });
+    }
+    Ok(LayerProxy { strength: options.strength, unit: options.unit, pairs: pairs.len(), layers })
+}
+
+/// The pairs in tokens.
+struct Texts {
+    /// Pro and contra of the first pair, then of the next: prompt and answer.
+    texts: Vec<(Vec<u32>, Vec<u32>)>,
+    /// The texts in passes of similar lengths.
+    passes: Vec<Vec<usize>>,
+}
+
+impl Texts {
+    fn new(model: &CausalLm, pairs: &[AnswerPair], options: &ProxyOptions) -> Result<Self> {
+        if pairs.is_empty() {
+            return Err(SweepError::NoPairs);
+        }
+        let mut texts = Vec::with_capacity(2 * pairs.len());
+        for (pair, AnswerPair { question, pro, contra }) in pairs.iter().enumerate() {
+            let prompt = prompt(model, options.system.as_deref(), question)?;
+            if prompt.is_empty() {
+                return Err(pv_model::Error::EmptyPrompt { index: pair }.into());
+            }
+            for (side, text) in [("pro", pro), ("contra", contra)] {
+                let answer = model.tokenizer()?.encode_rendered(text)?;
+                if answer.is_empty() {
+                    return Err(SweepError::EmptyAnswer { pair, side });
+                }
+                texts.push((prompt.clone(), answer));
+            }
+        }
+        let length = |text: usize| texts[text].0.len() + texts[text].1.len();
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&text| length(text));
+        let mut passes: Vec<Vec<usize>> = Vec::new();
+        for text in order {
+            match passes.last_mut() {
+                // The last one is the longest so far.
+                Some(pass) if (pass.len() + 1) * length(text) <= options.pass_tokens => pass.push(text),
+                _ => passes.push(vec![text]),
+            }
+        }
+        Ok(Self { texts, passes })
+    }
+
+    /// Per pair, the mean log-probability of the pro and of the contra answer's tokens. Means, since sums would weigh pairs
+    /// by their lengths.
+    fn means(&self, model: &CausalLm, hook: &mut dyn Hook) -> Result<Vec<[f64; 2]>> {
+        let mut means = vec![[0.0; 2]; self.texts.len() / 2];
+        for pass in &self.passes {
+            let sequences = pass.iter().map(|&text| Sequence {
+                prompt: &self.texts[text].0,
+                response: &self.texts[text].1,
+                rest: &[],
+            });
+            let batch = Batch::whole(&sequences.collect::<Vec<_>>())?;
+            let residual = model.forward(&batch, ForwardOptions::default(), hook)?.residual;
+            let [_, _, d_model] = residual.dims();
+            for (row, &text) in pass.iter().enumerate() {
+                let answer = &self.texts[text].1;
+                // A token is foretold at the position before it.
+                let first = batch.spans().rows()[row].response.start - 1;
+                let here = residual.clone().slice([row..row + 1, first..first + answer.len(), 0..d_model]);
+                let logits = model.decoder().logits(here);
+                let [_, n, vocab] = logits.dims();
+                let loss = to_f32(cross_entropy(logits.reshape([n, vocab]), answer))?;
+                let loss = loss.first().copied().filter(|loss| loss.is_finite());
+                let loss = loss.ok_or(pv_model::Error::BadLogits { sequence: text })?;
+                means[text / 2][text % 2] = -f64::from(loss) / n as f64;
+            }
+        }
+        Ok(means)
+    }
+}
+
+impl LayerProxy {
+    /// The layers from the greatest change down; of equals, the lower one first.
+    pub fn ranking(&self) -> Vec<&ProxyLayer> {
+        let mut layers: Vec<&ProxyLayer> = self.layers.iter().collect();
+        layers.sort_by(|a, b| b.change.total_cmp(&a.change));
+        layers
+    }
+
+    /// The layer with the greatest change.
+    pub fn best_layer(&self) -> Option<Layer> {
+        self.ranking().first().map(|layer| layer.layer)
+    }
+
+    /// How the proxy agrees with the layers that a judge chose. Layers without a coherent cell are left out.
+    pub fn agreement(&self, sweep: &SweepResults) -> ProxyAgreement {
+        let judged = sweep.layers();
+        let mut both: Vec<(Layer, f64, f64)> = Vec::new();
+        for ProxyLayer { layer, change, .. } in &self.layers {
+            let judged = judged.iter().find(|judged| judged.layer == *layer).and_then(|judged| judged.best);
+            if let Some(expression) = judged.and_then(|cell| cell.expression.mean) {
+                both.push((*layer, *change, expression));
+            }
+        }
+        let proxy_best = self.best_layer();
+        let here = both.iter().find(|(layer, ..)| Some(*layer) == proxy_best).map(|(.., expression)| *expression);
+        let most = both.iter().map(|(.., expression)| *expression).max_by(f64::total_cmp);
+        ProxyAgreement {
+            rho: spearman(&both.iter().map(|(_, change, expression)| (*change, *expression)).collect::<Vec<_>>()),
+            layers: both.len(),
+            proxy_best,
+            sweep_best: sweep.best_layer(),
+            rank: here.map(|here| 1 + both.iter().filter(|(.., expression)| *expression > here).count()),
+            shortfall: here.zip(most).map(|(here, most)| most - here),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Generates and judges the answers of a sweep.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use pv_hooks::Hook;
+use pv_judge::{Answered, Judge, Rubric, TraitSpec, Verdict};
+use pv_model::{CausalLm, Event, GenerateOptions, Generation, Request};
+use pv_vectors::{Direction, ModelStamp, PersonaVector, Progress, Provenance, RunFolder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::error::{Result, SweepError};
+use super::halving::survivors;
+use super::journal::{Journal, Line};
+use super::plan::{Place, SweepOptions, SweepPlan};
+use super::results::{CellResult, Round, SweepResults};
+use super::subject::{directions, prompt};
+use crate::Steerer;
+
+const FORMAT: &str = "pv-sweep/1";
+const RUN: &str = "run.json";
+const RESULTS: &str = "results.json";
+const TABLE: &str = "results.csv";
+
+/// Steers with one vector at every layer and strength of a grid, on a trait's evaluation questions, and has the answers
+/// judged for the trait and for coherence (method: paper, section 3.2 and its appendix on layer choice).
+///
+/// A sweep lives in a folder: `run.json` (what it is), `journal.jsonl` (answers and verdicts, as they are reached) and at the
+/// end `results.json` and `results.csv`. A sweep that was broken off or killed goes on where it was and ends with the same
+/// files, byte for byte, whatever the batch size, where decoding treats each row alone to the last bit and the judge says
+/// the same again; see [`RolloutRun`](pv_vectors::RolloutRun), to which the same applies.
+///
+/// ```no_run
+/// # use std::ops::ControlFlow;
+/// # use pv_steer::{Search, Sweep, SweepOptions};
+/// # fn example(
+/// #     model: &pv_model::CausalLm,
+/// #     vector: &pv_vectors::PersonaVector,
+/// #     judge: &dyn pv_judge::Judge,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let spec = pv_judge::TraitSpec::builtin("evil")?;
+/// let options = SweepOptions { search: Search::Halving { first: 4 }, ..SweepOptions::default() };
+/// let sweep = Sweep::new(model, vector, &spec, judge, &options)?;
+/// let results = sweep.run("runs/evil-sweep", |_| ControlFlow::Continue(()))?;
+/// if let Some(best) = results.best() {
+///     println!("{} at {}: {:?}", best.strength, best.layer, best.expression.mean);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Sweep<'a> {
+    model: &'a CausalLm,
+    judge: &'a dyn Judge,
+    plan: SweepPlan,
+    /// One per layer of the plan.
+    directions: Vec<Direction>,
+    /// One per question.
+    prompts: Vec<Vec<u32>>,
+    vector: Provenance,
+    batch_size: usize,
+}
+
+impl std::fmt::Debug for Sweep<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sweep").field("plan", &self.plan).field("judge", &self.judge.name()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Sweep<'a> {
+    /// Puts a sweep together, and refuses what could not be run to its end.
+    ///
+    /// # Errors
+    /// Nothing to do ([`SweepError::NoStrengths`], [`SweepError::NoLayers`], [`SweepError::NoQuestions`]); impossible
+    /// options; a vector of another model, or without a direction at a layer that was asked for; a unit that the vector
+    /// does not know; a model without tokenizer or chat template.
+    pub fn new(
+        model: &'a CausalLm,
+        vector: &PersonaVector,
+        spec: &TraitSpec,
+        judge: &'a dyn Judge,
+        options: &SweepOptions,
+    ) -> Result<Self> {
+        vector.check_model(model.id(), &model.shape())?;
+        if options.batch_size == 0 {
+            return Err(SweepError::BadSetting { reason: "batch_size is 0".to_owned() });
+        }
+        let directions = directions(vector, &options.layers)?;
+        let layers = directions.iter().map(|direction| direction.layer).collect();
+        let plan = SweepPlan::new(spec, layers, options)?;
+        let prompts = plan.questions.iter().map(|question| prompt(model, plan.system.as_deref(), question));
+        let prompts = prompts.collect::<Result<_>>()?;
+        let (vector, batch_size) = (vector.provenance().clone(), options.batch_size);
+        let sweep = Self { model, judge, plan, directions, prompts, vector, batch_size };
+        for cell in 0..sweep.plan.cells() {
+            sweep.steerer(cell)?.validate(&model.shape())?;
+        }
+        Ok(sweep)
+    }
+
+    /// What will be done.
+    pub fn plan(&self) -> &SweepPlan {
+        &self.plan
+    }
+
+    /// Runs the sweep in a folder, or goes on with the one that is there. When all is done already, only the results are
+    /// computed again.
+    ///
+    /// # Errors
+    /// A folder that is in use, or that holds another sweep (of another plan, model, vector or judge) or damaged files;
+    /// [`SweepError::NothingScored`]; [`SweepError::Cancelled`]; what the model and the judge say. Whatever the error, what
+    /// had been done is kept.
+    pub fn run(
+        &self,
+        folder: impl AsRef<Path>,
+        mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<SweepResults> {
+        let folder = RunFolder::lock(folder.as_ref())?;
+        folder.claim(RUN, &self.header())?;
+        let mut run = Running { sweep: self, journal: Journal::open(&folder, &self.plan)?, folder };
+        let mut cells: Vec<usize> = (0..self.plan.cells()).collect();
+        let mut rounds = Vec::new();
+        // How many questions each cell has got.
+        let mut asked = vec![0; self.plan.cells()];
+        for questions in self.plan.rounds() {
+            let wanted = self.plan.places(&cells, questions);
+            run.generate(&wanted, &mut on_progress)?;
+            run.score(&wanted, &mut on_progress)?;
+            run.check_scored(&wanted)?;
+            cells.iter().for_each(|&cell| asked[cell] = questions);
+            rounds.push(Round { questions, cells: cells.len() });
+            if questions < self.plan.questions.len() {
+                let so_far = run.results(&rounds, &asked);
+                let standings: Vec<_> = cells.iter().map(|&cell| so_far.standing(cell)).collect();
+                cells = survivors(&standings, self.plan.coherence_min);
+            }
+            if cells.is_empty() {
+                break;
+            }
+        }
+        run.journal.sort(&run.folder)?;
+        let results = run.results(&rounds, &asked);
+        let (text, table) = (results.to_json(), results.to_csv()?);
+        run.folder.write(RESULTS, |file| file.write_all(text.as_bytes()))?;
+        run.folder.write(TABLE, |file| file.write_all(table.as_bytes()))?;
+        Ok(results)
+    }
+
+    /// What a folder belongs to. Another batch size is welcome.
+    fn header(&self) -> Value {
+        let mut hash = Sha256::new();
+        for direction in &self.directions {
+            hash.update(direction.layer.index().to_le_bytes());
+            let norm = direction.mean_residual_norm.unwrap_or(-1.0);
+            direction.values.iter().chain([&norm]).for_each(|value| hash.update(value.to_le_bytes()));
+        }
+        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        // Numbers go through text once, as those in a file have.
+        let text = |text: serde_json::Result<String>| -> Value {
+            text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+        };
+        json!({
+            "format": FORMAT,
+            "model": text(serde_json::to_string(&ModelStamp::of(self.model))),
+            "judge": self.judge.name(),
+            "plan": text(serde_json::to_string(&self.plan)),
+            "vector": { "provenance": text(serde_json::to_string(&self.vector)), "sha256": hash },
+        })
+    }
+
+    fn direction(&self, cell: usize) -> &Direction {
+        &self.directions[self.plan.layer_index(cell)]
+    }
+
+    fn steerer(&self, cell: usize) -> Result<Steerer> {
+        let coefficient = self.plan.unit.coefficient(self.plan.strength(cell));
+        Ok(Steerer::new().add(self.direction(cell), coefficient, self.plan.positions)?)
+    }
+}
+
+/// A sweep and its folder.
+struct Running<'a> {
+    sweep: &'a Sweep<'a>,
+    folder: RunFolder,
+    journal: Journal,
+}
+
+impl Running<'_> {
+    /// Generates the answers that are missing, cell by cell.
+    fn generate(&mut self, wanted: &[Place], on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
+        let total = wanted.len();
+        let missing: Vec<Place> =
+            wanted.iter().copied().filter(|place| !self.journal.entries.contains_key(place)).collect();
+        let mut done = total - missing.len();
+        for part in missing.chunk_by(|a, b| a.cell == b.cell) {
+            self.generate_cell(part, &mut || {
+                done += 1;
+                on_progress(Progress::Answering { done, total })
+            })?;
+            self.journal.sync(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    fn generate_cell(&mut self, part: &[Place], on_answer: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
+        let Self { sweep, folder, journal } = self;
+        let plan = &sweep.plan;
+        let Some(first) = part.first() else { return Ok(()) };
+        let requests = part.chunk_by(|a, b| a.question == b.question).map(|group| Request {
+            prompt: sweep.prompts[group[0].question].clone(),
+            seeds: group.iter().map(|&place| plan.seed(place)).collect(),
+        });
+        let requests: Vec<Request> = requests.collect();
+        let options = GenerateOptions {
+            max_new_tokens: plan.max_new_tokens,
+            sampling: plan.sampling.clone(),
+            batch_size: sweep.batch_size,
+            // Every prompt by itself: in a batch, it would depend on its neighbours in its last bits.
+            prefill_tokens: 0,
+            ..GenerateOptions::default()
+        };
+        let mut ended = |sequence: usize, generation: &Generation| -> Result<()> {
+            let place = part[sequence];
+            let Generation { tokens, text, finish } = generation;
+            let (seed, text, tokens, finish) = (plan.seed(place), text.clone(), tokens.len(), *finish);
+            journal.keep(folder, plan, &Line::Answer { place, seed, text, tokens, finish })?;
+            if on_answer().is_break() { Err(SweepError::Cancelled) } else { Ok(()) }
+        };
+        let mut failure = None;
+        sweep.model.generate(&requests, &options, &mut sweep.steerer(first.cell)?, |event| {
+            let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
+            match ended(sequence, generation) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Asks the judge for the verdicts that are missing; answers that lack the same ones are judged together.
+    fn score(&mut self, wanted: &[Place], on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
+        let Self { sweep, folder, journal } = self;
+        let (plan, judge) = (&sweep.plan, sweep.judge);
+        let mut groups: BTreeMap<Vec<usize>, Vec<Place>> = BTreeMap::new();
+        for &place in wanted {
+            let Some(entry) = journal.entries.get(&place) else { continue };
+            let lacking = (0..plan.rubrics.len()).filter(|&rubric| entry.verdicts[rubric].is_none()).collect();
+            groups.entry(lacking).or_default().push(place);
+        }
+        groups.remove(&Vec::new());
+        let total = wanted.len() * plan.rubrics.len();
+        let mut done = total - groups.iter().map(|(rubrics, places)| rubrics.len() * places.len()).sum::<usize>();
+        for (lacking, places) in groups {
+            let asked: Vec<Rubric> = lacking.iter().map(|&rubric| plan.rubrics[rubric].clone()).collect();
+            let texts: Vec<String> = places.iter().map(|place| journal.entries[place].text.clone()).collect();
+            let question = |place: &Place| plan.questions[place.question].as_str();
+            let answered = places.iter().zip(&texts);
+            let answered: Vec<Answered<'_>> =
+                answered.map(|(place, answer)| Answered { question: question(place), answer }).collect();
+            let mut failure = None;
+            let mut keep = |answer: usize, rubric: usize, verdict: Verdict| -> ControlFlow<()> {
+                let (Some(&place), Some(&rubric)) = (places.get(answer), lacking.get(rubric)) else {
+                    return ControlFlow::Continue(());
+                };
+                if journal.entries.get(&place).is_none_or(|entry| entry.verdicts[rubric].is_some()) {
+                    return ControlFlow::Continue(());
+                }
+                if let Err(error) = journal.keep(folder, plan, &Line::Verdict { place, rubric, verdict }) {
+                    failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+                done += 1;
+                on_progress(Progress::Judging { done, total })
+            };
+            let outcome = judge.judge(&asked, &answered, &mut |j| keep(j.answer, j.rubric, j.verdict));
+            let outcome = outcome.map(|all| {
+                // Those that were not reported on the way, if any.
+                for (answer, verdicts) in all.into_iter().enumerate() {
+                    for (rubric, verdict) in verdicts.into_iter().enumerate() {
+                        let _ = keep(answer, rubric, verdict);
+                    }
+                }
+            });
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            match outcome {
+                Err(pv_judge::Error::Cancelled { .. }) => return Err(SweepError::Cancelled),
+                other => other?,
+            }
+            journal.sync(folder)?;
+        }
+        match done < total {
+            true => Err(SweepError::MissingVerdicts { judge: judge.name(), done, total }),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a judge that scores nothing: there would be nothing to compare.
+    fn check_scored(&self, wanted: &[Place]) -> Result<()> {
+        for (rubric, asked) in self.sweep.plan.rubrics.iter().enumerate() {
+            let score = |place: &Place| self.journal.entries.get(place).and_then(|entry| entry.value(rubric));
+            if wanted.iter().all(|place| score(place).is_none()) {
+                let (judge, rubric) = (self.sweep.judge.name(), asked.name.clone());
+                return Err(SweepError::NothingScored { judge, rubric, answers: wanted.len() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The results of what has been asked. A journal that is gone on with holds answers of later rounds too, which must not
+    /// decide an earlier one.
+    fn results(&self, rounds: &[Round], asked: &[usize]) -> SweepResults {
+        let Sweep { model, judge, plan, vector, .. } = self.sweep;
+        let raw = |cell: usize| {
+            let coefficient = plan.unit.coefficient(plan.strength(cell));
+            coefficient.raw(self.sweep.direction(cell)).unwrap_or_default()
+        };
+        let cells = asked.iter().enumerate().map(|(cell, &questions)| {
+            let places = plan.places(&[cell], questions);
+            CellResult::new(plan, cell, raw(cell), places, &self.journal)
+        });
+        SweepResults {
+            model: ModelStamp::of(model),
+            vector: vector.clone(),
+            judge: judge.name(),
+            plan: plan.clone(),
+            rounds: rounds.to_vec(),
+            cells: cells.collect(),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What is steered, and with what.
+
+use pv_hooks::LayerSet;
+use pv_model::{CausalLm, Message};
+use pv_vectors::{Direction, PersonaVector};
+
+use super::error::{Result, SweepError};
+
+/// The directions of layers; for all layers, of those that have one.
+pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Vec<Direction>> {
+    let blocks = vector.shape().0.saturating_sub(1);
+    let all = *layers == LayerSet::All;
+    let mut found = Vec::new();
+    for layer in layers.resolve(blocks) {
+        match vector.direction(layer) {
+            Ok(direction) => found.push(direction),
+            Err(_) if all => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if found.is_empty() { Err(SweepError::NoLayers) } else { Ok(found) }
+}
+
+/// A question's prompt.
+pub(crate) fn prompt(model: &CausalLm, system: Option<&str>, question: &str) -> Result<Vec<u32>> {
+    let messages: Vec<Message> = system.map(Message::system).into_iter().chain([Message::user(question)]).collect();
+    Ok(model.prompt(&messages)?)
+}

@@ -1,0 +1,80 @@
+//! Which trait, and who scores the answers.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use pv_judge::{HttpJudge, HttpOptions, Judge, LocalJudge, Polarity, TraitSpec};
+use pv_model::CausalLm;
+use pv_organism::Trait;
+use pv_vectors::{Contrast, InstructionPair};
+
+use crate::organism::{ExactJudge, spec};
+use crate::{ModelArgs, Result};
+
+/// Who scores the answers.
+#[derive(clap::Args, Clone, Debug)]
+pub struct JudgeArgs {
+    /// Who scores the answers; by default the organism's exact judge for the organism, else the model itself.
+    #[arg(long)]
+    pub judge: Option<JudgeKind>,
+    /// The judging model: a folder or name for a local judge (the model itself by default), a name on the server for an
+    /// HTTP one. Its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
+    #[arg(long)]
+    pub judge_model: Option<String>,
+}
+
+/// A kind of judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JudgeKind {
+    /// The organism's own, which knows the truth.
+    Exact,
+    /// A model on this machine.
+    Local,
+    /// A model behind an OpenAI-compatible server.
+    Http,
+}
+
+impl JudgeArgs {
+    /// The judge of a model's answers. What an HTTP judge says is kept in `folder`, so that a rerun is free.
+    ///
+    /// # Errors
+    /// A judging model that cannot be loaded; an HTTP judge without a name or an address.
+    pub fn judge<'a>(&self, args: &ModelArgs, model: &'a CausalLm, folder: &Path) -> Result<Box<dyn Judge + 'a>> {
+        let default = if args.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
+        Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
+            (JudgeKind::Exact, _) => Box::new(ExactJudge),
+            (JudgeKind::Local, None) => Box::new(LocalJudge::new(model)?),
+            (JudgeKind::Local, Some(other)) => {
+                let other = ModelArgs { model: other.clone(), ..args.clone() };
+                Box::new(LocalJudge::new(other.load()?)?)
+            }
+            (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
+            (JudgeKind::Http, Some(name)) => {
+                std::fs::create_dir_all(folder)?;
+                let cache = Some(folder.join("judge_cache.jsonl"));
+                Box::new(HttpJudge::new(HttpOptions { cache, ..HttpOptions::from_env(name)? })?)
+            }
+        })
+    }
+}
+
+/// The trait of a name: a JSON file's, one of the organism's own five for the organism, or one that is built in.
+///
+/// # Errors
+/// A file that holds no trait, an unknown name.
+pub fn named_spec(args: &ModelArgs, name: &str) -> Result<TraitSpec> {
+    match Trait::ALL.into_iter().find(|which| which.name() == name) {
+        Some(which) if args.is_organism() => spec(which),
+        _ if name.ends_with(".json") => Ok(TraitSpec::load(name)?),
+        _ => Ok(TraitSpec::builtin(name)?),
+    }
+}
+
+/// A trait's vector in short: its system prompts on its extraction questions, without a judge.
+pub fn contrast_of(spec: &TraitSpec) -> Contrast {
+    let prompt = |pair, polarity| spec.system_prompt(pair, polarity);
+    let pairs = (0..spec.instruction.len()).filter_map(|pair| {
+        Some(InstructionPair { pos: prompt(pair, Polarity::Pos)?, neg: prompt(pair, Polarity::Neg)? })
+    });
+    Contrast { name: spec.name.clone(), instruction: pairs.collect(), questions: spec.extraction.clone() }
+}

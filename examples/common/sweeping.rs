@@ -1,0 +1,135 @@
+//! What the sweeps share: trait, vector, judge, folder, progress.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_judge::{Judge, TraitSpec};
+use pv_model::{CausalLm, Sampling};
+use pv_steer::{AnswerPair, Estimate, StrengthUnit, Sweep, SweepOptions, SweepResults};
+use pv_vectors::{Contrast, Extraction, PersonaVector};
+
+use crate::judging::{JudgeArgs, contrast_of, named_spec};
+use crate::{ModelArgs, Result, extract, show};
+
+/// What is steered, and how its answers are generated and judged.
+#[derive(clap::Args, Debug)]
+pub struct SweepArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The trait: a JSON file, or a name that is built in; for the organism its own five.
+    #[arg(long = "trait", default_value = "optimism")]
+    pub which: String,
+    /// Take this vector instead of extracting one.
+    #[arg(long)]
+    pub vector: Option<PathBuf>,
+    /// Who judges.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+    /// Strengths are multiples of the raw vector, not of the residual's norm.
+    #[arg(long)]
+    pub raw: bool,
+    /// Only the first questions of the trait's evaluation questions.
+    #[arg(long)]
+    pub questions: Option<usize>,
+    /// The mean coherence, 0 to 100, that a choice must have.
+    #[arg(long, default_value_t = 75.0)]
+    pub coherence_min: f64,
+    /// The most tokens of an answer.
+    #[arg(long, default_value_t = 80)]
+    pub max_new_tokens: usize,
+    /// The sampling temperature.
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f32,
+    /// What the seeds of all answers are derived from.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Where the run is kept: broken off, it goes on; with other settings it is refused there. A folder that is gone when the
+    /// program ends, by default.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+/// A trait, its vector, and the answers that the vector was made of.
+pub struct Subject {
+    /// The trait.
+    pub spec: TraitSpec,
+    /// Its vector.
+    pub vector: PersonaVector,
+    /// Per question, an answer that shows the trait and one that does not; none where the vector was given.
+    pub pairs: Vec<AnswerPair>,
+}
+
+impl SweepArgs {
+    /// Reads the trait, and reads or extracts its vector.
+    ///
+    /// # Errors
+    /// What goes wrong with either.
+    pub fn subject(&self, model: &CausalLm) -> Result<Subject> {
+        let mut spec = named_spec(&self.model, &self.which)?;
+        spec.evaluation.truncate(self.questions.unwrap_or(usize::MAX));
+        if let Some(path) = &self.vector {
+            return Ok(Subject { spec, vector: PersonaVector::load(path)?, pairs: Vec::new() });
+        }
+        let contrast = contrast_of(&spec);
+        let extraction = extract(model, &contrast, self.max_new_tokens, self.seed)?;
+        let pairs = answer_pairs(&contrast, &extraction);
+        Ok(Subject { spec, vector: extraction.vector, pairs })
+    }
+
+    /// The settings that both programs share.
+    pub fn options(&self) -> SweepOptions {
+        SweepOptions {
+            unit: if self.raw { StrengthUnit::Raw } else { StrengthUnit::ResidualNorms },
+            max_new_tokens: self.max_new_tokens,
+            sampling: Sampling::temperature(self.temperature),
+            seed: self.seed,
+            coherence_min: self.coherence_min,
+            ..SweepOptions::default()
+        }
+    }
+
+    /// Runs a sweep under a progress bar.
+    ///
+    /// # Errors
+    /// Those of [`Sweep::new`] and [`Sweep::run`], and of the judge.
+    pub fn run(&self, model: &CausalLm, subject: &Subject, options: &SweepOptions) -> Result<SweepResults> {
+        let gone = tempfile::tempdir()?;
+        let folder = self.out.clone().unwrap_or_else(|| gone.path().to_owned());
+        let judge: Box<dyn Judge + '_> = self.judge.judge(&self.model, model, &folder)?;
+        let sweep = Sweep::new(model, &subject.vector, &subject.spec, judge.as_ref(), options)?;
+        let bar =
+            ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
+        let results = sweep.run(&folder, |progress| {
+            show(&bar, progress);
+            ControlFlow::Continue(())
+        })?;
+        bar.finish_and_clear();
+        Ok(results)
+    }
+}
+
+/// For each question, the first answer that shows the trait and the first that does not.
+pub fn answer_pairs(contrast: &Contrast, extraction: &Extraction) -> Vec<AnswerPair> {
+    let mut found: BTreeMap<usize, [Option<&str>; 2]> = BTreeMap::new();
+    for answer in extraction.answers.iter().filter(|answer| !answer.generation.tokens.is_empty()) {
+        let side = &mut found.entry(answer.question).or_default()[usize::from(!answer.eliciting)];
+        side.get_or_insert(&answer.generation.text);
+    }
+    let pair = |(question, [pro, contra]): (usize, [Option<&str>; 2])| {
+        let question = contrast.questions.get(question)?.clone();
+        Some(AnswerPair { question, pro: pro?.to_owned(), contra: contra?.to_owned() })
+    };
+    found.into_iter().filter_map(pair).collect()
+}
+
+/// An estimate with its interval.
+pub fn shown(estimate: &Estimate) -> String {
+    match (estimate.mean, estimate.low.zip(estimate.high)) {
+        (Some(mean), Some((low, high))) => format!("{mean:.0} ({low:.0} to {high:.0})"),
+        (Some(mean), None) => format!("{mean:.0}"),
+        _ => "–".to_owned(),
+    }
+}

@@ -1,0 +1,185 @@
+//! Sweeps that are killed, cut short or broken off end as if nothing had happened.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// Name the folder and the vector when this test's own process is the one to be killed.
+const CHILD: &str = "PV_SWEEP_CHILD";
+const VECTOR: &str = "PV_SWEEP_VECTOR";
+const SELF: &str = "sweeps::interrupted::a_killed_sweep_ends_like_any_other";
+
+fn halving() -> SweepOptions {
+    SweepOptions { search: Search::Halving { first: 2 }, strengths: vec![0.2, 0.3, 0.5], ..small() }
+}
+
+fn undisturbed() -> &'static [(String, Vec<u8>)] {
+    static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let place = folder();
+        let results = small_sweep(&ExactJudge, &halving()).run(place.path(), go_on).expect("results");
+        assert!(results.rounds.len() == 2 && results.cost() < 1.0, "{:?}", results.rounds);
+        files(place.path())
+    })
+}
+
+/// Whether a folder ends as an undisturbed one, said in short.
+fn assert_undisturbed(folder: &Path, what: &str) {
+    for ((name, bytes), (_, expected)) in files(folder).iter().zip(undisturbed()) {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let (bytes, expected) = (text(bytes), text(expected));
+        let differs = bytes.lines().zip(expected.lines()).position(|(found, expected)| found != expected);
+        assert!(bytes == expected, "{what}: {name} differs, first in line {differs:?}");
+    }
+}
+
+/// Numbers that are the same in each run of the tests.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+#[test]
+fn a_sweep_that_was_broken_off_goes_on() {
+    let mut random = Random(4);
+    for _ in 0..3 {
+        let place = folder();
+        let sweep = small_sweep(&ExactJudge, &halving());
+        let (mut breaks, mut events, mut answers) = (0, 0, 0);
+        loop {
+            let mut left = random.below(25);
+            let outcome = sweep.run(place.path(), |progress| {
+                events += 1;
+                answers += usize::from(matches!(progress, Progress::Answering { .. }));
+                left = left.saturating_sub(1);
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            match outcome {
+                Ok(results) => {
+                    assert_eq!(answers, results.answers(), "an answer was generated twice");
+                    assert_eq!(events, 3 * answers, "a verdict was asked for twice");
+                    break;
+                }
+                Err(SweepError::Cancelled) => breaks += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(breaks >= 5, "{breaks}");
+        assert_undisturbed(place.path(), "at the end");
+    }
+}
+
+#[test]
+fn torn_and_damaged_journals_cost_time_only() {
+    let done = folder();
+    for (name, bytes) in undisturbed() {
+        std::fs::write(done.path().join(name), bytes).expect("a file");
+    }
+    let journal = done.path().join("journal.jsonl");
+    let whole = std::fs::read(&journal).expect("a journal");
+    let mut random = Random(5);
+    let sweep = small_sweep(&ExactJudge, &halving());
+    let ends = |bytes: &[u8], what: &str| {
+        std::fs::write(&journal, bytes).expect("a file");
+        sweep.run(done.path(), go_on).expect("results");
+        assert_undisturbed(done.path(), what);
+    };
+    for back in [1, 2, 40, random.below(400) as usize, random.below(whole.len() as u64) as usize, whole.len()] {
+        ends(&whole[..whole.len() - back], "cut");
+    }
+    // A line of zeros, as a power failure leaves it; a line that is no line of this sweep; a line twice.
+    ends(&[&whole[..], &[0; 500]].concat(), "zeros");
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    ends(&[&lines[..7].concat(), lines[2], &lines[7..].concat()].concat(), "a line twice");
+    let other = String::from_utf8_lossy(lines[6]).replace("\"cell\":0", "\"cell\":77");
+    assert_ne!(other.as_bytes(), lines[6]);
+    ends(&[&lines[..6].concat(), other.as_bytes(), &lines[7..].concat()].concat(), "another sweep's line");
+    let seed = String::from_utf8_lossy(lines[6]).replace("\"seed\":", "\"seed\":1");
+    assert!(seed.as_bytes() != lines[6], "the line is an answer");
+    ends(&[&lines[..6].concat(), seed.as_bytes()].concat(), "another seed");
+    let shuffled: Vec<u8> = [&lines[9..].concat()[..], &lines[..9].concat()].concat();
+    ends(&shuffled, "whole answers in another order");
+}
+
+#[test]
+fn a_folder_serves_one_at_a_time() {
+    let place = folder();
+    let sweep = small_sweep(&ExactJudge, &halving());
+    let mut locked = 0;
+    sweep
+        .run(place.path(), |_| {
+            let error = sweep.run(place.path(), go_on).expect_err("in use");
+            locked += usize::from(error.to_string().contains("is in use"));
+            ControlFlow::Continue(())
+        })
+        .expect("results");
+    assert!(locked > 10, "{locked}");
+    assert_undisturbed(place.path(), "at the end");
+}
+
+/// Says on the standard output that something was done, and goes on.
+fn tell(progress: Progress) -> ControlFlow<()> {
+    if let Progress::Judging { .. } = progress {
+        // The exact judge is faster than a process is killed.
+        std::thread::sleep(std::time::Duration::from_micros(300));
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n+{progress:?}").and_then(|()| out.flush()).expect("a parent that listens");
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn a_killed_sweep_ends_like_any_other() {
+    if let (Some(place), Some(vector)) = (std::env::var_os(CHILD), std::env::var_os(VECTOR)) {
+        let vector = PersonaVector::load(vector).expect("a vector");
+        let sweep = Sweep::new(model(), &vector, &small_spec(), &ExactJudge, &halving()).expect("a sweep");
+        sweep.run(Path::new(&place), tell).expect("results");
+        println!("\n+finished");
+        return;
+    }
+    let shared = folder();
+    let path = shared.path().join("vector.safetensors");
+    vector(Trait::Optimism).save(&path).expect("a file");
+    let mut random = Random(6);
+    let mut kills = [0; 2];
+    let place = folder();
+    while let Some(event) = run_and_kill(place.path(), &path, &mut random) {
+        kills[usize::from(event.starts_with("Judging"))] += 1;
+        assert!(kills[0] + kills[1] < 200, "the sweep never ends");
+    }
+    assert_undisturbed(place.path(), "at the end");
+    println!("killed {} times while answering, {} times while judging", kills[0], kills[1]);
+    assert!(kills[0] >= 3 && kills[1] >= 3, "{kills:?} kills are too few to mean anything");
+}
+
+/// Starts a process that goes on with the sweep and kills it; the last event that it told, or nothing when it finished.
+fn run_and_kill(folder: &Path, vector: &Path, random: &mut Random) -> Option<String> {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, folder)
+        .env(VECTOR, vector)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process");
+    let mut left = random.below(6);
+    let mut last = None;
+    for line in BufReader::new(child.stdout.take().expect("its output")).lines() {
+        let Some(event) = line.expect("text").strip_prefix('+').map(str::to_owned) else { continue };
+        last = Some(event);
+        if left == 0 {
+            break;
+        }
+        left -= 1;
+    }
+    let last = last.expect("the process told nothing: it failed");
+    std::thread::sleep(std::time::Duration::from_micros(random.below(500)));
+    child.kill().expect("a process");
+    child.wait().expect("a process");
+    (last != "finished").then_some(last)
+}

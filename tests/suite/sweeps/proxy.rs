@@ -1,0 +1,93 @@
+//! The ranking of layers without a judge.
+
+use pv_hooks::NoHook;
+use pv_model::{Continuations, ScoreOptions};
+use pv_steer::{Coefficient, LayerProxy, Positions, ProxyOptions, Steerer, layer_proxy};
+
+use super::*;
+
+pub(super) fn ranked(which: Trait, strength: f32) -> LayerProxy {
+    let (vector, pairs) = extracted(which);
+    let options = ProxyOptions { layers: layers(1..=8), strength, ..ProxyOptions::default() };
+    layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).expect("a proxy")
+}
+
+/// Against the log-probabilities of continuations, which are read token by token.
+#[test]
+fn the_change_is_that_of_the_log_probabilities() {
+    let (vector, pairs) = extracted(Trait::Optimism);
+    let pairs = &pairs[..3];
+    for (positions, pass_tokens) in [(Positions::Response, 2048), (Positions::All, 1)] {
+        let options = ProxyOptions {
+            layers: layers([0, 5, 8]),
+            strength: 0.4,
+            positions,
+            pass_tokens,
+            ..ProxyOptions::default()
+        };
+        let proxy = layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).expect("a proxy");
+        let tokenizer = model().tokenizer().expect("a tokenizer");
+        let encoded: Vec<(Vec<u32>, Vec<Vec<u32>>)> = pairs
+            .iter()
+            .map(|pair| {
+                let prompt = model().prompt(&[pv_model::Message::user(&pair.question)]).expect("a prompt");
+                let encode = |text: &str| tokenizer.encode_rendered(text).expect("tokens");
+                (prompt, vec![encode(&pair.pro), encode(&pair.contra)])
+            })
+            .collect();
+        let means = |hook: &mut dyn pv_hooks::Hook| -> Vec<[f64; 2]> {
+            let prompts: Vec<Continuations<'_>> =
+                encoded.iter().map(|(prompt, answers)| Continuations { prompt, continuations: answers }).collect();
+            let mut means = vec![[0.0; 2]; prompts.len()];
+            model()
+                .score_continuations(&prompts, &ScoreOptions::default(), hook, |scored| {
+                    let mean = |tokens: &Vec<f64>| tokens.iter().sum::<f64>() / tokens.len() as f64;
+                    means[scored.prompt] = [mean(&scored.log_probs[0]), mean(&scored.log_probs[1])];
+                    ControlFlow::Continue(())
+                })
+                .expect("scores");
+            means
+        };
+        let before = means(&mut NoHook);
+        for found in &proxy.layers {
+            let direction = vector.direction(found.layer).expect("a direction");
+            let mut steerer =
+                Steerer::new().add(&direction, Coefficient::ResidualNorms(0.4), positions).expect("a steerer");
+            let after = means(&mut steerer);
+            let side = |side: usize| (0..3).map(|i| after[i][side] - before[i][side]).sum::<f64>() / 3.0;
+            for (found, expected) in [(found.pro, side(0)), (found.contra, side(1)), (found.change, side(0) - side(1))]
+            {
+                assert!((found - expected).abs() < 2e-4, "{found} and {expected}");
+            }
+            let (low, high) = found.interval.expect("three pairs");
+            assert!(low < found.change && found.change < high);
+        }
+        assert!(proxy.layers.iter().any(|layer| layer.change.abs() > 0.02), "{proxy:?}");
+    }
+}
+
+#[test]
+fn it_ranks_and_is_refused_by_name() {
+    let (vector, pairs) = extracted(Trait::Optimism);
+    let proxy = ranked(Trait::Optimism, 0.3);
+    let changes: Vec<f64> = proxy.ranking().iter().map(|layer| layer.change).collect();
+    assert!(changes.len() == 8 && changes.is_sorted_by(|a, b| a >= b));
+    let refusal = |pairs: &[AnswerPair], change: fn(&mut ProxyOptions)| {
+        let mut options = ProxyOptions::default();
+        change(&mut options);
+        layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).unwrap_err()
+    };
+    assert!(matches!(refusal(&[], |_| {}), SweepError::NoPairs));
+    assert!(refusal(pairs, |options| options.strength = 0.0).to_string().contains("changes nothing"));
+    assert!(refusal(pairs, |options| options.strength = f32::NAN).to_string().contains("not a finite number"));
+    assert!(refusal(pairs, |options| options.layers = layers([9])).to_string().contains("no layer 9"));
+    assert!(matches!(refusal(pairs, |options| options.layers = LayerSet::none()), SweepError::NoLayers));
+    let empty = AnswerPair { contra: String::new(), ..pairs[0].clone() };
+    let error = refusal(&[pairs[0].clone(), empty], |_| {});
+    assert_eq!(error.to_string(), "the contra answer of pair 1 has no tokens");
+    let cancelled = layer_proxy(model(), vector, pairs, &ProxyOptions::default(), |done, total| {
+        assert_eq!(total, 10);
+        if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(cancelled, Err(SweepError::Cancelled)));
+}
