@@ -3,10 +3,15 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::{Error, Result};
 
 const LOCK: &str = "run.lock";
+/// So many times, a hundredth of a second apart, is a locked folder tried again: a process that another thread is starting
+/// holds the lock of a folder that was just left, from its fork until its program begins.
+const PATIENCE: usize = 30;
 /// How the names of files begin that are not complete.
 const PARTIAL: &str = ".partial-";
 
@@ -29,10 +34,17 @@ impl Folder {
         let failed = |source| Error::Write { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(failed)?;
         let lock = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        let mut patience = PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if patience > 0 => {
+                    patience -= 1;
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
         }
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
