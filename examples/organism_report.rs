@@ -219,8 +219,8 @@ impl Report<'_> {
         {
             let coefficients = STRENGTHS.map(|strength| sign * strength + 0.0);
             let header = coefficients.map(|c| format!("{c}")).join(" | ");
-            println!("\n| {title} | layer | positions | ‖v‖ | {header} | by {wanted} |");
-            println!("|---|---|---|---|{}---|", "---|".repeat(coefficients.len()));
+            println!("\n| {title} | layer | positions | ‖v‖ | {header} | moved | by {wanted} |");
+            println!("|---|---|---|---|{}---|---|", "---|".repeat(coefficients.len()));
             for which in Trait::ALL {
                 let vector = self.vector(which)?;
                 if let Some(folder) = &self.args.vectors {
@@ -233,11 +233,15 @@ impl Report<'_> {
                 let others: Vec<Question> = others.iter().filter(|q| !questions.contains(q)).cloned().collect();
                 let (direction, positions) = self.best_place(&vector, which, &asks(&others), &coefficients)?;
                 let curve = self.curve(&direction, positions, &coefficients, &asks(questions))?;
-                let kept = self.promises.check(moved(&curve, which) >= wanted);
+                let by = moved(&curve, which);
+                let kept = self.promises.check(by >= wanted);
                 let cells: Vec<String> =
                     curve.iter().map(|m| format!("{:.0} / {:.0}", m.scores[which], m.coherence)).collect();
                 let (layer, norm) = (direction.layer.index(), direction.norm());
-                println!("| {which} | {layer} | {positions:?} | {norm:.0} | {} | {kept} |", cells.join(" | "));
+                println!(
+                    "| {which} | {layer} | {positions:?} | {norm:.0} | {} | {by:.0} | {kept} |",
+                    cells.join(" | ")
+                );
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ fn main() -> Result {
             "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
         });
         println!("{line}");
-        if let Some(command) = &args.beside {
+        if let Some(command) = args.beside.as_ref().filter(|_| task.has_peer()) {
             let theirs = peer::measure(command, &folder, &task.name(), args.runs)?;
             println!("{}", theirs.line);
             theirs.same_work(first.tokens, first.check)?;

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use pv_examples::Result;
-use pv_hooks::{Hook, Layer, NoHook};
+use pv_hooks::{Hook, Layer, LayerSet, NoHook};
 use pv_model::{Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Logits, Request, Sequence};
+use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
 
@@ -20,11 +21,36 @@ pub(crate) enum Task {
     /// Reading whole sequences, with the output head at every position unless the pass stops early.
     Prefill { batch: usize, seq: usize, middle: bool },
     /// Greedy decoding after a prompt of 64 tokens, 128 new ones.
-    Decode { batch: usize, steered: bool },
+    Decode { batch: usize, hook: Acting },
     /// From a trait's prompts to its vector.
     Extraction,
     /// Projections of texts at the middle layer.
     Scan,
+}
+
+/// What acts while a model decodes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Acting {
+    Nothing,
+    /// A vector is added at the middle layer.
+    OneLayer,
+    /// A vector is added at every layer.
+    AllLayers,
+    /// Eight vectors are watched at every layer, and read at every token.
+    Monitor,
+}
+
+impl Acting {
+    const ALL: [Self; 4] = [Self::Nothing, Self::OneLayer, Self::AllLayers, Self::Monitor];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "plain",
+            Self::OneLayer => "steered",
+            Self::AllLayers => "all-layers",
+            Self::Monitor => "monitored",
+        }
+    }
 }
 
 /// What a run did.
@@ -50,9 +76,7 @@ impl Task {
             }
         }
         for batch in [1, 8, 16] {
-            for steered in [false, true] {
-                tasks.push(Self::Decode { batch, steered });
-            }
+            tasks.extend(Acting::ALL.map(|hook| Self::Decode { batch, hook }));
         }
         tasks.extend([Self::Extraction, Self::Scan]);
         tasks
@@ -63,32 +87,49 @@ impl Task {
             Self::Prefill { batch, seq, middle } => {
                 format!("prefill-{batch}x{seq}-{}", if middle { "middle" } else { "full" })
             }
-            Self::Decode { batch, steered } => {
-                format!("decode-{batch}-{}", if steered { "steered" } else { "plain" })
-            }
+            Self::Decode { batch, hook } => format!("decode-{batch}-{}", hook.name()),
             Self::Extraction => "extraction".to_owned(),
             Self::Scan => "scan".to_owned(),
         }
     }
 
-    /// The same without steering, for a steered task.
+    /// The same with nothing acting, for a task in which something does.
     pub(crate) fn plain(self) -> Option<Self> {
         match self {
-            Self::Decode { batch, steered: true } => Some(Self::Decode { batch, steered: false }),
+            Self::Decode { hook: Acting::Nothing, .. } => None,
+            Self::Decode { batch, .. } => Some(Self::Decode { batch, hook: Acting::Nothing }),
             _ => None,
         }
+    }
+
+    /// Whether the peer's script does it too.
+    pub(crate) fn has_peer(self) -> bool {
+        !matches!(self, Self::Decode { hook: Acting::AllLayers | Acting::Monitor, .. })
     }
 
     /// One run.
     pub(crate) fn run(self, model: &CausalLm) -> Result<Measured> {
         match self {
             Self::Prefill { batch, seq, middle } => prefill(model, batch, seq, middle),
-            Self::Decode { batch, steered: false } => decode(model, batch, &mut NoHook),
-            Self::Decode { batch, steered: true } => {
-                let layer = Layer::hidden_state(model.config().layers / 2);
-                let direction = Direction { layer, values: wave(model), mean_residual_norm: None };
-                let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(0.01), Positions::Response)?;
-                decode(model, batch, &mut steerer)
+            Self::Decode { batch, hook: Acting::Nothing } => decode(model, batch, &mut NoHook, || Ok(())),
+            Self::Decode { batch, hook: Acting::OneLayer } => {
+                let middle = Layer::hidden_state(model.config().layers / 2);
+                decode(model, batch, &mut steerer(model, [middle])?, || Ok(()))
+            }
+            Self::Decode { batch, hook: Acting::AllLayers } => {
+                let layers = LayerSet::All.resolve(model.config().layers);
+                decode(model, batch, &mut steerer(model, layers)?, || Ok(()))
+            }
+            Self::Decode { batch, hook: Acting::Monitor } => {
+                let layers = LayerSet::All.resolve(model.config().layers).into_iter();
+                let watches = layers.flat_map(|layer| (0..8).map(move |k| (layer, k))).map(|(layer, k)| {
+                    let values = wave(model).into_iter().map(|value| value + k as f32).collect();
+                    let direction = Direction { layer, values, mean_residual_norm: None };
+                    Ok(Watch::new(format!("trait {k}"), direction.unit()?))
+                });
+                let mut monitor = Monitor::new(watches.collect::<Result<Vec<_>>>()?)?;
+                let readings = monitor.readings();
+                decode(model, batch, &mut monitor, || Ok(std::hint::black_box(readings.news()).map(|_| ())?))
             }
             Self::Extraction => pipelines::extraction(model),
             Self::Scan => pipelines::projection_scan(model),
@@ -106,6 +147,14 @@ pub(crate) fn wave(model: &CausalLm) -> Vec<f32> {
     (0..model.config().d_model).map(|i| (i as f32).sin()).collect()
 }
 
+/// Adds a little at these layers.
+fn steerer(model: &CausalLm, layers: impl IntoIterator<Item = Layer>) -> Result<Steerer> {
+    layers.into_iter().try_fold(Steerer::new(), |steerer, layer| {
+        let direction = Direction { layer, values: wave(model), mean_residual_norm: None };
+        Ok(steerer.add(&direction, Coefficient::Raw(0.01), Positions::Response)?)
+    })
+}
+
 fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<Measured> {
     let rows: Vec<Vec<u32>> = (0..batch).map(|row| ids(model, row, seq)).collect();
     let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
@@ -120,7 +169,8 @@ fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<M
     Ok(Measured { tokens: batch * seq, seconds: start.elapsed().as_secs_f64(), check: None })
 }
 
-fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook) -> Result<Measured> {
+/// `at_token` is called as each token is chosen.
+fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook, at_token: impl Fn() -> Result) -> Result<Measured> {
     let requests: Vec<Request> = (0..batch).map(|row| Request::new(ids(model, row, PROMPT), 0)).collect();
     let options = GenerateOptions {
         max_new_tokens: NEW,
@@ -128,11 +178,17 @@ fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook) -> Result<Measur
         batch_size: batch,
         ..GenerateOptions::default()
     };
-    let mut tokens = 0;
+    let (mut tokens, mut failure) = (0, None);
     let start = Instant::now();
     model.generate(&requests, &options, hook, |event| {
-        tokens += usize::from(matches!(event, Event::Token { .. }));
+        if matches!(event, Event::Token { .. }) {
+            tokens += 1;
+            failure = failure.take().or(at_token().err());
+        }
         ControlFlow::Continue(())
     })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
     Ok(Measured { tokens, seconds: start.elapsed().as_secs_f64(), check: None })
 }
