@@ -392,7 +392,7 @@ fn joined(scores: &[f64]) -> String {
 }
 
 /// The coefficients of the raw vector; finest where the traits change.
-const STRENGTHS: [f32; 10] = [0.0, 0.5, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 2.0, 3.0];
+const STRENGTHS: [f32; 10] = [0.0, 0.5, 1.0, 1.1, 1.2, 1.25, 1.3, 1.35, 1.4, 1.6];
 
 /// How far a trait moves monotonically while coherence stays at 80 or more.
 fn moved(curve: &[Means], which: Trait) -> f64 {
