@@ -130,7 +130,24 @@ impl Decoder {
     /// When those conditions do not hold.
     pub fn pass(&self, pass: &Pass<'_>, cache: Option<&mut KvCache>, hook: &mut (impl Hook + ?Sized)) -> PassOutput {
         // Inside the pool, parallel kernels share their work with this thread instead of putting it to sleep.
-        rayon::scope(|_| self.pass_here(pass, cache, hook))
+        rayon::scope(|_| self.pass_here(pass, cache, hook, false))
+    }
+
+    /// As [`pass`](Self::pass), but the cache is left with the keys and values of a pass without hook. What is computed
+    /// here, residual and logits, is the hooked pass over what the cache held before.
+    ///
+    /// From the lowest layer that the hook wants, every block is computed twice: with the hook's changes, then, for the
+    /// cache, without. Below, the two are the same.
+    ///
+    /// # Panics
+    /// As [`pass`](Self::pass).
+    pub fn pass_with_clean_cache(
+        &self,
+        pass: &Pass<'_>,
+        cache: &mut KvCache,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> PassOutput {
+        rayon::scope(|_| self.pass_here(pass, Some(cache), hook, true))
     }
 
     fn pass_here(
@@ -138,13 +155,19 @@ impl Decoder {
         pass: &Pass<'_>,
         mut cache: Option<&mut KvCache>,
         hook: &mut (impl Hook + ?Sized),
+        clean_cache: bool,
     ) -> PassOutput {
         let (batch, seq) = (pass.spans.batch(), pass.spans.seq());
         let d_model = self.config.d_model;
         let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
-        let mut call = |layer: Layer, x: Tensor<2>| -> Tensor<2> {
+        // The residual without hook, from where the hook may have changed it.
+        let mut clean: Option<Tensor<2>> = None;
+        let mut call = |layer: Layer, x: Tensor<2>, clean: &mut Option<Tensor<2>>| -> Tensor<2> {
             if !hook.wants(layer) {
                 return x;
+            }
+            if clean_cache && clean.is_none() {
+                *clean = Some(x.clone());
             }
             let context = ResidualContext { layer, phase: pass.phase, spans: pass.spans };
             hook.on_residual(&context, x.reshape([batch, seq, d_model])).reshape([batch * seq, d_model])
@@ -156,11 +179,17 @@ impl Decoder {
         };
         let context = ops::PassContext::new(&self.rotary, geometry, self.device(), self.dtype());
         let mut x = self.embed(pass.ids);
-        x = call(Layer::EMBEDDINGS, x);
+        x = call(Layer::EMBEDDINGS, x, &mut clean);
         for (index, block) in self.blocks.iter().take(stop).enumerate() {
+            let window = self.config.windows[index];
             let layer_cache = cache.as_mut().map(|cache| cache.layer(index));
-            x = block.forward(x, &context, self.config.windows[index], layer_cache, &self.config);
-            x = call(Layer::after_block(index), x);
+            x = block.forward(x, &context, window, layer_cache, &self.config);
+            if let Some(unhooked) = clean.take() {
+                // Second, so that these keys and values overwrite those of the hooked residual.
+                let layer_cache = cache.as_mut().map(|cache| cache.layer(index));
+                clean = Some(block.forward(unhooked, &context, window, layer_cache, &self.config));
+            }
+            x = call(Layer::after_block(index), x, &mut clean);
         }
         let stopped = stop < self.config.layers || pass.stop_at.is_some();
         let residual = x.reshape([batch, seq, d_model]);

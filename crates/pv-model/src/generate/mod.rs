@@ -29,6 +29,17 @@ pub struct GenerateOptions {
     /// Feeds the last token of every answer back too, so that hooks see whole answers. It changes no answer, and costs a
     /// step of decoding for those that end by [`FinishReason::Length`] or a stop string.
     pub feed_last_token: bool,
+    /// Keeps what a hook changes out of the KV cache: every token is chosen from a pass with the hook, and the cache keeps
+    /// the keys and values of a pass without it. A change then acts on the choice of the next token and through the
+    /// tokens chosen, but no longer through the keys and values of all tokens changed before, which add up over a long
+    /// answer.
+    ///
+    /// The hook sees each token once, in the pass from which the token after it is chosen. A prompt is read in one pass
+    /// with the hook, so that changes at prompt tokens before the last act on an answer's first token, and on no other.
+    ///
+    /// The cost: blocks above the lowest layer that the hook wants are computed twice for every token, of prompts and
+    /// answers; a hook at all layers doubles the time. Without a hook there is neither a difference nor a cost.
+    pub clean_cache: bool,
 }
 
 impl Default for GenerateOptions {
@@ -41,6 +52,7 @@ impl Default for GenerateOptions {
             batch_size: 16,
             prefill_tokens: 4096,
             feed_last_token: false,
+            clean_cache: false,
         }
     }
 }

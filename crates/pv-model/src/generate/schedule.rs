@@ -122,6 +122,16 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         taken
     }
 
+    /// Runs a pass; the last position's logits of each row, on the host.
+    fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Vec<f32>>> {
+        let decoder = self.model.decoder();
+        let output = match self.options.clean_cache {
+            true => decoder.pass_with_clean_cache(pass, cache, hook),
+            false => decoder.pass(pass, Some(cache), hook),
+        };
+        rows_of(output.logits)
+    }
+
     fn read_prompts(&mut self, free: usize, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
         let (requests, budget) = (self.requests, self.options.prefill_tokens);
         let taken = self.take_waiting(free, |prompts, request| {
@@ -143,8 +153,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             KvCache::new(decoder.config(), prompts.len(), batch.spans.seq(), &decoder.device(), decoder.dtype());
         let pass =
             Pass { ids: &batch.ids, spans: &batch.spans, phase: Phase::Prefill, stop_at: None, logits: Logits::Last };
-        let output = decoder.pass(&pass, Some(&mut cache), hook);
-        let logits = rows_of(output.logits)?;
+        let logits = self.logits(&pass, &mut cache, hook)?;
         self.report(Event::Prefill { prompts: prompts.len(), tokens: batch.ids.len() });
         let row_of = |request: usize| prompts.iter().position(|&p| p == request).unwrap_or(0);
         let starters = taken.iter().map(|waiting| (*waiting, row_of(waiting.request))).collect();
@@ -229,8 +238,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         });
         let spans = TokenSpans::new(spans.collect(), 1)?;
         let pass = Pass { ids: &ids, spans: &spans, phase: Phase::Decode, stop_at: None, logits: Logits::Last };
-        let output = self.model.decoder().pass(&pass, Some(&mut cache), hook);
-        let logits = rows_of(output.logits)?;
+        let logits = self.logits(&pass, &mut cache, hook)?;
         self.cache = Some(cache);
         for (slot, logits) in logits.iter().enumerate() {
             let Some(row) = self.slots[slot].take() else { continue };
