@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 mod continuations;
+mod control_on_organism;
 mod files;
 mod http_judge;
 mod interventions;
