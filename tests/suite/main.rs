@@ -3,6 +3,7 @@
 
 mod clean_cache;
 mod continuations;
+mod control_on_organism;
 mod files;
 mod http_judge;
 mod interventions;
