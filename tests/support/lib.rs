@@ -3,12 +3,14 @@
 mod chat;
 mod compare;
 mod golden;
+mod killed;
 
 use std::path::PathBuf;
 
 pub use chat::{STOP_TOKENS, chat_model};
 pub use compare::{Divergence, compare};
 pub use golden::{Golden, golden_folders};
+pub use killed::{Random, run_and_kill, tell};
 
 /// The workspace's root.
 pub fn root() -> PathBuf {

@@ -1,8 +1,8 @@
 //! Runs that are killed, cut short or broken off end as if nothing had happened.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use pv_tests::{Random, run_and_kill, tell};
 
 use super::*;
 
@@ -20,27 +20,6 @@ fn undisturbed() -> &'static Results {
     })
 }
 
-/// Numbers that are the same in each run of the tests.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
-/// Says on the standard output that something was done, and goes on.
-fn tell(progress: Progress) -> ControlFlow<()> {
-    if let Progress::Judging { .. } = progress {
-        // Dice are thrown faster than a process is killed.
-        std::thread::sleep(std::time::Duration::from_micros(300));
-    }
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n+{progress:?}").and_then(|()| out.flush()).expect("a parent that listens");
-    ControlFlow::Continue(())
-}
-
 #[test]
 fn a_killed_run_ends_like_any_other() {
     if let Some(folder) = std::env::var_os(CHILD) {
@@ -53,7 +32,7 @@ fn a_killed_run_ends_like_any_other() {
     let mut kills = [0; 2];
     for _ in 0..3 {
         let folder = tempfile::tempdir().expect("a folder");
-        while let Some(event) = run_and_kill(folder.path(), &mut random) {
+        while let Some(event) = run_and_kill(SELF, &[(CHILD, folder.path())], 5, &mut random) {
             kills[usize::from(event.starts_with("Judging"))] += 1;
             assert!(kills[0] + kills[1] < 1000, "the run never ends");
         }
@@ -61,33 +40,6 @@ fn a_killed_run_ends_like_any_other() {
     }
     println!("killed {} times while answering, {} times while judging", kills[0], kills[1]);
     assert!(kills[0] >= 20 && kills[1] >= 20, "{kills:?} kills are too few to mean anything");
-}
-
-/// Starts a process that goes on with the run and kills it; the last event that it told, or nothing when it finished.
-fn run_and_kill(folder: &Path, random: &mut Random) -> Option<String> {
-    let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
-        .env(CHILD, folder)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a process");
-    // After some more events, and then a moment: that hits anything from a write to a pass of the model.
-    let mut left = random.below(5);
-    let mut last = None;
-    for line in BufReader::new(child.stdout.take().expect("its output")).lines() {
-        let Some(event) = line.expect("text").strip_prefix('+').map(str::to_owned) else { continue };
-        last = Some(event);
-        if left == 0 {
-            break;
-        }
-        left -= 1;
-    }
-    let last = last.expect("the process told nothing: it failed");
-    std::thread::sleep(std::time::Duration::from_micros(random.below(500)));
-    child.kill().expect("a process");
-    child.wait().expect("a process");
-    (last != "finished").then_some(last)
 }
 
 /// A run with so many rollouts, the rest of which are missing.

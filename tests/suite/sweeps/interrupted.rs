@@ -1,7 +1,6 @@
 //! Sweeps that are killed, cut short or broken off end as if nothing had happened.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use pv_tests::{Random, run_and_kill, tell};
 
 use super::*;
 
@@ -31,16 +30,6 @@ fn assert_undisturbed(folder: &Path, what: &str) {
         let (bytes, expected) = (text(bytes), text(expected));
         let differs = bytes.lines().zip(expected.lines()).position(|(found, expected)| found != expected);
         assert!(bytes == expected, "{what}: {name} differs, first in line {differs:?}");
-    }
-}
-
-/// Numbers that are the same in each run of the tests.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
     }
 }
 
@@ -122,17 +111,6 @@ fn a_folder_serves_one_at_a_time() {
     assert_undisturbed(place.path(), "at the end");
 }
 
-/// Says on the standard output that something was done, and goes on.
-fn tell(progress: Progress) -> ControlFlow<()> {
-    if let Progress::Judging { .. } = progress {
-        // The exact judge is faster than a process is killed.
-        std::thread::sleep(std::time::Duration::from_micros(300));
-    }
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n+{progress:?}").and_then(|()| out.flush()).expect("a parent that listens");
-    ControlFlow::Continue(())
-}
-
 #[test]
 fn a_killed_sweep_ends_like_any_other() {
     if let (Some(place), Some(vector)) = (std::env::var_os(CHILD), std::env::var_os(VECTOR)) {
@@ -148,38 +126,11 @@ fn a_killed_sweep_ends_like_any_other() {
     let mut random = Random(6);
     let mut kills = [0; 2];
     let place = folder();
-    while let Some(event) = run_and_kill(place.path(), &path, &mut random) {
+    while let Some(event) = run_and_kill(SELF, &[(CHILD, place.path()), (VECTOR, &path)], 6, &mut random) {
         kills[usize::from(event.starts_with("Judging"))] += 1;
         assert!(kills[0] + kills[1] < 200, "the sweep never ends");
     }
     assert_undisturbed(place.path(), "at the end");
     println!("killed {} times while answering, {} times while judging", kills[0], kills[1]);
     assert!(kills[0] >= 3 && kills[1] >= 3, "{kills:?} kills are too few to mean anything");
-}
-
-/// Starts a process that goes on with the sweep and kills it; the last event that it told, or nothing when it finished.
-fn run_and_kill(folder: &Path, vector: &Path, random: &mut Random) -> Option<String> {
-    let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
-        .env(CHILD, folder)
-        .env(VECTOR, vector)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a process");
-    let mut left = random.below(6);
-    let mut last = None;
-    for line in BufReader::new(child.stdout.take().expect("its output")).lines() {
-        let Some(event) = line.expect("text").strip_prefix('+').map(str::to_owned) else { continue };
-        last = Some(event);
-        if left == 0 {
-            break;
-        }
-        left -= 1;
-    }
-    let last = last.expect("the process told nothing: it failed");
-    std::thread::sleep(std::time::Duration::from_micros(random.below(500)));
-    child.kill().expect("a process");
-    child.wait().expect("a process");
-    (last != "finished").then_some(last)
 }
