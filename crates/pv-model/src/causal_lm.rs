@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device};
 use pv_hooks::{Hook, Layer, ModelShape};
 use sha2::{Digest, Sha256};
 
+use crate::adapter::Adapter;
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
@@ -98,6 +99,15 @@ impl CausalLm {
         }
         self.decoder = decoder;
         Ok(self)
+    }
+
+    /// The same model with an adapter on it, above those that it has; the weights are shared. Switching between adapters
+    /// is to keep the model without them, and to put one on where it is needed.
+    ///
+    /// # Errors
+    /// [`Error::BadAdapter`].
+    pub fn with_adapter(&self, adapter: &Adapter) -> Result<Self> {
+        Ok(Self { decoder: self.decoder.with_adapter(adapter, 1.0)?, ..self.clone() })
     }
 
     /// Writes the decoder as [`Decoder::save`] does, and copies the tokenizer's files, the chat templates and the

@@ -371,6 +371,38 @@ pub enum Error {
         /// Which, and why.
         reason: String,
     },
+    /// A low-rank adapter does not fit itself or the model.
+    #[error("the adapter does not fit: {reason}")]
+    BadAdapter {
+        /// What does not fit.
+        reason: String,
+    },
+    /// A folder holds no adapter that can be read.
+    #[error("{} holds no {wanted}: {found}", path.display())]
+    NotAnAdapterFolder {
+        /// The folder.
+        path: PathBuf,
+        /// The file that should be there.
+        wanted: &'static str,
+        /// What is there instead, and what to do about it.
+        found: String,
+    },
+    /// An adapter's file holds a tensor that is not part of a low-rank update of a block's projection.
+    #[error("{}: tensor `{tensor}`: {reason}", path.display())]
+    AdapterTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A decoder with adapters on it was to be saved as a model.
+    #[error("the decoder has {adapters} adapter(s) on it: merge them, or save the adapter by itself")]
+    UnmergedAdapters {
+        /// How many.
+        adapters: usize,
+    },
     /// A prompt without tokens.
     #[error("prompt {index} has no tokens")]
     EmptyPrompt {

@@ -27,6 +27,7 @@
 //!
 //! `hub` lets [`resolve`] download models from the Hugging Face hub; it finds those in the local cache without it.
 
+mod adapter;
 mod batch;
 mod causal_lm;
 mod chat;
@@ -49,6 +50,7 @@ mod tensors;
 mod tokenizer;
 mod weights;
 
+pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
 pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
 pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, assistant_spans};
@@ -56,7 +58,7 @@ pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
-pub use decoder::{Block, Decoder, KvCache, Logits, Pass, PassOutput, Projection};
+pub use decoder::{Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection};
 pub use device::{default_dtype, device, dtype};
 pub use error::{Error, Result};
 pub use families::{ExpectedTensor, TensorNames};

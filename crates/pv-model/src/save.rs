@@ -97,10 +97,13 @@ impl Decoder {
     /// `dtype` is that of the file, `F32`, `F16` or `BF16`; values are rounded to it.
     ///
     /// # Errors
-    /// [`Error::ConfigUnsupported`] for a configuration that its family's `config.json` cannot express,
+    /// [`Error::UnmergedAdapters`], [`Error::ConfigUnsupported`] for a configuration that its family's `config.json` cannot express,
     /// [`Error::BadOption`] for another type, [`Error::Write`].
     pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let folder = folder.as_ref();
+        if self.adapters() > 0 {
+            return Err(Error::UnmergedAdapters { adapters: self.adapters() });
+        }
         let stored = match dtype {
             DType::F32 => StoredDtype::F32,
             DType::F16 => StoredDtype::F16,

@@ -78,6 +78,18 @@ impl WeightFiles {
         Ok(files)
     }
 
+    /// Opens and checks one safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Read`], and anything wrong with its header.
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut files = Self { folder, shards: Vec::new(), tensors: BTreeMap::new() };
+        files.add_shard(path.to_owned())?;
+        Ok(files)
+    }
+
     fn add_shard(&mut self, path: PathBuf) -> Result<()> {
         let file = File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         // SAFETY: The map is read-only and private to this process. Another process that changes the file meanwhile

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::LayerCache;
+use super::{LayerCache, LoraUpdate};
 use crate::config::DecoderConfig;
 use crate::ops::{self, AttentionShape, PassContext};
 
@@ -14,16 +14,23 @@ pub struct Projection {
     pub weight: Param<Tensor<2>>,
     /// The bias, `[out]`, where the model has one.
     pub bias: Option<Param<Tensor<1>>>,
+    /// Updates of adapters, in the order in which they were put on.
+    pub lora: Vec<LoraUpdate>,
 }
 
 impl Projection {
     pub(crate) fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor) }
+        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor), lora: Vec::new() }
     }
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, &self.weight.val(), self.bias.as_ref().map(Param::val).as_ref())
+        let bias = self.bias.as_ref().map(Param::val);
+        if self.lora.is_empty() {
+            return ops::linear(x, &self.weight.val(), bias.as_ref());
+        }
+        let y = ops::linear(x.clone(), &self.weight.val(), bias.as_ref());
+        self.lora.iter().fold(y, |y, update| update.add_to(y, &x))
     }
 }
 

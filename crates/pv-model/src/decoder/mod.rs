@@ -3,6 +3,7 @@
 mod block;
 mod init;
 mod kv_cache;
+mod lora;
 mod rotary;
 
 use burn::module::{Module, Param};
@@ -15,6 +16,7 @@ use crate::ops;
 pub use block::{Block, Projection};
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::LayerCache;
+pub use lora::LoraUpdate;
 pub(crate) use rotary::{RotaryAngles, RotaryTable};
 
 /// Which positions' logits a pass computes. The output head is a large product: leave it out where nothing reads it.

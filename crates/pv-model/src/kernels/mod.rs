@@ -23,7 +23,7 @@ mod tile;
 
 pub(crate) use attention::{AttentionShape, attention};
 pub(crate) use cache::write_cache;
-pub(crate) use elementwise::{add_in_place, swiglu};
+pub(crate) use elementwise::{add_columns, add_in_place, swiglu, take_columns};
 pub(crate) use gradients::{
     Vectors, attention_gradient, column_sums, cross_entropy, cross_entropy_gradient, rms_norm_gradient, swiglu_gradient,
 };

@@ -11,7 +11,7 @@ use super::{AttentionShape, LayerCache, PassContext, Tensor};
 use crate::kernels;
 
 /// The tensor's own storage, when it is plain f32 in one piece on the CPU backend.
-fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+pub(super) fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if tensor.dtype() != DType::F32 {
         return None;
     }
@@ -23,7 +23,7 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// As [`storage`], for writing into: the storage holds the tensor's values and nothing else.
-fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+pub(super) fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     let tensor = storage(tensor)?;
     let values = tensor.as_slice::<f32>()?;
     if size_of_val(values) == tensor.bytes().len() {
@@ -39,7 +39,7 @@ pub(super) fn values(tensor: &FlexTensor) -> Option<&[f32]> {
 }
 
 /// A tensor from values that fill the shape.
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let bytes = burn::tensor::Bytes::from_elems(values);
     let primitive = FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32);
     Tensor::from_primitive::<Flex>(primitive)

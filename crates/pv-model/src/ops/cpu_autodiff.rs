@@ -22,14 +22,14 @@ use crate::kernels::{self, Vectors};
 type Tracking = Autodiff<Flex>;
 
 /// An argument: its values in one piece, and its place in the graph.
-struct Argument {
-    values: FlexTensor,
-    node: NodeGuard,
+pub(super) struct Argument {
+    pub(super) values: FlexTensor,
+    pub(super) node: NodeGuard,
     tracked: bool,
 }
 
 impl Argument {
-    fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+    pub(super) fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
         if tensor.dtype() != DType::F32 {
             return None;
         }
@@ -42,18 +42,18 @@ impl Argument {
         Some(Self { values: contiguous(values), node, tracked })
     }
 
-    fn values(&self) -> Option<&[f32]> {
+    pub(super) fn values(&self) -> Option<&[f32]> {
         values(&self.values)
     }
 }
 
-fn primitive<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+pub(super) fn primitive<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     let bytes = burn::tensor::Bytes::from_elems(values);
     FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32)
 }
 
 /// Adds a result to the graph. `state` is what its gradient needs, and made only if one is wanted.
-fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
+pub(super) fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
     node: B,
     arguments: [NodeGuard; N],
     state: impl FnOnce() -> B::State,
@@ -67,21 +67,21 @@ fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
 }
 
 /// The values of a tensor that [`contiguous`] gave.
-fn held(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn held(tensor: &FlexTensor) -> &[f32] {
     values(tensor).expect("contiguous f32")
 }
 
 /// The gradient that has come to a node.
-fn upstream<S, const N: usize>(ops: &Ops<S, N>, gradients: &mut Gradients) -> FlexTensor {
+pub(super) fn upstream<S, const N: usize>(ops: &Ops<S, N>, gradients: &mut Gradients) -> FlexTensor {
     contiguous(gradients.consume::<Flex>(&ops.node))
 }
 
 /// A product of matrices, either of which may be a transposed view.
-fn product(a: Tensor<2>, b: Tensor<2>) -> FlexTensor {
+pub(super) fn product(a: Tensor<2>, b: Tensor<2>) -> FlexTensor {
     a.matmul(b).try_into_primitive::<Flex>().expect("a plain tensor")
 }
 
-fn plain(tensor: &FlexTensor) -> Tensor<2> {
+pub(super) fn plain(tensor: &FlexTensor) -> Tensor<2> {
     Tensor::from_primitive::<Flex>(tensor.clone())
 }
 

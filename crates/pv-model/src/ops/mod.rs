@@ -5,6 +5,7 @@
 
 mod cpu;
 mod cpu_autodiff;
+mod lora;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use pv_hooks::TokenSpans;
 
 use crate::decoder::{LayerCache, RotaryAngles};
 
+pub(crate) use lora::{LoraPlace, lora_add};
 pub(crate) use portable::PassContext;
 
 /// Where a pass's window lies among the cached columns.

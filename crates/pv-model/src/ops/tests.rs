@@ -116,6 +116,29 @@ proptest! {
     #![proptest_config(cases(12))]
 
     #[test]
+    fn a_low_rank_update_and_its_gradients(
+        m in 1usize..120, k in 1usize..70, rank in 1usize..9, [before, n, after] in [0usize..40, 1..40, 0..40],
+    ) {
+        let shapes = [[m, before + n + after], [m, k], [rank, k], [n, rank]];
+        let place = LoraPlace { first: before, scale: 0.7 };
+        let node = |x: &[Tensor<2>]| lora::recorded(x[0].clone(), &x[1], &x[2], &x[3], place).ok();
+        compare(&shapes, node, |x| lora::portable(x[0].clone(), &x[1], &x[2], &x[3], place), every_row);
+        let plain = shapes.map(|shape| tensor(noise(shape[0] * shape[1], shape[0] as u64), shape, &Device::flex()));
+        let [y, x, a, b] = plain;
+        let found = lora::on_cpu(y.clone(), &x, &a, &b, place).expect("plain tensors");
+        // Burn's products, written out: the update as one dense matrix.
+        let update = b.matmul(a) * 0.7;
+        let columns = [0..m, before..before + n];
+        let sum = y.clone().slice(columns.clone()) + x.matmul(update.transpose());
+        let expected = y.slice_assign(columns, sum);
+        assert_close("plain", &to_f32(found).expect("values"), &to_f32(expected).expect("values"));
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    #[test]
     fn linear_and_its_gradients(m in 1usize..200, k in 1usize..90, n in 1usize..90) {
         let shapes = [[m, k], [n, k], [1, n]];
         compare(
