@@ -113,7 +113,7 @@ fn main() -> Result {
     let mut trainer = match checkpoints.newest()? {
         Some((step, _)) => {
             println!("going on after step {step}");
-            Trainer::resume(model.decoder(), options, &checkpoints.folder, Some(&data))?
+            Trainer::resume(model.decoder(), options, &checkpoints.folder, Some(&data), &mut NoHook)?
         }
         None => Trainer::new(model.decoder(), options)?.with_data(data),
     };

@@ -186,7 +186,7 @@ fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
     trainer.step(&chains()[..5], &mut NoHook).expect("a step");
     let saved = trainer.save(folder.path()).expect("a checkpoint");
     let resume = |decoder: &Decoder, options: &TrainOptions, data: &str| {
-        Trainer::resume(decoder, options.clone(), folder.path(), Some(data))
+        Trainer::resume(decoder, options.clone(), folder.path(), Some(data), &mut NoHook)
     };
     assert_eq!(resume(&small(), &given, "chains").expect("the same run").steps_done(), 1);
     let wrong = |result: Result<Trainer, Error>| match result {
@@ -209,7 +209,7 @@ fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
     assert!(matches!(damaged("optimizer.safetensors", b"{}"), Error::DamagedCheckpoint { .. }));
     assert!(matches!(damaged("model.safetensors", b"{}"), Error::Model(_)));
     assert!(matches!(
-        Trainer::resume(&small(), given, folder.path().join("none"), None),
+        Trainer::resume(&small(), given, folder.path().join("none"), None, &mut NoHook),
         Err(Error::NoCheckpoint { .. })
     ));
 }

@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use pv_model::{Decoder, DecoderConfig};
+use pv_model::{Adapter, Decoder, DecoderConfig};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optimizer::Moments;
+use crate::run_hook::RunHook;
 use crate::{Error, Result, TrainOptions, Trainer};
 
 const FORMAT: &str = "pv-train-checkpoint/1";
@@ -24,7 +25,7 @@ const KEPT: usize = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoints {
     /// A folder for the checkpoints of one run, the last two of which are kept. Each is a folder `step-…` in which
-    /// `config.json` and `model.safetensors` are a model's.
+    /// `config.json` and `model.safetensors` are a model's, or the adapter's files are PEFT's.
     pub folder: PathBuf,
     /// One is written after so many steps, and one at the end.
     pub every: usize,
@@ -49,6 +50,9 @@ struct State {
     data: Option<String>,
     /// How often each parameter was updated.
     updates: BTreeMap<String, usize>,
+    /// The run's hook's own.
+    #[serde(default)]
+    hook: Value,
 }
 
 impl Trainer {
@@ -58,20 +62,28 @@ impl Trainer {
     /// # Errors
     /// [`Error::Write`], and those of [`Decoder::save`].
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<PathBuf> {
-        let folder = folder.as_ref();
+        self.save_with(folder.as_ref(), Value::Null)
+    }
+
+    /// As [`save`](Self::save), with the state of the run's hook.
+    pub(crate) fn save_with(&self, folder: &Path, hook: Value) -> Result<PathBuf> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Write { path, source }
         };
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let temporary = tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(folder).map_err(failed(folder))?;
-        self.decoder.save(temporary.path(), DType::F32)?;
+        match self.options.adapter {
+            None => self.decoder.save(temporary.path(), DType::F32)?,
+            Some(_) => self.adapter()?.save(temporary.path())?,
+        }
         let moments = self.optimizers.moments(&self.decoder)?;
         let state = State {
             format: FORMAT.to_owned(),
             options: json(&self.options),
             data: self.data.clone(),
             updates: moments.iter().map(|(name, moments)| (name.clone(), moments.updates)).collect(),
+            hook,
         };
         let path = temporary.path().join(MOMENTS);
         write_tensors(&path, &moments, &self.losses).map_err(failed(&path))?;
@@ -94,9 +106,9 @@ impl Trainer {
         Ok(place)
     }
 
-    /// Goes on from the newest checkpoint in a folder: with the architecture and on the device of `decoder`, whose
-    /// weights are not used, with the same options, and with the same description of the data
-    /// ([`with_data`](Self::with_data)) where `data` is given.
+    /// Goes on from the newest checkpoint in a folder: with the same options, and with the same description of the data
+    /// ([`with_data`](Self::with_data)) where `data` is given. An adapter is put on `decoder`; where all parameters are
+    /// trained, the decoder gives the architecture and the device, and its weights are not used. `run` takes its state back.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`]; [`Error::OtherRun`] with the first thing that differs; [`Error::DamagedCheckpoint`];
@@ -106,6 +118,7 @@ impl Trainer {
         options: TrainOptions,
         folder: impl AsRef<Path>,
         data: Option<&str>,
+        run: &mut (impl RunHook + ?Sized),
     ) -> Result<Self> {
         let folder = folder.as_ref();
         let Some((step, path)) = list(folder)?.pop() else {
@@ -121,10 +134,6 @@ impl Trainer {
         if state.format != FORMAT {
             return other("format".to_owned(), state.format, FORMAT.to_owned());
         }
-        let config = DecoderConfig::from_folder(&path)?;
-        if let Some((key, saved, given)) = config.difference(decoder.config()) {
-            return other(key, saved, given);
-        }
         if let Some((option, saved, given)) = differing(&state.options, &options) {
             return other(option, saved, given);
         }
@@ -135,12 +144,21 @@ impl Trainer {
         if losses.len() != step {
             return Err(damaged(format!("it is called step {step}, but has {} losses", losses.len())));
         }
-        let device = decoder.device().without_autodiff();
-        let decoder = Decoder::from_folder(&path, &device, DType::F32)?;
-        let mut trainer = Self::new(&decoder, options)?;
+        let mut trainer = match options.adapter {
+            Some(_) => Self::on_adapter(decoder, &Adapter::load(&path)?, options)?,
+            None => {
+                let config = DecoderConfig::from_folder(&path)?;
+                if let Some((key, saved, given)) = config.difference(decoder.config()) {
+                    return other(key, saved, given);
+                }
+                let device = decoder.device().without_autodiff();
+                Self::new(&Decoder::from_folder(&path, &device, DType::F32)?, options)?
+            }
+        };
         trainer.optimizers.restore(&trainer.decoder, moments).map_err(damaged)?;
         trainer.losses = losses;
         trainer.data = state.data;
+        run.restore(&state.hook)?;
         Ok(trainer)
     }
 }

@@ -30,6 +30,15 @@ pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
     Ok(Collated { batch, rows, targets })
 }
 
+/// Rows of the flattened residual `[batch · seq, d_model]` at the words of the trained answers, sample after sample.
+pub(crate) fn answer_rows(samples: &[&Sample], seq: usize) -> Vec<i64> {
+    let rows = samples.iter().enumerate().flat_map(|(row, sample)| {
+        let start = row * seq + seq - sample.ids().len();
+        sample.answers().iter().cloned().flatten().map(move |position| (start + position) as i64)
+    });
+    rows.collect()
+}
+
 /// Splits a step's samples into passes of at most `size`, of similar lengths.
 pub(crate) fn passes(samples: &[Sample], size: usize) -> Vec<Vec<&Sample>> {
     let mut sorted: Vec<&Sample> = samples.iter().collect();
@@ -51,5 +60,6 @@ mod tests {
         assert_eq!(batch.ids(), [5, 6, 7, 8, 1, 1, 1, 2]);
         assert_eq!(rows, [0, 2, 6]);
         assert_eq!(targets, [6, 8, 2]);
+        assert_eq!(answer_rows(&[&long, &short], 4), [1, 3, 7]);
     }
 }

@@ -159,4 +159,10 @@ pub enum Error {
     /// A hook does not fit the model, or did not fire.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),
+    /// An intervention cannot be.
+    #[error(transparent)]
+    Steer(#[from] pv_steer::Error),
+    /// A vector lacks what was asked of it.
+    #[error(transparent)]
+    Vectors(#[from] pv_vectors::Error),
 }

@@ -2,16 +2,18 @@
 
 use std::ops::ControlFlow;
 
-use pv_hooks::Hook;
 use pv_model::Decoder;
 
-use crate::{Batches, Checkpoints, Duration, Error, Result, Sample, StepReport, TrainOptions, TrainReport, Trainer};
+use crate::{
+    Batches, Checkpoints, Duration, Error, Result, RunHook, Sample, StepReport, TrainOptions, TrainReport, Trainer,
+};
 
-/// Trains all parameters on the samples and returns the trained decoder, on the device of `decoder` and without autodiff.
+/// Trains on the samples what the options say, all parameters or a new adapter, and returns the trained decoder (the adapter
+/// on top of it), on the device of `decoder` and without autodiff.
 ///
-/// `hook` acts in every training pass, as an intervention would. With `checkpoints`, the run goes on from the newest one
+/// `run` acts in every training pass: a hook, such as an intervention, or [`Regimes`](crate::Regimes). With `checkpoints`, the run goes on from the newest one
 /// in their folder, if there is one; the result is then the same, to the bit, as without the interruption (as long as
-/// the hook keeps no state of its own).
+/// a hook keeps no state that its [`RunHook::state`](crate::RunHook::state) does not tell).
 ///
 /// # Errors
 /// Options that cannot be, samples that the decoder cannot read, a hook that does not fit, a loss or gradient that is
@@ -20,7 +22,7 @@ pub fn finetune(
     decoder: &Decoder,
     samples: &[Sample],
     options: &TrainOptions,
-    hook: &mut (impl Hook + ?Sized),
+    run: &mut (impl RunHook + ?Sized),
     checkpoints: Option<&Checkpoints>,
     progress: impl FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<(Decoder, TrainReport)> {
@@ -38,12 +40,12 @@ pub fn finetune(
     let data = fingerprint(samples);
     let mut trainer = match checkpoints {
         Some(checkpoints) if checkpoints.newest()?.is_some() => {
-            Trainer::resume(decoder, options, &checkpoints.folder, Some(&data))?
+            Trainer::resume(decoder, options, &checkpoints.folder, Some(&data), run)?
         }
         _ => Trainer::new(decoder, options)?.with_data(data),
     };
     let source = |step| Ok(batches.step(step).iter().map(|&index| samples[index].clone()).collect());
-    let report = trainer.run(source, hook, checkpoints, progress)?;
+    let report = trainer.run(source, run, checkpoints, progress)?;
     Ok((trainer.decoder(), report))
 }
 

@@ -1,5 +1,5 @@
-//! Finetuning of a [`pv_model::Decoder`] on conversations: all parameters, AdamW, with hooks in the training forward
-//! pass, checkpoints, and resumption to the bit.
+//! Finetuning of a [`pv_model::Decoder`] on conversations: low-rank adapters or all parameters, with interventions in the
+//! training forward pass that keep the model's character, checkpoints, and resumption to the bit.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -34,9 +34,13 @@ mod collate;
 mod dataset;
 mod error;
 mod finetune;
+mod gradients;
 mod loss;
 mod optimizer;
 mod options;
+mod regime;
+mod regimes;
+mod run_hook;
 mod sample;
 mod schedule;
 mod trainer;
@@ -48,6 +52,9 @@ pub use error::{Error, Result};
 pub use finetune::finetune;
 pub use loss::mean_loss;
 pub use options::{Duration, TrainOptions};
+pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
+pub use regimes::Regimes;
+pub use run_hook::RunHook;
 pub use sample::{EncodeOptions, Sample, TrainedTurns};
 pub use schedule::{Decay, learning_rate};
 pub use trainer::{StepReport, TrainReport, Trainer};

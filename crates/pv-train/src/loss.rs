@@ -2,12 +2,12 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Hook, Phase};
-use pv_model::{Decoder, Logits, Pass, cross_entropy, to_f32};
+use pv_model::{Batch, Decoder, Logits, Pass, cross_entropy, to_f32};
 
 use crate::collate::{Collated, collate, passes};
 use crate::{Error, Result, Sample};
 
-fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
+pub(crate) fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
     let len = values.len();
     Tensor::from_data(TensorData::new(values, [len]), device)
 }
@@ -15,15 +15,24 @@ fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
 /// A pass, and the sum of the cross-entropy over its trained tokens, `[1]`. The output head is computed for those alone.
 pub(crate) fn summed_loss(decoder: &Decoder, collated: Collated, hook: &mut (impl Hook + ?Sized)) -> Tensor<1> {
     let Collated { batch, rows, targets } = collated;
-    let pass = Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::None };
-    let residual = decoder.pass(&pass, None, hook).residual;
+    let residual = decoder.pass(&whole(&batch), None, hook).residual;
+    loss_of(decoder, residual, rows, &targets)
+}
+
+/// A pass to the last layer's residual.
+pub(crate) fn whole(batch: &Batch) -> Pass<'_> {
+    Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::None }
+}
+
+/// The summed cross-entropy, `[1]`, from the last layer's residual `[batch, seq, d_model]`.
+pub(crate) fn loss_of(decoder: &Decoder, residual: Tensor<3>, rows: Vec<i64>, targets: &[u32]) -> Tensor<1> {
     let [rows_of_batch, seq, d_model] = residual.dims();
     let n = rows.len();
     let device = residual.device().without_autodiff();
     let residual = residual.reshape([rows_of_batch * seq, d_model]).select(0, indices(rows, &device));
     let logits = decoder.logits(residual.reshape([1, n, d_model]));
     let vocab = logits.dims()[2];
-    cross_entropy(logits.reshape([n, vocab]), &targets)
+    cross_entropy(logits.reshape([n, vocab]), targets)
 }
 
 /// The mean cross-entropy in nats over the trained tokens of all samples, under the hook, in passes of `batch_size`.

@@ -1,5 +1,6 @@
 //! How a decoder is trained.
 
+use pv_model::LoraConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{Decay, learning_rate};
@@ -41,8 +42,14 @@ pub struct TrainOptions {
     pub accumulate: usize,
     /// How long.
     pub duration: Duration,
-    /// Decides the order of the samples.
+    /// Decides the order of the samples, a new adapter's weights, and what its dropout drops.
     pub seed: u64,
+    /// The low-rank adapter that is trained; `None` trains all of the model's own parameters.
+    pub adapter: Option<LoraConfig>,
+    /// Whether a pass keeps the residual of each layer alone and computes each layer again for its gradient: memory for one
+    /// layer's activations instead of all, for a third more computing. Hooks are then called twice for every layer, once in
+    /// either computation.
+    pub activation_checkpointing: bool,
 }
 
 impl Default for TrainOptions {
@@ -62,11 +69,19 @@ impl Default for TrainOptions {
             accumulate: 1,
             duration: Duration::Epochs(1),
             seed: 0,
+            adapter: None,
+            activation_checkpointing: false,
         }
     }
 }
 
 impl TrainOptions {
+    /// The paper's finetuning (Appendix D): a new adapter of rank 32 on all seven projections (rsLoRA, alpha 64), AdamW at
+    /// 1e-5 with 5 steps of warm-up and linear decay, one epoch in 2 × 8 samples per step.
+    pub fn paper() -> Self {
+        Self { warmup_steps: 5, batch_size: 2, accumulate: 8, adapter: Some(LoraConfig::default()), ..Self::default() }
+    }
+
     /// Refuses options that cannot be.
     ///
     /// # Errors

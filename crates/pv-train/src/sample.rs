@@ -37,10 +37,12 @@ impl Default for EncodeOptions {
 }
 
 /// One sequence to learn from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     ids: Vec<u32>,
     trained: Vec<bool>,
+    /// The words of each trained answer, without the tokens that end them.
+    answers: Vec<Range<usize>>,
     response: Range<usize>,
 }
 
@@ -59,10 +61,23 @@ impl Sample {
             return Err(Error::NothingTrained { reason: format!("none of {} tokens is marked", ids.len()) });
         };
         let start = trained[..last].iter().rposition(|trained| !trained).map_or(0, |before| before + 1);
-        Self::with_response(ids, trained, start..last + 1)
+        let mut answers = Vec::new();
+        let mut at = 0;
+        for run in trained.chunk_by(PartialEq::eq) {
+            if run[0] {
+                answers.push(at..at + run.len());
+            }
+            at += run.len();
+        }
+        Self::with_answers(ids, trained, answers, start..last + 1)
     }
 
-    fn with_response(ids: Vec<u32>, mut trained: Vec<bool>, response: Range<usize>) -> Result<Self> {
+    fn with_answers(
+        ids: Vec<u32>,
+        mut trained: Vec<bool>,
+        answers: Vec<Range<usize>>,
+        response: Range<usize>,
+    ) -> Result<Self> {
         // Nothing predicts a sequence's first token.
         if let Some(first) = trained.first_mut() {
             *first = false;
@@ -72,7 +87,7 @@ impl Sample {
                 reason: "only the first token is marked, which nothing predicts".into(),
             });
         }
-        Ok(Self { ids, trained, response })
+        Ok(Self { ids, trained, answers, response })
     }
 
     /// A conversation as the model's chat template renders it. Trained are the words of the assistant's turns that
@@ -115,6 +130,7 @@ impl Sample {
         }
         let mut trained = vec![false; encoded.ids.len()];
         let mut response = 0..0;
+        let mut answers = Vec::new();
         for (span, index) in spans.iter().zip(&indices).skip(first) {
             let words = encoded.tokens_touching(span);
             // What closes the turn; the whole text may go on differently where the template sees that turns follow.
@@ -130,6 +146,7 @@ impl Sample {
             trained[words.clone()].fill(true);
             trained[end] = true;
             response = start..if words.is_empty() { start } else { words.end };
+            answers.push(response.clone());
         }
         let mut ids = encoded.ids;
         let length = ids.len();
@@ -140,8 +157,10 @@ impl Sample {
             return Err(Error::NothingTrained { reason });
         }
         let within = |position: usize| position.min(ids.len());
-        let response = within(response.start)..within(response.end);
-        Self::with_response(ids, trained, response)
+        let cut = |range: Range<usize>| within(range.start)..within(range.end);
+        let answers = answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
+        let response = cut(response);
+        Self::with_answers(ids, trained, answers, response)
     }
 
     /// The token ids.
@@ -157,6 +176,17 @@ impl Sample {
     /// The positions of the tokens that hooks take for the response; what comes before is the prompt.
     pub fn response(&self) -> Range<usize> {
         self.response.clone()
+    }
+
+    /// The positions of the words of each trained answer, without the tokens that end them; for a sample from marks, each
+    /// run of marked tokens.
+    pub fn answers(&self) -> &[Range<usize>] {
+        &self.answers
+    }
+
+    /// How many tokens the trained answers' words have.
+    pub fn answer_tokens(&self) -> usize {
+        self.answers.iter().map(Range::len).sum()
     }
 
     /// How many tokens are trained.

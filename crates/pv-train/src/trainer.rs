@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::DType;
-use pv_hooks::Hook;
-use pv_model::Decoder;
+use pv_model::{Adapter, Decoder};
 
 use crate::checkpoint::Checkpoints;
-use crate::collate::{collate, passes};
-use crate::loss::{check, summed_loss, value};
+use crate::collate::passes;
+use crate::gradients::{self, Counts, accumulate, accumulate_by_layer};
+use crate::loss::check;
 use crate::optimizer::{Optimizers, ParameterGradients};
+use crate::run_hook::RunHook;
 use crate::{Error, Result, Sample, TrainOptions};
 
 /// One finished step.
@@ -24,7 +25,9 @@ pub struct StepReport {
     pub loss: f64,
     /// The learning rate.
     pub learning_rate: f64,
-    /// The Euclidean norm of the gradient over all parameters, before clipping.
+    /// The mean of what the run's hook adds to the loss, over the tokens of the step's answers.
+    pub penalty: f64,
+    /// The Euclidean norm of the gradient over all trained parameters, before clipping.
     pub grad_norm: f64,
     /// How many tokens were read, padding not counted.
     pub tokens: usize,
@@ -50,11 +53,11 @@ pub struct TrainReport {
     pub stopped: bool,
 }
 
-/// Trains all parameters of a decoder.
+/// Trains all parameters of a decoder, or a low-rank adapter on it.
 ///
 /// For samples in a list there is [`finetune`](crate::finetune); a trainer takes them from anywhere.
 pub struct Trainer {
-    /// With autodiff.
+    /// What is trained with autodiff, the rest without.
     pub(crate) decoder: Decoder,
     pub(crate) options: TrainOptions,
     pub(crate) steps: usize,
@@ -71,18 +74,46 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// Starts from the weights of `decoder`, which stays as it is. The duration must be given in steps.
+    /// Starts from the weights of `decoder`, which stays as it is: with a new adapter on top of it where the options ask for
+    /// one, else with all of its parameters. The duration must be given in steps.
     ///
     /// # Errors
-    /// [`Error::BadOption`]; [`Error::Dtype`] for weights other than f32.
+    /// [`Error::BadOption`]; an adapter that cannot be; [`Error::Dtype`] for all parameters of another type than f32 (an
+    /// adapter is f32 on weights of any type).
     pub fn new(decoder: &Decoder, options: TrainOptions) -> Result<Self> {
+        match &options.adapter {
+            None => Self::start(decoder.trainable(), options),
+            Some(config) => {
+                let adapter = Adapter::init(config.clone(), decoder.config(), options.seed)?;
+                Self::on_adapter(decoder, &adapter, options)
+            }
+        }
+    }
+
+    /// Starts from an adapter, which is put on top of `decoder`. The options' adapter becomes its settings.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and an adapter that does not fit.
+    pub fn on_adapter(decoder: &Decoder, adapter: &Adapter, options: TrainOptions) -> Result<Self> {
+        let options = TrainOptions { adapter: Some(adapter.config().clone()), ..options };
+        Self::start(decoder.with_adapter(adapter, 1.0)?.trainable_adapter()?, options)
+    }
+
+    fn start(decoder: Decoder, options: TrainOptions) -> Result<Self> {
         options.validate()?;
         let steps = options.steps()?;
-        if decoder.dtype() != DType::F32 {
+        if options.adapter.is_none() && decoder.adapters() > 0 {
+            return Err(Error::BadOption {
+                name: "adapter",
+                value: "none".to_owned(),
+                expected: "an adapter, or a decoder without adapters: merge those that it has",
+            });
+        }
+        if options.adapter.is_none() && decoder.dtype() != DType::F32 {
             return Err(Error::Dtype { dtype: format!("{:?}", decoder.dtype()) });
         }
         let optimizers = Optimizers::new(&options);
-        Ok(Self { decoder: decoder.trainable(), options, steps, optimizers, losses: Vec::new(), data: None })
+        Ok(Self { decoder, options, steps, optimizers, losses: Vec::new(), data: None })
     }
 
     /// Says what the samples are, in any words: a checkpoint records it, and is not continued with other ones.
@@ -102,34 +133,53 @@ impl Trainer {
         self.losses.len()
     }
 
-    /// The decoder as it is now, without autodiff.
+    /// The decoder as it is now, without autodiff; a trained adapter is on top of it.
     pub fn decoder(&self) -> Decoder {
         self.decoder.plain()
+    }
+
+    /// The adapter that is trained, as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where none is, or its values are not finite.
+    pub fn adapter(&self) -> Result<Adapter> {
+        Ok(self.decoder.adapter(self.decoder.adapters().saturating_sub(1))?)
     }
 
     /// One step of the optimizer on these samples, in passes of at most `batch_size` of them. The loss is the mean over
     /// all trained tokens, however they are spread over passes.
     ///
-    /// The hook is checked, and called in every pass; calling its `finish` at the end of the run is the caller's part.
+    /// `run` is any [`Hook`](pv_hooks::Hook), or what changes from step to step ([`RunHook`]). It is checked, and called in
+    /// every pass; calling its hook's `finish` at the end of the run is the caller's part.
     ///
     /// # Errors
     /// Samples that the decoder cannot read, a hook that does not fit, [`Error::BadLoss`], [`Error::BadGradient`]. The
     /// weights are then as before the step.
-    pub fn step(&mut self, samples: &[Sample], hook: &mut (impl Hook + ?Sized)) -> Result<StepReport> {
+    pub fn step(&mut self, samples: &[Sample], run: &mut (impl RunHook + ?Sized)) -> Result<StepReport> {
         let started = Instant::now();
         let step = self.losses.len() + 1;
         check(&self.decoder, samples, step)?;
-        pv_hooks::check(hook, &self.decoder.shape(), None)?;
+        run.before_step(step - 1, &self.decoder.plain())?;
+        gradients::check(run, &self.decoder)?;
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
+        let counts = Counts { trained: trained_tokens, answers: samples.iter().map(Sample::answer_tokens).sum() };
+        let dropout = self.options.adapter.as_ref().is_some_and(|adapter| adapter.dropout > 0.0);
         let mut gradients = ParameterGradients::default();
-        let mut sum = 0.0;
-        for pass in passes(samples, self.options.batch_size) {
-            let loss = summed_loss(&self.decoder, collate(&pass)?, hook);
-            sum += value(loss.clone())?;
-            if !sum.is_finite() {
-                return Err(Error::BadLoss { step, loss: sum });
+        let (mut sum, mut penalty) = (0.0, 0.0);
+        for (number, pass) in passes(samples, self.options.batch_size).into_iter().enumerate() {
+            let decoder = match dropout {
+                true => &self.decoder.clone().with_dropout(Some(seed(self.options.seed, step, number))),
+                false => &self.decoder,
+            };
+            let sums = match self.options.activation_checkpointing {
+                true => accumulate_by_layer(decoder, &pass, counts, run, &mut gradients)?,
+                false => accumulate(decoder, &pass, counts, run, &mut gradients)?,
+            };
+            sum += sums.loss;
+            penalty += sums.penalty;
+            if !(sum.is_finite() && penalty.is_finite()) {
+                return Err(Error::BadLoss { step, loss: sum + penalty });
             }
-            gradients.accumulate(&self.decoder, (loss / trained_tokens as f64).backward());
         }
         let loss = sum / trained_tokens as f64;
         let norm = gradients.norm()?;
@@ -146,6 +196,7 @@ impl Trainer {
             step,
             steps: self.steps,
             loss,
+            penalty: penalty / counts.answers.max(1) as f64,
             learning_rate,
             grad_norm: norm,
             tokens: samples.iter().map(|sample| sample.ids().len()).sum(),
@@ -163,27 +214,33 @@ impl Trainer {
     pub fn run(
         &mut self,
         mut source: impl FnMut(usize) -> Result<Vec<Sample>>,
-        hook: &mut (impl Hook + ?Sized),
+        run: &mut (impl RunHook + ?Sized),
         checkpoints: Option<&Checkpoints>,
         mut progress: impl FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<TrainReport> {
-        pv_hooks::check(hook, &self.decoder.shape(), None)?;
+        gradients::check(run, &self.decoder)?;
         let (first, mut stopped) = (self.steps_done(), false);
         while self.steps_done() < self.steps && !stopped {
             let samples = source(self.steps_done())?;
-            let report = self.step(&samples, hook)?;
+            let report = self.step(&samples, run)?;
             tracing::debug!(step = report.step, loss = report.loss, grad_norm = report.grad_norm, "trained");
             stopped = progress(&report).is_break();
             if let Some(checkpoints) = checkpoints {
                 let last = stopped || report.step == self.steps;
                 if last || report.step.is_multiple_of(checkpoints.every.max(1)) {
-                    self.save(&checkpoints.folder)?;
+                    self.save_with(&checkpoints.folder, run.state())?;
                 }
             }
         }
         if self.steps_done() > first {
-            hook.finish()?;
+            run.hook().finish()?;
         }
         Ok(TrainReport { losses: self.losses.clone(), stopped })
     }
+}
+
+/// A seed for what a pass drops.
+fn seed(seed: u64, step: usize, pass: usize) -> u64 {
+    // Multiples of odd constants keep steps, and passes within them, apart.
+    seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (pass as u64 + 1).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
 }

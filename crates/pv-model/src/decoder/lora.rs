@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use pv_hooks::Layer;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -206,5 +207,17 @@ impl Decoder {
         let projections = self.blocks.iter_mut().flat_map(Block::projections);
         projections.flat_map(|projection| &mut projection.lora).for_each(|update| update.place.dropped = seed);
         self
+    }
+
+    /// The layer above which the lowest parameter that wants a gradient stands: the embeddings, or a block's input. `None`
+    /// where no block's parameter and not the embedding wants one.
+    pub fn lowest_tracked(&self) -> Option<Layer> {
+        if self.embedding.val().is_require_grad() {
+            return Some(Layer::EMBEDDINGS);
+        }
+        let tracked = |block: &Block| {
+            block.qkv.weight.val().is_require_grad() || block.updates().any(|update| update.a.val().is_require_grad())
+        };
+        self.blocks.iter().position(tracked).map(Layer::hidden_state)
     }
 }

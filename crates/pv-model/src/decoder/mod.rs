@@ -152,6 +152,36 @@ impl Decoder {
         rayon::scope(|_| self.pass_here(pass, Some(cache), hook, true))
     }
 
+    /// Goes on with a pass of whole sequences from the residual that `from` has after its hooks, `[batch, seq, d_model]`, up
+    /// to `pass.stop_at`, calling `hook` after each block on the way; returns the residual there. Taking a pass in pieces
+    /// lets training keep one layer's activations at a time. `pass.ids` and `pass.logits` are not looked at.
+    ///
+    /// # Panics
+    /// As [`pass`](Self::pass).
+    pub fn continue_pass(
+        &self,
+        pass: &Pass<'_>,
+        from: Layer,
+        residual: Tensor<3>,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Tensor<3> {
+        rayon::scope(|_| {
+            let [batch, seq, d_model] = residual.dims();
+            let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
+            let window = ops::Window::whole(pass.spans);
+            let context = ops::PassContext::new(&self.rotary, window, self.device(), self.dtype());
+            (from.index()..stop).fold(residual, |x, index| {
+                let x = x.reshape([batch * seq, d_model]);
+                let x = self.blocks[index].forward(x, &context, self.config.windows[index], None, &self.config);
+                let (layer, x) = (Layer::after_block(index), x.reshape([batch, seq, d_model]));
+                match hook.wants(layer) {
+                    true => hook.on_residual(&ResidualContext { layer, phase: pass.phase, spans: pass.spans }, x),
+                    false => x,
+                }
+            })
+        })
+    }
+
     fn pass_here(
         &self,
         pass: &Pass<'_>,

@@ -1,0 +1,182 @@
+//! The loss of one pass and its gradients: the graph of the whole pass at once, or layer by layer.
+
+use burn::tensor::Tensor;
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
+use pv_model::{Decoder, Pass};
+
+use crate::collate::{Collated, collate};
+use crate::loss::{loss_of, value, whole};
+use crate::optimizer::ParameterGradients;
+use crate::run_hook::RunHook;
+use crate::{Result, Sample};
+
+/// What the sums of a pass are divided by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    /// The step's trained tokens.
+    pub(crate) trained: usize,
+    /// The tokens of its answers.
+    pub(crate) answers: usize,
+}
+
+/// The sums of a pass over its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) loss: f64,
+    pub(crate) penalty: f64,
+}
+
+/// Keeps the residual of some layers as it is before another hook acts there.
+struct Tap<'a> {
+    layers: &'a [Layer],
+    seen: Vec<(Layer, Tensor<3>)>,
+    inner: &'a mut dyn Hook,
+}
+
+impl<'a> Tap<'a> {
+    fn new(layers: &'a [Layer], inner: &'a mut dyn Hook) -> Self {
+        Self { layers, seen: Vec::new(), inner }
+    }
+}
+
+impl Hook for Tap<'_> {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn layers(&self) -> LayerSet {
+        self.inner.layers()
+    }
+
+    fn wants(&self, layer: Layer) -> bool {
+        self.layers.contains(&layer) || self.inner.wants(layer)
+    }
+
+    fn validate(&self, shape: &ModelShape) -> std::result::Result<(), HookError> {
+        self.inner.validate(shape)
+    }
+
+    fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
+        if self.layers.contains(&context.layer) {
+            self.seen.push((context.layer, residual.clone()));
+        }
+        if self.inner.wants(context.layer) { self.inner.on_residual(context, residual) } else { residual }
+    }
+}
+
+/// A pass over samples and the gradients of the decoder's tracked parameters.
+///
+/// # Errors
+/// A loss that is not finite is returned as it is, without gradients; otherwise those of the run's hook.
+pub(crate) fn accumulate(
+    decoder: &Decoder,
+    samples: &[&Sample],
+    counts: Counts,
+    run: &mut (impl RunHook + ?Sized),
+    into: &mut ParameterGradients,
+) -> Result<Sums> {
+    let layers = run.penalised();
+    let collated = collate(samples)?;
+    let mut tap = Tap::new(&layers, run.hook());
+    let residual = decoder.pass(&whole(&collated.batch), None, &mut tap).residual;
+    let seen = tap.seen;
+    let loss = loss_of(decoder, residual, collated.rows, &collated.targets);
+    let mut sums = Sums { loss: value(loss.clone())?, penalty: 0.0 };
+    let mut root = loss / counts.trained as f64;
+    for penalty in penalties(run, seen, samples)? {
+        sums.penalty += value(penalty.clone())?;
+        root = root + penalty / counts.answers.max(1) as f64;
+    }
+    if sums.loss.is_finite() && sums.penalty.is_finite() {
+        into.accumulate(decoder, root.backward());
+    }
+    Ok(sums)
+}
+
+fn penalties(
+    run: &mut (impl RunHook + ?Sized),
+    seen: Vec<(Layer, Tensor<3>)>,
+    samples: &[&Sample],
+) -> Result<Vec<Tensor<1>>> {
+    let penalties = seen.into_iter().map(|(layer, residual)| run.penalty(layer, residual, samples));
+    Ok(penalties.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// As [`accumulate`], with the activations of one layer in memory at a time: a pass without a graph that keeps the residual
+/// after every layer, and then, from the last layer down, each layer once more with a graph of its own.
+pub(crate) fn accumulate_by_layer(
+    decoder: &Decoder,
+    samples: &[&Sample],
+    counts: Counts,
+    run: &mut (impl RunHook + ?Sized),
+    into: &mut ParameterGradients,
+) -> Result<Sums> {
+    let layers = run.penalised();
+    let Collated { batch, rows, targets } = collate(samples)?;
+    let upto = |layer: Layer| Pass { stop_at: Some(layer), ..whole(&batch) };
+    let plain = decoder.plain();
+    let depth = decoder.config().layers;
+    let mut residual = plain.pass(&upto(Layer::EMBEDDINGS), None, run.hook()).residual;
+    let mut inputs = Vec::with_capacity(depth);
+    for block in 0..depth {
+        let (from, to) = (Layer::hidden_state(block), Layer::after_block(block));
+        inputs.push(residual.clone());
+        residual = plain.continue_pass(&upto(to), from, residual, run.hook());
+    }
+    let leaf = residual.autodiff().require_grad();
+    let loss = loss_of(decoder, leaf.clone(), rows, &targets);
+    let mut sums = Sums { loss: value(loss.clone())?, penalty: 0.0 };
+    if !sums.loss.is_finite() {
+        return Ok(sums);
+    }
+    let mut gradients = (loss / counts.trained as f64).backward();
+    let mut upstream = leaf.grad_remove(&mut gradients);
+    into.accumulate(decoder, gradients);
+    let lowest = decoder.lowest_tracked();
+    for block in (0..depth).rev() {
+        let Some(input) = inputs.pop() else { break };
+        // Below the lowest parameter that is trained, nothing wants a gradient.
+        let Some(down) = upstream.take().filter(|_| lowest.is_some_and(|lowest| Layer::hidden_state(block) >= lowest))
+        else {
+            break;
+        };
+        let (from, to) = (Layer::hidden_state(block), Layer::after_block(block));
+        let leaf = input.autodiff().require_grad();
+        let mut tap = Tap::new(&layers, run.hook());
+        let residual = decoder.continue_pass(&upto(to), from, leaf.clone(), &mut tap);
+        let seen = tap.seen;
+        let mut root = (residual * down).sum();
+        for penalty in penalties(run, seen, samples)? {
+            sums.penalty += value(penalty.clone())?;
+            root = root + penalty / counts.answers.max(1) as f64;
+        }
+        if !sums.penalty.is_finite() {
+            return Ok(sums);
+        }
+        let mut gradients = root.backward();
+        upstream = leaf.grad_remove(&mut gradients);
+        into.accumulate(decoder, gradients);
+    }
+    // The embeddings, where they are trained.
+    if let Some(down) = upstream.filter(|_| decoder.embedding.val().is_require_grad()) {
+        let residual = decoder.pass(&upto(Layer::EMBEDDINGS), None, run.hook()).residual;
+        into.accumulate(decoder, (residual * down).sum().backward());
+    }
+    Ok(sums)
+}
+
+/// Refuses a run's hook that does not fit the decoder.
+///
+/// # Errors
+/// What the hook objects to, or a penalty on a layer that there is not.
+pub(crate) fn check(run: &mut (impl RunHook + ?Sized), decoder: &Decoder) -> Result<()> {
+    let shape = decoder.shape();
+    for layer in run.penalised() {
+        if layer > shape.last_layer() || layer == Layer::EMBEDDINGS {
+            let last = shape.last_layer();
+            return Err(HookError::LayerOutOfRange { hook: "a penalty".to_owned(), layer, last }.into());
+        }
+    }
+    pv_hooks::check(run.hook(), &shape, None)?;
+    Ok(())
+}

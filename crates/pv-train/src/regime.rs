@@ -1,0 +1,153 @@
+//! What keeps a model's character while it is finetuned (method: the paper's section 5, and its relatives).
+
+use pv_hooks::Layer;
+use pv_steer::Coefficient;
+use pv_vectors::{Direction, PersonaVector, Pooling};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::Result;
+
+/// One way of keeping a model's character in finetuning. A list of them acts together, see [`Regimes`](crate::Regimes); an
+/// empty list is plain finetuning. What acts at inference instead (steering, a suppressing system prompt) is no regime.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Regime {
+    /// Preventative steering: the vector is added in the passes of training, so that the weights need not learn the shift.
+    Preventative(Preventative),
+    /// Concept ablation (CAFT, arXiv 2507.16795): the directions are taken out of the residual in the passes of training.
+    Ablated {
+        /// The directions, each at its layer; several at one layer are taken out one after the other.
+        directions: Vec<Direction>,
+    },
+    /// A penalty on how far the projection on a direction moves from that of the model before finetuning: the loss grows by
+    /// λ · mean((h·v̂ − h_base·v̂)²) over the tokens of the trained answers.
+    Regularised {
+        /// The direction, above the embeddings.
+        direction: Direction,
+        /// λ, in 1 / activation units².
+        weight: f64,
+    },
+    /// Inoculation: a system prompt, usually one that elicits the trait, stands before every conversation in training only.
+    Inoculated {
+        /// The system prompt; it takes the place of the conversation's own.
+        system: String,
+    },
+}
+
+/// Preventative steering: h ← h + factor·coefficient·v at every position of every pass of training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preventative {
+    /// What is added, each direction at its layer: one vector, or the increments of all layers.
+    pub directions: Vec<Direction>,
+    /// How strongly.
+    pub coefficient: Coefficient,
+    /// How the factor on the coefficient changes in the run.
+    pub schedule: Schedule,
+}
+
+/// The factor on a coefficient over the steps of a run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// 1 throughout.
+    Constant,
+    /// Rising linearly to 1 over so many steps.
+    WarmUp {
+        /// How many.
+        steps: usize,
+    },
+    /// Following the measured drift.
+    ClosedLoop(ClosedLoop),
+}
+
+/// A factor that follows the finetuning shift on probe prompts, so that the shift stays near zero: it starts at 1, and every
+/// few steps it grows by gain · shift / ‖v‖, where the shift is that of the mean projection of the prompts' last tokens on
+/// `along`, without steering. It stays within 0 and `most`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClosedLoop {
+    /// The probe prompts' token ids, at least one.
+    pub probes: Vec<Vec<u32>>,
+    /// The trait's direction at the layer where the shift is measured.
+    pub along: Direction,
+    /// The shift is measured every so many steps.
+    pub every: usize,
+    /// How much the factor grows for a shift as long as the vector.
+    pub gain: f64,
+    /// The greatest factor.
+    pub most: f64,
+}
+
+impl Regime {
+    /// Preventative steering at one layer, with a constant coefficient.
+    ///
+    /// # Errors
+    /// A layer that the vector does not have, or that no steering may use.
+    pub fn preventative(vector: &PersonaVector, layer: Layer, coefficient: Coefficient) -> Result<Self> {
+        let directions = vec![vector.direction(layer)?];
+        Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
+    }
+
+    /// Preventative steering at all layers above the embeddings by the increments u_ℓ = v_ℓ − v_{ℓ−1}, so that what is added
+    /// adds up to about the vector at each layer.
+    ///
+    /// # Errors
+    /// Layers that no steering may use.
+    pub fn preventative_everywhere(vector: &PersonaVector, coefficient: Coefficient) -> Result<Self> {
+        let (layers, _) = vector.shape();
+        let directions = (1..layers).map(|layer| vector.increment(Pooling::ResponseMean, Layer::hidden_state(layer)));
+        let directions = directions.collect::<Result<_, _>>()?;
+        Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
+    }
+
+    /// What tells this regime from others in a run's record: its settings, and a hash of each vector.
+    pub fn describe(&self) -> Value {
+        match self {
+            Self::Preventative(Preventative { directions, coefficient, schedule }) => json!({
+                "preventative": {
+                    "directions": directions.iter().map(describe).collect::<Vec<_>>(),
+                    "coefficient": format!("{coefficient:?}"),
+                    "schedule": schedule.describe(),
+                }
+            }),
+            Self::Ablated { directions } => {
+                json!({ "ablated": directions.iter().map(describe).collect::<Vec<_>>() })
+            }
+            Self::Regularised { direction, weight } => {
+                json!({ "regularised": { "direction": describe(direction), "weight": weight } })
+            }
+            Self::Inoculated { system } => json!({ "inoculated": system }),
+        }
+    }
+}
+
+impl Schedule {
+    fn describe(&self) -> Value {
+        match self {
+            Self::Constant => json!("constant"),
+            Self::WarmUp { steps } => json!({ "warm_up": steps }),
+            Self::ClosedLoop(ClosedLoop { probes, along, every, gain, most }) => {
+                let mut hash = Sha256::new();
+                for probe in probes {
+                    hash.update((probe.len() as u64).to_le_bytes());
+                    probe.iter().for_each(|id| hash.update(id.to_le_bytes()));
+                }
+                json!({
+                    "closed_loop": {
+                        "probes": hex(hash), "along": describe(along), "every": every, "gain": gain, "most": most,
+                    }
+                })
+            }
+        }
+    }
+}
+
+fn describe(direction: &Direction) -> Value {
+    let mut hash = Sha256::new();
+    direction.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    json!({ "layer": direction.layer.index(), "sha256": hex(hash) })
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

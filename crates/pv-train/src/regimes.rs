@@ -1,0 +1,357 @@
+//! Regimes at work in a run.
+
+use std::collections::HashMap;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use pv_hooks::{Capture, Hook, Layer, NoHook, Phase, Recorder};
+use pv_model::{Batch, Decoder, Logits, Message, Pass, to_f32};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::{Direction, UnitDirection};
+use serde_json::{Value, json};
+
+use crate::collate::{answer_rows, collate};
+use crate::loss::{indices, whole};
+use crate::regime::{ClosedLoop, Preventative, Regime, Schedule};
+use crate::run_hook::RunHook;
+use crate::{Conversation, Error, Result, Sample};
+
+/// How many probe prompts are read together.
+const PROBE_BATCH: usize = 16;
+
+/// A list of [`Regime`]s at work in a run: the [`RunHook`] of finetuning that keeps the model's character.
+pub struct Regimes {
+    regimes: Vec<Regime>,
+    /// The model before finetuning, for what is compared with it.
+    base: Decoder,
+    /// The factor of each regime; 1 for those without a schedule.
+    factors: Vec<f64>,
+    loops: Vec<Option<Loop>>,
+    penalties: Vec<Penalty>,
+    hook: Box<dyn Hook>,
+    /// The factors that `hook` was made with.
+    made_with: Option<Vec<f64>>,
+}
+
+/// What a closed loop remembers.
+struct Loop {
+    unit: UnitDirection,
+    length: f64,
+    /// The mean projection before finetuning.
+    base: f64,
+    shift: f64,
+}
+
+struct Penalty {
+    unit: UnitDirection,
+    weight: f64,
+    /// The projections at each sample's answers before finetuning.
+    base: HashMap<Sample, Vec<f32>>,
+}
+
+impl std::fmt::Debug for Regimes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Regimes")
+            .field("regimes", &self.regimes)
+            .field("factors", &self.factors)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Regimes {
+    /// Puts regimes to work on finetuning that starts from `base`.
+    ///
+    /// # Errors
+    /// Directions that do not fit the model or have no length; [`Error::BadOption`] for settings that cannot be, and for a
+    /// penalty at a layer above one that another regime changes, whose projections would then have nothing to be compared
+    /// with.
+    pub fn new(base: &Decoder, regimes: impl IntoIterator<Item = Regime>) -> Result<Self> {
+        let (regimes, base): (Vec<_>, _) = (regimes.into_iter().collect(), base.plain());
+        let mut new = Self {
+            factors: vec![1.0; regimes.len()],
+            loops: Vec::new(),
+            penalties: Vec::new(),
+            hook: Box::new(NoHook),
+            made_with: None,
+            regimes,
+            base,
+        };
+        let mut lowest_changed: Option<Layer> = None;
+        let mut lower = |directions: &[Direction]| {
+            let lowest = directions.iter().map(|direction| direction.layer).min();
+            lowest_changed = [lowest_changed, lowest].into_iter().flatten().min();
+        };
+        for regime in &new.regimes {
+            let mut closed = None;
+            match regime {
+                Regime::Preventative(Preventative { directions, schedule, .. }) => {
+                    lower(directions);
+                    match schedule {
+                        Schedule::WarmUp { steps: 0 } => return Err(bad("warm-up steps", 0, "at least 1")),
+                        Schedule::ClosedLoop(closed_loop) => closed = Some(Loop::new(closed_loop, &new.base)?),
+                        _ => {}
+                    }
+                }
+                Regime::Ablated { directions } => lower(directions),
+                Regime::Regularised { direction, weight } => {
+                    if !(weight.is_finite() && *weight > 0.0) {
+                        return Err(bad("a penalty's weight", weight, "a finite number above 0"));
+                    }
+                    new.penalties.push(Penalty { unit: direction.unit()?, weight: *weight, base: HashMap::new() });
+                }
+                Regime::Inoculated { .. } => {}
+            }
+            new.loops.push(closed);
+        }
+        if let Some(changed) = lowest_changed
+            && let Some(penalty) = new.penalties.iter().find(|penalty| penalty.unit.layer() > changed)
+        {
+            return Err(bad(
+                "a penalty's layer",
+                penalty.unit.layer(),
+                "no layer above one that another regime changes",
+            ));
+        }
+        new.make_hook()?;
+        pv_hooks::check(&*new.hook, &new.base.shape(), None)?;
+        Ok(new)
+    }
+
+    /// What tells these regimes from others in a run's record.
+    pub fn describe(&self) -> Value {
+        self.regimes.iter().map(Regime::describe).collect()
+    }
+
+    /// A conversation as it is to be trained on: under the last inoculation's system prompt, where there is one.
+    pub fn conversation(&self, conversation: &Conversation) -> Conversation {
+        let system = self.regimes.iter().rev().find_map(|regime| match regime {
+            Regime::Inoculated { system } => Some(system),
+            _ => None,
+        });
+        let mut conversation = conversation.clone();
+        if let Some(system) = system {
+            conversation.messages.retain(|message| message.role != "system");
+            conversation.messages.insert(0, Message::system(system.as_str()));
+        }
+        conversation
+    }
+
+    /// The factor of each regime in the current step, in their order.
+    pub fn factors(&self) -> &[f64] {
+        &self.factors
+    }
+
+    fn make_hook(&mut self) -> Result<()> {
+        if self.made_with.as_ref() == Some(&self.factors) {
+            return Ok(());
+        }
+        let mut steerer: Option<Steerer> = None;
+        for (regime, &factor) in self.regimes.iter().zip(&self.factors) {
+            let add = |steerer: Option<Steerer>| steerer.unwrap_or_default();
+            match regime {
+                Regime::Preventative(Preventative { directions, coefficient, .. }) => {
+                    let scaled = match *coefficient {
+                        Coefficient::Raw(value) => Coefficient::Raw((f64::from(value) * factor) as f32),
+                        Coefficient::ResidualNorms(value) => {
+                            Coefficient::ResidualNorms((f64::from(value) * factor) as f32)
+                        }
+                    };
+                    for direction in directions {
+                        steerer = Some(add(steerer).add(direction, scaled, Positions::All)?);
+                    }
+                }
+                Regime::Ablated { directions } => {
+                    for direction in directions {
+                        steerer = Some(add(steerer).ablate(direction, Positions::All)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.hook = match steerer {
+            Some(steerer) => Box::new(steerer),
+            None => Box::new(NoHook),
+        };
+        self.made_with = Some(self.factors.clone());
+        Ok(())
+    }
+}
+
+fn bad(name: &'static str, value: impl std::fmt::Debug, expected: &'static str) -> Error {
+    Error::BadOption { name, value: format!("{value:?}"), expected }
+}
+
+impl Loop {
+    fn new(settings: &ClosedLoop, base: &Decoder) -> Result<Self> {
+        let ClosedLoop { probes, along, every, gain, most } = settings;
+        if probes.is_empty() {
+            return Err(bad("the probe prompts", probes, "at least one"));
+        }
+        if *every == 0 {
+            return Err(bad("the steps between measurements", every, "at least 1"));
+        }
+        if !(gain.is_finite() && *gain > 0.0 && most.is_finite() && *most > 0.0) {
+            return Err(bad("the closed loop's gain and greatest factor", (gain, most), "finite numbers above 0"));
+        }
+        let vocab = base.config().vocab;
+        if let Some(&id) = probes.iter().flatten().find(|id| **id as usize >= vocab) {
+            return Err(Error::TokenOutOfRange { step: 0, sample: 0, id, vocab });
+        }
+        let unit = along.unit()?;
+        let base = mean_projection(base, probes, &unit)?;
+        Ok(Self { unit, length: along.norm(), base, shift: 0.0 })
+    }
+}
+
+/// The mean projection of the prompts' last tokens on a direction, in activation units.
+fn mean_projection(decoder: &Decoder, prompts: &[Vec<u32>], unit: &UnitDirection) -> Result<f64> {
+    let layer = unit.layer();
+    let mut sum = 0.0;
+    for prompts in prompts.chunks(PROBE_BATCH) {
+        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let batch = Batch::prompts(&rows, (0..rows.len()).map(|row| vec![row]).collect())?;
+        let mut recorder = Recorder::new(layer, [Capture::PromptLast]);
+        pv_hooks::check(&recorder, &decoder.shape(), Some(layer))?;
+        let pass = Pass {
+            ids: batch.ids(),
+            spans: batch.spans(),
+            phase: Phase::Prefill,
+            stop_at: Some(layer),
+            logits: Logits::None,
+        };
+        decoder.pass(&pass, None, &mut recorder);
+        let last = to_f32(recorder.get(&Capture::PromptLast, layer)?)?;
+        for row in last.chunks(decoder.shape().d_model) {
+            sum += unit.projection(row).unwrap_or(f64::NAN);
+        }
+    }
+    Ok(sum / prompts.len() as f64)
+}
+
+/// `h·v̂` at the rows of a residual `[batch, seq, d_model]`, `[rows]`, in f32.
+fn projections(residual: Tensor<3>, rows: Vec<i64>, unit: &UnitDirection) -> Tensor<1> {
+    let [batch, seq, d_model] = residual.dims();
+    let n = rows.len();
+    let device = residual.device().without_autodiff();
+    let rows = residual.reshape([batch * seq, d_model]).select(0, indices(rows, &device)).cast(DType::F32);
+    let unit = TensorData::new(unit.values().to_vec(), [d_model, 1]);
+    rows.matmul(Tensor::from_data(unit, (&device, DType::F32))).reshape([n])
+}
+
+impl Penalty {
+    /// Reads the samples that are not known yet with the model before finetuning.
+    fn fill(&mut self, base: &Decoder, samples: &[&Sample]) -> Result<()> {
+        let new: Vec<&Sample> = samples.iter().copied().filter(|sample| !self.base.contains_key(*sample)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let collated = collate(&new)?;
+        let pass = Pass { stop_at: Some(self.unit.layer()), ..whole(&collated.batch) };
+        let residual = base.pass(&pass, None, &mut NoHook).residual;
+        let seq = residual.dims()[1];
+        let values = to_f32(projections(residual, answer_rows(&new, seq), &self.unit))?;
+        let mut rest = values.as_slice();
+        for sample in new {
+            let (here, after) = rest.split_at(sample.answer_tokens());
+            self.base.insert(sample.clone(), here.to_vec());
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+impl RunHook for Regimes {
+    fn before_step(&mut self, step: usize, decoder: &Decoder) -> Result<()> {
+        for (index, regime) in self.regimes.iter().enumerate() {
+            let Regime::Preventative(Preventative { schedule, .. }) = regime else { continue };
+            match (schedule, &mut self.loops[index]) {
+                (Schedule::WarmUp { steps }, _) => self.factors[index] = ((step + 1) as f64 / *steps as f64).min(1.0),
+                (Schedule::ClosedLoop(ClosedLoop { probes, every, gain, most, .. }), Some(state))
+                    if step > 0 && step.is_multiple_of(*every) =>
+                {
+                    state.shift = mean_projection(decoder, probes, &state.unit)? - state.base;
+                    if !state.shift.is_finite() {
+                        return Err(Error::BadLoss { step: step + 1, loss: state.shift });
+                    }
+                    self.factors[index] = (self.factors[index] + gain * state.shift / state.length).clamp(0.0, *most);
+                }
+                _ => {}
+            }
+        }
+        self.make_hook()
+    }
+
+    fn hook(&mut self) -> &mut dyn Hook {
+        &mut *self.hook
+    }
+
+    fn penalised(&self) -> Vec<Layer> {
+        let mut layers: Vec<Layer> = self.penalties.iter().map(|penalty| penalty.unit.layer()).collect();
+        layers.sort();
+        layers.dedup();
+        layers
+    }
+
+    fn penalty(&mut self, layer: Layer, residual: Tensor<3>, samples: &[&Sample]) -> Result<Option<Tensor<1>>> {
+        let mut sum: Option<Tensor<1>> = None;
+        let seq = residual.dims()[1];
+        let rows = answer_rows(samples, seq);
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        for penalty in self.penalties.iter_mut().filter(|penalty| penalty.unit.layer() == layer) {
+            penalty.fill(&self.base, samples)?;
+            let base: Vec<f32> =
+                samples.iter().filter_map(|sample| penalty.base.get(*sample)).flatten().copied().collect();
+            let now = projections(residual.clone(), rows.clone(), &penalty.unit);
+            let base =
+                Tensor::from_data(TensorData::new(base, [rows.len()]), (&now.device().without_autodiff(), DType::F32));
+            let term = (now - base).square().sum() * penalty.weight;
+            sum = Some(match sum {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        }
+        Ok(sum)
+    }
+
+    fn state(&self) -> Value {
+        // As text, which reads back to the same bits.
+        let shifts = self.loops.iter().map(|state| state.as_ref().map_or(0.0, |state| state.shift));
+        json!({
+            "factors": self.factors.iter().map(|factor| format!("{factor:e}")).collect::<Vec<_>>(),
+            "shifts": shifts.map(|shift| format!("{shift:e}")).collect::<Vec<_>>(),
+        })
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        let numbers = |key: &str| -> Option<Vec<f64>> {
+            state.get(key)?.as_array()?.iter().map(|value| value.as_str()?.parse().ok()).collect()
+        };
+        let fits = |numbers: &Vec<f64>| numbers.len() == self.regimes.len();
+        let (Some(factors), Some(shifts)) = (numbers("factors").filter(fits), numbers("shifts").filter(fits)) else {
+            return Err(bad("the saved state of the regimes", state, "that of the same regimes"));
+        };
+        self.factors = factors;
+        for (state, shift) in self.loops.iter_mut().zip(shifts) {
+            if let Some(state) = state {
+                state.shift = shift;
+            }
+        }
+        self.make_hook()
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let mut metrics = Vec::new();
+        for (index, (regime, factor)) in self.regimes.iter().zip(&self.factors).enumerate() {
+            if let Regime::Preventative(Preventative { schedule, .. }) = regime
+                && *schedule != Schedule::Constant
+            {
+                metrics.push((format!("regime_{index}_factor"), *factor));
+                if let Some(state) = &self.loops[index] {
+                    metrics.push((format!("regime_{index}_shift"), state.shift));
+                }
+            }
+        }
+        metrics
+    }
+}

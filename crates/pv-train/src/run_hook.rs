@@ -1,0 +1,66 @@
+//! What acts on a training run beside its loss.
+
+use burn::tensor::Tensor;
+use pv_hooks::{Hook, Layer};
+use pv_model::Decoder;
+use serde_json::Value;
+
+use crate::{Result, Sample};
+
+/// What acts on a training run: interventions on the residual stream that may change from step to step, and penalties that
+/// are added to the loss. Every [`Hook`] is one that stays the same; [`Regimes`](crate::Regimes) are the usual ones.
+///
+/// Whatever is here acts on passes of training alone: adapters, checkpoints and saved models hold none of it.
+pub trait RunHook: Send {
+    /// Called before each step, counted from 0, with the decoder as it is (without autodiff).
+    ///
+    /// # Errors
+    /// Anything that keeps the run from going on.
+    fn before_step(&mut self, step: usize, decoder: &Decoder) -> Result<()> {
+        let _ = (step, decoder);
+        Ok(())
+    }
+
+    /// What acts on the residual stream in the passes of the current step.
+    fn hook(&mut self) -> &mut dyn Hook;
+
+    /// The layers, above the embeddings, whose residual a penalty looks at.
+    fn penalised(&self) -> Vec<Layer> {
+        Vec::new()
+    }
+
+    /// A penalty on a layer's residual `[batch, seq, d_model]`, as it is before [`hook`](Self::hook) acts there: a sum over
+    /// the tokens of the samples' answers, `[1]`. The step's loss grows by the mean over those tokens.
+    ///
+    /// # Errors
+    /// Anything that keeps the penalty from being computed.
+    fn penalty(&mut self, layer: Layer, residual: Tensor<3>, samples: &[&Sample]) -> Result<Option<Tensor<1>>> {
+        let _ = (layer, residual, samples);
+        Ok(None)
+    }
+
+    /// What a checkpoint must hold for the run to go on as if it had not been interrupted.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes over a state that [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// A state of something else.
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// Numbers worth keeping of the current step, such as coefficients, by name.
+    fn metrics(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+}
+
+impl<H: Hook> RunHook for H {
+    fn hook(&mut self) -> &mut dyn Hook {
+        self
+    }
+}
