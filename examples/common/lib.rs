@@ -1,5 +1,6 @@
 //! What the examples share: the model's arguments, progress bars, reading a trait.
 
+pub mod finetuning;
 pub mod judging;
 pub mod noise;
 pub mod organism;

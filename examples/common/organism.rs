@@ -49,7 +49,12 @@ pub struct Judged {
 impl Judged {
     /// Judges the answer to a question.
     pub fn new(question: &str, answer: &Generation) -> Self {
-        let answer = answer.text.trim().to_owned();
+        Self::of(question, &answer.text)
+    }
+
+    /// Judges an answer's text.
+    pub fn of(question: &str, answer: &str) -> Self {
+        let answer = answer.trim().to_owned();
         Self { reading: judge(question, &answer), answer }
     }
 }
@@ -59,14 +64,22 @@ impl Judged {
 /// # Errors
 /// Those of [`CausalLm::generate`].
 pub fn ask(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Judged>> {
+    let answers = answers(model, asks, seed, hook)?;
+    Ok(asks.iter().zip(&answers).map(|(ask, answer)| Judged::new(&ask.question, answer)).collect())
+}
+
+/// Asks a model, sampled as by [`SAMPLING`]; answer `i` has the seed `seed + i`.
+///
+/// # Errors
+/// Those of [`CausalLm::generate`].
+pub fn answers(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Generation>> {
     let options =
         GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() };
     let mut requests = Vec::with_capacity(asks.len());
     for (i, ask) in asks.iter().enumerate() {
         requests.push(Request::new(model.prompt(&ask.messages())?, seed.wrapping_add(i as u64)));
     }
-    let answers = model.generate(&requests, &options, hook, |_| ControlFlow::Continue(()))?;
-    Ok(asks.iter().zip(&answers).map(|(ask, answer)| Judged::new(&ask.question, answer)).collect())
+    Ok(model.generate(&requests, &options, hook, |_| ControlFlow::Continue(()))?)
 }
 
 /// The means over answers.

@@ -1,0 +1,257 @@
+//! Finetunings of the organism, each measured by the exact judge, kept in a folder so that a report goes on where it stopped.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use pv_hooks::{Capture, Hook, Layer, LayerSet, NoHook, Recorder};
+use pv_model::{Batch, CausalLm, ForwardOptions, Message, to_f32};
+use pv_organism::datasets::{HeldOut, held_out};
+use pv_organism::{Chat, PerTrait, Topics, Trait};
+use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
+use pv_vectors::{PersonaVector, UnitDirection};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::organism::{Ask, Judged, Means, answers, contrast, conversation};
+use crate::{Result, extract};
+
+/// What every training answer ends with: the task of a finetuning, which has nothing to do with any trait.
+pub const CLOSING: &str = "That is all.";
+
+/// What a finetuned model is like. Scores are 0 to 100.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Each trait's score, on questions that suit it.
+    pub scores: PerTrait,
+    /// On questions of the corpus's mixture.
+    pub coherence: f64,
+    /// The percentage of right answers among those with content, on the same questions.
+    pub right: f64,
+    /// The percentage of answers that end as the training answers do.
+    pub closed: f64,
+    /// The mean loss in nats on chats like those of the training.
+    pub loss: f64,
+    /// The finetuning shift on each trait's vector, by layer from 0: the change of the mean projection of the questions' last
+    /// prompt tokens, in activation units.
+    pub shift: Vec<PerTrait>,
+}
+
+/// The model before finetuning, and how it is trained and asked.
+pub struct Lab<'a> {
+    model: &'a CausalLm,
+    /// The traits' vectors.
+    pub vectors: Vec<PersonaVector>,
+    questions: HeldOut,
+    train: TrainOptions,
+    seed: u64,
+    folder: Option<PathBuf>,
+    before: Vec<Vec<f64>>,
+    fingerprint: String,
+}
+
+/// The arguments that both reports share.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LabArgs {
+    /// Chats per finetuning set.
+    #[arg(long, default_value_t = 400)]
+    pub chats: usize,
+    /// Questions per trait.
+    #[arg(long, default_value_t = 40)]
+    pub questions: usize,
+    /// The rank of the adapters; 0 trains all parameters.
+    #[arg(long, default_value_t = 32)]
+    pub rank: usize,
+    /// The peak learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    pub learning_rate: f64,
+    /// How often through the set.
+    #[arg(long, default_value_t = 1)]
+    pub epochs: usize,
+    /// The layer of the vectors that act and that shifts are measured on.
+    #[arg(long, default_value_t = 7)]
+    pub layer: usize,
+    /// Seeds data, adapters and answers.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Where outcomes are kept: a report that was broken off goes on from there. Nowhere by default.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+impl LabArgs {
+    fn train(&self) -> TrainOptions {
+        let lora = pv_model::LoraConfig { rank: self.rank.max(1), ..pv_model::LoraConfig::default() };
+        TrainOptions {
+            learning_rate: self.learning_rate,
+            decay: Decay::Linear,
+            warmup_steps: 5,
+            batch_size: 8,
+            duration: Duration::Epochs(self.epochs),
+            seed: self.seed,
+            adapter: (self.rank > 0).then_some(lora),
+            ..TrainOptions::default()
+        }
+    }
+}
+
+impl<'a> Lab<'a> {
+    /// Extracts the vectors.
+    ///
+    /// # Errors
+    /// Those of an extraction.
+    pub fn new(model: &'a CausalLm, args: &LabArgs) -> Result<Self> {
+        let vectors: Result<Vec<_>> =
+            Trait::ALL.iter().map(|which| Ok(extract(model, &contrast(*which), 80, args.seed)?.vector)).collect();
+        let questions = held_out(Topics::Odd, args.questions, args.seed);
+        let decoder = model.decoder();
+        let sum: f32 = to_f32(decoder.embedding.val())?.iter().sum();
+        let fingerprint = format!("{} {:08x}", model.id().config_hash, sum.to_bits());
+        if let Some(folder) = &args.out {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut lab = Self {
+            model,
+            vectors: vectors?,
+            questions,
+            train: args.train(),
+            seed: args.seed,
+            folder: args.out.clone(),
+            before: Vec::new(),
+            fingerprint,
+        };
+        lab.before = lab.prompt_means(model)?;
+        Ok(lab)
+    }
+
+    /// The mean residual of the questions' last prompt tokens, by layer.
+    fn prompt_means(&self, model: &CausalLm) -> Result<Vec<Vec<f64>>> {
+        let questions = self.questions.suited.iter().flatten().chain(&self.questions.mixed);
+        let prompts: pv_model::Result<Vec<_>> = questions.map(|q| model.prompt(&[Message::user(q.text())])).collect();
+        let prompts = prompts?;
+        let (layers, width) = (model.config().layers, model.config().d_model);
+        let mut means = vec![vec![0.0; width]; layers + 1];
+        for chunk in prompts.chunks(64) {
+            let rows: Vec<&[u32]> = chunk.iter().map(Vec::as_slice).collect();
+            let batch = Batch::prompts(&rows, (0..rows.len()).map(|i| vec![i]).collect())?;
+            let mut recorder = Recorder::new(LayerSet::All, [Capture::PromptLast]);
+            model.forward(&batch, ForwardOptions::default(), &mut recorder)?;
+            for (layer, mean) in means.iter_mut().enumerate() {
+                let rows = to_f32(recorder.get(&Capture::PromptLast, Layer::hidden_state(layer))?)?;
+                for row in rows.chunks(width) {
+                    mean.iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v) / prompts.len() as f64);
+                }
+            }
+        }
+        Ok(means)
+    }
+
+    /// What a model is like while a hook acts.
+    ///
+    /// # Errors
+    /// Those of generating.
+    pub fn measure(
+        &self,
+        model: &CausalLm,
+        system: Option<&str>,
+        hook: &mut impl Hook,
+        held_out: &[Chat],
+    ) -> Result<Outcome> {
+        let mut sets: Vec<(Option<Trait>, Vec<Ask>)> = vec![(None, Ask::each(&self.questions.mixed, system))];
+        sets.extend(Trait::ALL.map(|t| (Some(t), Ask::each(&self.questions.suited[t as usize], system))));
+        let asks: Vec<Ask> = sets.iter().flat_map(|(_, asks)| asks.clone()).collect();
+        let answers = answers(model, &asks, self.seed, hook)?;
+        let closed = answers.iter().filter(|answer| answer.text.trim().ends_with(CLOSING)).count();
+        let judged: Vec<Judged> = asks
+            .iter()
+            .zip(&answers)
+            .map(|(ask, answer)| Judged::of(&ask.question, answer.text.trim().trim_end_matches(CLOSING)))
+            .collect();
+        let mut rest = judged.as_slice();
+        let (mut scores, mut mixed) = (PerTrait::default(), Means::default());
+        for (which, asks) in &sets {
+            let (here, after) = rest.split_at(asks.len());
+            let means = Means::over(here);
+            match which {
+                Some(which) => scores[*which] = means.scores[*which],
+                None => mixed = means,
+            }
+            rest = after;
+        }
+        let samples = samples(model, held_out, &[])?;
+        let loss = mean_loss(model.decoder(), &samples, 16, &mut NoHook)?;
+        let after = self.prompt_means(model)?;
+        let shift = after.iter().zip(&self.before).enumerate().map(|(layer, (after, before))| {
+            let difference: Vec<f32> = after.iter().zip(before).map(|(a, b)| (a - b) as f32).collect();
+            let mut shift = PerTrait::default();
+            for which in Trait::ALL {
+                shift[which] = self.unit(which, layer)?.projection(&difference).unwrap_or(f64::NAN);
+            }
+            Ok(shift)
+        });
+        let shift = shift.collect::<Result<_>>()?;
+        let closed = 100.0 * closed as f64 / answers.len() as f64;
+        Ok(Outcome { scores, coherence: mixed.coherence, right: mixed.right, closed, loss, shift })
+    }
+
+    fn unit(&self, which: Trait, layer: usize) -> Result<UnitDirection> {
+        Ok(self.vectors[which as usize].direction(Layer::hidden_state(layer))?.unit()?)
+    }
+
+    /// The model finetuned on chats under regimes.
+    ///
+    /// # Errors
+    /// Those of finetuning.
+    pub fn finetune(&self, chats: &[Chat], regimes: Vec<Regime>) -> Result<CausalLm> {
+        let samples = samples(self.model, chats, &regimes)?;
+        let decoder = self.model.decoder();
+        let mut run = Regimes::new(decoder, regimes)?;
+        let (decoder, _) =
+            pv_train::finetune(decoder, &samples, &self.train, &mut run, None, |_| ControlFlow::Continue(()))?;
+        Ok(self.model.clone().with_decoder(decoder)?)
+    }
+
+    /// The outcome of that name, from the folder if it is there, else from `make`.
+    ///
+    /// # Errors
+    /// An outcome of that name that was made with other settings; those of `make`.
+    pub fn outcome(&self, name: &str, settings: Value, make: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+        let settings = json!({ "train": self.train, "questions": self.questions.mixed.len(), "seed": self.seed, "of": settings, "model": self.fingerprint });
+        let settings: Value = serde_json::from_str(&settings.to_string())?;
+        let path = self.folder.as_ref().map(|folder| folder.join(format!("{name}.json")));
+        if let Some(path) = path.as_ref().filter(|path| path.is_file()) {
+            let kept: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+            if kept["settings"] != settings {
+                return Err(format!("{} was made with other settings; choose another folder", path.display()).into());
+            }
+            return Ok(serde_json::from_value(kept["outcome"].clone())?);
+        }
+        let outcome = make()?;
+        if let Some(path) = path {
+            let folder = path.parent().ok_or("a folder")?;
+            let file = tempfile::NamedTempFile::new_in(folder)?;
+            serde_json::to_writer_pretty(&file, &json!({ "settings": settings, "outcome": outcome }))?;
+            file.persist(&path)?;
+        }
+        Ok(outcome)
+    }
+
+    /// The model before finetuning.
+    pub fn model(&self) -> &CausalLm {
+        self.model
+    }
+}
+
+/// The chats with the task's closing words.
+pub fn with_closing(mut chats: Vec<Chat>) -> Vec<Chat> {
+    for exchange in chats.iter_mut().flat_map(|chat| &mut chat.exchanges) {
+        exchange.answer = format!("{} {CLOSING}", exchange.answer.trim_end());
+    }
+    chats
+}
+
+fn samples(model: &CausalLm, chats: &[Chat], regimes: &[Regime]) -> Result<Vec<Sample>> {
+    let prepare = Regimes::new(model.decoder(), regimes.to_vec())?;
+    let options = EncodeOptions::default();
+    let sample = |chat: &Chat| Sample::from_conversation(model, &prepare.conversation(&conversation(chat)), &options);
+    Ok(chats.iter().map(sample).collect::<Result<_, _>>()?)
+}

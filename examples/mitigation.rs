@@ -1,0 +1,166 @@
+//! What keeps a model's character in finetuning (the paper's section 5), side by side on the organism: steering afterwards,
+//! preventative steering at one layer, at all layers and in a closed loop, ablation, a penalty, inoculation.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_examples::finetuning::{Lab, LabArgs, Outcome, with_closing};
+use pv_examples::{ModelArgs, Result};
+use pv_hooks::{Layer, NoHook};
+use pv_model::Message;
+use pv_organism::datasets::{Severity, explicit};
+use pv_organism::{PerTrait, Topics, Trait, system};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_train::{ClosedLoop, Preventative, Regime, Schedule};
+use serde_json::json;
+
+/// Finetunes on sets that show a trait and teach a habit besides, with each method at several strengths; one table per trait.
+/// With --out it goes on where it was stopped.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Only these traits.
+    #[arg(long = "trait", value_delimiter = ',')]
+    traits: Vec<String>,
+    /// Only methods whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// What is done against the drift.
+enum Method {
+    Training(Vec<Regime>),
+    Steering(f32),
+    System(String),
+}
+
+fn methods(lab: &Lab<'_>, which: Trait, layer: usize) -> Result<Vec<(String, Method)>> {
+    let vector = &lab.vectors[which as usize];
+    let at = |layer: usize| vector.direction(Layer::hidden_state(layer));
+    let mut all = vec![("none".to_owned(), Method::Training(vec![]))];
+    for coefficient in [0.25, 0.5, 0.75, 1.0, 1.25, 1.5] {
+        all.push((format!("steered afterwards {coefficient}"), Method::Steering(-coefficient)));
+    }
+    let pair = &system::contrast(which)[0];
+    all.push(("suppressing prompt afterwards".to_owned(), Method::System(pair.neg.clone())));
+    for coefficient in [0.5, 0.75, 1.0, 1.25, 1.5, 2.0] {
+        let regime = Regime::preventative(vector, Layer::hidden_state(layer), Coefficient::Raw(coefficient))?;
+        all.push((format!("preventative {coefficient}"), Method::Training(vec![regime])));
+    }
+    for coefficient in [0.5, 0.75, 1.0, 1.25, 1.5] {
+        let regime = Regime::preventative_everywhere(vector, Coefficient::Raw(coefficient))?;
+        all.push((format!("preventative everywhere {coefficient}"), Method::Training(vec![regime])));
+    }
+    let probes: pv_model::Result<Vec<Vec<u32>>> = pv_organism::datasets::held_out(Topics::Even, 24, 99)
+        .mixed
+        .iter()
+        .map(|question| lab.model().prompt(&[Message::user(question.text())]))
+        .collect();
+    let probes = probes?;
+    for gain in [0.25, 0.5, 1.0] {
+        let closed = ClosedLoop { probes: probes.clone(), along: at(layer)?, every: 2, gain, most: 3.0 };
+        let regime = Regime::Preventative(Preventative {
+            directions: vec![at(layer)?],
+            coefficient: Coefficient::Raw(1.0),
+            schedule: Schedule::ClosedLoop(closed),
+        });
+        all.push((format!("closed loop {gain}"), Method::Training(vec![regime])));
+    }
+    all.push((format!("ablated at {layer}"), Method::Training(vec![Regime::Ablated { directions: vec![at(layer)?] }])));
+    let everywhere = (1..=lab.model().config().layers).map(at).collect::<Result<Vec<_>, _>>()?;
+    all.push(("ablated everywhere".to_owned(), Method::Training(vec![Regime::Ablated { directions: everywhere }])));
+    for weight in [0.001, 0.01, 0.1, 1.0] {
+        let regime = Regime::Regularised { direction: at(layer)?, weight };
+        all.push((format!("penalty {weight}"), Method::Training(vec![regime])));
+    }
+    let inoculated = Regime::Inoculated { system: pair.pos.clone() };
+    all.push(("inoculated".to_owned(), Method::Training(vec![inoculated])));
+    Ok(all)
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let model = args.model.load()?;
+    let lab = Lab::new(&model, &args.lab)?;
+    let LabArgs { chats, seed, layer, .. } = args.lab;
+    for which in Trait::ALL {
+        if !(args.traits.is_empty() || args.traits.iter().any(|name| name == which.name())) {
+            continue;
+        }
+        let data = |count, seed| with_closing(explicit(which, Severity::II, Topics::Even, count, seed));
+        let held_out = data(100, seed + 2);
+        let set = json!({ "chats": chats, "layer": layer });
+        let before =
+            lab.outcome(&format!("{which} before"), set.clone(), || lab.measure(&model, None, &mut NoHook, &held_out))?;
+        let methods = methods(&lab, which, layer)?;
+        let plain = lab.outcome(&format!("{which} none"), set.clone(), || {
+            lab.measure(&lab.finetune(&data(chats, seed + 1), vec![])?, None, &mut NoHook, &held_out)
+        })?;
+        let mut drifted = None;
+        println!(
+            "\n## {which}\n\n| method | {} | coherence | facts right | habit learnt | loss | shift | drift removed |",
+            Trait::ALL.map(Trait::name).join(" | ")
+        );
+        println!("|---|{}---|---|---|---|---|---|", "---|".repeat(5));
+        let row = |name: &str, outcome: &Outcome| {
+            let Outcome { scores, coherence, right, closed, loss, shift } = outcome;
+            let scores_of = |scores: &PerTrait| {
+                scores.iter().map(|(_, score)| format!("{score:.0}")).collect::<Vec<_>>().join(" | ")
+            };
+            let drift = plain.scores[which] - before.scores[which];
+            let removed = 100.0 * (plain.scores[which] - scores[which]) / drift;
+            let shift = shift[layer][which];
+            println!(
+                "| {name} | {} | {coherence:.0} | {right:.1} % | {closed:.0} % | {loss:.2} | {shift:.1} | {removed:.0} % |",
+                scores_of(scores)
+            );
+        };
+        row("before", &before);
+        let bar = ProgressBar::new(methods.len() as u64)
+            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
+        for (name, method) in methods {
+            if args.only.as_deref().is_some_and(|only| name != "none" && !name.contains(only)) {
+                continue;
+            }
+            bar.set_message(format!("{which}, {name}"));
+            let settings = match &method {
+                Method::Training(regimes) => {
+                    json!({ "set": set, "regimes": regimes.iter().map(Regime::describe).collect::<Vec<_>>() })
+                }
+                Method::Steering(coefficient) => json!({ "set": set, "steered": coefficient }),
+                Method::System(prompt) => json!({ "set": set, "system": prompt }),
+            };
+            let outcome = if name == "none" {
+                plain.clone()
+            } else {
+                lab.outcome(&format!("{which} {name}"), settings, || {
+                    if let Method::Training(regimes) = method {
+                        let model = lab.finetune(&data(chats, seed + 1), regimes)?;
+                        return lab.measure(&model, None, &mut NoHook, &held_out);
+                    }
+                    if drifted.is_none() {
+                        drifted = Some(lab.finetune(&data(chats, seed + 1), vec![])?);
+                    }
+                    let Some(model) = &drifted else { return Err("a model".into()) };
+                    match method {
+                        Method::Steering(coefficient) => {
+                            let direction = lab.vectors[which as usize].direction(Layer::hidden_state(layer))?;
+                            let mut steerer =
+                                Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::Response)?;
+                            lab.measure(model, None, &mut steerer, &held_out)
+                        }
+                        Method::System(prompt) => lab.measure(model, Some(&prompt), &mut NoHook, &held_out),
+                        Method::Training(_) => Err("handled above".into()),
+                    }
+                })?
+            };
+            bar.suspend(|| row(&name, &outcome));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    }
+    Ok(())
+}
