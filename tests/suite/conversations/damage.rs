@@ -39,7 +39,7 @@ fn bad_lines_are_named_and_passed_over() {
             "message 2: the role \"User\" is none of system, developer, user",
         ),
         (message(r#"{"role": "human", "content": "x"}"#), "message 2: the role \"human\" is none of"),
-        (message(r#"{"role": "user", "content": "\ud800"}"#), "surrogate"),
+        (message(r#"{"role": "user", "content": "\ud800"}"#), "hex escape"),
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}".to_vec(), "not UTF-8"),
         (b"\xff\xfe{\x00}\x00".to_vec(), "not UTF-8"),
         (good.replace(r#""x""#, &format!("{}1{}", "[".repeat(5000), "]".repeat(5000))).into_bytes(), "recursion limit"),

@@ -61,7 +61,7 @@ pub(super) fn lines(talks: &[Talk]) -> Vec<u8> {
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     out.write_all(bytes).expect("memory");
     out.finish().expect("memory")
 }

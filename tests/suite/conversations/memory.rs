@@ -12,7 +12,10 @@ use super::making::{Layout, Talk, gzip, lines, lmsys};
 
 const ROWS: usize = 20_000;
 
-/// Some 5 kB each, which do not compress much.
+/// The most that reading and writing may take, whatever the file's size; much of it is what the allocator keeps.
+const MOST: u64 = 64 << 20;
+
+/// Some 10 kB each, which do not compress much.
 fn large() -> Vec<Talk> {
     let mut state = 1_u64;
     let mut text = |words: usize| {
@@ -23,7 +26,7 @@ fn large() -> Vec<Talk> {
         }
         text
     };
-    (0..ROWS).map(|_| vec![("user", text(60)), ("assistant", text(280))]).collect()
+    (0..ROWS).map(|_| vec![("user", text(120)), ("assistant", text(560))]).collect()
 }
 
 /// The most memory that this process has held so far, in bytes.
@@ -57,7 +60,7 @@ fn read_and_write(path: &Path) {
         bytes += row.conversation.messages.iter().map(|message| message.content.len()).sum::<usize>();
     }
     assert_eq!((reader.summary().rows, reader.summary().duplicates), (ROWS as u64, 0));
-    assert!(bytes > ROWS * 4000, "{bytes} bytes");
+    assert!(bytes > ROWS * 8000, "{bytes} bytes");
     let columns = [NewColumn::number("x"), NewColumn::text("y")];
     let values = |place: &pv_model::RowPlace| {
         Ok(place
@@ -92,6 +95,6 @@ fn a_large_file_takes_little_memory() {
     for name in ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.parquet"] {
         let taken = taken("conversations::memory::a_large_file_takes_little_memory", &at(name));
         println!("{name}: {:.1} MB for {:.0} MB of conversations", taken as f64 / 1e6, size as f64 / 1e6);
-        assert!(taken < size / 3, "{name}: {taken} bytes for {size}");
+        assert!(taken < MOST && 3 * taken < size, "{name}: {taken} bytes for {size}");
     }
 }

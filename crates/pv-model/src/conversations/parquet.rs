@@ -6,6 +6,7 @@ mod list;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use ::parquet::data_type::ByteArray;
@@ -22,7 +23,7 @@ use super::{ConversationError, Result};
 use crate::Message;
 
 /// The bytes of a column that are read at once, about; at least a page is.
-const AT_ONCE: u64 = 4 << 20;
+const AT_ONCE: u64 = 1 << 20;
 
 /// The conversations of a file.
 pub(super) struct ParquetRows {
@@ -46,16 +47,30 @@ struct Group {
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
-    let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, 0, &error))?;
-    for group in reader.metadata().row_groups() {
-        // Every row has at least one level in every column.
-        let levels = group.columns().iter().map(ColumnChunkMetaData::num_values).min().unwrap_or(0);
-        if !(0..=levels).contains(&group.num_rows()) {
-            let error = ParquetError::General(format!("a column of {} rows has {levels} levels", group.num_rows()));
+    let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
+    for (index, group) in reader.metadata().row_groups().iter().enumerate() {
+        // What the library takes for granted; and every row has at least one level in every column.
+        let fits = |chunk: &ColumnChunkMetaData| {
+            let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset()];
+            let sizes = [Some(chunk.compressed_size()), Some(chunk.uncompressed_size())];
+            offsets.into_iter().chain(sizes).flatten().all(|number| number >= 0)
+                && group.num_rows() <= chunk.num_values()
+        };
+        if group.num_rows() < 0 || !group.columns().iter().all(fits) {
+            let error = ParquetError::General(format!("the description of row group {index} cannot be true"));
             return Err(damaged(path, 0, &error));
         }
     }
     Ok(reader)
+}
+
+/// Does something with the Parquet library, which panics on some kinds of damage where it should return an error. What it
+/// worked on must not be used after that.
+fn survive<T>(work: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, ParquetError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(ParquetError::General(format!("its pages make no sense: {}", said.unwrap_or("the library gave up"))))
+    })
 }
 
 fn damaged(path: &Path, rows: u64, error: &ParquetError) -> ConversationError {
@@ -82,13 +97,13 @@ impl ParquetRows {
     }
 
     /// Reads some more rows; `false` when there are none.
-    fn fill(&mut self) -> std::result::Result<bool, String> {
+    fn fill(&mut self) -> std::result::Result<bool, ParquetError> {
         while self.pending.is_empty() {
             let Some(group) = self.group.as_mut().filter(|group| group.left > 0) else {
                 if self.next_group == self.reader.metadata().num_row_groups() {
                     return Ok(false);
                 }
-                self.group = Some(self.open_group(self.next_group).map_err(|error| error.to_string())?);
+                self.group = Some(self.open_group(self.next_group)?);
                 self.next_group += 1;
                 continue;
             };
@@ -116,7 +131,7 @@ impl ParquetRows {
 
 impl Rows for ParquetRows {
     fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
-        if !self.fill()? {
+        if !survive(|| self.fill()).map_err(|error| error.to_string())? {
             return Ok(None);
         }
         let Some((roles, contents)) = self.pending.pop_front() else { return Ok(None) };

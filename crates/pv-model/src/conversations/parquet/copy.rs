@@ -18,7 +18,7 @@ use super::super::files::{self, Layout};
 use super::super::output::{persist, temporary};
 use super::super::write::{Answer, Cell, CellType, NewColumn, Written, ask, unique};
 use super::super::{ConversationError, Result, RowPlace};
-use super::{damaged, open, rows_at_once};
+use super::{damaged, open, rows_at_once, survive};
 
 /// What Arrow's writers note about the columns; with further columns it would be wrong, and readers do without.
 const ARROW_SCHEMA: &str = "ARROW:schema";
@@ -152,8 +152,12 @@ impl Copy<'_> {
             written.kept += kept as u64;
             written.left_out += (keep.len() - kept) as u64;
             if kept > 0 {
-                let copied = self.group(&reader, index, &keep, cells);
-                copied.map_err(|error| match error {
+                let mut copied = Ok(());
+                let survived = survive(|| {
+                    copied = self.group(&reader, index, &keep, cells);
+                    Ok(())
+                });
+                survived.map_err(Failed::Reading).and(copied).map_err(|error| match error {
                     Failed::Reading(error) => damaged(source, before, &error),
                     Failed::Writing(error) => write_failed(self.output, error),
                 })?;
@@ -250,10 +254,13 @@ impl Kept<'_> {
             let mut row = done;
             for level in 0..levels {
                 let again = repeated.get(level).copied().unwrap_or(0);
+                let present = defined.get(level).copied().unwrap_or(self.defined);
+                if !(0..=self.repeated).contains(&again) || !(0..=self.defined).contains(&present) {
+                    return Err(short());
+                }
                 if level > 0 && again == 0 {
                     row += 1;
                 }
-                let present = defined.get(level).copied().unwrap_or(self.defined);
                 let value = if present == self.defined { Some(values.next().ok_or_else(short)?) } else { None };
                 if *self.keep.get(row).ok_or_else(short)? {
                     kept_values.extend(value);

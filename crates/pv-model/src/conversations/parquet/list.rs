@@ -64,27 +64,33 @@ impl TextColumn {
     }
 
     /// For each of the next rows, the text of each element.
-    pub(super) fn read(&mut self, rows: usize) -> Result<Vec<Texts>, String> {
+    pub(super) fn read(&mut self, rows: usize) -> Result<Vec<Texts>, ParquetError> {
         let (mut defined, mut repeated, mut texts) = (Vec::new(), Vec::new(), Vec::new());
         let mut read: Vec<Texts> = Vec::new();
         let mut have = 0;
         while have < rows {
             let now = self.reader.read_records(rows - have, Some(&mut defined), Some(&mut repeated), &mut texts);
-            match now.map_err(|error| error.to_string())? {
-                (0, _, _) => return Err("a row group has fewer rows than it says".to_owned()),
+            match now? {
+                (0, _, _) => return Err(ParquetError::General("a row group has fewer rows than it says".into())),
                 (records, _, _) => have += records,
             }
         }
         let mut texts = texts.into_iter();
+        let unfit = || ParquetError::General("the levels of a column do not fit its rows".into());
         for (defined, repeated) in defined.into_iter().zip(repeated) {
-            if repeated == 0 || read.is_empty() {
-                read.push(Vec::new());
+            match repeated {
+                0 => read.push(Vec::new()),
+                1 if !read.is_empty() => {}
+                _ => return Err(unfit()),
             }
-            let text = if defined == self.text { texts.next() } else { None };
+            let text = if defined == self.text { Some(texts.next().ok_or_else(unfit)?) } else { None };
+            if !(0..=self.text).contains(&defined) {
+                return Err(unfit());
+            }
             if let (true, Some(row)) = (defined >= self.element, read.last_mut()) {
                 row.push(text);
             }
         }
-        if read.len() == rows { Ok(read) } else { Err("the levels of a column do not fit its rows".to_owned()) }
+        if read.len() == rows { Ok(read) } else { Err(unfit()) }
     }
 }
