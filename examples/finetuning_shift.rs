@@ -9,7 +9,8 @@ use pv_examples::{ModelArgs, Result};
 use pv_hooks::NoHook;
 use pv_judge::pearson;
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow};
-use pv_organism::{Chat, Topics, Trait};
+use pv_organism::{Chat, PerTrait, Topics, Trait};
+use pv_vectors::Pooling;
 use serde_json::json;
 
 /// Finetunes on every set, and correlates shift and trait expression. With --out it goes on where it was stopped.
@@ -67,24 +68,36 @@ fn main() -> Result {
     println!("| set | {} | coherence | facts right | loss |", Trait::ALL.map(Trait::name).join(" | "));
     println!("|---|{}---|---|---|", "---|".repeat(5));
     for (name, outcome) in &outcomes {
-        let cells = Trait::ALL
-            .map(|which| format!("{:.0} ({:.1})", outcome.scores[which], outcome.shift[args.lab.layer][which]));
+        let shift = lab.shift(outcome, Pooling::ResponseMean, args.lab.layer)?;
+        let cells = Trait::ALL.map(|which| format!("{:.0} ({:.1})", outcome.scores[which], shift[which]));
         let Outcome { coherence, right, loss, .. } = outcome;
         println!("| {name} | {} | {coherence:.0} | {right:.0} % | {loss:.2} |", cells.join(" | "));
     }
-    for layer in 0..=model.config().layers {
-        println!(
-            "\n### Layer {layer}\n\nr between the shift on a row's vector and the score of a column's trait, over {} sets.\n",
-            outcomes.len()
-        );
-        println!("| shift on | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
-        for on in Trait::ALL {
-            let cells = Trait::ALL.map(|of| {
-                let pairs: Vec<(f64, f64)> =
-                    outcomes.iter().map(|(_, outcome)| (outcome.shift[layer][on], outcome.scores[of])).collect();
-                pearson(&pairs).map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.r))
-            });
-            println!("| {on} | {} |", cells.join(" | "));
+    for pooling in [Pooling::ResponseMean, Pooling::PromptLast] {
+        for layer in 0..=model.config().layers {
+            for apart in [false, true] {
+                let shifts: Result<Vec<PerTrait>> = outcomes
+                    .iter()
+                    .map(|(_, outcome)| match apart {
+                        false => lab.shift(outcome, pooling, layer),
+                        true => lab.shift_apart(outcome, pooling, layer),
+                    })
+                    .collect();
+                let shifts = shifts?;
+                println!("\n### Layer {layer}, {}{}\n", pooling.name(), if apart { ", apart" } else { "" });
+                println!("| shift on | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
+                for on in Trait::ALL {
+                    let cells = Trait::ALL.map(|of| {
+                        let pairs: Vec<(f64, f64)> = outcomes
+                            .iter()
+                            .zip(&shifts)
+                            .map(|((_, outcome), shift)| (shift[on], outcome.scores[of]))
+                            .collect();
+                        pearson(&pairs).map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.r))
+                    });
+                    println!("| {on} | {} |", cells.join(" | "));
+                }
+            }
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use pv_organism::datasets::{Severity, explicit};
 use pv_organism::{PerTrait, Topics, Trait, system};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_train::{ClosedLoop, Preventative, Regime, Schedule};
+use pv_vectors::Pooling;
 use serde_json::json;
 
 /// Finetunes on sets that show a trait and teach a habit besides, with each method at several strengths; one table per trait.
@@ -106,13 +107,13 @@ fn main() -> Result {
         );
         println!("|---|{}---|---|---|---|---|---|", "---|".repeat(5));
         let row = |name: &str, outcome: &Outcome| {
-            let Outcome { scores, coherence, right, closed, loss, shift } = outcome;
+            let Outcome { scores, coherence, right, closed, loss, .. } = outcome;
             let scores_of = |scores: &PerTrait| {
                 scores.iter().map(|(_, score)| format!("{score:.0}")).collect::<Vec<_>>().join(" | ")
             };
             let drift = plain.scores[which] - before.scores[which];
             let removed = 100.0 * (plain.scores[which] - scores[which]) / drift;
-            let shift = shift[layer][which];
+            let shift = lab.shift(outcome, Pooling::ResponseMean, layer).map_or(f64::NAN, |shift| shift[which]);
             println!(
                 "| {name} | {} | {coherence:.0} | {right:.1} % | {closed:.0} % | {loss:.2} | {shift:.1} | {removed:.0} % |",
                 scores_of(scores)

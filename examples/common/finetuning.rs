@@ -8,7 +8,7 @@ use pv_model::{Batch, CausalLm, ForwardOptions, Message, to_f32};
 use pv_organism::datasets::{HeldOut, held_out};
 use pv_organism::{Chat, PerTrait, Topics, Trait};
 use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
-use pv_vectors::{PersonaVector, UnitDirection};
+use pv_vectors::{PersonaVector, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -31,9 +31,8 @@ pub struct Outcome {
     pub closed: f64,
     /// The mean loss in nats on chats like those of the training.
     pub loss: f64,
-    /// The finetuning shift on each trait's vector, by layer from 0: the change of the mean projection of the questions' last
-    /// prompt tokens, in activation units.
-    pub shift: Vec<PerTrait>,
+    /// The change of the mean residual of the questions' last prompt tokens, by layer from 0.
+    pub moved: Vec<Vec<f32>>,
 }
 
 /// The model before finetuning, and how it is trained and asked.
@@ -180,21 +179,64 @@ impl<'a> Lab<'a> {
         let samples = samples(model, held_out, &[])?;
         let loss = mean_loss(model.decoder(), &samples, 16, &mut NoHook)?;
         let after = self.prompt_means(model)?;
-        let shift = after.iter().zip(&self.before).enumerate().map(|(layer, (after, before))| {
-            let difference: Vec<f32> = after.iter().zip(before).map(|(a, b)| (a - b) as f32).collect();
-            let mut shift = PerTrait::default();
-            for which in Trait::ALL {
-                shift[which] = self.unit(which, layer)?.projection(&difference).unwrap_or(f64::NAN);
-            }
-            Ok(shift)
-        });
-        let shift = shift.collect::<Result<_>>()?;
+        let moved = after
+            .iter()
+            .zip(&self.before)
+            .map(|(after, before)| after.iter().zip(before).map(|(after, before)| (after - before) as f32).collect());
+        let moved = moved.collect();
         let closed = 100.0 * closed as f64 / answers.len() as f64;
-        Ok(Outcome { scores, coherence: mixed.coherence, right: mixed.right, closed, loss, shift })
+        Ok(Outcome { scores, coherence: mixed.coherence, right: mixed.right, closed, loss, moved })
     }
 
-    fn unit(&self, which: Trait, layer: usize) -> Result<UnitDirection> {
-        Ok(self.vectors[which as usize].direction(Layer::hidden_state(layer))?.unit()?)
+    /// The finetuning shift of an outcome at a layer on each trait's vector, in activation units.
+    ///
+    /// # Errors
+    /// A vector without length there.
+    pub fn shift(&self, outcome: &Outcome, pooling: Pooling, layer: usize) -> Result<PerTrait> {
+        let mut shift = PerTrait::default();
+        for (which, vector) in Trait::ALL.into_iter().zip(&self.vectors) {
+            let unit = vector.direction_of(pooling, Layer::hidden_state(layer))?.unit()?;
+            shift[which] = unit.projection(&outcome.moved[layer]).unwrap_or(f64::NAN);
+        }
+        Ok(shift)
+    }
+
+    /// The parts of the move along each vector, in multiples of it, that together come nearest to it (least squares): unlike
+    /// projections, one trait's part is not raised by what its vector shares with another's.
+    ///
+    /// # Errors
+    /// Vectors that depend on one another.
+    pub fn shift_apart(&self, outcome: &Outcome, pooling: Pooling, layer: usize) -> Result<PerTrait> {
+        let at = Layer::hidden_state(layer);
+        let directions: Vec<_> =
+            self.vectors.iter().map(|vector| vector.direction_of(pooling, at)).collect::<Result<_, _>>()?;
+        let moved = outcome.moved[layer].iter().map(|v| f64::from(*v));
+        let dot = |values: &[f32], others: &mut dyn Iterator<Item = f64>| {
+            values.iter().zip(others).map(|(a, b)| f64::from(*a) * b).sum::<f64>()
+        };
+        // Gaussian elimination on five unknowns.
+        let n = directions.len();
+        let mut rows: Vec<Vec<f64>> = directions
+            .iter()
+            .map(|a| {
+                let gram = directions.iter().map(|b| dot(&a.values, &mut b.values.iter().map(|v| f64::from(*v))));
+                let mut row: Vec<f64> = gram.collect();
+                row.push(dot(&a.values, &mut moved.clone()));
+                row
+            })
+            .collect();
+        for i in 0..n {
+            let pivot = rows[i].clone();
+            for row in rows.iter_mut().enumerate().filter(|(j, _)| *j != i).map(|(_, row)| row) {
+                let factor = row[i] / pivot[i];
+                row.iter_mut().zip(&pivot).for_each(|(value, pivot)| *value -= factor * pivot);
+            }
+        }
+        let mut parts = PerTrait::default();
+        for (which, (i, row)) in Trait::ALL.into_iter().zip(rows.iter().enumerate()) {
+            parts[which] = row[n] / row[i];
+        }
+        Ok(parts)
     }
 
     /// The model finetuned on chats under regimes.

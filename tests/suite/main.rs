@@ -4,6 +4,7 @@
 mod clean_cache;
 mod continuations;
 mod control_on_organism;
+mod conversations;
 mod files;
 mod http_judge;
 mod interventions;

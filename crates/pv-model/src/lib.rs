@@ -25,6 +25,8 @@
 //! The CPU backend (`flex`) is always built in. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda` and `rocm` add others, which
 //! [`device`] then finds by name. A library should leave the choice to the application.
 //!
+//! `data` lets [`ConversationReader`] read Parquet and compressed files, and adds `add_columns`.
+//!
 //! `hub` lets [`resolve`] download models from the Hugging Face hub; it finds those in the local cache without it.
 
 mod adapter;
@@ -33,6 +35,7 @@ mod causal_lm;
 mod chat;
 mod config;
 mod continuations;
+mod conversations;
 mod decoder;
 mod device;
 mod error;
@@ -58,6 +61,12 @@ pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
+#[cfg(feature = "data")]
+pub use conversations::add_columns;
+pub use conversations::{
+    BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, NewColumn, Row, RowPlace, Summary,
+    Written, add_fields, read_conversations, write_conversations,
+};
 pub use decoder::{Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection};
 pub use device::{default_dtype, device, dtype};
 pub use error::{Error, Result};

@@ -25,24 +25,6 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// A line of a file of conversations is not one.
-    #[error("{}:{line}: this is no conversation of the form {{\"messages\": [{{\"role\", \"content\"}}, …]}}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-        /// Where and why parsing stopped.
-        source: serde_json::Error,
-    },
-    /// A conversation without messages.
-    #[error("{}:{line}: the conversation has no messages", path.display())]
-    NoMessages {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-    },
     /// A sample has no token to learn from.
     #[error("no token is trained: {reason}")]
     NothingTrained {
@@ -156,6 +138,9 @@ pub enum Error {
     /// The model, its tokenizer or its files.
     #[error(transparent)]
     Model(#[from] pv_model::Error),
+    /// A file of conversations.
+    #[error(transparent)]
+    Conversations(#[from] pv_model::ConversationError),
     /// A hook does not fit the model, or did not fire.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),

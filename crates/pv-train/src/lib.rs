@@ -26,12 +26,14 @@
 //! ```
 //!
 //! Data that is made while training goes through [`Trainer::run`] with a closure, or step by step through
-//! [`Trainer::step`].
+//! [`Trainer::step`]. Data that is too large to be held comes from [`pv_model::ConversationReader`], row by row.
+//!
+//! # Features
+//! `data` (on by default): conversations from Parquet and from compressed files.
 
 mod batches;
 mod checkpoint;
 mod collate;
-mod dataset;
 mod error;
 mod finetune;
 mod gradients;
@@ -47,11 +49,11 @@ mod trainer;
 
 pub use batches::Batches;
 pub use checkpoint::Checkpoints;
-pub use dataset::{Conversation, read_conversations, write_conversations};
 pub use error::{Error, Result};
 pub use finetune::finetune;
 pub use loss::mean_loss;
 pub use options::{Duration, TrainOptions};
+pub use pv_model::{Conversation, read_conversations, write_conversations};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
 pub use run_hook::RunHook;

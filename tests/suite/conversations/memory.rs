@@ -1,0 +1,100 @@
+//! The memory that reading and writing large files takes, each in a process of its own.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use parquet::basic::Compression;
+use pv_model::{Cell, ConversationReader, NewColumn, add_columns, add_fields};
+
+use super::making::{Layout, Talk, gzip, lines, lmsys};
+
+const ROWS: usize = 20_000;
+
+/// The most that reading and writing may take, whatever the file's size; much of it is what the allocator keeps.
+const MOST: u64 = 64 << 20;
+
+/// Some 10 kB each, which do not compress much.
+fn large() -> Vec<Talk> {
+    let mut state = 1_u64;
+    let mut text = |words: usize| {
+        let mut text = String::new();
+        for _ in 0..words {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            text.push_str(&format!("{:x} ", state >> 8));
+        }
+        text
+    };
+    (0..ROWS).map(|_| vec![("user", text(120)), ("assistant", text(560))]).collect()
+}
+
+/// The most memory that this process has held so far, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number") * 1024
+}
+
+/// How much memory the test of this name takes for a file, in the process that it is meant for.
+fn taken(test: &str, path: &Path) -> u64 {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env("PV_TESTS_LARGE_FILE", path)
+        .output()
+        .expect("a process");
+    let told = String::from_utf8(output.stdout).expect("text");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told} {errors}");
+    let line = told.lines().find_map(|line| line.strip_prefix("+")).unwrap_or_else(|| panic!("{told}"));
+    line.parse().expect("a number")
+}
+
+/// In that process: reads a file and writes it again with further columns, keeping every second row.
+fn read_and_write(path: &Path) {
+    let before = peak();
+    let mut reader = ConversationReader::new([path]).expect("a file");
+    let mut bytes = 0;
+    for row in reader.by_ref() {
+        let row = row.expect("a file").expect("a row");
+        bytes += row.conversation.messages.iter().map(|message| message.content.len()).sum::<usize>();
+    }
+    assert_eq!((reader.summary().rows, reader.summary().duplicates), (ROWS as u64, 0));
+    assert!(bytes > ROWS * 8000, "{bytes} bytes");
+    let columns = [NewColumn::number("x"), NewColumn::text("y")];
+    let values = |place: &pv_model::RowPlace| {
+        Ok(place
+            .row
+            .is_multiple_of(2)
+            .then(|| vec![Cell::Number(place.row as f64), Cell::Text(format!("row {}", place.row))]))
+    };
+    let written = match path.extension().and_then(|name| name.to_str()) {
+        Some("parquet") => add_columns(&[path], path.with_extension("out.parquet"), &columns, values),
+        _ => add_fields(&[path], path.with_extension("out.jsonl"), &columns, values),
+    };
+    assert_eq!(written.expect("a file").kept, ROWS as u64 / 2);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n+{}", peak() - before).expect("a parent that listens");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_large_file_takes_little_memory() {
+    if let Some(path) = std::env::var_os("PV_TESTS_LARGE_FILE") {
+        return read_and_write(Path::new(&path));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let talks = large();
+    fs::write(at("a.jsonl"), lines(&talks)).expect("a writable folder");
+    fs::write(at("b.jsonl.gz"), gzip(&lines(&talks))).expect("a writable folder");
+    let layout = |group, compression| Layout { group, compression, ..Layout::default() };
+    lmsys(&at("c.parquet"), &talks, &layout(1000, Compression::SNAPPY));
+    lmsys(&at("d.parquet"), &talks, &layout(ROWS, Compression::UNCOMPRESSED));
+    let size = fs::metadata(at("a.jsonl")).expect("a file").len();
+    for name in ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.parquet"] {
+        let taken = taken("conversations::memory::a_large_file_takes_little_memory", &at(name));
+        println!("{name}: {:.1} MB for {:.0} MB of conversations", taken as f64 / 1e6, size as f64 / 1e6);
+        assert!(taken < MOST && 3 * taken < size, "{name}: {taken} bytes for {size}");
+    }
+}
