@@ -97,6 +97,11 @@ impl Steerer {
     /// Moves the residual along the direction so that its projection is at most the threshold, in activation units:
     /// `h ← h − max(h·v̂ − τ, 0)·v̂`. Tokens below it stay as they are, bit for bit.
     ///
+    /// What is ordinary at prompt tokens is not what is ordinary in answers: give each a cap with a threshold of its own
+    /// ([`Positions::Prompt`] and [`Positions::ResponseFrom(0)`](Positions::ResponseFrom);
+    /// [`Kind::PromptToken`](crate::monitor::Kind::PromptToken) and [`Kind::Token`](crate::monitor::Kind::Token) of a
+    /// calibration), and the prompt's also along the vector's directions for prompts.
+    ///
     /// # Errors
     /// A direction without length; [`Error::BadThreshold`](crate::Error::BadThreshold).
     pub fn cap(self, direction: &Direction, threshold: f32, positions: Positions) -> Result<Self> {

@@ -126,7 +126,7 @@ fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
         let batch = Batch::whole(&sequences).expect("a batch");
         let layers = [0, 2, model.config().layers].map(Layer::hidden_state);
         let recorder = Recorder::new(layers.into_iter().collect::<pv_hooks::LayerSet>(), [Capture::Everything]);
-        let mut hooks = (recorder, Monitor::new(watches.clone()).expect("a monitor"));
+        let mut hooks = (recorder, Monitor::new(watches.clone()).expect("a monitor").with_prompt_tokens());
         model.forward(&batch, ForwardOptions::default(), &mut hooks).expect("a pass");
         let found = hooks.1.readings().take_all().expect("readings");
         for (sequence, (prompt, response)) in texts.iter().enumerate() {
@@ -138,11 +138,48 @@ fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
                 };
                 let expected: Vec<f32> = residual.chunks(model.config().d_model).map(project).collect();
                 let answer = &found[&sequence];
-                let mut ours = vec![answer.prompt_last().expect("read")[number]];
-                ours.extend(answer.tokens().iter().map(|values| values[number]));
-                let expected = &expected[prompt.len() - 1..prompt.len() + response.len()];
+                assert_eq!(answer.prompt_last().expect("read"), &answer.prompt_tokens()[prompt.len() - 1]);
+                let tokens = answer.prompt_tokens().iter().chain(answer.tokens());
+                let ours: Vec<f32> = tokens.map(|values| values[number]).collect();
+                let expected = &expected[..prompt.len() + response.len()];
                 close(&format!("sequence {sequence}, direction {number}"), &ours, expected);
             }
+        }
+    }
+}
+
+#[test]
+fn the_prompt_is_read_where_that_is_asked_for() {
+    for device in devices() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = chat_model("qwen2", folder.path(), &device);
+        let watches = watches(&model);
+        let monitor = || Monitor::new(watches.clone()).expect("a monitor");
+        let mut hooks = (monitor(), monitor().with_prompt_tokens());
+        generate(&model, &mut hooks);
+        // Everything is news: the prompt's tokens in order, its last one, the answer's.
+        let news = hooks.1.readings().news().expect("readings");
+        let [plain, whole] = [&hooks.0, &hooks.1].map(|monitor| monitor.readings().take_all().expect("readings"));
+        assert!(plain.keys().eq(whole.keys()));
+        let prompts = requests().into_iter().flat_map(|r| vec![r.prompt; r.seeds.len()]);
+        for (prompt, (sequence, answer)) in prompts.zip(&whole) {
+            let without = &plain[sequence];
+            assert!(without.prompt_tokens().is_empty());
+            assert_eq!((answer.prompt_last(), answer.tokens()), (without.prompt_last(), without.tokens()));
+            assert_eq!(answer.prompt_tokens().len(), prompt.len());
+            // As a pass over the prompt alone reads it.
+            let batch = Batch::whole(&[Sequence { prompt: &prompt, ..Sequence::default() }]).expect("a batch");
+            let mut alone = monitor().with_prompt_tokens();
+            model.forward(&batch, ForwardOptions::default(), &mut alone).expect("a pass");
+            let alone = alone.readings().take(0).expect("readings").expect("one");
+            for (ours, expected) in answer.prompt_tokens().iter().zip(alone.prompt_tokens()) {
+                close(&format!("the prompt of {sequence}"), ours, expected);
+            }
+            let told: Vec<&Reading> = news.iter().filter(|reading| reading.sequence == *sequence).collect();
+            let expected: Vec<Reading> = answer.readings(*sequence).filter(|r| r.at != At::ResponseMean).collect();
+            assert!(told.into_iter().eq(&expected), "news of {sequence}");
+            let places = (0..prompt.len()).map(At::PromptToken).chain([At::PromptLast]);
+            assert!(expected.iter().map(|reading| reading.at).zip(places).all(|(at, place)| at == place));
         }
     }
 }

@@ -70,6 +70,7 @@ pub struct Alarm {
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match self.at {
+            At::PromptToken(index) => format!("token {index} of the prompt"),
             At::PromptLast => "the prompt's last token".to_owned(),
             At::Token(index) => format!("token {index} of the answer"),
             At::ResponseMean => "the mean over the answer".to_owned(),

@@ -19,7 +19,7 @@ const WHAT: &str = "a calibration";
 pub struct Calibrator {
     watches: Arc<[Watch]>,
     /// Per direction, in the order of [`Kind::ALL`].
-    tallies: Vec<[Tally; 3]>,
+    tallies: Vec<[Tally; 4]>,
 }
 
 impl Calibrator {
@@ -29,7 +29,7 @@ impl Calibrator {
     /// [`MonitorError::NoWatches`] or [`MonitorError::WatchedTwice`].
     pub fn new(watches: &[Watch]) -> Result<Self> {
         watch::check(watches)?;
-        let tallies = watches.iter().map(|_| [Tally::new(), Tally::new(), Tally::new()]).collect();
+        let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
         Ok(Self { watches: watches.into(), tallies })
     }
 
@@ -45,7 +45,8 @@ impl Calibrator {
         Ok(())
     }
 
-    /// Takes in all readings of an answer: the prompt's last token, every token, and their mean.
+    /// Takes in all readings of an answer: the prompt's tokens where they were read, its last token, every token of the
+    /// answer, and their mean.
     ///
     /// # Errors
     /// As [`add`](Self::add); readings before the one at fault are taken in.
@@ -55,9 +56,9 @@ impl Calibrator {
 
     /// The calibration of this model.
     pub fn finish(self, model: &ModelId) -> Calibration {
-        let entry = |(watch, tallies): (&Watch, [Tally; 3])| {
-            let [prompt_last, token, response_mean] = tallies.map(Tally::finish);
-            Entry { watch: watch.id(), prompt_last, token, response_mean }
+        let entry = |(watch, tallies): (&Watch, [Tally; 4])| {
+            let [prompt_token, prompt_last, token, response_mean] = tallies.map(Tally::finish);
+            Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean }
         };
         let entries = self.watches.iter().zip(self.tallies).map(entry).collect();
         Calibration { format: FORMAT.to_owned(), model: model.into(), entries }
@@ -78,6 +79,9 @@ pub struct Calibration {
 struct Entry {
     #[serde(flatten)]
     watch: WatchId,
+    /// Of no readings where a file does not have it.
+    #[serde(default = "Distribution::none")]
+    prompt_token: Distribution,
     prompt_last: Distribution,
     token: Distribution,
     response_mean: Distribution,
@@ -86,6 +90,7 @@ struct Entry {
 impl Entry {
     fn of(&self, kind: Kind) -> &Distribution {
         match kind {
+            Kind::PromptToken => &self.prompt_token,
             Kind::PromptLast => &self.prompt_last,
             Kind::Token => &self.token,
             Kind::ResponseMean => &self.response_mean,
@@ -137,6 +142,7 @@ impl Calibration {
         }
         let merge = |(mine, other): (Entry, &Entry)| Entry {
             watch: mine.watch,
+            prompt_token: mine.prompt_token.merged(&other.prompt_token),
             prompt_last: mine.prompt_last.merged(&other.prompt_last),
             token: mine.token.merged(&other.token),
             response_mean: mine.response_mean.merged(&other.response_mean),

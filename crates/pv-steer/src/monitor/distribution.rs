@@ -66,6 +66,10 @@ impl Distribution {
         tally.finish()
     }
 
+    pub(super) fn none() -> Self {
+        Tally::new().finish()
+    }
+
     /// The distribution of both streams together. Moments are as exact as those of one stream, quantiles within the
     /// same bound.
     #[must_use]

@@ -12,7 +12,8 @@ use super::{Answer, At, Reading, Result, Watch, watch};
 /// Passes whose projections may lie on the device before they are fetched unasked, so that they do not pile up there.
 const MOST_PENDING: usize = 256;
 
-/// Projects the prompt's last token and each token of the answer on the watched directions.
+/// Projects the prompt's last token and each token of the answer on the watched directions, and every token of the prompt
+/// where it is asked to.
 ///
 /// Each pass costs one product `[tokens, d_model] × [d_model, directions]` per watched layer, and nothing is fetched from
 /// the device until it is read through [`Readings`]: then all layers of all passes so far, in one transfer. The residual
@@ -26,6 +27,7 @@ const MOST_PENDING: usize = 256;
 pub struct Monitor {
     layers: Vec<LayerColumns>,
     readings: Readings,
+    prompt_tokens: bool,
     /// What the passes since the lowest layer have in common.
     pass: Option<Arc<Places>>,
 }
@@ -72,8 +74,9 @@ struct State {
     /// Passes that have not been fetched: their tokens, and one product per layer.
     pending: Vec<(Arc<Places>, Vec<Tensor<2>>)>,
     answers: BTreeMap<usize, Answer>,
-    /// Per sequence with something new, whether its prompt has been told and how many of its tokens.
-    told: BTreeMap<usize, (bool, usize)>,
+    /// Per sequence with something new, how many of the prompt's tokens have been told, whether its last one has, and how
+    /// many of the answer's.
+    told: BTreeMap<usize, (usize, bool, usize)>,
     news: BTreeSet<usize>,
     seen: bool,
     over: bool,
@@ -96,7 +99,15 @@ impl Monitor {
             numbers.into_iter().map(|(layer, numbers)| LayerColumns::new(layer, numbers, &watches)).collect();
         let numbers = layers.iter().map(|layer| layer.numbers.clone()).collect();
         let readings = Readings { watches, numbers, state: Arc::default() };
-        Ok(Self { layers, readings, pass: None })
+        Ok(Self { layers, readings, prompt_tokens: false, pass: None })
+    }
+
+    /// Projects every token of the prompt too: what is ordinary there is not what is ordinary in an answer, and a cap at
+    /// prompt tokens needs a threshold of their own
+    /// ([`Kind::PromptToken`](super::Kind::PromptToken)).
+    #[must_use]
+    pub fn with_prompt_tokens(self) -> Self {
+        Self { prompt_tokens: true, ..self }
     }
 
     /// The handle by which the projections are read.
@@ -130,14 +141,16 @@ impl LayerColumns {
 }
 
 impl Places {
-    fn new(spans: &TokenSpans, device: &Device) -> Self {
+    fn new(spans: &TokenSpans, prompt_tokens: bool, device: &Device) -> Self {
         let seq = spans.seq();
         let (mut slots, mut flat) = (Vec::new(), Vec::new());
         for (row, here) in spans.rows().iter().enumerate() {
+            let prompt = if prompt_tokens { here.prompt.clone() } else { 0..0 };
+            let prompt = prompt.map(|position| (position, At::PromptToken(here.offset + position - here.padding)));
             let prompt_last = here.prompt_last.map(|position| (position, At::PromptLast));
             let response = here.response.clone().enumerate();
             let response = response.map(|(i, position)| (position, At::Token(here.response_offset + i)));
-            for (position, at) in prompt_last.into_iter().chain(response) {
+            for (position, at) in prompt.chain(prompt_last).chain(response) {
                 flat.push((row * seq + position) as i64);
                 slots.push((flat.len() - 1, here.sequences.clone(), at));
             }
@@ -183,7 +196,7 @@ impl Hook for Monitor {
         let seen = residual.clone().without_autodiff();
         let device = seen.device();
         if at == 0 {
-            let places = Arc::new(Places::new(context.spans, &device));
+            let places = Arc::new(Places::new(context.spans, self.prompt_tokens, &device));
             self.readings.begin(&places);
             // A pass with nothing but the middle of a prompt, say.
             self.pass = (!places.slots.is_empty()).then_some(places);
@@ -282,8 +295,8 @@ impl Readings {
         &self.watches
     }
 
-    /// What has been read since the last call: of each sequence, from the lowest number up, the prompt's last token and
-    /// the answer's tokens in order.
+    /// What has been read since the last call: of each sequence, from the lowest number up, the prompt's tokens where they
+    /// were asked for, its last token, and the answer's tokens, each in order.
     ///
     /// At [`Event::Prefill`](pv_model::Event::Prefill) the prompt's last token is there, before any token is sampled. At
     /// the event of a token, those before it are: a token's projection belongs to the pass that it is fed to.
@@ -296,7 +309,11 @@ impl Readings {
         let mut found = Vec::new();
         for sequence in std::mem::take(news) {
             let Some(answer) = answers.get(&sequence) else { continue };
-            let (prompt_told, tokens_told) = told.entry(sequence).or_default();
+            let (prompt_tokens_told, prompt_told, tokens_told) = told.entry(sequence).or_default();
+            for (i, values) in answer.prompt_tokens().iter().enumerate().skip(*prompt_tokens_told) {
+                found.push(Reading { sequence, at: At::PromptToken(i), values: values.clone() });
+            }
+            *prompt_tokens_told = answer.prompt_tokens().len();
             if let Some(values) = answer.prompt_last().filter(|_| !*prompt_told) {
                 *prompt_told = true;
                 found.push(Reading { sequence, at: At::PromptLast, values: values.to_vec() });

@@ -53,7 +53,7 @@ fn answer(prompt_last: &[f32], tokens: &[&[f32]]) -> Answer {
 fn calibration(n: usize) -> Calibration {
     let (mut random, mut calibrator) = (random(1), Calibrator::new(&watches()).expect("a calibrator"));
     for _ in 0..n {
-        for at in [At::PromptLast, At::Token(0), At::ResponseMean] {
+        for at in [At::PromptToken(0), At::PromptLast, At::Token(0), At::ResponseMean] {
             let values: Vec<f32> =
                 (0..3).map(|i| (10.0 * i as f64 + (i + 1) as f64 * normal(&mut random)) as f32).collect();
             calibrator.add(&reading(at, &values)).expect("a reading");

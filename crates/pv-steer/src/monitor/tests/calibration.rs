@@ -21,13 +21,18 @@ fn a_reading_is_told_in_standard_deviations_and_ranks() {
 #[test]
 fn an_answer_gives_each_kind_of_reading() {
     let mut calibrator = Calibrator::new(&watches()).expect("a calibrator");
-    calibrator.add_answer(&answer(&[1.0, 2.0, 3.0], &[&[0.0, 0.0, 5.0], &[2.0, 4.0, 7.0]])).expect("readings");
+    let mut whole = answer(&[1.0, 2.0, 3.0], &[&[0.0, 0.0, 5.0], &[2.0, 4.0, 7.0]]);
+    for (i, value) in [8.0, 9.0, 10.0].into_iter().enumerate() {
+        whole.add(At::PromptToken(i), vec![0.0, 0.0, value]);
+    }
+    calibrator.add_answer(&whole).expect("readings");
     calibrator.add_answer(&answer(&[3.0, 2.0, 1.0], &[])).expect("an empty answer");
     let calibration = calibrator.finish(&model());
     let of = |kind| {
         let distribution = calibration.distribution(2, kind).expect("watched");
         (distribution.n(), distribution.mean())
     };
+    assert_eq!(of(Kind::PromptToken), (3, Some(9.0)));
     assert_eq!(of(Kind::PromptLast), (2, Some(2.0)));
     assert_eq!(of(Kind::Token), (2, Some(6.0)));
     assert_eq!(of(Kind::ResponseMean), (1, Some(6.0)));
@@ -77,10 +82,18 @@ fn a_file_says_the_same_as_what_was_saved() {
     assert!((mean(&loaded, 0) - mean(&calibration, 2)).abs() < 1e-12);
     assert!((mean(&loaded, 1) - mean(&calibration, 0)).abs() < 1e-12);
     // For readers there are percentiles.
-    let json: Value = serde_json::from_slice(&std::fs::read(&path).expect("bytes")).expect("JSON");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect("bytes")).expect("JSON");
     let shown = json["directions"][1]["token"]["percentiles"].as_array().expect("percentiles");
     assert_eq!(shown.len(), 9);
     assert!((shown[4][1].as_f64().expect("a number") - 10.0).abs() < 0.5, "{shown:?}");
+    // A file from before prompts' tokens were read has none of them, and the rest.
+    for direction in json["directions"].as_array_mut().expect("directions") {
+        direction.as_object_mut().expect("an object").remove("prompt_token").expect("it was there");
+    }
+    std::fs::write(&path, json.to_string()).expect("a file");
+    let old = Calibration::load(&path, &all, &model()).expect("fits");
+    let n = |kind| old.distribution(1, kind).expect("watched").n();
+    assert_eq!((n(Kind::PromptToken), n(Kind::Token)), (0, 500));
 }
 
 #[test]
