@@ -9,6 +9,7 @@ mod http_judge;
 mod interventions;
 mod layering;
 mod local_judge;
+mod measuring;
 mod monitoring;
 mod organism;
 mod parity;

@@ -50,7 +50,7 @@ impl ModuleVisitor for Sampler {
         let dims = tensor.dims();
         let n: usize = dims.iter().product();
         dims.iter().for_each(|size| self.hash.update(size.to_le_bytes()));
-        match to_f32(tensor.reshape([n]).slice([0..n.min(SAMPLED)])) {
+        match to_f32(tensor.reshape([n]).narrow(0, 0, n.min(SAMPLED))) {
             Ok(values) => values.iter().for_each(|value| self.hash.update(value.to_le_bytes())),
             Err(error) => self.failed = Some(error),
         }
