@@ -46,12 +46,12 @@ for subject in subjects:
     head += "".join(f"{shown(row)} {row[5]}\n\n" for row in rows("dev", subject)[:5])
     for row in rows("test", subject):
         prompt = tokenizer(head + shown(row)).input_ids
-        choices = []
-        for letter in "ABCD":
-            whole = tokenizer(head + shown(row) + " " + letter).input_ids
-            assert whole[:-1] == prompt, "a choice is one token"
-            choices.append(log_probs(whole)[-1].item())
-        found["log_probs"].append(choices)
+        wholes = [tokenizer(head + shown(row) + " " + letter).input_ids for letter in "ABCD"]
+        assert all(whole[:-1] == prompt for whole in wholes), "a choice is one token"
+        with torch.no_grad():
+            last = model(torch.tensor([prompt]), logits_to_keep=1).logits[0, -1].double()
+        last = torch.log_softmax(last, -1)
+        found["log_probs"].append([last[whole[-1]].item() for whole in wholes])
 
 ids = tokenizer(pathlib.Path(text).read_text()).input_ids
 for window, stride in ((512, 256), (300, 299)):

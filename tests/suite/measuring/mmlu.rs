@@ -86,7 +86,7 @@ fn a_hook_acts_as_in_full_passes() {
     let values = (0..model().config().d_model).map(|i| ((i * i) as f32 * 0.7).sin()).collect();
     let direction = Direction { layer: layer(3), values, mean_residual_norm: None };
     for positions in [Positions::Response, Positions::Prompt, Positions::All] {
-        let steerer = || Steerer::new().add(&direction, Coefficient::Raw(0.3), positions).expect("a steerer");
+        let steerer = || Steerer::new().add(&direction, Coefficient::Raw(20.0), positions).expect("a steerer");
         let options = MmluOptions { intervention: Some("steered".into()), ..MmluOptions::default() };
         let found = run(model(), &set, &options, &mut steerer());
         let plain = run(model(), &set, &MmluOptions::default(), &mut NoHook);
@@ -94,7 +94,8 @@ fn a_hook_acts_as_in_full_passes() {
             let expected = reference(model(), &prompt(&set, &set.test[answer.question], 5), &mut steerer());
             let gap =
                 |other: &[f64]| answer.log_probs.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(gap(&expected) < 1e-4 && gap(&plain.log_probs) > 1e-2, "{positions:?}");
+            let (error, effect) = (gap(&expected), gap(&plain.log_probs));
+            assert!(error < 2e-4 && effect > 1e-2, "{positions:?}: off by {error:.1e}, moved by {effect:.1e}");
         }
     }
     assert_eq!(NoHook.layers(), LayerSet::none());
@@ -138,7 +139,7 @@ fn examples_give_way_to_what_does_not_fit() {
     let set = |len: usize| QuestionSet { dev: dev.clone(), test: vec![question("s", len)] };
     let options = MmluOptions { shots: 2, ..MmluOptions::default() };
     let mut shots = Vec::new();
-    for len in [1, 30, 150] {
+    for len in [1, 90, 150] {
         let set = set(len);
         let answer = run(&bytes, &set, &options, &mut NoHook).answers.remove(0);
         let expected = reference(&bytes, &prompt(&set, &set.test[0], answer.shots), &mut NoHook);
