@@ -18,7 +18,8 @@ import torch
 import transformers
 
 folder, questions, text, samples = sys.argv[1:]
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+# AutoTokenizer of transformers 5.24 takes a GPT-2 tokenizer for this folder, and drops the rule that digits stand alone.
+tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json")
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
