@@ -137,6 +137,66 @@ fn scores_do_not_depend_on_the_batch() {
     });
 }
 
+/// What all prompts begin with, for [`prompts`] that follow it.
+fn beginning() -> Vec<u32> {
+    (0..11).map(|i| (i * 7 + 2) % 96).collect()
+}
+
+fn score_after(model: &CausalLm, options: &ScoreOptions, hook: &mut impl Hook) -> Vec<Vec<Vec<f64>>> {
+    let (prompts, continuations) = (prompts(), continuations());
+    let mut found = vec![None; prompts.len()];
+    let asked = asked(&prompts, &continuations);
+    let scored = model.score_continuations_after(&beginning(), &asked, options, hook, |scored| {
+        assert!(found[scored.prompt].replace(scored.log_probs).is_none(), "reported twice");
+        ControlFlow::Continue(())
+    });
+    scored.expect("scores");
+    found.into_iter().map(|scores| scores.expect("every prompt is reported")).collect()
+}
+
+#[test]
+fn prompts_after_a_beginning_are_scored_as_wholes() {
+    every(|model| {
+        let steerer = |positions| {
+            let values = (0..model.config().d_model).map(|i| ((i * i) as f32 * 0.7).sin()).collect();
+            let direction = Direction { layer: Layer::hidden_state(1), values, mean_residual_norm: None };
+            Steerer::new().add(&direction, Coefficient::Raw(1.0), positions).expect("a direction")
+        };
+        let check = |what: &str, found: Vec<Vec<Vec<f64>>>, hook: &mut dyn FnMut() -> Box<dyn Hook>| {
+            for (prompt, scores) in prompts().iter().zip(&found) {
+                let whole = [beginning(), prompt.clone()].concat();
+                for (continuation, scores) in continuations().iter().zip(scores).filter(|(c, _)| !c.is_empty()) {
+                    let expected = reference(model, &whole, continuation, &mut hook());
+                    assert_close(&format!("{what} {prompt:?} {continuation:?}"), scores, &expected, 5e-5);
+                }
+            }
+        };
+        for batch_size in [1, 16] {
+            let options = ScoreOptions { batch_size, ..ScoreOptions::default() };
+            check("plain", score_after(model, &options, &mut NoHook), &mut || Box::new(NoHook));
+            for positions in [Positions::Response, Positions::Prompt, Positions::All] {
+                let found = score_after(model, &options, &mut steerer(positions));
+                check(&format!("{positions:?}"), found, &mut || Box::new(steerer(positions)));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_beginning_is_read_once_and_its_length_is_counted() {
+    let model = load("llama", &Device::flex());
+    let mut watch = Watch::default();
+    score_after(&model, &ScoreOptions::default(), &mut watch);
+    let all: Vec<usize> = (0..4 * continuations().len()).collect();
+    assert_eq!(watch.rows[0], (Phase::Prefill, 0, all));
+    assert!(watch.rows[1..].iter().all(|(phase, at, _)| (*phase == Phase::Prefill) == (*at == 11) && *at >= 11));
+    assert_eq!(watch.rows.iter().filter(|(phase, ..)| *phase == Phase::Prefill).count(), 1 + 4);
+    let asked = [Continuations { prompt: &[1], continuations: &[vec![1]] }];
+    let refused =
+        model.score_continuations_after(&[999], &asked, &ScoreOptions::default(), &mut NoHook, |_| panic!("it ran"));
+    assert!(matches!(refused, Err(Error::TokenOutOfRange { id: 999, .. })));
+}
+
 /// Notes which sequences are read in which phase.
 #[derive(Default)]
 struct Watch {

@@ -11,6 +11,7 @@ mod interventions;
 mod layering;
 mod local_judge;
 mod lora;
+mod measuring;
 mod monitoring;
 mod organism;
 mod parity;

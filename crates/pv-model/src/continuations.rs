@@ -63,23 +63,44 @@ impl CausalLm {
         prompts: &[Continuations<'_>],
         options: &ScoreOptions,
         hook: &mut (impl Hook + ?Sized),
+        on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.score_continuations_after(&[], prompts, options, hook, on_scored)
+    }
+
+    /// As [`score_continuations`](Self::score_continuations), for prompts that all begin with `beginning`, such as the same
+    /// examples; each prompt is what follows it. The beginning is read once, in a [`Phase::Prefill`] pass of its own whose
+    /// row stands for all sequences; only prompts of the same length then share a pass.
+    ///
+    /// # Errors
+    /// As [`score_continuations`](Self::score_continuations).
+    pub fn score_continuations_after(
+        &self,
+        beginning: &[u32],
+        prompts: &[Continuations<'_>],
+        options: &ScoreOptions,
+        hook: &mut (impl Hook + ?Sized),
         mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.check_continuations(prompts, options)?;
+        self.check_continuations(beginning, prompts, options)?;
         pv_hooks::check(hook, &self.shape(), None)?;
         if prompts.is_empty() {
             return Ok(());
         }
+        let beginning = Beginning::read(self, beginning, prompts, hook)?;
         // Neighbours in length share a batch, so that little of it is padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
         let mut rest = order.as_slice();
         while !rest.is_empty() {
-            let fits = |n: &usize| prompts[rest[n - 1]].prompt.len() * n <= options.prefill_tokens;
+            let length = |n: usize| prompts[rest[n]].prompt.len();
+            // Padding would come between a beginning and what follows it.
+            let alike = |n: usize| beginning.is_none() || length(n) == length(0);
+            let fits = |n: &usize| alike(n - 1) && length(n - 1) * n <= options.prefill_tokens;
             let most = options.batch_size.min(rest.len());
             let (group, later) = rest.split_at((1..=most).take_while(fits).last().unwrap_or(1));
             rest = later;
-            for scored in Group::new(self, prompts, group, options).read(hook)? {
+            for scored in Group::new(self, beginning.as_ref(), prompts, group, options).read(hook)? {
                 if on_scored(scored).is_break() {
                     // What was broken off may have ended before the hook's turn came.
                     let _ = hook.finish();
@@ -90,7 +111,13 @@ impl CausalLm {
         Ok(hook.finish()?)
     }
 
-    fn check_continuations(&self, prompts: &[Continuations<'_>], options: &ScoreOptions) -> Result<()> {
+    fn check_continuations(
+        &self,
+        beginning: &[u32],
+        prompts: &[Continuations<'_>],
+        options: &ScoreOptions,
+    ) -> Result<()> {
+        self.check_ids(beginning)?;
         for (name, value) in [("batch_size", options.batch_size), ("prefill_tokens", options.prefill_tokens)] {
             if value == 0 {
                 return Err(Error::BadOption { reason: format!("{name} is 0") });
@@ -106,7 +133,7 @@ impl CausalLm {
             self.check_ids(prompt)?;
             continuations.iter().try_for_each(|continuation| self.check_ids(continuation))?;
             let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
-            let (needed, limit) = (prompt.len() + longest, self.config().max_positions);
+            let (needed, limit) = (beginning.len() + prompt.len() + longest, self.config().max_positions);
             if needed > limit {
                 tracing::warn!(index, needed, limit, "prompt and continuation may exceed the model's positions");
             }
@@ -158,9 +185,53 @@ struct Unread {
     token: u32,
 }
 
+/// What all prompts begin with, read once.
+struct Beginning {
+    tokens: usize,
+    /// One row, with room for the longest prompt and continuation.
+    cache: KvCache,
+}
+
+impl Beginning {
+    fn read(
+        model: &CausalLm,
+        ids: &[u32],
+        prompts: &[Continuations<'_>],
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Result<Option<Self>> {
+        let tokens = ids.len();
+        if tokens == 0 {
+            return Ok(None);
+        }
+        let needed = |prompt: &Continuations<'_>| {
+            prompt.prompt.len() + prompt.continuations.iter().map(Vec::len).max().unwrap_or(0)
+        };
+        let room = tokens + prompts.iter().map(needed).max().unwrap_or(0);
+        let sequences = prompts.iter().map(|prompt| prompt.continuations.len()).sum();
+        let row = RowSpans { prompt_last: None, ..RowSpans::prompt((0..sequences).collect(), 0, tokens) };
+        let spans = TokenSpans::new(vec![row], tokens)?;
+        let decoder = model.decoder();
+        let mut cache = KvCache::new(decoder.config(), 1, room, &decoder.device(), decoder.dtype());
+        let pass = Pass { ids, spans: &spans, phase: Phase::Prefill, stop_at: None, logits: Logits::None };
+        decoder.pass(&pass, Some(&mut cache), hook);
+        Ok(Some(Self { tokens, cache }))
+    }
+
+    /// Prompts of one length that follow it, and a cache with the beginning in every row.
+    fn follow(&self, prompts: &[&[u32]], sequences: Vec<Vec<usize>>) -> Result<(Batch, KvCache)> {
+        let seq = prompts.first().map_or(0, |prompt| prompt.len());
+        let row = |sequences| RowSpans { offset: self.tokens, ..RowSpans::prompt(sequences, 0, seq) };
+        let spans = TokenSpans::new(sequences.into_iter().map(row).collect(), seq)?;
+        let mut cache = self.cache.clone();
+        cache.select_rows(&vec![0; prompts.len()]);
+        Ok((Batch { ids: prompts.concat(), spans }, cache))
+    }
+}
+
 /// Prompts that are read together.
 struct Group<'a> {
     model: &'a CausalLm,
+    beginning: Option<&'a Beginning>,
     options: &'a ScoreOptions,
     /// Each prompt with its index and the number of its first continuation.
     prompts: Vec<(usize, Continuations<'a>, usize)>,
@@ -170,22 +241,34 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn new(model: &'a CausalLm, all: &[Continuations<'a>], group: &[usize], options: &'a ScoreOptions) -> Self {
+    fn new(
+        model: &'a CausalLm,
+        beginning: Option<&'a Beginning>,
+        all: &[Continuations<'a>],
+        group: &[usize],
+        options: &'a ScoreOptions,
+    ) -> Self {
         let first = |prompt: usize| all[..prompt].iter().map(|earlier| earlier.continuations.len()).sum();
         let prompts: Vec<_> = group.iter().map(|&prompt| (prompt, all[prompt], first(prompt))).collect();
         let trees = prompts.iter().map(|(_, prompt, _)| tree(prompt.continuations)).collect();
         let log_probs = prompts.iter().map(|(_, prompt, _)| vec![Vec::new(); prompt.continuations.len()]).collect();
-        Self { model, options, prompts, trees, log_probs }
+        Self { model, beginning, options, prompts, trees, log_probs }
     }
 
     fn read(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<ScoredContinuations>> {
         let ids: Vec<&[u32]> = self.prompts.iter().map(|(_, prompt, _)| prompt.prompt).collect();
         let sequences = (0..ids.len()).map(|place| self.sequences(place, 0)).collect();
-        let batch = Batch::prompts(&ids, sequences)?;
-        let deepest = self.trees.iter().flatten().map(|node| node.depth).max().unwrap_or(0);
-        let decoder = self.model.decoder();
-        let room = batch.spans.seq() + deepest;
-        let mut cache = KvCache::new(decoder.config(), ids.len(), room, &decoder.device(), decoder.dtype());
+        let (batch, mut cache) = match self.beginning {
+            Some(beginning) => beginning.follow(&ids, sequences)?,
+            None => {
+                let batch = Batch::prompts(&ids, sequences)?;
+                let deepest = self.trees.iter().flatten().map(|node| node.depth).max().unwrap_or(0);
+                let decoder = self.model.decoder();
+                let room = batch.spans.seq() + deepest;
+                let cache = KvCache::new(decoder.config(), ids.len(), room, &decoder.device(), decoder.dtype());
+                (batch, cache)
+            }
+        };
         let roots: Vec<(usize, usize)> = (0..ids.len()).map(|place| (place, 0)).collect();
         let unread = self.pass(&batch.ids, &batch.spans, Phase::Prefill, &mut cache, &roots, hook)?;
         self.descend(&cache, &unread, hook)?;
@@ -206,7 +289,8 @@ impl<'a> Group<'a> {
             cache.select_rows(&batch.iter().map(|unread| unread.row).collect::<Vec<_>>());
             let ids: Vec<u32> = batch.iter().map(|unread| unread.token).collect();
             let rows = batch.iter().map(|&Unread { place, node, .. }| {
-                let (prompt, depth) = (self.prompts[place].1.prompt.len(), self.trees[place][node].depth);
+                let before = self.beginning.map_or(0, |beginning| beginning.tokens);
+                let (prompt, depth) = (before + self.prompts[place].1.prompt.len(), self.trees[place][node].depth);
                 let sequences = self.sequences(place, node);
                 RowSpans { sequences, ..RowSpans::generated(0, prompt, depth - 1) }
             });

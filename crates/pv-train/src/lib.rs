@@ -28,6 +28,11 @@
 //! Data that is made while training goes through [`Trainer::run`] with a closure, or step by step through
 //! [`Trainer::step`]. Data that is too large to be held comes from [`pv_model::ConversationReader`], row by row.
 //!
+//! # Before and after
+//! What measures a model takes any [`CausalLm`](pv_model::CausalLm), and a hook where one may act: an [`Evaluation`] of
+//! traits by a judge, the finetuning shift along persona vectors ([`ProjectionTable`]), general capability ([`mmlu`]), and
+//! [`perplexity()`] on a text.
+//!
 //! # Features
 //! `data` (on by default): conversations from Parquet and from compressed files.
 
@@ -35,28 +40,40 @@ mod batches;
 mod checkpoint;
 mod collate;
 mod error;
+mod evaluate;
 mod finetune;
 mod gradients;
 mod loss;
+mod measure;
+pub mod mmlu;
 mod optimizer;
 mod options;
+mod perplexity;
 mod regime;
 mod regimes;
 mod run_hook;
 mod sample;
 mod schedule;
+mod shift;
 mod trainer;
 
 pub use batches::Batches;
 pub use checkpoint::Checkpoints;
 pub use error::{Error, Result};
+pub use evaluate::{
+    Comparison, ComparisonRow, EvaluateOptions, Evaluation, EvaluationPlan, EvaluationResults, TraitQuestions,
+    TraitResult,
+};
 pub use finetune::finetune;
 pub use loss::mean_loss;
+pub use measure::{BootstrapOptions, Change, MeasureError, MeasuredModel, Proportion};
 pub use options::{Duration, TrainOptions};
+pub use perplexity::{Perplexity, PerplexityOptions, perplexity, perplexity_of_tokens};
 pub use pv_model::{Conversation, read_conversations, write_conversations};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
 pub use run_hook::RunHook;
 pub use sample::{EncodeOptions, Sample, TrainedTurns};
 pub use schedule::{Decay, learning_rate};
+pub use shift::{DirectionStamp, ProjectionTable, Shift, ShiftReport, TraitDirection, finetuning_shift};
 pub use trainer::{StepReport, TrainReport, Trainer};

@@ -41,7 +41,7 @@ pub use rollout::{
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
 pub use uncertainty::{
-    Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, cohens_d, held_out_projections, roc_auc,
-    split_half_cosine, stability,
+    Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, bootstrap_mean, cohens_d,
+    held_out_projections, roc_auc, split_half_cosine, stability,
 };
 pub use vector::{Direction, LayerRows, PersonaVector, Pooling, Provenance, RowMark};

@@ -14,7 +14,9 @@
 //! What is drawn are questions, where they are known: rollouts of one question resemble each other, and drawing them one
 //! by one would make the intervals too narrow.
 
+use rand::RngExt;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::activations::{Units, alike, others, random, without};
 use crate::{Activations, Error, Result};
@@ -42,7 +44,7 @@ impl Default for StabilityOptions {
 }
 
 /// A percentile interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Its lower end.
     pub low: f64,
@@ -168,10 +170,7 @@ pub fn bootstrap_gap(
 ) -> Result<Gap> {
     let units = Units::new(pos, neg)?;
     let what = "the bootstrap";
-    if resamples == 0 || !(level > 0.0 && level < 1.0) {
-        let reason = format!("{what} of {resamples} resamples for an interval that covers {level} of them");
-        return Err(Error::BadSetting { reason });
-    }
+    check_bootstrap(resamples, level)?;
     let layer = pos.layer();
     let difference = units.difference(&vec![1.0; units.len()]).unwrap_or_default();
     let gap = dot(&difference, &difference).sqrt();
@@ -197,6 +196,41 @@ pub fn bootstrap_gap(
         held_out: held_out.iter().sum::<f64>() / resamples as f64,
         held_out_interval: Interval::of(&mut held_out, level),
     })
+}
+
+/// The percentile interval of the mean of values that can be drawn independently, which covers `level` of the resamples.
+/// For the mean change between two measurements of the same things, give the differences: the pairs then stay together.
+///
+/// # Errors
+/// [`Error::BadSetting`], also for fewer than two values and for values that are not finite.
+///
+/// ```
+/// let interval = pv_vectors::bootstrap_mean(&[1.0, 2.0, 3.0, 4.0], 1000, 0.95, 0).expect("an interval");
+/// assert!(interval.contains(2.5) && interval.low >= 1.0 && interval.high <= 4.0);
+/// ```
+pub fn bootstrap_mean(values: &[f64], resamples: usize, level: f64, seed: u64) -> Result<Interval> {
+    check_bootstrap(resamples, level)?;
+    let n = values.len();
+    if n < 2 {
+        return Err(Error::BadSetting { reason: format!("the bootstrap of {n} values; at least 2 are needed") });
+    }
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(Error::BadSetting { reason: format!("the bootstrap of values among which is {value}") });
+    }
+    let resample = |stream: usize| {
+        let mut random = random(seed, stream as u64);
+        (0..n).map(|_| values[random.random_range(0..n)]).sum::<f64>() / n as f64
+    };
+    let mut means: Vec<f64> = (0..resamples).into_par_iter().map(resample).collect();
+    Ok(Interval::of(&mut means, level))
+}
+
+fn check_bootstrap(resamples: usize, level: f64) -> Result<()> {
+    if resamples == 0 || !(level > 0.0 && level < 1.0) {
+        let reason = format!("the bootstrap of {resamples} resamples for an interval that covers {level} of them");
+        return Err(Error::BadSetting { reason });
+    }
+    Ok(())
 }
 
 /// The projection of every rollout of `pos` and `neg` on the unit vector from the questions of the other folds: what

@@ -31,7 +31,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// Over scores with their questions; `None` is an abstention.
-    pub(crate) fn of(scores: impl IntoIterator<Item = (usize, Option<f64>)>) -> Self {
+    pub fn of(scores: impl IntoIterator<Item = (usize, Option<f64>)>) -> Self {
         let (mut by_question, mut abstained) = (BTreeMap::<usize, (f64, usize)>::new(), 0);
         for (question, score) in scores {
             let Some(score) = score else {

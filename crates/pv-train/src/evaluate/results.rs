@@ -1,0 +1,101 @@
+//! What an evaluation found.
+
+use std::path::Path;
+
+use pv_model::FinishReason;
+use pv_steer::{AnswerScores, Estimate};
+use serde::{Deserialize, Serialize};
+
+use super::journal::{Answers, Entry};
+use super::plan::{EvaluationPlan, Place};
+use crate::measure::{MeasuredModel, Result, json, read_json};
+
+/// What was measured on one trait's questions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraitResult {
+    /// The trait's name.
+    pub trait_name: String,
+    /// How many answers there are.
+    pub answers: usize,
+    /// How many of them are without tokens.
+    pub empty: usize,
+    /// How many were cut at the most tokens.
+    pub cut: usize,
+    /// The trait's expression, 0 to 100.
+    pub expression: Estimate,
+    /// The coherence, 0 to 100.
+    pub coherence: Estimate,
+    /// The scores of each answer; `None` where the judge gave none.
+    pub scores: Vec<AnswerScores>,
+}
+
+impl TraitResult {
+    /// For each question with a scored answer, its index and the mean over its answers.
+    pub(super) fn by_question(&self, score: impl Fn(&AnswerScores) -> Option<f64>) -> Vec<(usize, f64)> {
+        let mean = |scores: &[AnswerScores]| {
+            let scored: Vec<f64> = scores.iter().filter_map(&score).collect();
+            let question = scores.first()?.question;
+            (!scored.is_empty()).then(|| (question, scored.iter().sum::<f64>() / scored.len() as f64))
+        };
+        self.scores.chunk_by(|a, b| a.question == b.question).filter_map(mean).collect()
+    }
+}
+
+/// The results of an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationResults {
+    /// The model.
+    pub model: MeasuredModel,
+    /// Who judged.
+    pub judge: String,
+    /// What was done: questions, seeds, how answers were generated and judged.
+    pub plan: EvaluationPlan,
+    /// The traits, in the order of the plan.
+    pub traits: Vec<TraitResult>,
+}
+
+impl EvaluationResults {
+    pub(super) fn new(model: MeasuredModel, judge: String, plan: EvaluationPlan, answers: &Answers) -> Self {
+        let of = |which: usize| {
+            let entries = answers.entries.iter().filter(|(place, _)| place.which == which);
+            let entries: Vec<(&Place, &Entry)> = entries.collect();
+            let scores = entries.iter().map(|(place, entry)| AnswerScores {
+                question: place.question,
+                rollout: place.rollout,
+                seed: plan.seed(**place),
+                expression: entry.value(0),
+                coherence: entry.value(1),
+            });
+            let scores: Vec<AnswerScores> = scores.collect();
+            TraitResult {
+                trait_name: plan.traits[which].trait_name.clone(),
+                answers: scores.len(),
+                empty: entries.iter().filter(|(_, entry)| entry.tokens == 0).count(),
+                cut: entries.iter().filter(|(_, entry)| entry.finish == FinishReason::Length).count(),
+                expression: Estimate::of(scores.iter().map(|scores| (scores.question, scores.expression))),
+                coherence: Estimate::of(scores.iter().map(|scores| (scores.question, scores.coherence))),
+                scores,
+            }
+        };
+        let traits = (0..plan.traits.len()).map(of).collect();
+        Self { model, judge, traits, plan }
+    }
+
+    /// What was measured on a trait's questions.
+    pub fn get(&self, trait_name: &str) -> Option<&TraitResult> {
+        self.traits.iter().find(|result| result.trait_name == trait_name)
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        json(self)
+    }
+
+    /// Reads a run's `results.json`.
+    ///
+    /// # Errors
+    /// [`MeasureError::Read`](crate::MeasureError::Read), [`MeasureError::Json`](crate::MeasureError::Json).
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        read_json(path.as_ref())
+    }
+}

@@ -1,0 +1,124 @@
+//! The original's CSV files.
+
+use std::path::{Path, PathBuf};
+
+use super::question::{LETTERS, Question, QuestionSet};
+use crate::measure::{MeasureError, Result};
+
+impl QuestionSet {
+    /// Reads a folder of the original's layout: `{subject}_dev.csv` and `{subject}_test.csv`, beside each other or in the
+    /// folders `dev` and `test`. Subjects are in alphabetical order.
+    ///
+    /// # Errors
+    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] for a folder without test files or a file that does not hold
+    /// questions.
+    pub fn read_folder(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let read = |part: &str| -> Result<Vec<Question>> {
+            let inside = folder.join(part);
+            let mut questions = Vec::new();
+            for (subject, path) in files(if inside.is_dir() { &inside } else { folder }, &format!("_{part}.csv"))? {
+                questions.extend(Question::read_csv(&path, &subject)?);
+            }
+            Ok(questions)
+        };
+        let set = Self { dev: read("dev")?, test: read("test")? };
+        if set.test.is_empty() {
+            let reason = "it has no SUBJECT_test.csv with questions".to_owned();
+            return Err(MeasureError::BadQuestions { path: folder.to_owned(), line: None, reason });
+        }
+        Ok(set)
+    }
+}
+
+impl Question {
+    /// Reads a file without header whose columns are the question, four choices, and the right one's letter.
+    ///
+    /// # Errors
+    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the line.
+    pub fn read_csv(path: impl AsRef<Path>, subject: &str) -> Result<Vec<Self>> {
+        let path = path.as_ref();
+        let file = std::fs::File::open(path).map_err(|source| MeasureError::Read { path: path.to_owned(), source })?;
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
+        let mut questions = Vec::new();
+        for record in reader.records() {
+            let bad =
+                |line: Option<u64>, reason: String| MeasureError::BadQuestions { path: path.to_owned(), line, reason };
+            let record = record.map_err(|error| {
+                let line = error.position().map(csv::Position::line);
+                bad(line, error.to_string())
+            })?;
+            let line = record.position().map(csv::Position::line);
+            let fields: Vec<&str> = record.iter().collect();
+            let [question, choices @ .., answer] = fields.as_slice() else {
+                return Err(bad(line, "it has one column".to_owned()));
+            };
+            let letter = answer.trim();
+            let index = LETTERS.iter().position(|known| letter == known.to_string());
+            let index = index.ok_or_else(|| bad(line, format!("the answer is {letter:?}, not A to D")))?;
+            let made = Self::from_columns(subject, *question, choices.iter().copied(), index as i64);
+            questions.push(made.map_err(|error| bad(line, error.to_string()))?);
+        }
+        Ok(questions)
+    }
+}
+
+/// The files whose names end so, with what is before the ending.
+fn files(folder: &Path, ending: &str) -> Result<Vec<(String, PathBuf)>> {
+    let failed = |source| MeasureError::Read { path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(subject) = name.strip_suffix(ending) {
+            found.push((subject.to_owned(), path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_are_read() {
+        let row = "\"What, then, is 2 + 2?\",3,\"\"\"4\"\"\",\"5\n6\",7,B\n";
+        for flat in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            for part in ["dev", "test"] {
+                let place = if flat { folder.path().to_owned() } else { folder.path().join(part) };
+                std::fs::create_dir_all(&place).unwrap();
+                std::fs::write(place.join(format!("simple_sums_{part}.csv")), row).unwrap();
+                std::fs::write(place.join(format!("art_{part}.csv")), format!("{row}{row}")).unwrap();
+            }
+            let set = QuestionSet::read_folder(folder.path()).unwrap();
+            assert_eq!((set.dev.len(), set.test.len()), (3, 3));
+            let choices = ["3", "\"4\"", "5\n6", "7"].map(str::to_owned);
+            let question = "What, then, is 2 + 2?".to_owned();
+            let expected = Question { subject: "simple_sums".into(), question, choices, answer: 1 };
+            assert_eq!(set.test[2], expected);
+            assert_eq!(set.test[0].subject, "art");
+            assert_eq!(set.clone().first_of_each(1).test.len(), 2);
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x_test.csv");
+        let good = "q,a,b,c,d,A\n";
+        for bad in ["q,a,b,c,d,E", "q,a,b,c,A", "q,a,b,c,d,e,A", "q", "q,a,b,c,d,"] {
+            std::fs::write(&path, format!("{good}{bad}\n{good}")).unwrap();
+            let error = Question::read_csv(&path, "x").unwrap_err();
+            assert!(matches!(error, MeasureError::BadQuestions { line: Some(2), .. }), "{bad}: {error}");
+        }
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(QuestionSet::read_folder(folder.path()), Err(MeasureError::BadQuestions { .. })));
+        assert!(matches!(QuestionSet::read_folder(folder.path().join("no")), Err(MeasureError::Read { .. })));
+        for (choices, answer) in [(3, 0), (4, 4), (4, -1), (5, 0)] {
+            assert!(Question::from_columns("s", "q", vec!["x"; choices], answer).is_err());
+        }
+    }
+}
