@@ -159,7 +159,7 @@ struct Effect {
 /// from plain speech is a part of each, and the organism has never seen a manner without it: even the shortest change that
 /// meets the bar's projections is one and a half times to more than twice as long as the vector. So the bar is met up to a
 /// coefficient of its own for each trait ([`REACHED`]), and at the one at which the vector's trait shows (1) the text breaks
-/// before. Among constant changes there is no better one to be found: those at layers 3 to 7 that gradient descent makes
+/// before. Gradient descent has found no better constant change: those at layers 3 to 7 that gradient descent makes
 /// reproduce the steered model's own distributions, within the same bounds, break it too (docs/organism.md).
 #[test]
 fn one_trait_is_moved_and_others_are_not() {

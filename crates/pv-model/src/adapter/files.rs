@@ -26,6 +26,9 @@ enum Half {
     B,
 }
 
+/// The values, and the width that is not the rank.
+type Matrix = (Vec<f32>, usize);
+
 /// Which matrix of which update a tensor is.
 fn place(tensor: &str) -> Option<(usize, LoraTarget, Half)> {
     let names = &TensorNames::HUGGING_FACE;
@@ -71,7 +74,7 @@ impl Adapter {
             tensor: tensor.to_owned(),
             reason,
         };
-        let mut halves: BTreeMap<(usize, LoraTarget), [Option<(Vec<f32>, usize)>; 2]> = BTreeMap::new();
+        let mut halves: BTreeMap<(usize, LoraTarget), [Option<Matrix>; 2]> = BTreeMap::new();
         for tensor in files.names() {
             let Some((block, target, half)) = place(tensor) else {
                 return Err(bad(tensor, "only updates of the seven projections of a block are supported".into()));

@@ -25,7 +25,14 @@ pub(crate) struct LoraPlace {
 /// `[rank, in]` and `b` `[out, rank]`. `a` and `b` may be of another float type than `x` and `y`: the update is computed
 /// in theirs, and rounded to `y`'s when it is added.
 pub(crate) fn lora_add(y: Tensor<2>, x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, place: LoraPlace) -> Tensor<2> {
-    on_cpu(y, x, a, b, place).or_else(|y| recorded(y, x, a, b, place)).unwrap_or_else(|y| portable(y, x, a, b, place))
+    let y = match on_cpu(y, x, a, b, place) {
+        Ok(sum) => return sum,
+        Err(y) => y,
+    };
+    match recorded(y, x, a, b, place) {
+        Ok(sum) => sum,
+        Err(y) => portable(y, x, a, b, place),
+    }
 }
 
 /// `(x·Aᵀ)·Bᵀ` added into `y`, and `x·Aᵀ`.
