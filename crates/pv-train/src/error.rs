@@ -146,8 +146,20 @@ pub enum Error {
     Hook(#[from] pv_hooks::HookError),
     /// An intervention cannot be.
     #[error(transparent)]
-    Steer(#[from] pv_steer::Error),
+    Steer(Box<pv_steer::Error>),
     /// A vector lacks what was asked of it.
     #[error(transparent)]
-    Vectors(#[from] pv_vectors::Error),
+    Vectors(Box<pv_vectors::Error>),
+}
+
+impl From<pv_steer::Error> for Error {
+    fn from(error: pv_steer::Error) -> Self {
+        Self::Steer(Box::new(error))
+    }
+}
+
+impl From<pv_vectors::Error> for Error {
+    fn from(error: pv_vectors::Error) -> Self {
+        Self::Vectors(Box::new(error))
+    }
 }

@@ -84,7 +84,7 @@ pub enum MeasureError {
     Cancelled,
     /// Samples, or their loss.
     #[error(transparent)]
-    Train(#[from] crate::Error),
+    Train(Box<crate::Error>),
     /// A vector, a projection, or a run's folder.
     #[error(transparent)]
     Vectors(#[from] pv_vectors::Error),
@@ -110,5 +110,11 @@ impl MeasureError {
             return Ok(());
         }
         Err(Self::Mismatch { what: what.to_owned(), left: left.to_string(), right: right.to_string() })
+    }
+}
+
+impl From<crate::Error> for MeasureError {
+    fn from(error: crate::Error) -> Self {
+        Self::Train(Box::new(error))
     }
 }
