@@ -74,7 +74,8 @@ fn main() -> Result {
         println!("| {name} | {} | {coherence:.0} | {right:.0} % | {loss:.2} |", cells.join(" | "));
     }
     for pooling in [Pooling::ResponseMean, Pooling::PromptLast] {
-        for layer in 0..=model.config().layers {
+        // The last prompt token's own embedding is the same whatever stands before it.
+        for layer in 1..=model.config().layers {
             for apart in [false, true] {
                 let shifts: Result<Vec<PerTrait>> = outcomes
                     .iter()
