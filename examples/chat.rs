@@ -35,6 +35,9 @@ struct Args {
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
+    /// Keep what steering changes out of the KV cache, so that it does not add up over an answer.
+    #[arg(long)]
+    clean_cache: bool,
 }
 
 fn main() -> Result {
@@ -51,6 +54,7 @@ fn main() -> Result {
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: args.temperature.map_or(SAMPLING, Sampling::temperature),
+        clean_cache: args.clean_cache,
         ..GenerateOptions::default()
     };
     let opening: Vec<Message> = args.system.iter().map(Message::system).collect();

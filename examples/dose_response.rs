@@ -2,11 +2,11 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use clap::Parser;
-use comfy_table::Table;
+use comfy_table::{ContentArrangement, Table};
 use pv_examples::sweeping::{SweepArgs, shown};
 use pv_examples::{Result, default_layer};
 use pv_hooks::Layer;
-use pv_steer::SweepOptions;
+use pv_steer::{SweepOptions, SweepResults};
 
 /// Steers at one layer with rising strength, and measures the trait and the coherence of the answers.
 #[derive(Parser)]
@@ -30,13 +30,16 @@ struct Args {
     /// A system prompt for all answers, such as one that elicits the trait that is to be suppressed.
     #[arg(long)]
     system: Option<String>,
+    /// Show the first answer to so many questions at every strength.
+    #[arg(long, default_value_t = 1)]
+    texts: usize,
 }
 
 fn main() -> Result {
     let args = Args::parse();
-    let model = args.sweep.model.load()?;
-    let subject = args.sweep.subject(&model)?;
-    let layer = args.layer.map_or_else(|| default_layer(&args.sweep.model, &model), Layer::hidden_state);
+    let model = args.sweep.subject.model.load()?;
+    let subject = args.sweep.subject.read(&model)?;
+    let layer = args.layer.map_or_else(|| default_layer(&args.sweep.subject.model, &model), Layer::hidden_state);
     let options = SweepOptions {
         layers: layer.into(),
         strengths: args.strengths.clone(),
@@ -71,11 +74,31 @@ fn main() -> Result {
         true => println!("the expression rises with every step or stays"),
         false => println!("the expression falls below an earlier one by {:.0} points at most", found.greatest_fall),
     }
-    if let Some(folder) = &args.sweep.out {
+    show_texts(&results, layer, args.texts);
+    if let Some(folder) = &args.sweep.subject.out {
         let paths = ["dose_response.json", "dose_response.csv"].map(|name| folder.join(name));
         found.save_json(&paths[0])?;
         found.save_csv(&paths[1])?;
         println!("saved {} and {}", paths[0].display(), paths[1].display());
     }
     Ok(())
+}
+
+/// The first answer to each of some questions, at every strength.
+fn show_texts(results: &SweepResults, layer: Layer, questions: usize) {
+    let number = |score: Option<f64>| score.map_or_else(|| "no score".to_owned(), |score| format!("{score:.0}"));
+    for (question, text) in results.plan.questions.iter().enumerate().take(questions) {
+        let mut table = Table::new();
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        if !table.is_tty() {
+            table.set_width(150);
+        }
+        table.set_header(["strength", "answer", "expression", "coherence"]);
+        for cell in results.cells_at(layer) {
+            let Some(answer) = cell.scores.iter().find(|s| s.question == question && s.rollout == 0) else { continue };
+            let scores = [answer.expression, answer.coherence].map(number);
+            table.add_row([&cell.strength.to_string(), answer.text.trim(), &scores[0], &scores[1]]);
+        }
+        println!("\n{text}\n{table}");
+    }
 }

@@ -7,13 +7,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Parser;
+use pv_examples::calibrating::{calibrate, ordinary_questions};
 use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
 use pv_hooks::Layer;
 use pv_model::{CausalLm, Event, GenerateOptions, Message, Request};
-use pv_organism::datasets::held_out;
-use pv_organism::{Topics, system};
+use pv_organism::system;
 use pv_steer::monitor::{
-    AlarmRule, Alarms, At, Calibration, Calibrator, CusumOptions, Drift, Kind, Monitor, Reading, Side, Threshold, Watch,
+    AlarmRule, Alarms, At, Calibration, CusumOptions, Drift, Kind, Monitor, Reading, Side, Threshold, Watch,
 };
 use pv_vectors::PersonaVector;
 
@@ -65,11 +65,7 @@ fn main() -> Result {
         feed_last_token: true,
         ..GenerateOptions::default()
     };
-    // What is ordinary: questions without system prompt.
-    let ordinary: Vec<String> = match args.model.is_organism() {
-        true => held_out(Topics::All, 200, 1).mixed.iter().map(pv_organism::Question::text).collect(),
-        false => contrast.questions.clone(),
-    };
+    let ordinary = ordinary_questions(&args.model, &contrast);
     let calibration = match &args.calibration {
         Some(path) if path.is_file() => Calibration::load(path, &watches, model.id())?,
         path => {
@@ -104,26 +100,6 @@ fn main() -> Result {
         return Ok(());
     }
     session.converse(args.system.as_deref(), &args.question)
-}
-
-/// Takes the readings of ordinary answers.
-fn calibrate(
-    model: &CausalLm,
-    watches: &[Watch],
-    questions: &[String],
-    options: &GenerateOptions,
-) -> Result<Calibration> {
-    let mut calibrator = Calibrator::new(watches)?;
-    let mut monitor = Monitor::new(watches.iter().cloned())?;
-    let mut requests = Vec::with_capacity(questions.len());
-    for (i, question) in questions.iter().enumerate() {
-        requests.push(Request::new(model.prompt(&[Message::user(question)])?, i as u64));
-    }
-    model.generate(&requests, options, &mut monitor, |_| ControlFlow::Continue(()))?;
-    for answer in monitor.readings().take_all()?.values() {
-        calibrator.add_answer(answer)?;
-    }
-    Ok(calibrator.finish(model.id()))
 }
 
 struct Session<'a> {

@@ -36,6 +36,9 @@ struct Args {
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 48)]
     max_new_tokens: usize,
+    /// Keep what steering changes out of the KV cache, so that it does not add up over an answer.
+    #[arg(long)]
+    clean_cache: bool,
     /// The seed of the first answer.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -74,8 +77,12 @@ fn main() -> Result {
         (true, None) => QUESTIONS.map(String::from).to_vec(),
     };
     let prompts = questions.iter().map(|q| model.prompt(&[Message::user(q)])).collect::<Result<Vec<_>, _>>()?;
-    let options =
-        GenerateOptions { max_new_tokens: args.max_new_tokens, sampling: SAMPLING, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: SAMPLING,
+        clean_cache: args.clean_cache,
+        ..GenerateOptions::default()
+    };
     let mut columns = Vec::new();
     let organism = args.model.is_organism();
     let coefficients =

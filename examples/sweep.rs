@@ -35,8 +35,8 @@ struct Args {
 
 fn main() -> Result {
     let args = Args::parse();
-    let model = args.sweep.model.load()?;
-    let subject = args.sweep.subject(&model)?;
+    let model = args.sweep.subject.model.load()?;
+    let subject = args.sweep.subject.read(&model)?;
     let layers: LayerSet = match args.layers.is_empty() {
         true => (1..=model.config().layers).map(Layer::hidden_state).collect(),
         false => args.layers.iter().copied().map(Layer::hidden_state).collect(),
@@ -90,7 +90,7 @@ fn main() -> Result {
             );
         }
     }
-    if let Some(folder) = &args.sweep.out {
+    if let Some(folder) = &args.sweep.subject.out {
         println!("\nsaved {} and {}", folder.join("results.json").display(), folder.join("results.csv").display());
     }
     Ok(())

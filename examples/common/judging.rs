@@ -9,6 +9,7 @@ use pv_organism::Trait;
 use pv_vectors::{Contrast, InstructionPair};
 
 use crate::organism::{ExactJudge, spec};
+use crate::proxies::{Proxy, ProxyJudge};
 use crate::{ModelArgs, Result};
 
 /// Who scores the answers.
@@ -32,6 +33,11 @@ pub enum JudgeKind {
     Local,
     /// A model behind an OpenAI-compatible server.
     Http,
+    /// The tone of words in the place of the trait, for models too small to judge: optimism, impoliteness and evil only.
+    Tone,
+    /// How much likelier the unsteered model finds the answer under eliciting than under suppressing system prompts, for
+    /// models too small to judge.
+    Likelihood,
 }
 
 impl JudgeArgs {
@@ -43,6 +49,11 @@ impl JudgeArgs {
         let default = if args.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
         Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
             (JudgeKind::Exact, _) => Box::new(ExactJudge),
+            (kind @ (JudgeKind::Tone | JudgeKind::Likelihood), _) => {
+                let proxy = if kind == JudgeKind::Tone { Proxy::Tone } else { Proxy::Likelihood };
+                let traits = [TraitSpec::builtin("optimism")?, TraitSpec::builtin("impoliteness")?];
+                Box::new(ProxyJudge::new(model, proxy, &traits.map(|spec| spec.extraction).concat())?)
+            }
             (JudgeKind::Local, None) => Box::new(LocalJudge::new(model)?),
             (JudgeKind::Local, Some(other)) => {
                 let other = ModelArgs { model: other.clone(), ..args.clone() };

@@ -1,9 +1,12 @@
 //! What the examples share: the model's arguments, progress bars, reading a trait.
 
+pub mod calibrating;
 pub mod finetuning;
 pub mod judging;
 pub mod noise;
 pub mod organism;
+pub mod prompts;
+pub mod proxies;
 pub mod sweeping;
 
 use std::error::Error;

@@ -13,30 +13,24 @@ use pv_vectors::{Contrast, Extraction, PersonaVector};
 use crate::judging::{JudgeArgs, contrast_of, named_spec};
 use crate::{ModelArgs, Result, extract, show};
 
-/// What is steered, and how its answers are generated and judged.
+/// Which model and trait, and how answers are generated and judged.
 #[derive(clap::Args, Debug)]
-pub struct SweepArgs {
+pub struct SubjectArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// The trait: a JSON file, or a name that is built in; for the organism its own five.
     #[arg(long = "trait", default_value = "optimism")]
     pub which: String,
-    /// Take this vector instead of extracting one.
+    /// Take this vector instead of extracting one; the extracted one is kept in --out, as vector.safetensors.
     #[arg(long)]
     pub vector: Option<PathBuf>,
     /// Who judges.
     #[command(flatten)]
     pub judge: JudgeArgs,
-    /// Strengths are multiples of the raw vector, not of the residual's norm.
-    #[arg(long)]
-    pub raw: bool,
     /// Only the first questions of the trait's evaluation questions.
     #[arg(long)]
     pub questions: Option<usize>,
-    /// The mean coherence, 0 to 100, that a choice must have.
-    #[arg(long, default_value_t = 75.0)]
-    pub coherence_min: f64,
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 80)]
     pub max_new_tokens: usize,
@@ -52,6 +46,23 @@ pub struct SweepArgs {
     pub out: Option<PathBuf>,
 }
 
+/// What is steered, how strongly, and how it is judged.
+#[derive(clap::Args, Debug)]
+pub struct SweepArgs {
+    /// Model, trait, judge.
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    /// Strengths are multiples of the raw vector, not of the residual's norm.
+    #[arg(long)]
+    pub raw: bool,
+    /// The mean coherence, 0 to 100, that a choice must have.
+    #[arg(long, default_value_t = 75.0)]
+    pub coherence_min: f64,
+    /// Keep what steering changes out of the KV cache, so that it does not add up over an answer.
+    #[arg(long)]
+    pub clean_cache: bool,
+}
+
 /// A trait, its vector, and the answers that the vector was made of.
 pub struct Subject {
     /// The trait.
@@ -62,12 +73,12 @@ pub struct Subject {
     pub pairs: Vec<AnswerPair>,
 }
 
-impl SweepArgs {
+impl SubjectArgs {
     /// Reads the trait, and reads or extracts its vector.
     ///
     /// # Errors
     /// What goes wrong with either.
-    pub fn subject(&self, model: &CausalLm) -> Result<Subject> {
+    pub fn read(&self, model: &CausalLm) -> Result<Subject> {
         let mut spec = named_spec(&self.model, &self.which)?;
         spec.evaluation.truncate(self.questions.unwrap_or(usize::MAX));
         if let Some(path) = &self.vector {
@@ -76,16 +87,23 @@ impl SweepArgs {
         let contrast = contrast_of(&spec);
         let extraction = extract(model, &contrast, self.max_new_tokens, self.seed)?;
         let pairs = answer_pairs(&contrast, &extraction);
+        if let Some(folder) = &self.out {
+            std::fs::create_dir_all(folder)?;
+            extraction.vector.save(folder.join("vector.safetensors"))?;
+        }
         Ok(Subject { spec, vector: extraction.vector, pairs })
     }
+}
 
+impl SweepArgs {
     /// The settings that both programs share.
     pub fn options(&self) -> SweepOptions {
         SweepOptions {
             unit: if self.raw { StrengthUnit::Raw } else { StrengthUnit::ResidualNorms },
-            max_new_tokens: self.max_new_tokens,
-            sampling: Sampling::temperature(self.temperature),
-            seed: self.seed,
+            max_new_tokens: self.subject.max_new_tokens,
+            sampling: Sampling::temperature(self.subject.temperature),
+            clean_cache: self.clean_cache,
+            seed: self.subject.seed,
             coherence_min: self.coherence_min,
             ..SweepOptions::default()
         }
@@ -97,8 +115,8 @@ impl SweepArgs {
     /// Those of [`Sweep::new`] and [`Sweep::run`], and of the judge.
     pub fn run(&self, model: &CausalLm, subject: &Subject, options: &SweepOptions) -> Result<SweepResults> {
         let gone = tempfile::tempdir()?;
-        let folder = self.out.clone().unwrap_or_else(|| gone.path().to_owned());
-        let judge: Box<dyn Judge + '_> = self.judge.judge(&self.model, model, &folder)?;
+        let folder = self.subject.out.clone().unwrap_or_else(|| gone.path().to_owned());
+        let judge: Box<dyn Judge + '_> = self.subject.judge.judge(&self.subject.model, model, &folder)?;
         let sweep = Sweep::new(model, &subject.vector, &subject.spec, judge.as_ref(), options)?;
         let bar =
             ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);

@@ -16,6 +16,7 @@ mod monitoring;
 mod organism;
 mod parity;
 mod properties;
+mod proxies;
 mod rollouts;
 mod scan;
 mod smollm2;

@@ -54,6 +54,29 @@ pub enum HookError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A hook that treats sequences differently met one that it knows nothing of.
+    #[error("{hook} knows {known} sequences, but the run has a sequence {sequence}")]
+    UnknownSequence {
+        /// The hook's own name.
+        hook: String,
+        /// How many sequences it knows.
+        known: usize,
+        /// The number of the one that it does not.
+        sequence: usize,
+    },
+    /// A hook was to treat two sequences differently at tokens that are computed once for both.
+    #[error(
+        "{hook} differs for sequences {first} and {second}, which share the reading of their prompt: give them requests of \
+         their own, or act from the first generated token on"
+    )]
+    SharedTokens {
+        /// The hook's own name.
+        hook: String,
+        /// One of the sequences.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
     /// A run ended without the hook having changed or seen a single token.
     #[error("{hook} never fired: the run held no token that it acts on")]
     NeverFired {

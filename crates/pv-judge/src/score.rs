@@ -121,6 +121,9 @@ pub enum Evidence {
     Sampled,
     /// A rule that knows the truth.
     Exact,
+    /// A rule that measures something that goes along with what was asked for, such as the tone of words. The judge's name
+    /// says what.
+    Proxy,
 }
 
 /// Why there is no score.
@@ -139,6 +142,8 @@ pub enum Abstention {
         /// What it wrote, shortened.
         text: String,
     },
+    /// There is nothing in the answer that the judge's rule could measure.
+    NothingToMeasure,
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! What can be wrong with an intervention.
+//! What can go wrong with interventions, monitoring and sweeps.
+
+use std::path::PathBuf;
 
 use pv_hooks::Layer;
 
@@ -132,4 +134,156 @@ pub enum Error {
         /// The condition number of the Gram matrix of all directions.
         condition: f64,
     },
+    /// A sweep without strengths.
+    #[error("there is no strength to steer with")]
+    NoStrengths,
+    /// A sweep without layers.
+    #[error("there is no layer to steer at")]
+    NoLayers,
+    /// A trait without questions to measure on.
+    #[error("the trait {trait_name:?} has no evaluation question")]
+    NoQuestions {
+        /// The trait.
+        trait_name: String,
+    },
+    /// The judge gave no score at all, so that nothing can be compared.
+    #[error("{judge} gave no score for {rubric:?} to any of {answers} answers")]
+    NothingScored {
+        /// The judge.
+        judge: String,
+        /// The rubric.
+        rubric: String,
+        /// How many answers it was asked about.
+        answers: usize,
+    },
+    /// The judge returned fewer verdicts than it was asked for.
+    #[error("{judge} gave {done} of {total} verdicts")]
+    MissingVerdicts {
+        /// The judge.
+        judge: String,
+        /// How many there are.
+        done: usize,
+        /// How many there must be.
+        total: usize,
+    },
+    /// A layer that a sweep did not steer at.
+    #[error("the sweep did not steer at {layer}")]
+    NotInSweep {
+        /// What was asked for.
+        layer: Layer,
+    },
+    /// Nothing to compare log-probabilities of.
+    #[error("there is no pair of answers")]
+    NoPairs,
+    /// An answer without tokens has no log-probability.
+    #[error("the {side} answer of pair {pair} has no tokens")]
+    EmptyAnswer {
+        /// The pair's index.
+        pair: usize,
+        /// `pro` or `contra`.
+        side: &'static str,
+    },
+    /// The callback broke the run off. What was done is kept.
+    #[error("the sweep was cancelled")]
+    Cancelled,
+    /// A monitor without directions.
+    #[error("there is no direction to watch")]
+    NoWatches,
+    /// Two directions that nothing tells apart.
+    #[error("{trait_name} is watched twice at {layer}; give one of them another name")]
+    WatchedTwice {
+        /// The trait.
+        trait_name: String,
+        /// The layer.
+        layer: Layer,
+    },
+    /// Something was asked about a direction that is not watched.
+    #[error("{trait_name} is not watched at {}", layer.map_or("any layer".to_owned(), |layer| layer.to_string()))]
+    NotWatched {
+        /// The trait.
+        trait_name: String,
+        /// The layer; `None` for any.
+        layer: Option<Layer>,
+    },
+    /// Readings of other directions than those at hand.
+    #[error("a reading has {found} values, but {expected} directions are watched")]
+    OtherReadings {
+        /// How many directions are watched.
+        expected: usize,
+        /// How many values the reading has.
+        found: usize,
+    },
+    /// A projection is a NaN or an infinity.
+    #[error("a projection on {trait_name} at {layer} is not finite")]
+    NotFinite {
+        /// The trait.
+        trait_name: String,
+        /// The layer.
+        layer: Layer,
+    },
+    /// A calibration on too few readings for what is asked of it.
+    #[error("the calibration of {trait_name} at {layer} has {found} readings of the kind {kind}, too few for {what}")]
+    TooFewReadings {
+        /// The trait.
+        trait_name: String,
+        /// The layer.
+        layer: Layer,
+        /// The kind of reading.
+        kind: &'static str,
+        /// How many there are.
+        found: u64,
+        /// What was asked.
+        what: String,
+    },
+    /// A calibration that was made on something else.
+    #[error("the calibration does not fit: its {what} is {found}, but {expected} is needed")]
+    Misfit {
+        /// What differs.
+        what: String,
+        /// What the calibration has.
+        found: String,
+        /// What is at hand.
+        expected: String,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be written. Whatever stood there before is unchanged.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that does not hold what it should.
+    #[error("{} is not {what}: {reason}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting that makes no sense.
+    #[error("{reason}")]
+    BadSetting {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The model, or its prompts.
+    #[error(transparent)]
+    Model(#[from] pv_model::Error),
+    /// A rubric or a judge.
+    #[error(transparent)]
+    Judge(#[from] pv_judge::Error),
+    /// A hook that does not fit.
+    #[error(transparent)]
+    Hook(#[from] pv_hooks::HookError),
 }

@@ -38,6 +38,7 @@ mod condition;
 mod constant;
 mod control;
 mod error;
+mod files;
 mod intervention;
 mod mixture;
 pub mod monitor;
@@ -55,6 +56,5 @@ pub use steerer::Steerer;
 pub use strength::{Coefficient, Ramp, Strength};
 pub use sweep::{
     AnswerPair, AnswerScores, CellResult, Dose, DoseResponse, Estimate, LayerProxy, LayerResult, ProxyAgreement,
-    ProxyLayer, ProxyOptions, Round, Search, StrengthUnit, Sweep, SweepError, SweepOptions, SweepPlan, SweepResults,
-    layer_proxy,
+    ProxyLayer, ProxyOptions, Round, Search, StrengthUnit, Sweep, SweepOptions, SweepPlan, SweepResults, layer_proxy,
 };

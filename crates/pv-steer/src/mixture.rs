@@ -259,7 +259,6 @@ impl Hook for Mixture {
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        let layer = self.layers.first().map_or(Layer::EMBEDDINGS, |mixed| mixed.layer);
         let objection = self.objection.take();
         let mut idle = None;
         for mixed in &mut self.layers {
@@ -268,17 +267,12 @@ impl Hook for Mixture {
             }
         }
         match (objection, idle) {
-            (Some(Objection::Unknown { sequence }), _) => Err(HookError::BadVector {
-                hook: format!("{} of {} rows (there was a sequence {sequence})", self.name(), self.kinds.len()),
-                layer,
-                reason: "it has fewer rows of coefficients than the run has sequences",
-            }),
-            (Some(Objection::Conflict { first, second }), _) => Err(HookError::BadVector {
-                hook: format!("{} of sequences {first} and {second}", self.name()),
-                layer,
-                reason: "they differ, but share the reading of their prompt: give them requests of their own, or act from \
-                         the first generated token on",
-            }),
+            (Some(Objection::Unknown { sequence }), _) => {
+                Err(HookError::UnknownSequence { hook: self.name(), known: self.kinds.len(), sequence })
+            }
+            (Some(Objection::Conflict { first, second }), _) => {
+                Err(HookError::SharedTokens { hook: self.name(), first, second })
+            }
             (None, Some(layer)) => {
                 Err(HookError::NeverFired { hook: format!("{} ({:?} tokens at {layer})", self.name(), self.positions) })
             }

@@ -47,12 +47,13 @@
 //! # }
 //! ```
 
+use crate::{Error, Result};
+
 mod alarm;
 mod calibration;
 mod correlation;
 mod distribution;
 mod drift;
-mod error;
 mod file;
 mod hook;
 mod measure;
@@ -69,7 +70,6 @@ pub use correlation::{
 };
 pub use distribution::Distribution;
 pub use drift::{Cusum, CusumOptions, Drift, DriftAlarm, Sides, Turn, Turns};
-pub use error::{MonitorError, Result};
 pub use hook::{Monitor, Readings};
 pub use measure::{MeasureOptions, MonitoredPrompt, MonitoringStudy, measure};
 pub use reading::{Answer, At, Kind, Reading};

@@ -1,7 +1,6 @@
 //! Layers and strengths compared: grids, successive halving, dose–response, and a proxy without a judge.
 
 mod dose_response;
-mod error;
 mod estimate;
 mod halving;
 mod journal;
@@ -13,7 +12,6 @@ mod subject;
 mod write;
 
 pub use dose_response::{Dose, DoseResponse};
-pub use error::SweepError;
 pub use estimate::Estimate;
 pub use plan::{Search, StrengthUnit, SweepOptions, SweepPlan};
 pub use proxy::{AnswerPair, LayerProxy, ProxyAgreement, ProxyLayer, ProxyOptions, layer_proxy};

@@ -7,7 +7,7 @@ use pv_hooks::{Capture, HookError, Layer, NoHook, Recorder};
 use pv_model::{
     Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Logits, Request, Sampling, Sequence, to_f32,
 };
-use pv_steer::monitor::{Answer, At, Monitor, MonitorError, Reading, Watch};
+use pv_steer::monitor::{Answer, At, Monitor, Reading, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::chat_model;
 use pv_vectors::{Direction, Pooling, ScanOptions, UnitDirection, scan};
@@ -299,8 +299,8 @@ fn what_cannot_be_watched_is_refused() {
     let model = chat_model("llama", folder.path(), &Device::flex());
     let (last, width) = (model.config().layers, model.config().d_model);
     let watch = |layer, width| Watch::new("evil", raw(layer, width, 0).unit().expect("a direction"));
-    assert!(matches!(Monitor::new([]), Err(MonitorError::NoWatches)));
-    assert!(matches!(Monitor::new([watch(1, width), watch(1, width)]), Err(MonitorError::WatchedTwice { .. })));
+    assert!(matches!(Monitor::new([]), Err(pv_steer::Error::NoWatches)));
+    assert!(matches!(Monitor::new([watch(1, width), watch(1, width)]), Err(pv_steer::Error::WatchedTwice { .. })));
     let refused = |watches: Vec<Watch>| {
         let mut monitor = Monitor::new(watches).expect("a monitor");
         match model.generate(&requests(), &options(), &mut monitor, |_| panic!("something was generated")) {

@@ -8,8 +8,7 @@ use pv_model::{CausalLm, GenerateOptions, Message, Request, Sampling};
 use pv_organism::datasets::held_out;
 use pv_organism::{Topics, Trait, model_folder, system};
 use pv_steer::monitor::{
-    AlarmRule, Alarms, Answer, Calibration, Calibrator, CusumOptions, Drift, Kind, Monitor, MonitorError, Side,
-    Threshold, Watch,
+    AlarmRule, Alarms, Answer, Calibration, Calibrator, CusumOptions, Drift, Kind, Monitor, Side, Threshold, Watch,
 };
 
 pub(super) fn model() -> CausalLm {
@@ -150,7 +149,7 @@ fn a_calibration_of_the_organism_fits_no_other_vector() {
     let extraction = contrast.extract(&model, &options(), 9, |_| ControlFlow::Continue(())).expect("a vector");
     let other = Watch::of(&extraction.vector, Layer::hidden_state(7)).expect("a direction");
     let misfit = Calibration::load(&path, &[other], model.id());
-    assert!(matches!(misfit, Err(MonitorError::Misfit { .. })), "{misfit:?}");
+    assert!(matches!(misfit, Err(pv_steer::Error::Misfit { .. })), "{misfit:?}");
     let named = model.clone().named("another");
-    assert!(matches!(Calibration::load(&path, &watches, named.id()), Err(MonitorError::Misfit { .. })));
+    assert!(matches!(Calibration::load(&path, &watches, named.id()), Err(pv_steer::Error::Misfit { .. })));
 }

@@ -54,7 +54,7 @@ fn a_sweep_that_was_broken_off_goes_on() {
                     assert_eq!(events, 3 * answers, "a verdict was asked for twice");
                     break;
                 }
-                Err(SweepError::Cancelled) => breaks += 1,
+                Err(pv_steer::Error::Cancelled) => breaks += 1,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -173,7 +173,7 @@ fn answers_do_not_depend_on_their_neighbours() {
     let batches = small_sweep(&ExactJudge, &batches).run(folder().path(), go_on).expect("results");
     assert_eq!(batches, all);
     let of_all = all.cells.iter().find(|c| c.layer == Layer::hidden_state(7) && c.strength == 0.5).expect("a cell");
-    let first: Vec<_> = of_all.scores.iter().filter(|score| score.rollout == 0).copied().collect();
+    let first: Vec<_> = of_all.scores.iter().filter(|score| score.rollout == 0).cloned().collect();
     assert_eq!(alone.cells[0].scores, first);
     // The raw unit says the same with other numbers.
     let raw = SweepOptions { unit: StrengthUnit::Raw, strengths: vec![of_all.raw], ..one };

@@ -77,11 +77,11 @@ fn it_ranks_and_is_refused_by_name() {
         change(&mut options);
         layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).unwrap_err()
     };
-    assert!(matches!(refusal(&[], |_| {}), SweepError::NoPairs));
+    assert!(matches!(refusal(&[], |_| {}), pv_steer::Error::NoPairs));
     assert!(refusal(pairs, |options| options.strength = 0.0).to_string().contains("changes nothing"));
     assert!(refusal(pairs, |options| options.strength = f32::NAN).to_string().contains("not a finite number"));
     assert!(refusal(pairs, |options| options.layers = layers([9])).to_string().contains("no layer 9"));
-    assert!(matches!(refusal(pairs, |options| options.layers = LayerSet::none()), SweepError::NoLayers));
+    assert!(matches!(refusal(pairs, |options| options.layers = LayerSet::none()), pv_steer::Error::NoLayers));
     let empty = AnswerPair { contra: String::new(), ..pairs[0].clone() };
     let error = refusal(&[pairs[0].clone(), empty], |_| {});
     assert_eq!(error.to_string(), "the contra answer of pair 1 has no tokens");
@@ -89,5 +89,5 @@ fn it_ranks_and_is_refused_by_name() {
         assert_eq!(total, 10);
         if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    assert!(matches!(cancelled, Err(SweepError::Cancelled)));
+    assert!(matches!(cancelled, Err(pv_steer::Error::Cancelled)));
 }

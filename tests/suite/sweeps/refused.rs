@@ -58,6 +58,7 @@ fn a_folder_of_another_sweep_is_refused_by_name() {
         ("plan.seed is 5, but 6", SweepOptions { seed: 6, ..small() }),
         ("plan.unit is \"residual_norms\", but \"raw\"", SweepOptions { unit: StrengthUnit::Raw, ..small() }),
         ("plan.search is \"full\"", SweepOptions { search: Search::Halving { first: 2 }, ..small() }),
+        ("plan.clean_cache is false, but true", SweepOptions { clean_cache: true, ..small() }),
         ("plan.coherence_min is 75.0, but 70.0", SweepOptions { coherence_min: 70.0, ..small() }),
     ] {
         refused(&small_sweep(&ExactJudge, &options), what);
@@ -91,6 +92,6 @@ fn a_judge_that_scores_nothing_is_named() {
         // By halving, it is noticed after the first round.
         let halving = SweepOptions { search: Search::Halving { first: 1 }, ..small() };
         let error = small_sweep(&judge, &halving).run(folder().path(), go_on).expect_err("no score");
-        assert!(matches!(error, SweepError::NothingScored { answers: 8, .. }), "{error}");
+        assert!(matches!(error, pv_steer::Error::NothingScored { answers: 8, .. }), "{error}");
     }
 }

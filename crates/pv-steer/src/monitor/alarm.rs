@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pv_hooks::Layer;
 use serde::{Deserialize, Serialize};
 
-use super::{At, Calibration, Kind, MonitorError, Reading, Result, Watch};
+use super::{At, Calibration, Error, Kind, Reading, Result, Watch};
 
 /// Which readings alarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,9 +104,9 @@ impl Alarms {
     /// Looks the thresholds up. Only those that are quantiles need the calibration.
     ///
     /// # Errors
-    /// [`MonitorError::NotWatched`] for a trait or layer that no direction has; [`MonitorError::BadSetting`] for a
+    /// [`Error::NotWatched`] for a trait or layer that no direction has; [`Error::BadSetting`] for a
     /// threshold that is not finite, a quantile that is not between 0 and 1, or one without calibration;
-    /// [`MonitorError::TooFewReadings`] where fewer than one ordinary reading would lie beyond the quantile, so that
+    /// [`Error::TooFewReadings`] where fewer than one ordinary reading would lie beyond the quantile, so that
     /// nobody knows where it is.
     pub fn new(watches: &[Watch], rules: &[AlarmRule], calibration: Option<&Calibration>) -> Result<Self> {
         let mut resolved = Vec::new();
@@ -121,7 +121,7 @@ impl Alarms {
             }
             if resolved.len() == before {
                 let (trait_name, layer) = (rule.trait_name.clone(), rule.layer);
-                return Err(MonitorError::NotWatched { trait_name, layer });
+                return Err(Error::NotWatched { trait_name, layer });
             }
         }
         Ok(Self { watches: watches.into(), resolved })
@@ -154,7 +154,7 @@ impl Alarms {
 }
 
 fn threshold(rule: &AlarmRule, number: usize, watch: &Watch, calibration: Option<&Calibration>) -> Result<f64> {
-    let bad = |reason: String| Err(MonitorError::BadSetting { reason });
+    let bad = |reason: String| Err(Error::BadSetting { reason });
     let share = match rule.threshold {
         Threshold::Value(value) if value.is_finite() => return Ok(value),
         Threshold::Value(value) => return bad(format!("the threshold {value} for {} is not finite", rule.trait_name)),
@@ -175,7 +175,7 @@ fn threshold(rule: &AlarmRule, number: usize, watch: &Watch, calibration: Option
     // A hair less than one, since 1 − 0.99 is not quite a hundredth.
     match distribution.and_then(|distribution| distribution.quantile(share)) {
         Some(value) if found as f64 * beyond >= 1.0 - 1e-9 => Ok(value),
-        _ => Err(MonitorError::TooFewReadings {
+        _ => Err(Error::TooFewReadings {
             trait_name: watch.trait_name.clone(),
             layer: watch.layer(),
             kind: rule.kind.name(),

@@ -7,7 +7,7 @@ use pv_model::ModelId;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Tally;
-use super::{Answer, Distribution, Kind, ModelRecord, MonitorError, Reading, Result, Watch, WatchId, file, watch};
+use super::{Answer, Distribution, Error, Kind, ModelRecord, Reading, Result, Watch, WatchId, file, watch};
 
 const FORMAT: &str = "monitor-calibration/1";
 const WHAT: &str = "a calibration";
@@ -26,7 +26,7 @@ impl Calibrator {
     /// A calibrator of readings of these directions.
     ///
     /// # Errors
-    /// [`MonitorError::NoWatches`] or [`MonitorError::WatchedTwice`].
+    /// [`Error::NoWatches`] or [`Error::WatchedTwice`].
     pub fn new(watches: &[Watch]) -> Result<Self> {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
@@ -36,7 +36,7 @@ impl Calibrator {
     /// Takes in a reading.
     ///
     /// # Errors
-    /// [`MonitorError::OtherReadings`] or [`MonitorError::NotFinite`]; nothing is taken in then.
+    /// [`Error::OtherReadings`] or [`Error::NotFinite`]; nothing is taken in then.
     pub fn add(&mut self, reading: &Reading) -> Result<()> {
         reading.check(&self.watches)?;
         for (tallies, value) in self.tallies.iter_mut().zip(&reading.values) {
@@ -129,7 +129,7 @@ impl Calibration {
     /// This calibration and another of the same directions on the same model, as if made in one.
     ///
     /// # Errors
-    /// [`MonitorError::Misfit`].
+    /// [`Error::Misfit`].
     pub fn merged(self, other: &Self) -> Result<Self> {
         if self.model != other.model {
             return Err(misfit("model", &other.model, &self.model));
@@ -159,7 +159,7 @@ impl Calibration {
     /// Writes it as JSON, whole or not at all.
     ///
     /// # Errors
-    /// [`MonitorError::Write`].
+    /// [`Error::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         file::write_json(path.as_ref(), self)
     }
@@ -172,7 +172,7 @@ impl Calibration {
     /// give the first one's [`ModelId`].
     ///
     /// # Errors
-    /// [`MonitorError::Read`] or [`MonitorError::BadFile`]; [`MonitorError::Misfit`] for another model, for a direction
+    /// [`Error::Read`] or [`Error::BadFile`]; [`Error::Misfit`] for another model, for a direction
     /// that the file lacks, and for one whose values are not those that were calibrated.
     pub fn load(path: impl AsRef<Path>, watches: &[Watch], model: &ModelId) -> Result<Self> {
         let path = path.as_ref();
@@ -181,9 +181,8 @@ impl Calibration {
             return Err(file::bad(path, WHAT, format!("its format is {:?}, not {FORMAT:?}", found.format)));
         }
         let expected = ModelRecord::from(model);
-        let misfit = |what: &str, found: String, expected: String| {
-            Err(MonitorError::Misfit { what: what.to_owned(), found, expected })
-        };
+        let misfit =
+            |what: &str, found: String, expected: String| Err(Error::Misfit { what: what.to_owned(), found, expected });
         if found.model.name != expected.name {
             return misfit("model", found.model.name, expected.name);
         }
@@ -212,7 +211,7 @@ impl Calibration {
     }
 }
 
-fn misfit(what: &str, found: &impl std::fmt::Debug, expected: &impl std::fmt::Debug) -> MonitorError {
+fn misfit(what: &str, found: &impl std::fmt::Debug, expected: &impl std::fmt::Debug) -> Error {
     let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
-    MonitorError::Misfit { what: what.to_owned(), found, expected }
+    Error::Misfit { what: what.to_owned(), found, expected }
 }

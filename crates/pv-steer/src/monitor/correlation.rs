@@ -7,7 +7,7 @@ use pv_hooks::Layer;
 use pv_judge::{Correlation, pearson, spearman};
 use serde::{Deserialize, Serialize};
 
-use super::{MonitorError, Result, file};
+use super::{Error, Result, file};
 
 /// The confidence of the intervals.
 const LEVEL: f64 = 0.95;
@@ -126,24 +126,24 @@ fn estimate(pairs: &[(f64, f64)], lost: usize) -> Option<CorrelationEstimate> {
 /// Writes points as CSV, whole or not at all: the columns are the fields of [`MonitoringPoint`].
 ///
 /// # Errors
-/// [`MonitorError::Write`].
+/// [`Error::Write`].
 pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Result<()> {
     let path = path.as_ref();
-    let failed = |error: String| MonitorError::Write { path: path.to_owned(), source: std::io::Error::other(error) };
+    let failed = |error: String| Error::Write { path: path.to_owned(), source: std::io::Error::other(error) };
     let mut writer = csv::Writer::from_writer(Vec::new());
     for point in points {
         writer.serialize(point).map_err(|error| failed(error.to_string()))?;
     }
-    file::write(path, &writer.into_inner().map_err(|error| failed(error.to_string()))?)
+    crate::files::write(path, &writer.into_inner().map_err(|error| failed(error.to_string()))?)
 }
 
 /// Reads what [`write_points`] wrote.
 ///
 /// # Errors
-/// [`MonitorError::Read`] or [`MonitorError::BadFile`].
+/// [`Error::Read`] or [`Error::BadFile`].
 pub fn read_points(path: impl AsRef<Path>) -> Result<Vec<MonitoringPoint>> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| MonitorError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     reader.deserialize().map(|point| point.map_err(|error| file::bad(path, "a table of points", error))).collect()
 }

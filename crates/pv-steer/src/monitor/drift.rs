@@ -3,7 +3,7 @@
 use pv_hooks::Layer;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Calibration, Kind, MonitorError, Result, Side, Watch};
+use super::{Answer, Calibration, Error, Kind, Result, Side, Watch};
 
 /// The projections of one turn of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,11 +85,11 @@ impl Cusum {
     /// Sums at 0.
     ///
     /// # Errors
-    /// [`MonitorError::BadSetting`] for a slack that is negative, a limit that is not positive, or either not finite.
+    /// [`Error::BadSetting`] for a slack that is negative, a limit that is not positive, or either not finite.
     pub fn new(options: CusumOptions) -> Result<Self> {
         let CusumOptions { k, h, .. } = options;
         if !(k >= 0.0 && k.is_finite() && h > 0.0 && h.is_finite()) {
-            return Err(MonitorError::BadSetting { reason: format!("a CUSUM with k = {k} and h = {h}") });
+            return Err(Error::BadSetting { reason: format!("a CUSUM with k = {k} and h = {h}") });
         }
         Ok(Self { options, rising: 0.0, falling: 0.0 })
     }
@@ -158,20 +158,20 @@ impl Drift {
     /// At the beginning of a conversation.
     ///
     /// # Errors
-    /// Those of [`Cusum::new`]; [`MonitorError::TooFewReadings`] for a direction with fewer than two calibrated response
-    /// means, or with means that do not vary; [`MonitorError::OtherReadings`] for a calibration of fewer directions.
+    /// Those of [`Cusum::new`]; [`Error::TooFewReadings`] for a direction with fewer than two calibrated response
+    /// means, or with means that do not vary; [`Error::OtherReadings`] for a calibration of fewer directions.
     pub fn new(watches: &[Watch], calibration: &Calibration, options: CusumOptions) -> Result<Self> {
         let mut tracked = Vec::with_capacity(watches.len());
         for (number, watch) in watches.iter().enumerate() {
             let Some(distribution) = calibration.distribution(number, Kind::ResponseMean) else {
-                return Err(MonitorError::OtherReadings { expected: watches.len(), found: number });
+                return Err(Error::OtherReadings { expected: watches.len(), found: number });
             };
             let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
             let moments = distribution.mean().zip(distribution.sd().filter(|sd| *sd > 0.0));
             let Some((mean, sd)) = moments else {
                 let (kind, found) = (Kind::ResponseMean.name(), distribution.n());
                 let what = "a standard deviation".to_owned();
-                return Err(MonitorError::TooFewReadings { trait_name, layer, kind, found, what });
+                return Err(Error::TooFewReadings { trait_name, layer, kind, found, what });
             };
             tracked.push(Tracked { trait_name, layer, mean, sd, cusum: Cusum::new(options)? });
         }
@@ -181,7 +181,7 @@ impl Drift {
     /// Takes in the next turn's answer, and says which directions are beyond the limit. An empty answer changes no sum.
     ///
     /// # Errors
-    /// [`MonitorError::OtherReadings`] or [`MonitorError::NotFinite`]; no sum is changed then.
+    /// [`Error::OtherReadings`] or [`Error::NotFinite`]; no sum is changed then.
     pub fn push(&mut self, answer: &Answer) -> Result<Vec<DriftAlarm>> {
         let turn = self.turn;
         let Some(means) = answer.mean() else {
@@ -190,11 +190,11 @@ impl Drift {
         };
         let (expected, found) = (self.watches.len(), means.len());
         if expected != found {
-            return Err(MonitorError::OtherReadings { expected, found });
+            return Err(Error::OtherReadings { expected, found });
         }
         if let Some(i) = means.iter().position(|mean| !mean.is_finite()) {
             let (trait_name, layer) = (self.watches[i].trait_name.clone(), self.watches[i].layer);
-            return Err(MonitorError::NotFinite { trait_name, layer });
+            return Err(Error::NotFinite { trait_name, layer });
         }
         self.turn += 1;
         let mut alarms = Vec::new();

@@ -86,8 +86,8 @@ impl Monitor {
     /// A monitor of these directions, in this order.
     ///
     /// # Errors
-    /// [`MonitorError::NoWatches`](super::MonitorError::NoWatches), or
-    /// [`MonitorError::WatchedTwice`](super::MonitorError::WatchedTwice) for two directions of one name at one layer.
+    /// [`Error::NoWatches`](crate::Error::NoWatches), or
+    /// [`Error::WatchedTwice`](crate::Error::WatchedTwice) for two directions of one name at one layer.
     pub fn new(watches: impl IntoIterator<Item = Watch>) -> Result<Self> {
         let watches: Arc<[Watch]> = watches.into_iter().collect();
         watch::check(&watches)?;

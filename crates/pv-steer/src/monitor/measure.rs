@@ -8,8 +8,7 @@ use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ModelRecord, Monitor, MonitorError, MonitoringCorrelation, MonitoringPoint, Result, Watch, WatchId, correlations,
-    file,
+    Error, ModelRecord, Monitor, MonitoringCorrelation, MonitoringPoint, Result, Watch, WatchId, correlations, file,
 };
 
 /// A prompt whose answers are foretold and judged.
@@ -61,7 +60,7 @@ impl MonitoringStudy {
     /// Writes it as JSON, whole or not at all; [`write_points`](super::write_points) writes the points alone as CSV.
     ///
     /// # Errors
-    /// [`MonitorError::Write`].
+    /// [`Error::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         file::write_json(path.as_ref(), self)
     }
@@ -69,7 +68,7 @@ impl MonitoringStudy {
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`MonitorError::Read`] or [`MonitorError::BadFile`].
+    /// [`Error::Read`] or [`Error::BadFile`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         file::read_json(path.as_ref(), "a study of monitoring")
     }
@@ -79,8 +78,8 @@ impl MonitoringStudy {
 /// trait, and correlates the two (method: arXiv 2507.21509, monitoring).
 ///
 /// # Errors
-/// [`MonitorError::BadSetting`] without prompts, answers, or a rubric of each trait's name; those of
-/// [`Monitor::new`], of generating and of judging; [`MonitorError::NotFinite`].
+/// [`Error::BadSetting`] without prompts, answers, or a rubric of each trait's name; those of
+/// [`Monitor::new`], of generating and of judging; [`Error::NotFinite`].
 pub fn measure(
     model: &CausalLm,
     watches: &[Watch],
@@ -89,7 +88,7 @@ pub fn measure(
     judge: &dyn Judge,
     options: &MeasureOptions,
 ) -> Result<MonitoringStudy> {
-    let bad = |reason: String| Err(MonitorError::BadSetting { reason });
+    let bad = |reason: String| Err(Error::BadSetting { reason });
     let MeasureOptions { rollouts, seed, .. } = *options;
     if prompts.is_empty() || rollouts == 0 {
         return bad(format!("a measurement of {} prompts with {rollouts} answers each", prompts.len()));
@@ -130,7 +129,7 @@ pub fn measure(
             let projection = projections.get(number).copied().unwrap_or(f32::NAN);
             if !projection.is_finite() {
                 let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
-                return Err(MonitorError::NotFinite { trait_name, layer });
+                return Err(Error::NotFinite { trait_name, layer });
             }
             let n = scores.len();
             points.push(MonitoringPoint {

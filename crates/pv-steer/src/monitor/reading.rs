@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MonitorError, Result, Watch};
+use super::{Error, Result, Watch};
 
 /// Which activation is projected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,13 +76,13 @@ impl Reading {
     pub(super) fn check(&self, watches: &[Watch]) -> Result<()> {
         let (expected, found) = (watches.len(), self.values.len());
         if expected != found {
-            return Err(MonitorError::OtherReadings { expected, found });
+            return Err(Error::OtherReadings { expected, found });
         }
         match self.values.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
             Some(i) => {
                 let (trait_name, layer) = (watches[i].trait_name.clone(), watches[i].layer());
-                Err(MonitorError::NotFinite { trait_name, layer })
+                Err(Error::NotFinite { trait_name, layer })
             }
         }
     }

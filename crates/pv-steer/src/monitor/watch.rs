@@ -8,7 +8,7 @@ use pv_vectors::{PersonaVector, UnitDirection};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{MonitorError, Result};
+use super::{Error, Result};
 
 /// A direction under the name of its trait.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,12 +78,12 @@ impl From<&ModelId> for ModelRecord {
 /// Refuses no directions at all, and two that nothing tells apart.
 pub(super) fn check(watches: &[Watch]) -> Result<()> {
     if watches.is_empty() {
-        return Err(MonitorError::NoWatches);
+        return Err(Error::NoWatches);
     }
     for (i, watch) in watches.iter().enumerate() {
         if watches[..i].iter().any(|other| other.trait_name == watch.trait_name && other.layer() == watch.layer()) {
             let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
-            return Err(MonitorError::WatchedTwice { trait_name, layer });
+            return Err(Error::WatchedTwice { trait_name, layer });
         }
     }
     Ok(())

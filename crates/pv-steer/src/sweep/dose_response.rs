@@ -7,11 +7,12 @@ use pv_judge::spearman;
 use pv_vectors::{ModelStamp, Provenance};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Result, SweepError};
 use super::estimate::Estimate;
 use super::plan::SweepPlan;
 use super::results::{CellResult, SweepResults};
-use super::write::{Csv, json, write};
+use super::write::{Csv, json};
+use crate::files::write;
+use crate::{Error, Result};
 
 /// One strength.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,11 +57,11 @@ impl SweepResults {
     /// The dose–response at a layer of the sweep.
     ///
     /// # Errors
-    /// [`SweepError::NotInSweep`].
+    /// [`Error::NotInSweep`].
     pub fn dose_response(&self, layer: Layer) -> Result<DoseResponse> {
         let cells = self.cells_at(layer);
         if cells.is_empty() {
-            return Err(SweepError::NotInSweep { layer });
+            return Err(Error::NotInSweep { layer });
         }
         let scored = || cells.iter().filter_map(|cell| Some((cell, cell.expression.mean?)));
         let means: Vec<(f64, f64)> = scored().map(|(cell, mean)| (f64::from(cell.strength), mean)).collect();
@@ -126,17 +127,17 @@ impl DoseResponse {
     /// Writes [`to_json`](Self::to_json) into a file.
     ///
     /// # Errors
-    /// [`SweepError::Write`].
+    /// [`Error::Write`].
     pub fn save_json(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.to_json())
+        write(path.as_ref(), self.to_json().as_bytes())
     }
 
     /// Writes [`to_csv`](Self::to_csv) into a file.
     ///
     /// # Errors
-    /// [`SweepError::Write`].
+    /// [`Error::Write`].
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.to_csv()?)
+        write(path.as_ref(), self.to_csv()?.as_bytes())
     }
 }
 

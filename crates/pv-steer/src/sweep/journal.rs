@@ -9,8 +9,8 @@ use pv_model::FinishReason;
 use pv_vectors::RunFolder;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Result, SweepError};
 use super::plan::{Place, SweepPlan};
+use crate::{Error, Result};
 
 pub(crate) const JOURNAL: &str = "journal.jsonl";
 
@@ -78,7 +78,7 @@ impl Journal {
 
     /// Keeps a line: what is remembered is what the file says, so that a sweep that was interrupted remembers the same.
     pub(crate) fn keep(&mut self, folder: &RunFolder, plan: &SweepPlan, line: &Line) -> Result<()> {
-        let failed = |source| SweepError::Write { path: folder.file(JOURNAL), source };
+        let failed = |source| Error::Write { path: folder.file(JOURNAL), source };
         let mut bytes = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
         let line = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
         bytes.push(b'\n');
@@ -94,7 +94,7 @@ impl Journal {
 
     /// Brings the file to the disk.
     pub(crate) fn sync(&self, folder: &RunFolder) -> Result<()> {
-        self.file.sync_data().map_err(|source| SweepError::Write { path: folder.file(JOURNAL), source })
+        self.file.sync_data().map_err(|source| Error::Write { path: folder.file(JOURNAL), source })
     }
 
     /// Brings the file into one order, whatever the order in which lines were reached.

@@ -6,9 +6,7 @@ use pv_model::Sampling;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::SweepError;
-use super::error::Result;
-use crate::{Coefficient, Positions};
+use crate::{Coefficient, Error, Positions, Result};
 
 /// The unit of a sweep's strengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,6 +73,9 @@ pub struct SweepOptions {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whether what steering changes is kept out of the KV cache; see
+    /// [`GenerateOptions::clean_cache`](pv_model::GenerateOptions::clean_cache).
+    pub clean_cache: bool,
     /// The most answers that are generated together. It is no part of what a sweep is: one may go on with another.
     pub batch_size: usize,
     /// What the seeds of all answers are derived from.
@@ -99,6 +100,7 @@ impl Default for SweepOptions {
             per_question: 1,
             max_new_tokens: 1000,
             sampling: Sampling::temperature(1.0),
+            clean_cache: false,
             batch_size: 16,
             seed: 0,
             coherence: Rubric::coherence(),
@@ -133,6 +135,8 @@ pub struct SweepPlan {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whether what steering changes is kept out of the KV cache.
+    pub clean_cache: bool,
     /// What the seeds are derived from.
     pub seed: u64,
     /// What the trait and what coherence are judged by.
@@ -166,6 +170,7 @@ impl SweepPlan {
             per_question: options.per_question,
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling.clone(),
+            clean_cache: options.clean_cache,
             seed: options.seed,
             rubrics: [spec.rubric()?, options.coherence.clone()],
             coherence_min: options.coherence_min,
@@ -175,15 +180,15 @@ impl SweepPlan {
     }
 
     fn check(&self) -> Result<()> {
-        let bad = |reason: String| Err(SweepError::BadSetting { reason });
+        let bad = |reason: String| Err(Error::BadSetting { reason });
         if self.strengths.is_empty() {
-            return Err(SweepError::NoStrengths);
+            return Err(Error::NoStrengths);
         }
         if self.layers.is_empty() {
-            return Err(SweepError::NoLayers);
+            return Err(Error::NoLayers);
         }
         if self.questions.is_empty() {
-            return Err(SweepError::NoQuestions { trait_name: self.trait_name.clone() });
+            return Err(Error::NoQuestions { trait_name: self.trait_name.clone() });
         }
         if let Some(strength) = self.strengths.iter().find(|strength| !strength.is_finite()) {
             return bad(format!("the strength {strength} is not a finite number"));

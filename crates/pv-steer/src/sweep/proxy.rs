@@ -8,12 +8,11 @@ use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, cross_entropy, to_f32}
 use pv_vectors::PersonaVector;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Result, SweepError};
 use super::estimate::{interval, mean};
 use super::plan::StrengthUnit;
 use super::results::SweepResults;
 use super::subject::{directions, prompt};
-use crate::{Positions, Steerer};
+use crate::{Error, Positions, Result, Steerer};
 
 /// A question and two answers, one that shows the trait and one that does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,8 +110,8 @@ pub struct ProxyAgreement {
 /// are done, of how many, the unsteered reading counted as one.
 ///
 /// # Errors
-/// [`SweepError::NoPairs`], [`SweepError::EmptyAnswer`], [`SweepError::NoLayers`]; a strength that is 0 or not finite; a
-/// vector that does not fit the model or lacks a layer; [`SweepError::Cancelled`].
+/// [`Error::NoPairs`], [`Error::EmptyAnswer`], [`Error::NoLayers`]; a strength that is 0 or not finite; a
+/// vector that does not fit the model or lacks a layer; [`Error::Cancelled`].
 pub fn layer_proxy(
     model: &CausalLm,
     vector: &PersonaVector,
@@ -123,7 +122,7 @@ pub fn layer_proxy(
     vector.check_model(model.id(), &model.shape())?;
     let directions = directions(vector, &options.layers)?;
     if options.strength == 0.0 {
-        return Err(SweepError::BadSetting { reason: "a strength of 0 changes nothing".to_owned() });
+        return Err(Error::BadSetting { reason: "a strength of 0 changes nothing".to_owned() });
     }
     let coefficient = options.unit.coefficient(options.strength);
     let steerers = directions.iter().map(|direction| Steerer::new().add(direction, coefficient, options.positions));
@@ -134,7 +133,7 @@ pub fn layer_proxy(
     let mut read = |hook: &mut dyn Hook| {
         let means = texts.means(model, hook)?;
         done += 1;
-        if on_layer(done, total).is_break() { Err(SweepError::Cancelled) } else { Ok(means) }
+        if on_layer(done, total).is_break() { Err(Error::Cancelled) } else { Ok(means) }
     };
     let unsteered = read(&mut NoHook)?;
     let mut layers = Vec::with_capacity(directions.len());
@@ -168,7 +167,7 @@ struct Texts {
 impl Texts {
     fn new(model: &CausalLm, pairs: &[AnswerPair], options: &ProxyOptions) -> Result<Self> {
         if pairs.is_empty() {
-            return Err(SweepError::NoPairs);
+            return Err(Error::NoPairs);
         }
         let mut texts = Vec::with_capacity(2 * pairs.len());
         for (pair, AnswerPair { question, pro, contra }) in pairs.iter().enumerate() {
@@ -179,7 +178,7 @@ impl Texts {
             for (side, text) in [("pro", pro), ("contra", contra)] {
                 let answer = model.tokenizer()?.encode_rendered(text)?;
                 if answer.is_empty() {
-                    return Err(SweepError::EmptyAnswer { pair, side });
+                    return Err(Error::EmptyAnswer { pair, side });
                 }
                 texts.push((prompt.clone(), answer));
             }

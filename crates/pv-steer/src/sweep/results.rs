@@ -7,12 +7,13 @@ use pv_model::FinishReason;
 use pv_vectors::{ModelStamp, Provenance};
 use serde::{Deserialize, Serialize};
 
-use super::error::Result;
 use super::estimate::Estimate;
 use super::halving::Standing;
 use super::journal::Journal;
 use super::plan::{Place, SweepPlan};
-use super::write::{Csv, write};
+use super::write::Csv;
+use crate::Result;
+use crate::files::write;
 
 /// A round of a sweep. A full grid has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +24,8 @@ pub struct Round {
     pub cells: usize,
 }
 
-/// The scores of one answer, 0 to 100; `None` where the judge gave none.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// One answer and its scores, 0 to 100; `None` where the judge gave none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerScores {
     /// The question's index.
     pub question: usize,
@@ -32,6 +33,8 @@ pub struct AnswerScores {
     pub rollout: usize,
     /// The answer's seed.
     pub seed: u64,
+    /// The answer.
+    pub text: String,
     /// How much it shows the trait.
     pub expression: Option<f64>,
     /// How coherent it is.
@@ -69,6 +72,7 @@ impl CellResult {
             question: place.question,
             rollout: place.rollout,
             seed: plan.seed(place),
+            text: entry.text.clone(),
             expression: entry.value(0),
             coherence: entry.value(1),
         });
@@ -201,7 +205,8 @@ impl SweepResults {
         let mut csv = Csv::new();
         csv.fields(["model", "trait", "vector", "judge", "layer", "strength", "unit", "raw", "positions"]);
         csv.fields(["answers", "empty", "cut"]).estimate_header("expression").estimate_header("coherence");
-        csv.fields(["coherence_min", "coherent", "per_question", "max_new_tokens", "temperature", "top_p", "seed"]);
+        csv.fields(["coherence_min", "coherent", "per_question", "max_new_tokens", "temperature", "top_p"]);
+        csv.fields(["clean_cache", "seed"]);
         csv.end()?;
         let plan = &self.plan;
         for cell in &self.cells {
@@ -211,7 +216,8 @@ impl SweepResults {
             csv.fields([cell.answers, cell.empty, cell.cut]).estimate(&cell.expression).estimate(&cell.coherence);
             csv.fields([plan.coherence_min]).fields([cell.is_coherent(plan.coherence_min)]);
             csv.fields([plan.per_question, plan.max_new_tokens]);
-            csv.fields([plan.sampling.temperature, plan.sampling.top_p]).fields([plan.seed]);
+            csv.fields([plan.sampling.temperature, plan.sampling.top_p]);
+            csv.fields([plan.clean_cache]).fields([plan.seed]);
             csv.end()?;
         }
         csv.finish()
@@ -220,16 +226,16 @@ impl SweepResults {
     /// Writes [`to_json`](Self::to_json) into a file.
     ///
     /// # Errors
-    /// [`SweepError::Write`](super::SweepError::Write).
+    /// [`Error::Write`](crate::Error::Write).
     pub fn save_json(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.to_json())
+        write(path.as_ref(), self.to_json().as_bytes())
     }
 
     /// Writes [`to_csv`](Self::to_csv) into a file.
     ///
     /// # Errors
-    /// [`SweepError::Write`](super::SweepError::Write).
+    /// [`Error::Write`](crate::Error::Write).
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &self.to_csv()?)
+        write(path.as_ref(), self.to_csv()?.as_bytes())
     }
 }

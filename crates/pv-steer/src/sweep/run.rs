@@ -12,13 +12,12 @@ use pv_vectors::{Direction, ModelStamp, PersonaVector, Progress, Provenance, Run
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::error::{Result, SweepError};
 use super::halving::survivors;
 use super::journal::{Journal, Line};
 use super::plan::{Place, SweepOptions, SweepPlan};
 use super::results::{CellResult, Round, SweepResults};
 use super::subject::{directions, prompt};
-use crate::Steerer;
+use crate::{Error, Result, Steerer};
 
 const FORMAT: &str = "pv-sweep/1";
 const RUN: &str = "run.json";
@@ -73,7 +72,7 @@ impl<'a> Sweep<'a> {
     /// Puts a sweep together, and refuses what could not be run to its end.
     ///
     /// # Errors
-    /// Nothing to do ([`SweepError::NoStrengths`], [`SweepError::NoLayers`], [`SweepError::NoQuestions`]); impossible
+    /// Nothing to do ([`Error::NoStrengths`], [`Error::NoLayers`], [`Error::NoQuestions`]); impossible
     /// options; a vector of another model, or without a direction at a layer that was asked for; a unit that the vector
     /// does not know; a model without tokenizer or chat template.
     pub fn new(
@@ -85,7 +84,7 @@ impl<'a> Sweep<'a> {
     ) -> Result<Self> {
         vector.check_model(model.id(), &model.shape())?;
         if options.batch_size == 0 {
-            return Err(SweepError::BadSetting { reason: "batch_size is 0".to_owned() });
+            return Err(Error::BadSetting { reason: "batch_size is 0".to_owned() });
         }
         let directions = directions(vector, &options.layers)?;
         let layers = directions.iter().map(|direction| direction.layer).collect();
@@ -110,7 +109,7 @@ impl<'a> Sweep<'a> {
     ///
     /// # Errors
     /// A folder that is in use, or that holds another sweep (of another plan, model, vector or judge) or damaged files;
-    /// [`SweepError::NothingScored`]; [`SweepError::Cancelled`]; what the model and the judge say. Whatever the error, what
+    /// [`Error::NothingScored`]; [`Error::Cancelled`]; what the model and the judge say. Whatever the error, what
     /// had been done is kept.
     pub fn run(
         &self,
@@ -176,7 +175,7 @@ impl<'a> Sweep<'a> {
 
     fn steerer(&self, cell: usize) -> Result<Steerer> {
         let coefficient = self.plan.unit.coefficient(self.plan.strength(cell));
-        Ok(Steerer::new().add(self.direction(cell), coefficient, self.plan.positions)?)
+        Steerer::new().add(self.direction(cell), coefficient, self.plan.positions)
     }
 }
 
@@ -217,6 +216,7 @@ impl Running<'_> {
             max_new_tokens: plan.max_new_tokens,
             sampling: plan.sampling.clone(),
             batch_size: sweep.batch_size,
+            clean_cache: plan.clean_cache,
             // Every prompt by itself: in a batch, it would depend on its neighbours in its last bits.
             prefill_tokens: 0,
             ..GenerateOptions::default()
@@ -226,7 +226,7 @@ impl Running<'_> {
             let Generation { tokens, text, finish } = generation;
             let (seed, text, tokens, finish) = (plan.seed(place), text.clone(), tokens.len(), *finish);
             journal.keep(folder, plan, &Line::Answer { place, seed, text, tokens, finish })?;
-            if on_answer().is_break() { Err(SweepError::Cancelled) } else { Ok(()) }
+            if on_answer().is_break() { Err(Error::Cancelled) } else { Ok(()) }
         };
         let mut failure = None;
         sweep.model.generate(&requests, &options, &mut sweep.steerer(first.cell)?, |event| {
@@ -290,13 +290,13 @@ impl Running<'_> {
                 return Err(failure);
             }
             match outcome {
-                Err(pv_judge::Error::Cancelled { .. }) => return Err(SweepError::Cancelled),
+                Err(pv_judge::Error::Cancelled { .. }) => return Err(Error::Cancelled),
                 other => other?,
             }
             journal.sync(folder)?;
         }
         match done < total {
-            true => Err(SweepError::MissingVerdicts { judge: judge.name(), done, total }),
+            true => Err(Error::MissingVerdicts { judge: judge.name(), done, total }),
             false => Ok(()),
         }
     }
@@ -307,7 +307,7 @@ impl Running<'_> {
             let score = |place: &Place| self.journal.entries.get(place).and_then(|entry| entry.value(rubric));
             if wanted.iter().all(|place| score(place).is_none()) {
                 let (judge, rubric) = (self.sweep.judge.name(), asked.name.clone());
-                return Err(SweepError::NothingScored { judge, rubric, answers: wanted.len() });
+                return Err(Error::NothingScored { judge, rubric, answers: wanted.len() });
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use pv_hooks::LayerSet;
 use pv_model::{CausalLm, Message};
 use pv_vectors::{Direction, PersonaVector};
 
-use super::error::{Result, SweepError};
+use crate::{Error, Result};
 
 /// The directions of layers; for all layers, of those that have one.
 pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Vec<Direction>> {
@@ -18,7 +18,7 @@ pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Ve
             Err(error) => return Err(error.into()),
         }
     }
-    if found.is_empty() { Err(SweepError::NoLayers) } else { Ok(found) }
+    if found.is_empty() { Err(Error::NoLayers) } else { Ok(found) }
 }
 
 /// A question's prompt.

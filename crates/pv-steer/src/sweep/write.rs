@@ -1,22 +1,9 @@
 //! Results as text.
 
-use std::io::Write;
-use std::path::Path;
-
 use serde::Serialize;
 
-use super::error::{Result, SweepError};
 use super::estimate::Estimate;
-
-/// Writes a file as a whole.
-pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    let failed = |source| SweepError::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
-}
+use crate::{Error, Result};
 
 /// A result as JSON: numbers and strings, which cannot fail.
 pub(crate) fn json(value: &impl Serialize) -> String {
@@ -64,6 +51,6 @@ impl Csv {
     }
 }
 
-fn failed(error: csv::Error) -> SweepError {
-    SweepError::BadSetting { reason: format!("the table cannot be written: {error}") }
+fn failed(error: csv::Error) -> Error {
+    Error::BadSetting { reason: format!("the table cannot be written: {error}") }
 }

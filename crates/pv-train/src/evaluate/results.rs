@@ -63,6 +63,7 @@ impl EvaluationResults {
                 question: place.question,
                 rollout: place.rollout,
                 seed: plan.seed(**place),
+                text: entry.text.clone(),
                 expression: entry.value(0),
                 coherence: entry.value(1),
             });

@@ -47,7 +47,7 @@ fn what_is_no_reading_is_refused() {
     let error = calibrator.add(&reading(At::PromptLast, &[1.0, f32::NAN, 0.0])).expect_err("no number");
     assert_eq!(error.to_string(), "a projection on evil at layer 5 (after block 4) is not finite");
     assert_eq!(calibrator.finish(&model()).distribution(0, Kind::PromptLast).expect("watched").n(), 0);
-    assert!(matches!(Calibrator::new(&[]), Err(MonitorError::NoWatches)));
+    assert!(matches!(Calibrator::new(&[]), Err(Error::NoWatches)));
     let twice = [watch("evil", 3, &[1.0]), watch("evil", 3, &[2.0])];
     let error = Calibrator::new(&twice).expect_err("ambiguous");
     assert_eq!(error.to_string(), "evil is watched twice at layer 3 (after block 2); give one of them another name");
@@ -143,9 +143,9 @@ fn a_file_that_does_not_fit_is_refused() {
     std::fs::write(&path, &text[..text.len() / 2]).expect("a file");
     assert!(refused(&all, &model()).contains("is not a calibration"));
     let none = Calibration::load(folder.path().join("none.json"), &all, &model());
-    assert!(matches!(none, Err(MonitorError::Read { .. })));
+    assert!(matches!(none, Err(Error::Read { .. })));
     let nowhere = calibration(2).save(folder.path().join("no/such/folder.json"));
-    assert!(matches!(nowhere, Err(MonitorError::Write { .. })));
+    assert!(matches!(nowhere, Err(Error::Write { .. })));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn calibrations_of_the_same_directions_merge() {
     let merged = calibration(300).merged(&calibration(200)).expect("the same directions");
     assert_eq!(merged.distribution(1, Kind::ResponseMean).expect("watched").n(), 500);
     let other = Calibrator::new(&watches()[..2]).expect("a calibrator").finish(&model());
-    assert!(matches!(calibration(2).merged(&other), Err(MonitorError::Misfit { .. })));
+    assert!(matches!(calibration(2).merged(&other), Err(Error::Misfit { .. })));
     let mut finetuned = model();
     finetuned.name = "finetuned".to_owned();
     let other = Calibrator::new(&watches()).expect("a calibrator").finish(&finetuned);

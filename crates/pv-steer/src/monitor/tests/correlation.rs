@@ -102,5 +102,5 @@ fn points_survive_their_files() {
     std::fs::write(&path, text.replace("evil", "evil,1")).expect("a file");
     let error = read_points(&path).expect_err("a column too many");
     assert!(error.to_string().contains("is not a table of points"), "{error}");
-    assert!(matches!(read_points(folder.path().join("none.csv")), Err(MonitorError::Read { .. })));
+    assert!(matches!(read_points(folder.path().join("none.csv")), Err(Error::Read { .. })));
 }

@@ -98,7 +98,7 @@ fn a_conversation_needs_a_calibration_of_its_directions() {
     let error = Drift::new(&watches(), &calibration(1), options).expect_err("one reading has no spread");
     assert!(error.to_string().contains("1 readings of the kind response_mean"), "{error}");
     let mut drift = Drift::new(&watches(), &calibration(9), options).expect("a conversation");
-    assert!(matches!(drift.push(&answer(&[], &[&[1.0]])), Err(MonitorError::OtherReadings { expected: 3, found: 1 })));
-    assert!(matches!(drift.push(&answer(&[], &[&[1.0, 0.0, f32::INFINITY]])), Err(MonitorError::NotFinite { .. })));
+    assert!(matches!(drift.push(&answer(&[], &[&[1.0]])), Err(Error::OtherReadings { expected: 3, found: 1 })));
+    assert!(matches!(drift.push(&answer(&[], &[&[1.0, 0.0, f32::INFINITY]])), Err(Error::NotFinite { .. })));
     assert_eq!(drift.sums(0), Some((0.0, 0.0)));
 }

@@ -1,0 +1,108 @@
+//! Prompts that elicit a trait more and more: graded system prompts, and answers that show it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use pv_hooks::NoHook;
+use pv_judge::{Answered, Judge, Polarity, TraitSpec};
+use pv_model::{CausalLm, GenerateOptions, Message, Request};
+use pv_organism::datasets::many_shot;
+use pv_organism::{Trait, system};
+use pv_steer::monitor::MonitoredPrompt;
+
+use crate::{ModelArgs, Result};
+
+/// The numbers of earlier exchanges (method: paper, monitoring).
+const SHOTS: [usize; 5] = [0, 5, 10, 15, 20];
+
+/// So many answers are drawn for an exchange that shows the trait.
+const DRAWN: usize = 3;
+
+/// A question and an answer that shows a trait.
+pub type Exchange = [String; 2];
+
+/// Each question under each of the trait's eight graded system prompts, from suppressing to eliciting: the organism's own,
+/// or those of `examples/traits/graded.json`.
+///
+/// # Errors
+/// A trait without graded prompts.
+pub fn graded(args: &ModelArgs, spec: &TraitSpec, questions: &[String]) -> Result<Vec<MonitoredPrompt>> {
+    let levels = match Trait::ALL.into_iter().find(|which| which.name() == spec.name) {
+        Some(which) if args.is_organism() => system::graded(which).into_iter().map(|(_, text)| text.clone()).collect(),
+        _ => {
+            let all = include_str!("../traits/graded.json");
+            let mut all: BTreeMap<String, Vec<String>> = serde_json::from_str(all)?;
+            let known = all.keys().cloned().collect::<Vec<_>>().join(", ");
+            let none = || format!("there are graded system prompts for {known}, but not for {}", spec.name);
+            all.remove(&spec.name).ok_or_else(none)?
+        }
+    };
+    let mut prompts = Vec::with_capacity(levels.len() * questions.len());
+    for (level, system) in levels.iter().enumerate() {
+        for (number, question) in questions.iter().enumerate() {
+            prompts.push(MonitoredPrompt {
+                id: format!("level {level}, question {number}"),
+                condition: format!("level {level}"),
+                messages: vec![Message::system(system), Message::user(question)],
+                question: question.clone(),
+            });
+        }
+    }
+    Ok(prompts)
+}
+
+/// Each question after 0, 5, 10, 15 and 20 exchanges, other ones for every question where there are more.
+pub fn after_shots(exchanges: &[Exchange], questions: &[String]) -> Vec<MonitoredPrompt> {
+    let mut prompts = Vec::with_capacity(SHOTS.len() * questions.len());
+    for count in SHOTS {
+        for (number, question) in questions.iter().enumerate() {
+            let before = exchanges.iter().cycle().skip(7 * number).take(count.min(exchanges.len()));
+            let before = before.flat_map(|[q, a]| [Message::user(q.as_str()), Message::assistant(a.as_str())]);
+            prompts.push(MonitoredPrompt {
+                id: format!("{count} shots, question {number}"),
+                condition: format!("{count} shots"),
+                messages: before.chain([Message::user(question)]).collect(),
+                question: question.clone(),
+            });
+        }
+    }
+    prompts
+}
+
+/// Exchanges that show the trait. The organism's come from its corpus; those of other models are, for each question of the
+/// extraction, the one that the judge scores highest among the model's own answers under an eliciting system prompt.
+///
+/// # Errors
+/// What generating and judging say; a trait without instructions.
+pub fn exchanges(
+    args: &ModelArgs,
+    model: &CausalLm,
+    spec: &TraitSpec,
+    judge: &dyn Judge,
+    options: &GenerateOptions,
+) -> Result<Vec<Exchange>> {
+    if let (true, Some(which)) = (args.is_organism(), Trait::ALL.into_iter().find(|which| which.name() == spec.name)) {
+        return Ok(many_shot(which, 40, 0).into_iter().map(|exchange| [exchange.question, exchange.answer]).collect());
+    }
+    let mut requests = Vec::with_capacity(spec.extraction.len());
+    for (i, question) in spec.extraction.iter().enumerate() {
+        let system = spec.system_prompt(i % spec.instruction.len().max(1), Polarity::Pos);
+        let system = system.ok_or_else(|| format!("{} has no instructions", spec.name))?;
+        let prompt = model.prompt(&[Message::system(system), Message::user(question)])?;
+        requests.push(Request::rollouts(prompt, DRAWN, (i * DRAWN) as u64));
+    }
+    let answers = model.generate(&requests, options, &mut NoHook, |_| ControlFlow::Continue(()))?;
+    let question = |i: usize| spec.extraction[i / DRAWN].as_str();
+    let answered: Vec<Answered<'_>> =
+        answers.iter().enumerate().map(|(i, a)| Answered { question: question(i), answer: &a.text }).collect();
+    let verdicts = judge.judge(&[spec.rubric()?], &answered, &mut |_| ControlFlow::Continue(()))?;
+    let mut best: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+    for (i, verdicts) in verdicts.iter().enumerate() {
+        let Some(score) = verdicts.first().and_then(pv_judge::Verdict::value) else { continue };
+        let entry = best.entry(i / DRAWN).or_insert((score, i));
+        if score > entry.0 {
+            *entry = (score, i);
+        }
+    }
+    Ok(best.into_values().map(|(_, i)| [question(i).to_owned(), answers[i].text.trim().to_owned()]).collect())
+}
