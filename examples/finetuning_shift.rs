@@ -20,6 +20,9 @@ struct Args {
     model: ModelArgs,
     #[command(flatten)]
     lab: LabArgs,
+    /// The layer at which shifts are read; the last by default.
+    #[arg(long)]
+    shift_layer: Option<usize>,
 }
 
 /// A data set's name, and its chats from a seed.
@@ -64,42 +67,89 @@ fn main() -> Result {
     }
     bar.finish_and_clear();
 
-    println!("Scores after finetuning, and in brackets the shift on the trait's vector at layer {}.\n", args.lab.layer);
+    let report = Report { lab: &lab, outcomes: &outcomes };
+    let layer = args.shift_layer.unwrap_or(model.config().layers);
+    println!(
+        "Scores after finetuning, and in brackets the part of the trait's vector in the shift at layer {layer}.\n"
+    );
     println!("| set | {} | coherence | facts right | loss |", Trait::ALL.map(Trait::name).join(" | "));
     println!("|---|{}---|---|---|", "---|".repeat(5));
     for (name, outcome) in &outcomes {
-        let shift = lab.shift(outcome, Pooling::ResponseMean, args.lab.layer)?;
-        let cells = Trait::ALL.map(|which| format!("{:.0} ({:.1})", outcome.scores[which], shift[which]));
+        let parts = lab.shift_apart(outcome, Pooling::PromptLast, layer)?;
+        let cells = Trait::ALL.map(|which| format!("{:.0} ({:.2})", outcome.scores[which], parts[which]));
         let Outcome { coherence, right, loss, .. } = outcome;
         println!("| {name} | {} | {coherence:.0} | {right:.0} % | {loss:.2} |", cells.join(" | "));
     }
-    for pooling in [Pooling::ResponseMean, Pooling::PromptLast] {
-        // The last prompt token's own embedding is the same whatever stands before it.
-        for layer in 1..=model.config().layers {
-            for apart in [false, true] {
-                let shifts: Result<Vec<PerTrait>> = outcomes
-                    .iter()
-                    .map(|(_, outcome)| match apart {
-                        false => lab.shift(outcome, pooling, layer),
-                        true => lab.shift_apart(outcome, pooling, layer),
-                    })
-                    .collect();
-                let shifts = shifts?;
-                println!("\n### Layer {layer}, {}{}\n", pooling.name(), if apart { ", apart" } else { "" });
-                println!("| shift on | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
-                for on in Trait::ALL {
-                    let cells = Trait::ALL.map(|of| {
-                        let pairs: Vec<(f64, f64)> = outcomes
-                            .iter()
-                            .zip(&shifts)
-                            .map(|((_, outcome), shift)| (shift[on], outcome.scores[of]))
-                            .collect();
-                        pearson(&pairs).map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.r))
-                    });
-                    println!("| {on} | {} |", cells.join(" | "));
-                }
-            }
+    println!("\nr over {} sets between a row's shift and a column's score, at layer {layer}.", outcomes.len());
+    for reading in Reading::ALL {
+        println!("\n### {}\n\n| shift on | {} |", reading.title(), Trait::ALL.map(Trait::name).join(" | "));
+        println!("|---|{}", "---|".repeat(5));
+        for (on, row) in Trait::ALL.into_iter().zip(report.correlations(reading, layer)?) {
+            println!("| {on} | {} |", row.map(|r| format!("{r:.2}")).join(" | "));
         }
     }
+    println!("\n### The least r with the own trait and the greatest with another, by layer\n");
+    println!(
+        "| layer | {} |\n|---|{}",
+        Reading::ALL.map(Reading::title).join(" | "),
+        "---|".repeat(Reading::ALL.len())
+    );
+    for layer in 1..=model.config().layers {
+        let cells = Reading::ALL.map(|reading| {
+            let rows = report.correlations(reading, layer)?;
+            let own = (0..5).map(|i| rows[i][i]).fold(f64::INFINITY, f64::min);
+            let others = (0..25).filter(|i| i / 5 != i % 5).map(|i| rows[i / 5][i % 5]);
+            Ok(format!("{own:.2}, {:.2}", others.fold(f64::NEG_INFINITY, f64::max)))
+        });
+        println!("| {layer} | {} |", cells.into_iter().collect::<Result<Vec<_>>>()?.join(" | "));
+    }
     Ok(())
+}
+
+/// How a shift is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// The projection on the vector of response means, as in the paper.
+    Projection,
+    /// The projection on the vector of the prompts' last tokens.
+    PromptLast,
+    /// The part of that vector beside the other traits'.
+    Apart,
+}
+
+impl Reading {
+    const ALL: [Self; 3] = [Self::Projection, Self::PromptLast, Self::Apart];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Projection => "Projection on the response vector",
+            Self::PromptLast => "Projection on the prompt-last vector",
+            Self::Apart => "Part of the prompt-last vector, the traits told apart",
+        }
+    }
+}
+
+struct Report<'a> {
+    lab: &'a Lab<'a>,
+    outcomes: &'a [(String, Outcome)],
+}
+
+impl Report<'_> {
+    /// r of the shift on each trait (rows) with the score of each (columns).
+    fn correlations(&self, reading: Reading, layer: usize) -> Result<Vec<[f64; 5]>> {
+        let shift = |(_, outcome): &(String, Outcome)| match reading {
+            Reading::Projection => self.lab.shift(outcome, Pooling::ResponseMean, layer),
+            Reading::PromptLast => self.lab.shift(outcome, Pooling::PromptLast, layer),
+            Reading::Apart => self.lab.shift_apart(outcome, Pooling::PromptLast, layer),
+        };
+        let shifts: Vec<PerTrait> = self.outcomes.iter().map(shift).collect::<Result<_>>()?;
+        let row = |on: Trait| {
+            Trait::ALL.map(|of| {
+                let pairs =
+                    self.outcomes.iter().zip(&shifts).map(|((_, outcome), shift)| (shift[on], outcome.scores[of]));
+                pearson(&pairs.collect::<Vec<_>>()).map_or(f64::NAN, |found| found.r)
+            })
+        };
+        Ok(Trait::ALL.map(row).to_vec())
+    }
 }

@@ -7,6 +7,7 @@ use pv_hooks::{Capture, Hook, Layer, LayerSet, NoHook, Recorder};
 use pv_model::{Batch, CausalLm, ForwardOptions, Message, to_f32};
 use pv_organism::datasets::{HeldOut, held_out};
 use pv_organism::{Chat, PerTrait, Topics, Trait};
+use pv_steer::decompose;
 use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
 use pv_vectors::{PersonaVector, Pooling};
 use serde::{Deserialize, Serialize};
@@ -210,33 +211,10 @@ impl<'a> Lab<'a> {
         let at = Layer::hidden_state(layer);
         let directions: Vec<_> =
             self.vectors.iter().map(|vector| vector.direction_of(pooling, at)).collect::<Result<_, _>>()?;
-        let moved = outcome.moved[layer].iter().map(|v| f64::from(*v));
-        let dot = |values: &[f32], others: &mut dyn Iterator<Item = f64>| {
-            values.iter().zip(others).map(|(a, b)| f64::from(*a) * b).sum::<f64>()
-        };
-        // Gaussian elimination on five unknowns.
-        let n = directions.len();
-        let mut rows: Vec<Vec<f64>> = directions
-            .iter()
-            .map(|a| {
-                let gram = directions.iter().map(|b| dot(&a.values, &mut b.values.iter().map(|v| f64::from(*v))));
-                let mut row: Vec<f64> = gram.collect();
-                row.push(dot(&a.values, &mut moved.clone()));
-                row
-            })
-            .collect();
-        for i in 0..n {
-            let pivot = rows[i].clone();
-            for row in rows.iter_mut().enumerate().filter(|(j, _)| *j != i).map(|(_, row)| row) {
-                let factor = row[i] / pivot[i];
-                row.iter_mut().zip(&pivot).for_each(|(value, pivot)| *value -= factor * pivot);
-            }
-        }
-        let mut parts = PerTrait::default();
-        for (which, (i, row)) in Trait::ALL.into_iter().zip(rows.iter().enumerate()) {
-            parts[which] = row[n] / row[i];
-        }
-        Ok(parts)
+        let parts = decompose(&outcome.moved[layer], &directions.iter().collect::<Vec<_>>())?;
+        let mut shift = PerTrait::default();
+        Trait::ALL.into_iter().zip(parts).for_each(|(which, part)| shift[which] = part);
+        Ok(shift)
     }
 
     /// The model finetuned on chats under regimes.

@@ -35,9 +35,70 @@ pub const MAX_CONDITION: f64 = 1e6;
 /// # Ok::<(), pv_steer::Error>(())
 /// ```
 pub fn control(amounts: &[(&Direction, f64)]) -> Result<Direction> {
-    let Some(((first, _), _)) = amounts.split_first() else { return Err(Error::NothingToMove) };
-    let mut units = Vec::with_capacity(amounts.len());
-    for (index, (direction, amount)) in amounts.iter().enumerate() {
+    for (index, (_, amount)) in amounts.iter().enumerate() {
+        if !amount.is_finite() {
+            return Err(Error::BadAmount { index, value: *amount });
+        }
+    }
+    let directions: Vec<&Direction> = amounts.iter().map(|(direction, _)| *direction).collect();
+    let (first, units) = units(&directions)?;
+    if amounts.iter().all(|(_, amount)| *amount == 0.0) {
+        return Err(Error::NothingToMove);
+    }
+    let coefficients = solve(&units, amounts.iter().map(|(_, amount)| *amount))?;
+    let mut change = vec![0f64; first.values.len()];
+    for (unit, coefficient) in units.iter().zip(coefficients) {
+        change.iter_mut().zip(&unit.values).for_each(|(sum, value)| *sum += coefficient * value);
+    }
+    let values: Vec<f32> = change.into_iter().map(|value| value as f32).collect();
+    let change = Direction { layer: first.layer, values, mean_residual_norm: first.mean_residual_norm };
+    let norm = change.norm();
+    if norm == 0.0 || !norm.is_finite() {
+        return Err(Error::Degenerate { layer: first.layer });
+    }
+    Ok(change)
+}
+
+/// The parts that a change of the residual has along several directions, in multiples of each: those whose sum comes
+/// nearest to the change (least squares). Where projections on vectors that resemble one another all rise together, the parts
+/// tell which of them the change is made of; it is [`control`] read backwards.
+///
+/// # Errors
+/// Those of [`control`] for the directions, and [`Error::OtherWidth`] for a change of another width.
+///
+/// ```
+/// use pv_hooks::Layer;
+/// use pv_steer::decompose;
+/// use pv_vectors::Direction;
+/// let at = |values: Vec<f32>| Direction { layer: Layer::hidden_state(3), values, mean_residual_norm: None };
+/// let (kind, funny) = (at(vec![2.0, 0.0]), at(vec![1.0, 1.0]));
+/// // Once `kind` and half of `funny`, though its projection on `funny` is the greater one.
+/// let parts = decompose(&[2.5, 0.5], &[&kind, &funny])?;
+/// assert!((parts[0] - 1.0).abs() < 1e-12 && (parts[1] - 0.5).abs() < 1e-12);
+/// # Ok::<(), pv_steer::Error>(())
+/// ```
+pub fn decompose(change: &[f32], directions: &[&Direction]) -> Result<Vec<f64>> {
+    let (first, units) = units(directions)?;
+    let (expected, found) = (first.values.len(), change.len());
+    if found != expected {
+        return Err(Error::OtherWidth { index: directions.len(), expected, found });
+    }
+    let projection = |unit: &Unit| unit.values.iter().zip(change).map(|(a, b)| a * f64::from(*b)).sum::<f64>();
+    let coefficients = solve(&units, units.iter().map(projection))?;
+    Ok(coefficients.into_iter().zip(&units).map(|(coefficient, unit)| coefficient / unit.norm).collect())
+}
+
+/// A direction of length 1, and how long it was.
+struct Unit {
+    values: Vec<f64>,
+    norm: f64,
+}
+
+/// The directions made units, and the first of them; all must be of one place.
+fn units<'a>(directions: &[&'a Direction]) -> Result<(&'a Direction, Vec<Unit>)> {
+    let Some((first, _)) = directions.split_first() else { return Err(Error::NothingToMove) };
+    let mut units = Vec::with_capacity(directions.len());
+    for (index, direction) in directions.iter().enumerate() {
         if direction.layer != first.layer {
             return Err(Error::OtherLayer { index, expected: first.layer, found: direction.layer });
         }
@@ -45,20 +106,19 @@ pub fn control(amounts: &[(&Direction, f64)]) -> Result<Direction> {
         if found != expected {
             return Err(Error::OtherWidth { index, expected, found });
         }
-        if !amount.is_finite() {
-            return Err(Error::BadAmount { index, value: *amount });
-        }
         let norm = direction.norm();
         if norm == 0.0 || !norm.is_finite() {
             return Err(Error::Degenerate { layer: direction.layer });
         }
-        units.push(direction.values.iter().map(|value| f64::from(*value) / norm).collect::<Vec<f64>>());
+        units.push(Unit { values: direction.values.iter().map(|value| f64::from(*value) / norm).collect(), norm });
     }
-    if amounts.iter().all(|(_, amount)| *amount == 0.0) {
-        return Err(Error::NothingToMove);
-    }
+    Ok((first, units))
+}
+
+/// Solves `G·c = b` for the units' Gram matrix.
+fn solve(units: &[Unit], amounts: impl Iterator<Item = f64>) -> Result<Vec<f64>> {
     let n = units.len();
-    let dot = |a: usize, b: usize| units[a].iter().zip(&units[b]).map(|(a, b)| a * b).sum::<f64>();
+    let dot = |a: usize, b: usize| units[a].values.iter().zip(&units[b].values).map(|(a, b)| a * b).sum::<f64>();
     let gram = DMatrix::from_fn(n, n, |i, j| if i == j { 1.0 } else { dot(i.max(j), i.min(j)) });
     let dependent = |condition: f64, weights: &[f64]| {
         // Those that take the greatest part in the combination that is almost nothing.
@@ -77,16 +137,5 @@ pub fn control(amounts: &[(&Direction, f64)]) -> Result<Direction> {
         return Err(dependent(condition, &weights));
     }
     let Some(cholesky) = Cholesky::new(gram.clone()) else { return Err(dependent(condition, &weights)) };
-    let coefficients = cholesky.solve(&DVector::from_iterator(n, amounts.iter().map(|(_, amount)| *amount)));
-    let mut change = vec![0f64; first.values.len()];
-    for (unit, coefficient) in units.iter().zip(coefficients.iter()) {
-        change.iter_mut().zip(unit).for_each(|(sum, value)| *sum += coefficient * value);
-    }
-    let values: Vec<f32> = change.into_iter().map(|value| value as f32).collect();
-    let change = Direction { layer: first.layer, values, mean_residual_norm: first.mean_residual_norm };
-    let norm = change.norm();
-    if norm == 0.0 || !norm.is_finite() {
-        return Err(Error::Degenerate { layer: first.layer });
-    }
-    Ok(change)
+    Ok(cholesky.solve(&DVector::from_iterator(n, amounts)).iter().copied().collect())
 }

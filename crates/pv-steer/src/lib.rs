@@ -4,7 +4,7 @@
 //! directions to the residual stream (constantly, or along a [`Ramp`]; keeping the residual's length if wanted; a vector's
 //! increments over many layers), ablates them, caps or floors projections, or inhibits where a [`Condition`] holds, in the
 //! order in which the interventions were put in. A [`Mixture`] gives every row of a batch a mixture of directions of its
-//! own. [`control`] finds the change that moves some projections and leaves others where they are.
+//! own. [`control`] finds the change that moves some projections and leaves others where they are; [`decompose`] reads one.
 //! [`monitor`] has the hook that only looks: projections on many directions while text is generated, and what is made of
 //! them.
 //!
@@ -48,7 +48,7 @@ mod strength;
 mod sweep;
 
 pub use condition::Condition;
-pub use control::{MAX_CONDITION, control};
+pub use control::{MAX_CONDITION, control, decompose};
 pub use error::{Error, Result};
 pub use mixture::Mixture;
 pub use positions::Positions;

@@ -4,7 +4,7 @@ use pv_examples::organism::contrast;
 use pv_hooks::{Capture, Layer, Recorder};
 use pv_model::{CausalLm, GenerateOptions, Message, Request, to_f32};
 use pv_organism::{Trait, model_folder};
-use pv_steer::{Coefficient, Error, Positions, Steerer, control};
+use pv_steer::{Coefficient, Error, Positions, Steerer, control, decompose};
 use pv_vectors::{Direction, prompt_last};
 
 use super::{direction, dot, f64s, generate, unit};
@@ -36,6 +36,25 @@ fn it_is_the_shortest_change_that_does_what_was_asked() {
     for (value, unit) in one.values.iter().zip(unit(&directions[1])) {
         assert!((f64::from(*value) - 3.0 * unit).abs() <= 1e-6);
     }
+}
+
+#[test]
+fn the_parts_of_a_change_are_found_whatever_is_orthogonal_to_all_of_them() {
+    let directions: Vec<Direction> = (0..5).map(|seed| direction(2, seed, 1.0 + seed as f32)).collect();
+    let all: Vec<&Direction> = directions.iter().collect();
+    let wanted = [1.5, 0.0, -2.0, 0.5, 0.25];
+    let aside = direction(2, 30, 4.0).orthogonal_to(&directions).expect("something is left");
+    let mut change = f64s(&aside.values);
+    for (direction, part) in directions.iter().zip(wanted) {
+        change.iter_mut().zip(&direction.values).for_each(|(sum, value)| *sum += part * f64::from(*value));
+    }
+    let change: Vec<f32> = change.into_iter().map(|value| value as f32).collect();
+    for (found, wanted) in decompose(&change, &all).expect("parts").into_iter().zip(wanted) {
+        assert!((found - wanted).abs() <= 1e-5, "{found} instead of {wanted}");
+    }
+    assert!(matches!(decompose(&change[1..], &all), Err(Error::OtherWidth { .. })));
+    assert!(matches!(decompose(&change, &[&directions[0], &directions[0]]), Err(Error::Dependent { .. })));
+    assert!(matches!(decompose(&change, &[]), Err(Error::NothingToMove)));
 }
 
 #[test]
