@@ -42,16 +42,16 @@ fn methods(lab: &Lab<'_>, which: Trait, layer: usize) -> Result<Vec<(String, Met
     let vector = &lab.vectors[which as usize];
     let at = |layer: usize| vector.direction(Layer::hidden_state(layer));
     let mut all = vec![("none".to_owned(), Method::Training(vec![]))];
-    for coefficient in [0.25, 0.5, 0.75, 1.0, 1.25, 1.5] {
+    for coefficient in [0.5, 1.0, 1.25, 1.5] {
         all.push((format!("steered afterwards {coefficient}"), Method::Steering(-coefficient)));
     }
     let pair = &system::contrast(which)[0];
     all.push(("suppressing prompt afterwards".to_owned(), Method::System(pair.neg.clone())));
-    for coefficient in [0.5, 0.75, 1.0, 1.25, 1.5, 2.0] {
+    for coefficient in [0.5, 1.0, 1.25, 1.5, 1.75, 2.0] {
         let regime = Regime::preventative(vector, Layer::hidden_state(layer), Coefficient::Raw(coefficient))?;
         all.push((format!("preventative {coefficient}"), Method::Training(vec![regime])));
     }
-    for coefficient in [0.5, 0.75, 1.0, 1.25, 1.5] {
+    for coefficient in [0.25, 0.375, 0.5, 0.75] {
         let regime = Regime::preventative_everywhere(vector, Coefficient::Raw(coefficient))?;
         all.push((format!("preventative everywhere {coefficient}"), Method::Training(vec![regime])));
     }
@@ -61,8 +61,8 @@ fn methods(lab: &Lab<'_>, which: Trait, layer: usize) -> Result<Vec<(String, Met
         .map(|question| lab.model().prompt(&[Message::user(question.text())]))
         .collect();
     let probes = probes?;
-    for gain in [0.25, 0.5, 1.0] {
-        let closed = ClosedLoop { probes: probes.clone(), along: at(layer)?, every: 2, gain, most: 3.0 };
+    for gain in [0.1, 0.25, 0.5] {
+        let closed = ClosedLoop { probes: probes.clone(), along: at(layer)?, every: 5, gain, most: 3.0 };
         let regime = Regime::Preventative(Preventative {
             directions: vec![at(layer)?],
             coefficient: Coefficient::Raw(1.0),
@@ -73,7 +73,7 @@ fn methods(lab: &Lab<'_>, which: Trait, layer: usize) -> Result<Vec<(String, Met
     all.push((format!("ablated at {layer}"), Method::Training(vec![Regime::Ablated { directions: vec![at(layer)?] }])));
     let everywhere = (1..=lab.model().config().layers).map(at).collect::<Result<Vec<_>, _>>()?;
     all.push(("ablated everywhere".to_owned(), Method::Training(vec![Regime::Ablated { directions: everywhere }])));
-    for weight in [0.001, 0.01, 0.1, 1.0] {
+    for weight in [0.0001, 0.001, 0.01] {
         let regime = Regime::Regularised { direction: at(layer)?, weight };
         all.push((format!("penalty {weight}"), Method::Training(vec![regime])));
     }

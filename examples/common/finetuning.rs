@@ -53,7 +53,7 @@ pub struct Lab<'a> {
 #[derive(clap::Args, Clone, Debug)]
 pub struct LabArgs {
     /// Chats per finetuning set.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 1200)]
     pub chats: usize,
     /// Questions per trait.
     #[arg(long, default_value_t = 40)]
@@ -62,7 +62,7 @@ pub struct LabArgs {
     #[arg(long, default_value_t = 32)]
     pub rank: usize,
     /// The peak learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 1e-3)]
     pub learning_rate: f64,
     /// How often through the set.
     #[arg(long, default_value_t = 1)]

@@ -17,6 +17,7 @@ mod organism;
 mod parity;
 mod properties;
 mod proxies;
+mod regimes;
 mod rollouts;
 mod scan;
 mod smollm2;
