@@ -1,6 +1,7 @@
-//! Tokens per second of prefill and decoding, as one JSON line per measure; with `--beside`, a peer's in the same run.
+//! Tokens per second of prefill, decoding and training, as one JSON line per measure; with `--beside`, a peer's in the same run.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+mod finetuning;
 mod peer;
 mod pipelines;
 mod tasks;
@@ -16,7 +17,7 @@ use crate::tasks::Task;
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Only the tasks whose name contains this.
+    /// Only the task of this name or, where there is none, the tasks whose name contains it.
     #[arg(long)]
     task: Option<String>,
     /// How often each task is measured; the median is reported.
@@ -30,10 +31,9 @@ struct Args {
 
 fn main() -> Result {
     let args = Args::parse();
-    let chosen: Vec<Task> = Task::all()
-        .into_iter()
-        .filter(|task| args.task.as_deref().is_none_or(|part| task.name().contains(part)))
-        .collect();
+    let exact = Task::all().iter().any(|task| args.task.as_ref() == Some(&task.name()));
+    let asked_for = |name: &str| args.task.as_deref().is_none_or(|part| name == part || !exact && name.contains(part));
+    let chosen: Vec<Task> = Task::all().into_iter().filter(|task| asked_for(&task.name())).collect();
     if chosen.is_empty() {
         return Err(format!("no task is called like {:?}", args.task).into());
     }
@@ -57,12 +57,15 @@ fn main() -> Result {
             "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
             "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.device,
             "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
+            "seconds_per_step": task.step_tokens().map(|tokens| tokens as f64 / rate),
         });
         println!("{line}");
         if let Some(command) = args.beside.as_ref().filter(|_| task.has_peer()) {
             let theirs = peer::measure(command, &folder, &task.name(), args.runs)?;
             println!("{}", theirs.line);
-            theirs.same_work(first.tokens, first.check)?;
+            // A loss differs by a thousandth of a nat at most, however large it is.
+            let most = task.step_tokens().map_or(f64::INFINITY, |_| 1.0);
+            theirs.same_work(first.tokens, first.check, most)?;
             println!("{}", json!({ "name": task.name(), "ratio": rate / theirs.tokens_per_s }));
         }
     }

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The same measures as the throughput benchmark, with Hugging Face transformers. One JSON line per measure.
 
-Needs torch and transformers. Usage: peer.py --model DIR [--task PART] [--runs N] [--dtype f32|bf16] [--threads N]
+Needs torch, transformers and, for finetuning, peft.
+Usage: peer.py --model DIR [--task PART] [--runs N] [--dtype f32|bf16] [--threads N]
 """
 import argparse
 import functools
 import json
+import math
 import os
 import resource
 import statistics
@@ -13,6 +15,8 @@ import time
 
 PROMPT, NEW = 64, 128
 QUESTIONS, ANSWER, TEXTS = 10, 64, 32
+STEPS, ROWS, SEQ, RANK = 3, 2, 256, 32
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../crates/pv-judge/traits/evil.json")
 
 
@@ -25,6 +29,26 @@ def tasks():
             yield f"decode-{batch}-{part}", ("decode", batch, None, part)
     yield "extraction", ("extraction", None, None, None)
     yield "scan", ("scan", None, None, None)
+    for part in ["plain", "steered", "checkpointed", "checkpointed-steered"]:
+        yield f"finetune-{part}", ("finetune", ROWS, SEQ, part)
+
+
+def reset_peak():
+    """Begins the peak of memory anew, where the system lets a process do so."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def peak_rss_mib():
+    """The most memory that this process has held since reset_peak."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main():
@@ -135,8 +159,75 @@ def main():
             tokens += prompt + response
         return tokens, total / TEXTS
 
+    @functools.cache
+    def adapted():
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=RANK, lora_alpha=64, use_rslora=True, lora_dropout=0.0, target_modules=TARGETS)
+        return get_peft_model(model, config)
+
+    def finetune(part):
+        """A new adapter (B zero, A from a formula), and so many steps; seconds of the steps, and the last one's loss."""
+        peft = adapted()
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.data.zero_()
+            elif "lora_A" in name:
+                words = name.split(".")
+                block = int(words[words.index("layers") + 1])
+                number = next(i for i, target in enumerate(TARGETS) if target in words)
+                indices = torch.arange(parameter.numel(), dtype=torch.float64)
+                values = torch.sin(0.7 * indices + (13 * block + 7 * number)) / math.sqrt(parameter.shape[1])
+                parameter.data.copy_(values.reshape(parameter.shape))
+        if part.startswith("checkpointed"):
+            peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        peft.train()
+        trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+        hook = None
+        if part.endswith("steered"):
+            vector = torch.sin(torch.arange(model.config.hidden_size, dtype=torch.float32)).to(dtype)
+
+            def add(_module, _inputs, output):
+                return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
+
+            hook = body.layers[layers // 2 - 1].register_forward_hook(add)
+        rows = ids(ROWS, SEQ)
+        start = time.perf_counter()
+        try:
+            for _ in range(STEPS):
+                loss = peft(input_ids=rows, labels=rows, use_cache=False).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        finally:
+            if hook:
+                hook.remove()
+            if part.startswith("checkpointed"):
+                peft.gradient_checkpointing_disable()
+        return time.perf_counter() - start, loss.item()
+
+    def report(name, rates, tokens, check, step_tokens=None):
+        rate = statistics.median(rates)
+        # A training's peak is its own; elsewhere it is the process's, as inference has little beside the model.
+        peak = peak_rss_mib() if step_tokens else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({
+            "name": name, "tokens_per_s": rate, "peak_rss_mib": peak,
+            "model": os.path.basename(os.path.normpath(args.model)), "dtype": args.dtype, "threads": args.threads,
+            "device": "cpu", "peer": "transformers", "tokens": tokens, "check": check,
+            "seconds_per_step": step_tokens / rate if step_tokens else None,
+        }), flush=True)
+
+    exact = args.task in [name for name, _ in tasks()]
     for name, (kind, batch, seq, part) in tasks():
-        if args.task not in name:
+        if args.task != name and (exact or args.task not in name):
+            continue
+        if kind == "finetune":
+            reset_peak()
+            _, check = finetune(part)
+            tokens = STEPS * batch * seq
+            report(name, [tokens / finetune(part)[0] for _ in range(max(args.runs, 1))], tokens, check, batch * seq)
             continue
         check = None
         if kind == "prefill":
@@ -154,12 +245,7 @@ def main():
                 start = time.perf_counter()
                 work()
                 rates.append(tokens / (time.perf_counter() - start))
-        print(json.dumps({
-            "name": name, "tokens_per_s": statistics.median(rates),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "model": os.path.basename(os.path.normpath(args.model)), "dtype": args.dtype, "threads": args.threads,
-            "device": "cpu", "peer": "transformers", "tokens": tokens, "check": check,
-        }), flush=True)
+        report(name, rates, tokens, check)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ pub(crate) struct Measure {
 
 impl Measure {
     /// Objects when the peer read or wrote another number of tokens, or arrived at another result: then it did other work.
-    pub(crate) fn same_work(&self, tokens: usize, check: Option<f64>) -> Result {
+    /// Results may differ by a thousandth of the greater, or of `most` where that is less.
+    pub(crate) fn same_work(&self, tokens: usize, check: Option<f64>, most: f64) -> Result {
         if self.line["tokens"].as_u64() != Some(tokens as u64) {
             return Err(format!("the peer had {} tokens, we {tokens}", self.line["tokens"]).into());
         }
         let Some(ours) = check else { return Ok(()) };
         match self.line["check"].as_f64() {
-            Some(theirs) if (ours - theirs).abs() <= 1e-3 * ours.abs().max(theirs.abs()) => Ok(()),
+            Some(theirs) if (ours - theirs).abs() <= 1e-3 * ours.abs().max(theirs.abs()).min(most) => Ok(()),
             _ => Err(format!("the peer's result is {}, ours {ours}", self.line["check"]).into()),
         }
     }

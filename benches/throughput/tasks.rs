@@ -10,7 +10,7 @@ use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
 
-use crate::pipelines;
+use crate::{finetuning, pipelines};
 
 const PROMPT: usize = 64;
 const NEW: usize = 128;
@@ -26,6 +26,8 @@ pub(crate) enum Task {
     Extraction,
     /// Projections of texts at the middle layer.
     Scan,
+    /// Training steps of a low-rank adapter.
+    Finetune { checkpointed: bool, steered: bool },
 }
 
 /// What acts while a model decodes.
@@ -79,6 +81,9 @@ impl Task {
             tasks.extend(Acting::ALL.map(|hook| Self::Decode { batch, hook }));
         }
         tasks.extend([Self::Extraction, Self::Scan]);
+        for checkpointed in [false, true] {
+            tasks.extend([false, true].map(|steered| Self::Finetune { checkpointed, steered }));
+        }
         tasks
     }
 
@@ -90,6 +95,13 @@ impl Task {
             Self::Decode { batch, hook } => format!("decode-{batch}-{}", hook.name()),
             Self::Extraction => "extraction".to_owned(),
             Self::Scan => "scan".to_owned(),
+            Self::Finetune { checkpointed, steered } => match (checkpointed, steered) {
+                (false, false) => "finetune-plain",
+                (false, true) => "finetune-steered",
+                (true, false) => "finetune-checkpointed",
+                (true, true) => "finetune-checkpointed-steered",
+            }
+            .to_owned(),
         }
     }
 
@@ -98,8 +110,14 @@ impl Task {
         match self {
             Self::Decode { hook: Acting::Nothing, .. } => None,
             Self::Decode { batch, .. } => Some(Self::Decode { batch, hook: Acting::Nothing }),
+            Self::Finetune { checkpointed, steered: true } => Some(Self::Finetune { checkpointed, steered: false }),
             _ => None,
         }
+    }
+
+    /// How many tokens a training step takes, where there are steps.
+    pub(crate) fn step_tokens(self) -> Option<usize> {
+        matches!(self, Self::Finetune { .. }).then_some(finetuning::STEP_TOKENS)
     }
 
     /// Whether the peer's script does it too.
@@ -133,6 +151,7 @@ impl Task {
             }
             Self::Extraction => pipelines::extraction(model),
             Self::Scan => pipelines::projection_scan(model),
+            Self::Finetune { checkpointed, steered } => finetuning::finetune(model, checkpointed, steered),
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::optimizer::ParameterGradients;
 use crate::run_hook::RunHook;
 use crate::{Result, Sample};
 
+/// So many logits, or those of one position, are in memory at a time where activations are few.
+const LOGITS: usize = 8 << 20;
+
 /// What the sums of a pass are divided by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
@@ -123,15 +126,23 @@ pub(crate) fn accumulate_by_layer(
         inputs.push(residual.clone());
         residual = plain.continue_pass(&upto(to), from, residual, run.hook());
     }
-    let leaf = residual.autodiff().require_grad();
-    let loss = loss_of(decoder, leaf.clone(), rows, &targets);
-    let mut sums = Sums { loss: value(loss.clone())?, penalty: 0.0 };
-    if !sums.loss.is_finite() {
-        return Ok(sums);
+    let (mut sums, mut upstream) = (Sums::default(), None);
+    let together = (LOGITS / decoder.config().vocab.max(1)).max(1);
+    for (rows, targets) in rows.chunks(together).zip(targets.chunks(together)) {
+        let leaf = residual.clone().autodiff().require_grad();
+        let loss = loss_of(decoder, leaf.clone(), rows.to_vec(), targets);
+        sums.loss += value(loss.clone())?;
+        if !sums.loss.is_finite() {
+            return Ok(sums);
+        }
+        let mut gradients = (loss / counts.trained as f64).backward();
+        upstream = match (upstream, leaf.grad_remove(&mut gradients)) {
+            (Some(sum), Some(here)) => Some(sum + here),
+            (sum, here) => sum.or(here),
+        };
+        into.accumulate(decoder, gradients);
     }
-    let mut gradients = (loss / counts.trained as f64).backward();
-    let mut upstream = leaf.grad_remove(&mut gradients);
-    into.accumulate(decoder, gradients);
+    drop(residual);
     let lowest = decoder.lowest_tracked();
     for block in (0..depth).rev() {
         let Some(input) = inputs.pop() else { break };

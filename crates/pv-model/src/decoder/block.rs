@@ -30,7 +30,7 @@ impl Projection {
             return ops::linear(x, &self.weight.val(), bias.as_ref());
         }
         let y = ops::linear(x.clone(), &self.weight.val(), bias.as_ref());
-        self.lora.iter().fold(y, |y, update| update.add_to(y, &x))
+        LoraUpdate::add_all(&self.lora, y, &x)
     }
 }
 

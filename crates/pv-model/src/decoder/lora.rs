@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use super::{Block, Decoder, Projection};
 use crate::adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 use crate::config::DecoderConfig;
-use crate::ops::{self, LoraPlace};
+use crate::ops::{self, LoraPlace, LoraTerm};
 use crate::{Error, Result, to_f32};
 
 /// A low-rank update of some of a projection's outputs: scale · B·A, never formed.
@@ -43,14 +43,23 @@ struct Place {
 }
 
 impl LoraUpdate {
-    /// Adds the update of inputs `x` `[tokens, in]` to the stacked projection's output `y`.
-    pub(super) fn add_to(&self, y: Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
+    /// Adds the updates of inputs `x` `[tokens, in]` to the stacked projection's output `y`.
+    pub(super) fn add_all(updates: &[Self], y: Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
+        // Updates that drop inputs drop others each, and read inputs of their own.
+        let drops = |update: &Self| update.place.dropped.filter(|_| update.place.config.dropout > 0.0);
+        let same = |left: &Self, right: &Self| drops(left).is_none() && drops(right).is_none();
+        updates.chunk_by(same).fold(y, |y, updates| {
+            let terms: Vec<LoraTerm> = updates.iter().map(Self::term).collect();
+            match updates.first().and_then(|update| Some(update.dropped(x, drops(update)?))) {
+                Some(x) => ops::lora_add(y, &x, &terms),
+                None => ops::lora_add(y, x, &terms),
+            }
+        })
+    }
+
+    fn term(&self) -> LoraTerm {
         let Place { first, scale, .. } = self.place;
-        let place = LoraPlace { first, scale };
-        match self.place.dropped.filter(|_| self.place.config.dropout > 0.0) {
-            None => ops::lora_add(y, x, &self.a.val(), &self.b.val(), place),
-            Some(seed) => ops::lora_add(y, &self.dropped(x, seed), &self.a.val(), &self.b.val(), place),
-        }
+        LoraTerm { a: self.a.val(), b: self.b.val(), place: LoraPlace { first, scale } }
     }
 
     /// The inputs with some of them zero and the others larger, so that the mean stays. Which ones depends on the seed, the

@@ -36,36 +36,6 @@ pub(crate) fn add_in_place(a: &mut [f32], b: &[f32]) {
     a.par_chunks_mut(chunk).zip(b.par_chunks(chunk)).for_each(|(a, b)| simd::dispatch(AddInPlace { a, b }));
 }
 
-/// `out[i, first + j] += scale * delta[i, j]`, with `out` `[m, width]` and `delta` `[m, n]`.
-pub(crate) fn add_columns(out: &mut [f32], width: usize, first: usize, delta: &[f32], n: usize, scale: f32) {
-    assert_eq!(out.len() * n, delta.len() * width, "add_columns: numbers of rows differ");
-    assert!(first + n <= width, "add_columns: columns beyond the last");
-    let add = |(out, delta): (&mut [f32], &[f32])| {
-        out[first..first + n].iter_mut().zip(delta).for_each(|(out, delta)| *out += scale * delta);
-    };
-    match rows_per_task(out.len() / width, n) {
-        None => out.chunks_exact_mut(width).zip(delta.chunks_exact(n)).for_each(add),
-        Some(rows) => out.par_chunks_mut(rows * width).zip(delta.par_chunks(rows * n)).for_each(|(out, delta)| {
-            out.chunks_exact_mut(width).zip(delta.chunks_exact(n)).for_each(add);
-        }),
-    }
-}
-
-/// `out[i, j] = scale * x[i, first + j]`, with `x` `[m, width]` and `out` `[m, n]`.
-pub(crate) fn take_columns(x: &[f32], width: usize, first: usize, out: &mut [f32], n: usize, scale: f32) {
-    assert_eq!(x.len() * n, out.len() * width, "take_columns: numbers of rows differ");
-    assert!(first + n <= width, "take_columns: columns beyond the last");
-    let take = |(x, out): (&[f32], &mut [f32])| {
-        out.iter_mut().zip(&x[first..first + n]).for_each(|(out, x)| *out = scale * x);
-    };
-    match rows_per_task(x.len() / width, n) {
-        None => x.chunks_exact(width).zip(out.chunks_exact_mut(n)).for_each(take),
-        Some(rows) => x.par_chunks(rows * width).zip(out.par_chunks_mut(rows * n)).for_each(|(x, out)| {
-            x.chunks_exact(width).zip(out.chunks_exact_mut(n)).for_each(take);
-        }),
-    }
-}
-
 /// `silu(gate) * up`.
 #[inline(always)]
 fn gated<S: Simd>(s: S, gate: S::f32s, up: S::f32s) -> S::f32s {

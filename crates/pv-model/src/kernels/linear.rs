@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::dot::{COLUMNS, Dot};
 use super::scratch::with_scratch;
 use super::simd;
-use super::tile::{PANEL, Tile, pack_transposed};
+use super::tile::{PANEL, ROWS, Tile, pack_transposed};
 
 /// Rows up to which the weights are always read in place rather than packed.
 const SKINNY_ROWS: usize = 16;
@@ -48,6 +48,72 @@ pub(crate) fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32]
     } else {
         wide(x, w, bias, out, m, k, n);
     }
+}
+
+/// Some of the columns of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns {
+    /// How long the matrix's rows are.
+    pub(crate) width: usize,
+    /// The first of the columns.
+    pub(crate) first: usize,
+    /// How many they are.
+    pub(crate) count: usize,
+}
+
+/// `out[i, to] += x[i, from] . wᵀ`, with `w` `[to.count, from.count]`: a product of few terms, such as a low-rank update's,
+/// into some columns of a wide result.
+pub(crate) fn linear_add(x: &[f32], from: Columns, w: &[f32], out: &mut [f32], to: Columns) {
+    let (k, n) = (from.count, to.count);
+    assert_eq!(w.len(), n * k, "linear_add: w is not [n, k]");
+    assert!(from.first + k <= from.width && to.first + n <= to.width, "linear_add: columns beyond the last");
+    assert_eq!(x.len() * to.width, out.len() * from.width, "linear_add: numbers of rows differ");
+    if out.is_empty() || k == 0 || n == 0 {
+        return;
+    }
+    let m = out.len() / to.width;
+    if m <= SKINNY_ROWS {
+        return with_scratch(m * (k + n), |buffer| {
+            let (terms, sums) = buffer.split_at_mut(m * k);
+            for (terms, x) in terms.chunks_exact_mut(k).zip(x.chunks_exact(from.width)) {
+                terms.copy_from_slice(&x[from.first..from.first + k]);
+            }
+            linear(terms, w, None, sums, m, k, n);
+            for (out, sums) in out.chunks_exact_mut(to.width).zip(sums.chunks_exact(n)) {
+                out[to.first..to.first + n].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            }
+        });
+    }
+    let panels = n.div_ceil(PANEL);
+    with_scratch(panels * PANEL * k, |packed| {
+        for (panel, packed) in packed.chunks_exact_mut(PANEL * k).enumerate() {
+            pack_transposed(&w[panel * PANEL * k..n.min((panel + 1) * PANEL) * k], k, k, packed);
+        }
+        let add = |x: &[f32], out: &mut [f32]| {
+            for (panel, b) in packed.chunks_exact(PANEL * k).enumerate() {
+                let at = panel * PANEL;
+                simd::dispatch(Tile {
+                    a: &x[from.first..],
+                    a_stride: from.width,
+                    m: out.len() / to.width,
+                    k,
+                    b,
+                    b_stride: PANEL,
+                    columns: PANEL.min(n - at),
+                    accumulate: true,
+                    bias: None,
+                    out: (&mut out[to.first + at..], to.width),
+                });
+            }
+        };
+        let threads = rayon::current_num_threads();
+        if threads == 1 || m * n * k < PARALLEL_PRODUCTS {
+            return add(x, out);
+        }
+        let rows = m.div_ceil(threads * 4).max(ROWS);
+        let tasks = out.par_chunks_mut(rows * to.width).zip(x.par_chunks(rows * from.width));
+        tasks.for_each(|(out, x)| add(x, out));
+    });
 }
 
 /// Cuts each row of `out` into pieces of `width` columns; the first index is that of the piece.

@@ -1,16 +1,22 @@
-//! The low-rank update of a projection, three ways: on plain f32 tensors of the CPU, as a node of an autodiff graph
+//! The low-rank updates of a projection, three ways: on plain f32 tensors of the CPU, as a node of an autodiff graph
 //! there, and in Burn's tensors. No way forms a product of a weight's size, forward or backward.
+//!
+//! Updates that read the same input are taken together: their A stand in one matrix, so that the input is read once, and
+//! its gradient is one product.
 
 use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops};
 use burn_flex::FlexTensor;
 
+use super::Tensor;
 use super::cpu::{storage, values, writable};
 use super::cpu_autodiff::{Argument, held, plain, primitive, product, record, upstream};
-use super::{Tensor, cpu};
 use crate::kernels;
+
+/// So many updates are one node; a projection of a block has three at most, unless it has several adapters.
+const TOGETHER: usize = 3;
 
 /// Where an update goes and how strongly: `y[:, first..first + out] += scale · (x·Aᵀ)·Bᵀ`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,127 +27,232 @@ pub(crate) struct LoraPlace {
     pub(crate) scale: f64,
 }
 
-/// Adds an update to `y` `[tokens, width]`, the frozen projection's output, from its input `x` `[tokens, in]` with `a`
-/// `[rank, in]` and `b` `[out, rank]`. `a` and `b` may be of another float type than `x` and `y`: the update is computed
-/// in theirs, and rounded to `y`'s when it is added.
-pub(crate) fn lora_add(y: Tensor<2>, x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, place: LoraPlace) -> Tensor<2> {
-    let y = match on_cpu(y, x, a, b, place) {
-        Ok(sum) => return sum,
-        Err(y) => y,
-    };
-    match recorded(y, x, a, b, place) {
-        Ok(sum) => sum,
-        Err(y) => portable(y, x, a, b, place),
+/// One update: `a` `[rank, in]`, `b` `[out, rank]`.
+#[derive(Clone, Debug)]
+pub(crate) struct LoraTerm {
+    pub(crate) a: Tensor<2>,
+    pub(crate) b: Tensor<2>,
+    pub(crate) place: LoraPlace,
+}
+
+impl LoraTerm {
+    fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+
+    fn out(&self) -> usize {
+        self.b.dims()[0]
     }
 }
 
-/// `(x·Aᵀ)·Bᵀ` added into `y`, and `x·Aᵀ`.
-fn add_into(y: &mut [f32], width: usize, x: &[f32], a: &[f32], b: &[f32], rank: usize, place: LoraPlace) -> Vec<f32> {
-    let (tokens, inputs, out) = (y.len() / width, a.len() / rank, b.len() / rank);
-    let mut low = vec![0.0; tokens * rank];
-    kernels::linear(x, a, None, &mut low, tokens, inputs, rank);
-    let mut delta = vec![0.0; tokens * out];
-    kernels::linear(&low, b, None, &mut delta, tokens, rank, out);
-    kernels::add_columns(y, width, place.first, &delta, out, place.scale as f32);
+/// Adds updates of the input `x` `[tokens, in]` to `y` `[tokens, width]`, the frozen projection's output. They may be of
+/// another float type than `x` and `y`: an update is computed in its own, and rounded to `y`'s when it is added.
+pub(crate) fn lora_add(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Tensor<2> {
+    terms.chunks(TOGETHER).fold(y, |y, terms| {
+        let y = match on_cpu(y, x, terms) {
+            Ok(sum) => return sum,
+            Err(y) => y,
+        };
+        match recorded(y, x, terms) {
+            Ok(sum) => sum,
+            Err(y) => portable(y, x, terms),
+        }
+    })
+}
+
+/// Where an update's columns are, among those of `y` and among those of the stacked x·Aᵀ.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    rank: usize,
+    /// The first of the update's columns of the stacked product.
+    at: usize,
+    out: usize,
+    first: usize,
+    scale: f32,
+}
+
+fn parts(terms: &[LoraTerm]) -> Vec<Part> {
+    let mut at = 0;
+    let part = |term: &LoraTerm| {
+        let (rank, LoraPlace { first, scale }) = (term.rank(), term.place);
+        at += rank;
+        Part { rank, at: at - rank, out: term.out(), first, scale: scale as f32 }
+    };
+    terms.iter().map(part).collect()
+}
+
+/// The matrices A one below the other, `[all ranks, in]`.
+fn stacked(a: &[FlexTensor], inputs: usize) -> FlexTensor {
+    match a {
+        [one] => one.clone(),
+        several => {
+            let all: Vec<f32> = several.iter().flat_map(held).copied().collect();
+            let ranks = all.len() / inputs.max(1);
+            primitive(all, [ranks, inputs])
+        }
+    }
+}
+
+/// Adds the updates into `y`, and returns scale · x·Aᵀ, `[tokens, all ranks]`.
+fn add_into(y: &mut [f32], width: usize, x: &[f32], a: &[f32], b: &[&[f32]], parts: &[Part]) -> Vec<f32> {
+    let (tokens, ranks) = (y.len() / width, parts.iter().map(|part| part.rank).sum::<usize>());
+    let mut low = vec![0.0; tokens * ranks];
+    kernels::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
+    scale_columns(&mut low, ranks, parts);
+    for (part, b) in parts.iter().zip(b) {
+        let from = kernels::Columns { width: ranks, first: part.at, count: part.rank };
+        let to = kernels::Columns { width, first: part.first, count: part.out };
+        kernels::linear_add(&low, from, b, y, to);
+    }
     low
 }
 
+fn scale_columns(low: &mut [f32], ranks: usize, parts: &[Part]) {
+    for row in low.chunks_exact_mut(ranks) {
+        for part in parts {
+            row[part.at..part.at + part.rank].iter_mut().for_each(|value| *value *= part.scale);
+        }
+    }
+}
+
 #[expect(clippy::result_large_err, reason = "what comes back is the argument, not an error to carry around")]
-pub(super) fn on_cpu(
-    y: Tensor<2>,
-    x: &Tensor<2>,
-    a: &Tensor<2>,
-    b: &Tensor<2>,
-    place: LoraPlace,
-) -> Result<Tensor<2>, Tensor<2>> {
-    let ([_, width], [rank, _]) = (y.dims(), a.dims());
-    let stored = storage(x).zip(storage(a)).zip(storage(b));
+pub(super) fn on_cpu(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Result<Tensor<2>, Tensor<2>> {
+    let ([_, width], [_, inputs], parts) = (y.dims(), x.dims(), parts(terms));
+    let all = |of: fn(&LoraTerm) -> &Tensor<2>| terms.iter().map(|term| storage(of(term))).collect::<Option<Vec<_>>>();
+    let stored = storage(x).zip(all(|term| &term.a)).zip(all(|term| &term.b));
     let Some((mut sum, ((x, a), b))) = stored.and_then(|stored| Some((writable(&y)?, stored))) else { return Err(y) };
-    let (Some(x), Some(a), Some(b)) = (values(&x), values(&a), values(&b)) else { return Err(y) };
+    let Some(x) = values(&x) else { return Err(y) };
     drop(y);
-    add_into(sum.storage_mut::<f32>(), width, x, a, b, rank, place);
+    let (a, b) = (stacked(&a, inputs), b.iter().map(held).collect::<Vec<_>>());
+    add_into(sum.storage_mut::<f32>(), width, x, held(&a), &b, &parts);
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
-/// `y`, `x`, `a`, `b`.
+/// `y`, `x`, then `a` and `b` of each update.
 #[derive(Debug)]
 struct LoraAdd;
 
 #[derive(Clone, Debug)]
 struct LoraAddState {
     x: FlexTensor,
+    /// Stacked.
     a: FlexTensor,
-    b: FlexTensor,
-    /// `x·Aᵀ`.
+    b: Vec<FlexTensor>,
+    /// scale · x·Aᵀ, stacked.
     low: FlexTensor,
-    place: LoraPlace,
+    parts: Vec<Part>,
 }
 
-impl Backward<Flex, 4> for LoraAdd {
+impl<const N: usize> Backward<Flex, N> for LoraAdd {
     type State = LoraAddState;
 
-    fn backward(self, ops: Ops<LoraAddState, 4>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<LoraAddState, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let upstream = upstream(&ops, gradients);
-        let LoraAddState { x, a, b, low, place } = ops.state;
-        let [tokens, width] = [0, 1].map(|dim| upstream.layout().shape()[dim]);
-        let out = b.layout().shape()[0];
-        // The update's columns of the gradient, scaled.
-        let mut columns = vec![0.0; tokens * out];
-        kernels::take_columns(held(&upstream), width, place.first, &mut columns, out, place.scale as f32);
-        let columns = cpu::tensor(columns, [tokens, out]);
-        let [to_y, to_x, to_a, to_b] = ops.parents;
-        if to_x.is_some() || to_a.is_some() {
-            let low_gradient = plain(&product(columns.clone(), plain(&b)));
-            if let Some(node) = to_x {
-                gradients.register::<Flex>(node.id, product(low_gradient.clone(), plain(&a)));
+        let LoraAddState { x, a, b, low, parts } = ops.state;
+        let node = |index: usize| ops.parents.get(index).and_then(Option::as_ref);
+        let (tokens, ranks) = (low.layout().shape()[0], low.layout().shape()[1]);
+        // Views; nothing is copied.
+        let columns = |of: &FlexTensor, first: usize, count: usize| plain(of).slice([0..tokens, first..first + count]);
+        let trains_a = (0..parts.len()).any(|i| node(2 + 2 * i).is_some());
+        if node(1).is_some() || trains_a {
+            let mut low_gradient = vec![0.0; tokens * ranks];
+            for (part, b) in parts.iter().zip(&b) {
+                let here = product(columns(&upstream, part.first, part.out), plain(b));
+                let rows = low_gradient.chunks_exact_mut(ranks).zip(held(&here).chunks_exact(part.rank));
+                rows.for_each(|(to, from)| to[part.at..part.at + part.rank].copy_from_slice(from));
             }
-            if let Some(node) = to_a {
-                gradients.register::<Flex>(node.id, product(low_gradient.transpose(), plain(&x)));
+            scale_columns(&mut low_gradient, ranks, &parts);
+            let low_gradient = plain(&primitive(low_gradient, [tokens, ranks]));
+            if let Some(x) = node(1) {
+                gradients.register::<Flex>(x.id, product(low_gradient.clone(), plain(&a)));
+            }
+            if trains_a {
+                let a_gradient = product(low_gradient.transpose(), plain(&x));
+                let inputs = a_gradient.layout().shape()[1];
+                for (i, part) in parts.iter().enumerate() {
+                    let rows = &held(&a_gradient)[part.at * inputs..][..part.rank * inputs];
+                    if let Some(a) = node(2 + 2 * i) {
+                        gradients.register::<Flex>(a.id, primitive(rows.to_vec(), [part.rank, inputs]));
+                    }
+                }
             }
         }
-        if let Some(node) = to_b {
-            gradients.register::<Flex>(node.id, product(columns.transpose(), plain(&low)));
+        for (i, part) in parts.iter().enumerate() {
+            if let Some(b) = node(3 + 2 * i) {
+                let upstream = columns(&upstream, part.first, part.out);
+                gradients.register::<Flex>(b.id, product(upstream.transpose(), columns(&low, part.at, part.rank)));
+            }
         }
-        if let Some(node) = to_y {
-            gradients.register::<Flex>(node.id, upstream);
+        if let Some(y) = node(0) {
+            gradients.register::<Flex>(y.id, upstream);
         }
     }
 }
 
 #[expect(clippy::result_large_err, reason = "as for `on_cpu`")]
-pub(super) fn recorded(
-    y: Tensor<2>,
-    x: &Tensor<2>,
-    a: &Tensor<2>,
-    b: &Tensor<2>,
-    place: LoraPlace,
-) -> Result<Tensor<2>, Tensor<2>> {
-    let ([tokens, width], [rank, _]) = (y.dims(), a.dims());
-    let arguments = [&y, x, a, b].map(Argument::of);
-    let [Some(summand), Some(x), Some(a), Some(b)] = arguments else { return Err(y) };
+pub(super) fn recorded(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Result<Tensor<2>, Tensor<2>> {
+    let ([tokens, width], [_, inputs], parts) = (y.dims(), x.dims(), parts(terms));
+    let all = |of: fn(&LoraTerm) -> &Tensor<2>| {
+        terms.iter().map(|term| Argument::of(of(term))).collect::<Option<Vec<Argument>>>()
+    };
+    let arguments = Argument::of(&y).zip(Argument::of(x)).zip(all(|term| &term.a).zip(all(|term| &term.b)));
+    let Some(((summand, x), (a, b))) = arguments else { return Err(y) };
+    let mut nodes = vec![summand.node, x.node];
+    let (mut a_values, mut b_values) = (Vec::new(), Vec::new());
+    for (a, b) in a.into_iter().zip(b) {
+        nodes.extend([a.node, b.node]);
+        a_values.push(a.values);
+        b_values.push(b.values);
+    }
+    let Some(nodes) = Nodes::of(nodes) else { return Err(y) };
     drop(y);
     // In the summand's own storage when nobody else holds it and it is its alone.
     let mut sum = summand.values;
     if size_of_val(held(&sum)) != sum.bytes().len() {
         sum = primitive(held(&sum).to_vec(), [tokens, width]);
     }
-    let low = add_into(sum.storage_mut::<f32>(), width, held(&x.values), held(&a.values), held(&b.values), rank, place);
-    let nodes = [summand.node, x.node, a.node, b.node];
-    let state = || LoraAddState { x: x.values, a: a.values, b: b.values, low: primitive(low, [tokens, rank]), place };
-    Ok(record(LoraAdd, nodes, state, sum))
+    let (a, b) = (stacked(&a_values, inputs), b_values.iter().map(held).collect::<Vec<_>>());
+    let low = add_into(sum.storage_mut::<f32>(), width, held(&x.values), held(&a), &b, &parts);
+    let ranks = low.len() / tokens.max(1);
+    let state = || LoraAddState { x: x.values, a, b: b_values, low: primitive(low, [tokens, ranks]), parts };
+    Ok(match nodes {
+        Nodes::One(nodes) => record(LoraAdd, nodes, state, sum),
+        Nodes::Two(nodes) => record(LoraAdd, nodes, state, sum),
+        Nodes::Three(nodes) => record(LoraAdd, nodes, state, sum),
+    })
 }
 
-pub(super) fn portable(y: Tensor<2>, x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, place: LoraPlace) -> Tensor<2> {
-    let ([tokens, width], [out, _]) = (y.dims(), b.dims());
-    let x = if x.dtype() == a.dtype() { x.clone() } else { x.clone().cast(a.dtype()) };
-    let delta = x.matmul(a.clone().transpose()).matmul(b.clone().transpose()) * place.scale;
-    let delta = if delta.dtype() == y.dtype() { delta } else { delta.cast(y.dtype()) };
-    if out == width {
-        return y + delta;
+/// The arguments' places in the graph, whose number is part of a node's type.
+enum Nodes {
+    One([NodeGuard; 4]),
+    Two([NodeGuard; 6]),
+    Three([NodeGuard; 8]),
+}
+
+impl Nodes {
+    fn of(nodes: Vec<NodeGuard>) -> Option<Self> {
+        match nodes.len() {
+            4 => nodes.try_into().ok().map(Self::One),
+            6 => nodes.try_into().ok().map(Self::Two),
+            8 => nodes.try_into().ok().map(Self::Three),
+            _ => None,
+        }
     }
-    let columns = [0..tokens, place.first..place.first + out];
-    // A plain tensor cannot take a part that is tracked.
-    let y = if delta.is_autodiff() { y.autodiff() } else { y };
-    let sum = y.clone().slice(columns.clone()) + delta;
-    y.slice_assign(columns, sum)
+}
+
+pub(super) fn portable(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Tensor<2> {
+    terms.iter().fold(y, |y, LoraTerm { a, b, place }| {
+        let ([tokens, width], [out, _]) = (y.dims(), b.dims());
+        let x = if x.dtype() == a.dtype() { x.clone() } else { x.clone().cast(a.dtype()) };
+        let delta = x.matmul(a.clone().transpose()).matmul(b.clone().transpose()) * place.scale;
+        let delta = if delta.dtype() == y.dtype() { delta } else { delta.cast(y.dtype()) };
+        if out == width {
+            return y + delta;
+        }
+        let columns = [0..tokens, place.first..place.first + out];
+        // A plain tensor cannot take a part that is tracked.
+        let y = if delta.is_autodiff() { y.autodiff() } else { y };
+        let sum = y.clone().slice(columns.clone()) + delta;
+        y.slice_assign(columns, sum)
+    })
 }

@@ -15,7 +15,7 @@ use pv_hooks::TokenSpans;
 
 use crate::decoder::{LayerCache, RotaryAngles};
 
-pub(crate) use lora::{LoraPlace, lora_add};
+pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
 pub(crate) use portable::PassContext;
 
 /// Where a pass's window lies among the cached columns.

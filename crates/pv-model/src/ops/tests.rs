@@ -58,7 +58,18 @@ fn compare(
     portable: impl Fn(&[Tensor<2>]) -> Tensor<2>,
     counts: impl Fn(usize) -> bool,
 ) {
-    for kinds in kinds(shapes.len()) {
+    compare_in(kinds(shapes.len()), shapes, node, portable, counts);
+}
+
+/// As [`compare`], for the given ways in which arguments take part.
+fn compare_in(
+    ways: Vec<Vec<Kind>>,
+    shapes: &[[usize; 2]],
+    node: impl Fn(&[Tensor<2>]) -> Option<Tensor<2>>,
+    portable: impl Fn(&[Tensor<2>]) -> Tensor<2>,
+    counts: impl Fn(usize) -> bool,
+) {
+    for kinds in ways {
         let arguments = || -> Vec<Tensor<2>> {
             let argument = |(i, (shape, kind)): (usize, (&[usize; 2], &Kind))| {
                 let values = noise(shape[0] * shape[1], i as u64).iter().map(|v| v * 1.5).collect();
@@ -99,6 +110,20 @@ fn compare(
     }
 }
 
+/// The ways in which `y`, `x` and updates' matrices take part: all for one update; for more those that training has, and each
+/// argument tracked alone.
+fn ways_of_updates(n: usize) -> Vec<Vec<Kind>> {
+    if n == 4 {
+        return kinds(n);
+    }
+    let of = |tracked: &dyn Fn(usize) -> bool, else_: Kind| -> Vec<Kind> {
+        (0..n).map(|i| if tracked(i) { Kind::Tracked } else { else_ }).collect()
+    };
+    let mut ways = vec![of(&|_| true, Kind::Plain), of(&|i| i >= 2, Kind::Plain), of(&|i| i < 2, Kind::Untracked)];
+    ways.extend((0..n).map(|one| of(&|i| i == one, Kind::Plain)));
+    ways
+}
+
 fn vector(x: &Tensor<2>) -> Tensor<1> {
     let [_, d] = x.dims();
     x.clone().reshape([d])
@@ -116,23 +141,57 @@ proptest! {
     #![proptest_config(cases(12))]
 
     #[test]
-    fn a_low_rank_update_and_its_gradients(
-        m in 1usize..120, k in 1usize..70, rank in 1usize..9, [before, n, after] in [0usize..40, 1..40, 0..40],
+    fn low_rank_updates_and_their_gradients(
+        m in 1usize..120, k in 1usize..70,
+        parts in proptest::collection::vec((1usize..9, 0usize..20, 1usize..40), 1..4), after in 0usize..40,
     ) {
-        let shapes = [[m, before + n + after], [m, k], [rank, k], [n, rank]];
-        let place = LoraPlace { first: before, scale: 0.7 };
-        let node = |x: &[Tensor<2>]| lora::recorded(x[0].clone(), &x[1], &x[2], &x[3], place).ok();
-        compare(&shapes, node, |x| lora::portable(x[0].clone(), &x[1], &x[2], &x[3], place), every_row);
-        let plain = shapes.map(|shape| tensor(noise(shape[0] * shape[1], shape[0] as u64), shape, &Device::flex()));
-        let [y, x, a, b] = plain;
-        let found = lora::on_cpu(y.clone(), &x, &a, &b, place).expect("plain tensors");
-        // Burn's products, written out: the update as one dense matrix.
-        let update = b.matmul(a) * 0.7;
-        let columns = [0..m, before..before + n];
-        let sum = y.clone().slice(columns.clone()) + x.matmul(update.transpose());
-        let expected = y.slice_assign(columns, sum);
+        // The updates' columns lie one after the other, with some between them that none changes.
+        let mut width = 0;
+        let mut places = Vec::new();
+        let mut shapes = vec![[0, 0], [m, k]];
+        for (number, (rank, before, n)) in parts.iter().enumerate() {
+            places.push(LoraPlace { first: width + before, scale: 0.7 + number as f64 });
+            width += before + n;
+            shapes.extend([[*rank, k], [*n, *rank]]);
+        }
+        shapes[0] = [m, width + after];
+        let terms = |x: &[Tensor<2>]| -> Vec<LoraTerm> {
+            let pairs = x[2..].chunks(2).zip(&places);
+            pairs.map(|(ab, place)| LoraTerm { a: ab[0].clone(), b: ab[1].clone(), place: *place }).collect()
+        };
+        let node = |x: &[Tensor<2>]| lora::recorded(x[0].clone(), &x[1], &terms(x)).ok();
+        let portable = |x: &[Tensor<2>]| lora::portable(x[0].clone(), &x[1], &terms(x));
+        compare_in(ways_of_updates(shapes.len()), &shapes, node, portable, every_row);
+        let plain: Vec<Tensor<2>> = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, shape)| tensor(noise(shape[0] * shape[1], i as u64), *shape, &Device::flex()))
+            .collect();
+        let found = lora::on_cpu(plain[0].clone(), &plain[1], &terms(&plain)).expect("plain tensors");
+        // Burn's products, written out: each update as one dense matrix.
+        let expected = terms(&plain).into_iter().fold(plain[0].clone(), |y, LoraTerm { a, b, place }| {
+            let columns = [0..m, place.first..place.first + b.dims()[0]];
+            let sum = y.clone().slice(columns.clone()) + plain[1].clone().matmul((b.matmul(a) * place.scale).transpose());
+            y.slice_assign(columns, sum)
+        });
         assert_close("plain", &to_f32(found).expect("values"), &to_f32(expected).expect("values"));
     }
+}
+
+/// More updates than one node takes, as several adapters have, and none.
+#[test]
+fn updates_beyond_one_node() {
+    let [y, x] = [[40, 12], [40, 9]].map(|shape| tensor(noise(shape[0] * shape[1], 3), shape, &Device::flex()));
+    let term = |seed: u64| LoraTerm {
+        a: tensor(noise(2 * 9, seed), [2, 9], &Device::flex()),
+        b: tensor(noise(12 * 2, seed + 50), [12, 2], &Device::flex()),
+        place: LoraPlace { first: 0, scale: 0.5 },
+    };
+    let terms: Vec<LoraTerm> = (0..7).map(term).collect();
+    let found = to_f32(lora_add(y.clone(), &x, &terms)).expect("values");
+    let expected = to_f32(lora::portable(y.clone(), &x, &terms)).expect("values");
+    assert_close("seven", &found, &expected);
+    assert_eq!(to_f32(lora_add(y.clone(), &x, &[])).expect("values"), to_f32(y).expect("values"));
 }
 
 proptest! {

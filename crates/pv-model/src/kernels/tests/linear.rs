@@ -1,4 +1,4 @@
-use super::super::linear;
+use super::super::{Columns, linear, linear_add};
 use super::{assert_close, in_pool, noise};
 
 fn expected(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, k: usize, n: usize) -> Vec<f64> {
@@ -55,4 +55,31 @@ fn empty_sizes() {
     let mut out = [9.0; 4];
     linear(&[], &[], Some(&[1.0, 2.0]), &mut out, 2, 0, 2);
     assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
+}
+
+#[test]
+fn a_product_is_added_to_some_columns() {
+    for threads in [1, 3] {
+        for m in [1, 5, 16, 17, 40, 333] {
+            for (k, n) in [(1, 1), (8, 3), (32, 130), (5, 64), (33, 200)] {
+                let (from, to) =
+                    (Columns { width: k + 7, first: 4, count: k }, Columns { width: n + 9, first: 6, count: n });
+                let (x, w, before) = (noise(m * from.width, 1), noise(n * k, 2), noise(m * to.width, 3));
+                let mut out = before.clone();
+                in_pool(threads, || linear_add(&x, from, &w, &mut out, to));
+                let cut: Vec<f32> = x.chunks(from.width).flat_map(|row| row[4..4 + k].to_vec()).collect();
+                let sums = expected(&cut, &w, None, m, k, n);
+                let whole: Vec<f64> = before
+                    .iter()
+                    .enumerate()
+                    .map(|(at, before)| {
+                        let (row, column) = (at / to.width, at % to.width);
+                        let inside = (6..6 + n).contains(&column);
+                        f64::from(*before) + if inside { sums[row * n + column - 6] } else { 0.0 }
+                    })
+                    .collect();
+                assert_close(&out, &whole, 2e-6 * (k as f64).sqrt().max(1.0));
+            }
+        }
+    }
 }
