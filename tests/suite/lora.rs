@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
-use pv_hooks::{Hook, Layer, NoHook};
+use pv_hooks::{Layer, NoHook};
 use pv_model::{Adapter, Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, Request, Sequence, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{Golden, compare, golden_folders};

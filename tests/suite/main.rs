@@ -17,6 +17,7 @@ mod organism;
 mod parity;
 mod properties;
 mod rollouts;
+mod runs;
 mod scan;
 mod smollm2;
 mod sweeps;
