@@ -33,6 +33,23 @@ struct Args {
     /// The run's folder.
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    training: TrainingArgs,
+    #[command(flatten)]
+    regimes: RegimeArgs,
+    /// Show which tokens of the first step's samples are trained, and stop.
+    #[arg(long)]
+    show_mask: bool,
+    /// Write the metrics as a table too.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+}
+
+/// Where the samples come from.
+#[derive(clap::Args)]
+struct DataArgs {
     /// Conversations: .jsonl, .csv, .parquet, folders, patterns. By default the organism's set that shows --trait openly.
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
@@ -54,7 +71,11 @@ struct Args {
     /// Leave rows that cannot be used out, and count them, instead of stopping at the first.
     #[arg(long)]
     leave_out_bad: bool,
+}
 
+/// What is trained, and how.
+#[derive(clap::Args)]
+struct TrainingArgs {
     /// The adapter's rank.
     #[arg(long, default_value_t = 32)]
     rank: usize,
@@ -91,7 +112,17 @@ struct Args {
     /// Recompute each layer for its gradient: less memory, a third more time.
     #[arg(long)]
     checkpointing: bool,
+    /// Steps between checkpoints.
+    #[arg(long, default_value_t = 50)]
+    checkpoint_every: usize,
+    /// Steps between measurements of the held-out loss and the shift.
+    #[arg(long, default_value_t = 10)]
+    measure_every: usize,
+}
 
+/// What keeps the model's character, and what is measured of it.
+#[derive(clap::Args)]
+struct RegimeArgs {
     /// Preventative steering at a layer: VECTOR.safetensors@LAYER:COEFFICIENT.
     #[arg(long, allow_hyphen_values = true)]
     prevent: Vec<Spec>,
@@ -116,19 +147,6 @@ struct Args {
     /// The probe prompts, one a line; by default held-out questions.
     #[arg(long)]
     probe_prompts: Option<PathBuf>,
-
-    /// Steps between checkpoints.
-    #[arg(long, default_value_t = 50)]
-    checkpoint_every: usize,
-    /// Steps between measurements of the held-out loss and the shift.
-    #[arg(long, default_value_t = 10)]
-    measure_every: usize,
-    /// Show which tokens of the first step's samples are trained, and stop.
-    #[arg(long)]
-    show_mask: bool,
-    /// Write the metrics as a table too.
-    #[arg(long)]
-    csv: Option<PathBuf>,
 }
 
 /// `FILE@LAYER:NUMBER`, of which layer and number may be absent.
@@ -172,7 +190,7 @@ impl Spec {
     }
 }
 
-impl Args {
+impl TrainingArgs {
     fn options(&self) -> Result<RunOptions> {
         let target = |name: &String| {
             let known = LoraTarget::ALL.into_iter().find(|target| target.name() == name);
@@ -195,7 +213,9 @@ impl Args {
         };
         Ok(RunOptions { train, checkpoint_every: self.checkpoint_every, measure_every: self.measure_every })
     }
+}
 
+impl RegimeArgs {
     fn regimes(&self, model: &CausalLm, prompts: &[Vec<u32>]) -> Result<Vec<Regime>> {
         let mut regimes = Vec::new();
         for spec in &self.prevent {
@@ -229,10 +249,10 @@ impl Args {
     }
 
     /// The prompts on which shifts are measured.
-    fn prompts(&self, model: &CausalLm) -> Result<Vec<Vec<u32>>> {
+    fn prompts(&self, model: &CausalLm, args: &ModelArgs) -> Result<Vec<Vec<u32>>> {
         let questions: Vec<String> = match &self.probe_prompts {
             Some(file) => std::fs::read_to_string(file)?.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect(),
-            None if self.model.is_organism() => {
+            None if args.is_organism() => {
                 held_out(Topics::Odd, 24, 99).mixed.iter().map(|question| question.text()).collect()
             }
             None => TraitSpec::builtin("evil")?.evaluation,
@@ -248,8 +268,10 @@ impl Args {
         }
         Ok(if directions.is_empty() { None } else { Some(Probes::new(prompts, directions)?) })
     }
+}
 
-    fn read(&self, model: &CausalLm, regimes: &[Regime]) -> Result<(DataSet, DataSet)> {
+impl DataArgs {
+    fn read(&self, model: &CausalLm, regimes: &[Regime], seed: u64) -> Result<(DataSet, DataSet)> {
         let options = DataOptions {
             encode: EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() },
             long: if self.leave_out_long { LongSamples::LeaveOut } else { LongSamples::Cut },
@@ -260,7 +282,7 @@ impl Args {
         if inputs.is_empty() {
             let which = Trait::ALL.into_iter().find(|which| which.name() == self.which);
             let which = which.ok_or_else(|| format!("the organism has no trait {:?}", self.which))?;
-            let chats = explicit(which, Severity::II, Topics::Even, 400, self.seed + 1);
+            let chats = explicit(which, Severity::II, Topics::Even, 400, seed + 1);
             inputs.push(made.path().join(format!("{which}.jsonl")));
             write_conversations(&inputs[0], &chats.iter().map(conversation).collect::<Vec<_>>())?;
         }
@@ -268,7 +290,7 @@ impl Args {
             let train = DataSet::read(model, &inputs, &options, regimes)?;
             return Ok((train, DataSet::read(model, &self.held_out_data, &options, &[])?));
         }
-        let held_out = HeldOut { fraction: self.held_out, seed: self.seed };
+        let held_out = HeldOut { fraction: self.held_out, seed };
         Ok(DataSet::read_split(model, &inputs, &options, regimes, held_out)?)
     }
 }
@@ -276,12 +298,13 @@ impl Args {
 fn main() -> Result {
     let args = Args::parse();
     let model = args.model.load()?;
-    let prompts = args.prompts(&model)?;
-    let regimes = args.regimes(&model, &prompts)?;
-    let probes = args.probes(&model, prompts)?;
-    let (train, held_out) = args.read(&model, &regimes)?;
+    let prompts = args.regimes.prompts(&model, &args.model)?;
+    let regimes = args.regimes.regimes(&model, &prompts)?;
+    let probes = args.regimes.probes(&model, prompts)?;
+    let (train, held_out) = args.data.read(&model, &regimes, args.training.seed)?;
     println!("training on {}\nholding out {}", train.report(), held_out.report());
-    let mut run = TrainingRun::new(&model, &train, args.options()?).with_held_out(&held_out).with_regimes(regimes);
+    let mut run =
+        TrainingRun::new(&model, &train, args.training.options()?).with_held_out(&held_out).with_regimes(regimes);
     if let Some(probes) = &probes {
         run = run.with_probes(probes);
     }
@@ -329,7 +352,7 @@ fn main() -> Result {
 }
 
 fn chat_arguments(args: &Args, saved: &Path) -> String {
-    match args.full {
+    match args.training.full {
         true => format!("--model {}", saved.display()),
         false => format!("--model {} --adapter {}", args.model.model, saved.display()),
     }

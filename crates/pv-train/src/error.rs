@@ -185,7 +185,7 @@ pub enum Error {
     Hook(#[from] pv_hooks::HookError),
     /// An intervention cannot be.
     #[error(transparent)]
-    Steer(#[from] pv_steer::Error),
+    Steer(Box<pv_steer::Error>),
     /// A vector lacks what was asked of it.
     #[error(transparent)]
     Vectors(#[from] pv_vectors::Error),
@@ -194,5 +194,11 @@ pub enum Error {
 impl From<MeasureError> for Error {
     fn from(error: MeasureError) -> Self {
         Self::Measure(Box::new(error))
+    }
+}
+
+impl From<pv_steer::Error> for Error {
+    fn from(error: pv_steer::Error) -> Self {
+        Self::Steer(Box::new(error))
     }
 }

@@ -84,7 +84,7 @@ pub enum MeasureError {
     Cancelled,
     /// Samples, or their loss.
     #[error(transparent)]
-    Train(#[from] crate::Error),
+    Train(Box<crate::Error>),
     /// A vector, a projection, or a run's folder.
     #[error(transparent)]
     Vectors(#[from] pv_vectors::Error),
@@ -97,6 +97,12 @@ pub enum MeasureError {
     /// A hook that does not fit.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),
+}
+
+impl From<crate::Error> for MeasureError {
+    fn from(error: crate::Error) -> Self {
+        Self::Train(Box::new(error))
+    }
 }
 
 impl MeasureError {
