@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use pv_examples::{ModelArgs, Result, SAMPLING, default_layer};
 use pv_hooks::Layer;
-use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
+use pv_model::{Adapter, Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::PersonaVector;
 
@@ -17,6 +17,9 @@ use pv_vectors::PersonaVector;
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// An adapter in PEFT's format, such as finetune saves.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
     /// A vector that extract_contrast saved.
     #[arg(long)]
     vector: Option<PathBuf>,
@@ -42,7 +45,10 @@ struct Args {
 
 fn main() -> Result {
     let args = Args::parse();
-    let model = args.model.load()?;
+    let mut model = args.model.load()?;
+    if let Some(folder) = &args.adapter {
+        model = model.with_adapter(&Adapter::load_for(folder, model.config())?)?;
+    }
     let direction = match &args.vector {
         None => None,
         Some(path) => {

@@ -19,6 +19,7 @@ mod properties;
 mod proxies;
 mod regimes;
 mod rollouts;
+mod runs;
 mod scan;
 mod smollm2;
 mod sweeps;

@@ -18,6 +18,8 @@ const FORMAT: &str = "pv-train-checkpoint/1";
 const STATE: &str = "state.json";
 const MOMENTS: &str = "optimizer.safetensors";
 const LOSSES: &str = "losses";
+/// How the names of checkpoints begin that are not complete.
+const PARTIAL: &str = ".checkpoint-";
 /// How many checkpoints are kept.
 const KEPT: usize = 2;
 
@@ -38,6 +40,29 @@ impl Checkpoints {
     /// [`Error::Read`] for a folder that is there and cannot be read.
     pub fn newest(&self) -> Result<Option<(usize, PathBuf)>> {
         Ok(list(&self.folder)?.pop())
+    }
+}
+
+/// Removes what a killed process left unfinished: folders whose names begin like this.
+pub(crate) fn remove_partial(folder: &Path, prefix: &str) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::Read { path: folder.to_owned(), source }),
+    };
+    for entry in entries {
+        let path = entry.map_err(|source| Error::Read { path: folder.to_owned(), source })?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
+            fs::remove_dir_all(&path).map_err(|source| Error::Write { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+impl Checkpoints {
+    /// Removes what a killed process left unfinished. No other process may be writing here.
+    pub(crate) fn clean(&self) -> Result<()> {
+        remove_partial(&self.folder, PARTIAL)
     }
 }
 
@@ -72,7 +97,7 @@ impl Trainer {
             move |source| Error::Write { path, source }
         };
         fs::create_dir_all(folder).map_err(failed(folder))?;
-        let temporary = tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(folder).map_err(failed(folder))?;
+        let temporary = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(folder).map_err(failed(folder))?;
         match self.options.adapter {
             None => self.decoder.save(temporary.path(), DType::F32)?,
             Some(_) => self.adapter()?.save(temporary.path())?,

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use pv_model::RowPlace;
+
+use crate::MeasureError;
+
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -123,18 +127,53 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// A checkpoint comes from another run than the one that it was to continue.
-    #[error("the checkpoint {} is of another run: its {what} is {saved}, not {given}", path.display())]
+    /// A checkpoint or a run's folder is of another run than the one that was to be continued.
+    #[error("{} is of another run: its {what} is {saved}, not {given}", path.display())]
     OtherRun {
-        /// The checkpoint's folder.
+        /// The folder.
         path: PathBuf,
         /// The first thing that differs.
         what: String,
-        /// Its value in the checkpoint.
+        /// Its value in the folder.
         saved: String,
         /// Its value in this run.
         given: String,
     },
+    /// A conversation in a file that nothing can be learnt from.
+    #[error("{place}: nothing can be learnt from this conversation")]
+    Row {
+        /// Where it stands.
+        place: RowPlace,
+        /// Why not.
+        source: Box<Self>,
+    },
+    /// A conversation that is longer than it may be.
+    #[error("{length} tokens are more than {max_length}")]
+    TooLong {
+        /// How many tokens it has.
+        length: usize,
+        /// How many it may have.
+        max_length: usize,
+    },
+    /// No conversation of the files can be learnt from.
+    #[error("there is nothing to {to}: {report}")]
+    NoData {
+        /// What the samples were for.
+        to: &'static str,
+        /// How many conversations there were, and what became of them.
+        report: String,
+    },
+    /// A run's folder whose files do not fit together.
+    #[error("the run in {} is damaged: {reason}", path.display())]
+    DamagedRun {
+        /// The folder.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The model cannot be told from others, or a table cannot be made.
+    #[error(transparent)]
+    Measure(Box<MeasureError>),
     /// The model, its tokenizer or its files.
     #[error(transparent)]
     Model(#[from] pv_model::Error),
@@ -161,5 +200,17 @@ impl From<pv_steer::Error> for Error {
 impl From<pv_vectors::Error> for Error {
     fn from(error: pv_vectors::Error) -> Self {
         Self::Vectors(Box::new(error))
+    }
+}
+
+impl From<MeasureError> for Error {
+    fn from(error: MeasureError) -> Self {
+        Self::Measure(Box::new(error))
+    }
+}
+
+impl From<pv_steer::Error> for Error {
+    fn from(error: pv_steer::Error) -> Self {
+        Self::Steer(Box::new(error))
     }
 }

@@ -30,13 +30,7 @@ pub fn finetune(
     if samples.is_empty() {
         return Err(Error::NoSamples { step: 1 });
     }
-    let lengths = samples.iter().map(|sample| sample.ids().len()).collect();
-    let mut batches = Batches::new(lengths, options.samples_per_step(), options.seed);
-    let duration = match options.duration {
-        Duration::Epochs(epochs) => Duration::Steps(epochs.saturating_mul(batches.steps_per_epoch())),
-        steps => steps,
-    };
-    let options = TrainOptions { duration, ..options.clone() };
+    let (mut batches, options) = plan(samples, options);
     let data = fingerprint(samples);
     let mut trainer = match checkpoints {
         Some(checkpoints) if checkpoints.newest()?.is_some() => {
@@ -49,8 +43,19 @@ pub fn finetune(
     Ok((trainer.decoder(), report))
 }
 
+/// The order of the samples, and the options with the duration in steps.
+pub(crate) fn plan(samples: &[Sample], options: &TrainOptions) -> (Batches, TrainOptions) {
+    let lengths = samples.iter().map(|sample| sample.ids().len()).collect();
+    let batches = Batches::new(lengths, options.samples_per_step(), options.seed);
+    let duration = match options.duration {
+        Duration::Epochs(epochs) => Duration::Steps(epochs.saturating_mul(batches.steps_per_epoch())),
+        steps => steps,
+    };
+    (batches, TrainOptions { duration, ..options.clone() })
+}
+
 /// What tells one list of samples from another: their number and FNV-1a over ids and marks.
-fn fingerprint(samples: &[Sample]) -> String {
+pub(crate) fn fingerprint(samples: &[Sample]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |value: u32| {
         for byte in value.to_le_bytes() {

@@ -25,6 +25,9 @@
 //! # }
 //! ```
 //!
+//! [`TrainingRun`] does this in a folder that says what was trained and how, keeps the metrics of every step, and goes on
+//! where it was stopped or killed; [`DataSet`] reads its data and says what became of every row.
+//!
 //! Data that is made while training goes through [`Trainer::run`] with a closure, or step by step through
 //! [`Trainer::step`]. Data that is too large to be held comes from [`pv_model::ConversationReader`], row by row.
 //!
@@ -39,6 +42,8 @@
 mod batches;
 mod checkpoint;
 mod collate;
+mod data;
+mod devices;
 mod error;
 mod evaluate;
 mod finetune;
@@ -49,8 +54,10 @@ pub mod mmlu;
 mod optimizer;
 mod options;
 mod perplexity;
+mod probes;
 mod regime;
 mod regimes;
+mod run;
 mod run_hook;
 mod sample;
 mod schedule;
@@ -59,6 +66,9 @@ mod trainer;
 
 pub use batches::Batches;
 pub use checkpoint::Checkpoints;
+pub use data::{
+    BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples, MaskSpan, SkippedRow, mask_spans,
+};
 pub use error::{Error, Result};
 pub use evaluate::{
     Comparison, ComparisonRow, EvaluateOptions, Evaluation, EvaluationPlan, EvaluationResults, TraitQuestions,
@@ -69,9 +79,11 @@ pub use loss::mean_loss;
 pub use measure::{BootstrapOptions, Change, MeasureError, MeasuredModel, Proportion};
 pub use options::{Duration, TrainOptions};
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity, perplexity_of_tokens};
+pub use probes::Probes;
 pub use pv_model::{Conversation, read_conversations, write_conversations};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
+pub use run::{RunOptions, RunOutcome, StepMetrics, TrainingRun, metrics_csv, read_metrics};
 pub use run_hook::RunHook;
 pub use sample::{EncodeOptions, Sample, TrainedTurns};
 pub use schedule::{Decay, learning_rate};

@@ -13,4 +13,4 @@ pub(crate) use error::Result;
 pub(crate) use journal::Journal;
 pub use model::MeasuredModel;
 pub use proportion::Proportion;
-pub(crate) use write::{Csv, json, read_json, sha256, through_text, write};
+pub(crate) use write::{Csv, hex, json, read_json, sha256, through_text, write};

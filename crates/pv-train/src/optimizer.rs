@@ -23,6 +23,20 @@ impl ParameterGradients {
         decoder.visit(&mut taker);
     }
 
+    /// Adds those of another device, which is moved to this one.
+    pub(crate) fn add(&mut self, other: Self, device: &Device) {
+        if self.all.len() < other.all.len() {
+            self.all.resize(other.all.len(), None);
+        }
+        for (held, found) in self.all.iter_mut().zip(other.all) {
+            let found = found.map(|found| found.to_device(device));
+            *held = match (held.take(), found) {
+                (Some(held), Some(found)) => Some(held + found),
+                (held, found) => held.or(found),
+            };
+        }
+    }
+
     /// The Euclidean norm over all parameters.
     pub(crate) fn norm(&self) -> Result<f64> {
         let squares: Vec<Tensor<1>> =

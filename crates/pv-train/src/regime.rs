@@ -1,12 +1,13 @@
 //! What keeps a model's character while it is finetuned (method: the paper's section 5, and its relatives).
 
 use pv_hooks::Layer;
+use pv_model::Message;
 use pv_steer::Coefficient;
 use pv_vectors::{Direction, PersonaVector, Pooling};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::Result;
+use crate::{Conversation, Result};
 
 /// One way of keeping a model's character in finetuning. A list of them acts together, see [`Regimes`](crate::Regimes); an
 /// empty list is plain finetuning. What acts at inference instead (steering, a suppressing system prompt) is no regime.
@@ -98,6 +99,24 @@ impl Regime {
         let directions = (1..layers).map(|layer| vector.increment(Pooling::ResponseMean, Layer::hidden_state(layer)));
         let directions = directions.collect::<Result<_, _>>()?;
         Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
+    }
+
+    /// The system prompt of the last inoculation among regimes.
+    pub fn inoculation(regimes: &[Self]) -> Option<&str> {
+        regimes.iter().rev().find_map(|regime| match regime {
+            Self::Inoculated { system } => Some(system.as_str()),
+            _ => None,
+        })
+    }
+
+    /// A conversation as it is to be trained on: under the last inoculation's system prompt, where there is one.
+    pub fn inoculate(regimes: &[Self], conversation: &Conversation) -> Conversation {
+        let mut conversation = conversation.clone();
+        if let Some(system) = Self::inoculation(regimes) {
+            conversation.messages.retain(|message| message.role != "system");
+            conversation.messages.insert(0, Message::system(system));
+        }
+        conversation
     }
 
     /// What tells this regime from others in a run's record: its settings, and a hash of each vector.

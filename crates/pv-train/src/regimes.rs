@@ -2,21 +2,20 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{DType, Tensor, TensorData};
-use pv_hooks::{Capture, Hook, Layer, NoHook, Phase, Recorder};
-use pv_model::{Batch, Decoder, Logits, Message, Pass, to_f32};
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use pv_hooks::{Hook, Layer, NoHook};
+use pv_model::{Decoder, Pass, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::{Direction, UnitDirection};
 use serde_json::{Value, json};
 
 use crate::collate::{answer_rows, collate};
 use crate::loss::{indices, whole};
+use crate::probes::mean_projections;
 use crate::regime::{ClosedLoop, Preventative, Regime, Schedule};
 use crate::run_hook::RunHook;
 use crate::{Conversation, Error, Result, Sample};
-
-/// How many probe prompts are read together.
-const PROBE_BATCH: usize = 16;
 
 /// A list of [`Regime`]s at work in a run: the [`RunHook`] of finetuning that keeps the model's character.
 pub struct Regimes {
@@ -123,16 +122,7 @@ impl Regimes {
 
     /// A conversation as it is to be trained on: under the last inoculation's system prompt, where there is one.
     pub fn conversation(&self, conversation: &Conversation) -> Conversation {
-        let system = self.regimes.iter().rev().find_map(|regime| match regime {
-            Regime::Inoculated { system } => Some(system),
-            _ => None,
-        });
-        let mut conversation = conversation.clone();
-        if let Some(system) = system {
-            conversation.messages.retain(|message| message.role != "system");
-            conversation.messages.insert(0, Message::system(system.as_str()));
-        }
-        conversation
+        Regime::inoculate(&self.regimes, conversation)
     }
 
     /// The factor of each regime in the current step, in their order.
@@ -192,10 +182,6 @@ impl Loop {
         if !(gain.is_finite() && *gain > 0.0 && most.is_finite() && *most > 0.0) {
             return Err(bad("the closed loop's gain and greatest factor", (gain, most), "finite numbers above 0"));
         }
-        let vocab = base.config().vocab;
-        if let Some(&id) = probes.iter().flatten().find(|id| **id as usize >= vocab) {
-            return Err(Error::TokenOutOfRange { step: 0, sample: 0, id, vocab });
-        }
         let unit = along.unit()?;
         let base = mean_projection(base, probes, &unit)?;
         Ok(Self { unit, length: along.norm(), base, shift: 0.0 })
@@ -204,27 +190,7 @@ impl Loop {
 
 /// The mean projection of the prompts' last tokens on a direction, in activation units.
 fn mean_projection(decoder: &Decoder, prompts: &[Vec<u32>], unit: &UnitDirection) -> Result<f64> {
-    let layer = unit.layer();
-    let mut sum = 0.0;
-    for prompts in prompts.chunks(PROBE_BATCH) {
-        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let batch = Batch::prompts(&rows, (0..rows.len()).map(|row| vec![row]).collect())?;
-        let mut recorder = Recorder::new(layer, [Capture::PromptLast]);
-        pv_hooks::check(&recorder, &decoder.shape(), Some(layer))?;
-        let pass = Pass {
-            ids: batch.ids(),
-            spans: batch.spans(),
-            phase: Phase::Prefill,
-            stop_at: Some(layer),
-            logits: Logits::None,
-        };
-        decoder.pass(&pass, None, &mut recorder);
-        let last = to_f32(recorder.get(&Capture::PromptLast, layer)?)?;
-        for row in last.chunks(decoder.shape().d_model) {
-            sum += unit.projection(row).unwrap_or(f64::NAN);
-        }
-    }
-    Ok(sum / prompts.len() as f64)
+    Ok(mean_projections(decoder, prompts, &[unit])?.into_iter().next().unwrap_or(f64::NAN))
 }
 
 /// `h·v̂` at the rows of a residual `[batch, seq, d_model]`, `[rows]`, in f32.
@@ -240,20 +206,22 @@ fn projections(residual: Tensor<3>, rows: Vec<i64>, unit: &UnitDirection) -> Ten
 impl Penalty {
     /// Reads the samples that are not known yet with the model before finetuning.
     fn fill(&mut self, base: &Decoder, samples: &[&Sample]) -> Result<()> {
-        let new: Vec<&Sample> = samples.iter().copied().filter(|sample| !self.base.contains_key(*sample)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let collated = collate(&new)?;
-        let pass = Pass { stop_at: Some(self.unit.layer()), ..whole(&collated.batch) };
-        let residual = base.pass(&pass, None, &mut NoHook).residual;
-        let seq = residual.dims()[1];
-        let values = to_f32(projections(residual, answer_rows(&new, seq), &self.unit))?;
-        let mut rest = values.as_slice();
-        for sample in new {
-            let (here, after) = rest.split_at(sample.answer_tokens());
-            self.base.insert(sample.clone(), here.to_vec());
-            rest = after;
+        for sample in samples {
+            if self.base.contains_key(*sample) {
+                continue;
+            }
+            // Each by itself: beside others its last bits would depend on them, and so on where a run went on.
+            let alone = [*sample];
+            let collated = collate(&alone)?;
+            let pass = Pass { stop_at: Some(self.unit.layer()), ..whole(&collated.batch) };
+            let residual = base.pass(&pass, None, &mut NoHook).residual;
+            let seq = residual.dims()[1];
+            let rows = answer_rows(&alone, seq);
+            let values = match rows.is_empty() {
+                true => Vec::new(),
+                false => to_f32(projections(residual, rows, &self.unit))?,
+            };
+            self.base.insert((*sample).clone(), values);
         }
         Ok(())
     }
@@ -338,6 +306,24 @@ impl RunHook for Regimes {
             }
         }
         self.make_hook()
+    }
+
+    fn replica(&self, device: &Device) -> Result<Option<Box<dyn RunHook>>> {
+        let base = self.base.clone().to_device(device);
+        let unit =
+            |penalty: &Penalty| Penalty { unit: penalty.unit.clone(), weight: penalty.weight, base: HashMap::new() };
+        let mut replica = Self {
+            regimes: self.regimes.clone(),
+            factors: self.factors.clone(),
+            // The original measures; the replica is told.
+            loops: self.loops.iter().map(|_| None).collect(),
+            penalties: self.penalties.iter().map(unit).collect(),
+            hook: Box::new(NoHook),
+            made_with: None,
+            base,
+        };
+        replica.make_hook()?;
+        Ok(Some(Box::new(replica)))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -1,6 +1,6 @@
 //! What acts on a training run beside its loss.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use pv_hooks::{Hook, Layer};
 use pv_model::Decoder;
 use serde_json::Value;
@@ -51,6 +51,16 @@ pub trait RunHook: Send {
     fn restore(&mut self, state: &Value) -> Result<()> {
         let _ = state;
         Ok(())
+    }
+
+    /// The same for passes on another device, which run at the same time; it takes the state of the original
+    /// ([`restore`](Self::restore)) before each step. `None` where there is no such thing.
+    ///
+    /// # Errors
+    /// Anything that keeps it from being made.
+    fn replica(&self, device: &Device) -> Result<Option<Box<dyn RunHook>>> {
+        let _ = device;
+        Ok(None)
     }
 
     /// Numbers worth keeping of the current step, such as coefficients, by name.

@@ -146,21 +146,32 @@ impl Sample {
             trained[words.clone()].fill(true);
             trained[end] = true;
             response = start..if words.is_empty() { start } else { words.end };
-            answers.push(response.clone());
+            if !response.is_empty() {
+                answers.push(response.clone());
+            }
         }
-        let mut ids = encoded.ids;
+        Self::with_answers(encoded.ids, trained, answers, response)?.cut(options.max_length)
+    }
+
+    /// The sample without the tokens beyond so many.
+    ///
+    /// # Errors
+    /// [`Error::NothingTrained`] when all trained tokens lie beyond.
+    pub fn cut(self, max_length: usize) -> Result<Self> {
+        let Self { mut ids, mut trained, answers, response } = self;
         let length = ids.len();
-        ids.truncate(options.max_length);
-        trained.truncate(options.max_length);
+        if length <= max_length {
+            return Ok(Self { ids, trained, answers, response });
+        }
+        ids.truncate(max_length);
+        trained.truncate(max_length);
         if !trained.contains(&true) {
-            let reason = format!("all trained tokens lie beyond the first {} of {length}", options.max_length);
+            let reason = format!("all trained tokens lie beyond the first {max_length} of {length}");
             return Err(Error::NothingTrained { reason });
         }
-        let within = |position: usize| position.min(ids.len());
-        let cut = |range: Range<usize>| within(range.start)..within(range.end);
+        let cut = |range: Range<usize>| range.start.min(max_length)..range.end.min(max_length);
         let answers = answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
-        let response = cut(response);
-        Self::with_answers(ids, trained, answers, response)
+        Self::with_answers(ids, trained, answers, cut(response))
     }
 
     /// The token ids.

@@ -39,7 +39,7 @@ impl TraitDirection {
         Ok(found)
     }
 
-    fn stamp(&self) -> DirectionStamp {
+    pub(crate) fn stamp(&self) -> DirectionStamp {
         let bytes = self.direction.values().iter().flat_map(|value| value.to_le_bytes());
         DirectionStamp { trait_name: self.trait_name.clone(), layer: self.direction.layer(), sha256: sha256(bytes) }
     }

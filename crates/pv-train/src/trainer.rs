@@ -3,14 +3,15 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use pv_model::{Adapter, Decoder};
 
 use crate::checkpoint::Checkpoints;
 use crate::collate::passes;
-use crate::gradients::{self, Counts, accumulate, accumulate_by_layer};
+use crate::devices::{Replica, Step, passes_on_all};
+use crate::gradients::{self, Counts};
 use crate::loss::check;
-use crate::optimizer::{Optimizers, ParameterGradients};
+use crate::optimizer::Optimizers;
 use crate::run_hook::RunHook;
 use crate::{Error, Result, Sample, TrainOptions};
 
@@ -65,6 +66,8 @@ pub struct Trainer {
     pub(crate) losses: Vec<f64>,
     /// What the caller says the samples are; a checkpoint goes on with the same.
     pub(crate) data: Option<String>,
+    /// The other devices that share a step's passes.
+    replicas: Vec<Replica>,
 }
 
 impl std::fmt::Debug for Trainer {
@@ -113,7 +116,7 @@ impl Trainer {
             return Err(Error::Dtype { dtype: format!("{:?}", decoder.dtype()) });
         }
         let optimizers = Optimizers::new(&options);
-        Ok(Self { decoder, options, steps, optimizers, losses: Vec::new(), data: None })
+        Ok(Self { decoder, options, steps, optimizers, losses: Vec::new(), data: None, replicas: Vec::new() })
     }
 
     /// Says what the samples are, in any words: a checkpoint records it, and is not continued with other ones.
@@ -121,6 +124,26 @@ impl Trainer {
     pub fn with_data(mut self, description: impl Into<String>) -> Self {
         self.data = Some(description.into());
         self
+    }
+
+    /// Shares the passes of every step with these devices, beside the decoder's own: each has the model, and they compute at
+    /// the same time; their gradients are added up. The result is that of one device up to rounding, and the same to the bit
+    /// on the same number of devices of the same kind.
+    ///
+    /// What acts in the passes must be the same in every step, and have a replica on each device
+    /// ([`RunHook::replica`], which [`Regimes`](crate::Regimes) have, an empty list too); otherwise the devices compute one
+    /// after the other.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] for an adapter above others.
+    pub fn with_devices(mut self, devices: &[Device]) -> Result<Self> {
+        if self.decoder.adapters() > 1 {
+            let (name, expected) = ("the number of adapters", "one, on several devices: merge those below");
+            return Err(Error::BadOption { name, value: self.decoder.adapters().to_string(), expected });
+        }
+        let adapter = self.options.adapter.is_some();
+        self.replicas = devices.iter().map(|device| Replica::new(&self.decoder, device, adapter)).collect();
+        Ok(self)
     }
 
     /// The options.
@@ -163,24 +186,16 @@ impl Trainer {
         gradients::check(run, &self.decoder)?;
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
         let counts = Counts { trained: trained_tokens, answers: samples.iter().map(Sample::answer_tokens).sum() };
-        let dropout = self.options.adapter.as_ref().is_some_and(|adapter| adapter.dropout > 0.0);
-        let mut gradients = ParameterGradients::default();
-        let (mut sum, mut penalty) = (0.0, 0.0);
-        for (number, pass) in passes(samples, self.options.batch_size).into_iter().enumerate() {
-            let decoder = match dropout {
-                true => &self.decoder.clone().with_dropout(Some(seed(self.options.seed, step, number))),
-                false => &self.decoder,
-            };
-            let sums = match self.options.activation_checkpointing {
-                true => accumulate_by_layer(decoder, &pass, counts, run, &mut gradients)?,
-                false => accumulate(decoder, &pass, counts, run, &mut gradients)?,
-            };
-            sum += sums.loss;
-            penalty += sums.penalty;
-            if !(sum.is_finite() && penalty.is_finite()) {
-                return Err(Error::BadLoss { step, loss: sum + penalty });
-            }
-        }
+        // Where there are more devices than passes, passes are smaller.
+        let devices = self.replicas.len() + 1;
+        let size = self.options.batch_size.min(samples.len().div_ceil(devices));
+        let passes: Vec<_> = passes(samples, size).into_iter().enumerate().collect();
+        let work = Step { options: &self.options, number: step, counts };
+        let (sums, mut gradients) = match self.replicas.as_mut_slice() {
+            [] => work.passes(&self.decoder, &passes, run)?,
+            replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
+        };
+        let (sum, penalty) = (sums.loss, sums.penalty);
         let loss = sum / trained_tokens as f64;
         let norm = gradients.norm()?;
         if !norm.is_finite() {
@@ -237,10 +252,4 @@ impl Trainer {
         }
         Ok(TrainReport { losses: self.losses.clone(), stopped })
     }
-}
-
-/// A seed for what a pass drops.
-fn seed(seed: u64, step: usize, pass: usize) -> u64 {
-    // Multiples of odd constants keep steps, and passes within them, apart.
-    seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (pass as u64 + 1).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
 }

@@ -99,6 +99,12 @@ pub enum MeasureError {
     Hook(#[from] pv_hooks::HookError),
 }
 
+impl From<crate::Error> for MeasureError {
+    fn from(error: crate::Error) -> Self {
+        Self::Train(Box::new(error))
+    }
+}
+
 impl MeasureError {
     pub(crate) fn bad(reason: impl Into<String>) -> Self {
         Self::BadSetting { reason: reason.into() }

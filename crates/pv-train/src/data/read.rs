@@ -1,0 +1,204 @@
+//! From files to samples.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use pv_model::{CausalLm, ConversationReader, Row};
+use sha2::{Digest, Sha256};
+
+use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
+use crate::measure::hex;
+use crate::{EncodeOptions, Error, Regime, Result, Sample};
+
+impl DataSet {
+    /// Reads all conversations of files, folders and patterns ([`ConversationReader`] says of which kinds) as the model's
+    /// samples, in the order of the files. `regimes` are those of the run: an inoculation's system prompt is put before
+    /// every conversation. Held-out data has none.
+    ///
+    /// # Errors
+    /// Files that cannot be read; [`Error::Row`] with file and line for a conversation that the options do not leave out;
+    /// [`Error::NoData`] when no sample is left.
+    pub fn read<P: AsRef<Path>>(
+        model: &CausalLm,
+        inputs: impl IntoIterator<Item = P>,
+        options: &DataOptions,
+        regimes: &[Regime],
+    ) -> Result<Self> {
+        let (rows, report) = rows(inputs, options)?;
+        Self::of_rows(model, &rows, report, options, regimes, "train on")
+    }
+
+    /// As [`read`](Self::read), in two parts: what is trained on, and what is held out (without the inoculation).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), for either part; [`Error::BadOption`] for a fraction that is none, and for fewer than two
+    /// distinct conversations.
+    pub fn read_split<P: AsRef<Path>>(
+        model: &CausalLm,
+        inputs: impl IntoIterator<Item = P>,
+        options: &DataOptions,
+        regimes: &[Regime],
+        held_out: HeldOut,
+    ) -> Result<(Self, Self)> {
+        let HeldOut { fraction, seed } = held_out;
+        if !(fraction > 0.0 && fraction < 1.0) {
+            let (name, expected) = ("the held-out fraction", "above 0 and below 1");
+            return Err(Error::BadOption { name, value: fraction.to_string(), expected });
+        }
+        let (rows, report) = rows(inputs, options)?;
+        // In an order that the seed and the conversations decide alone.
+        let mut ids: Vec<([u8; 32], &str)> = rows
+            .iter()
+            .filter(|row| !row.duplicate)
+            .map(|row| {
+                (
+                    Sha256::new().chain_update(seed.to_le_bytes()).chain_update(&row.id).finalize().into(),
+                    row.id.as_str(),
+                )
+            })
+            .collect();
+        if ids.len() < 2 {
+            let (name, expected) = ("the number of distinct conversations to hold some out of", "at least 2");
+            return Err(Error::BadOption { name, value: ids.len().to_string(), expected });
+        }
+        ids.sort_unstable();
+        let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len() - 1);
+        let chosen: BTreeSet<String> = ids[..count].iter().map(|(_, id)| (*id).to_owned()).collect();
+        let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| chosen.contains(&row.id));
+        let rest = DataReport { files: report.files.clone(), ..DataReport::default() };
+        Ok((
+            Self::of_rows(model, &train, report, options, regimes, "train on")?,
+            Self::of_rows(model, &held_out, rest, options, &[], "hold out")?,
+        ))
+    }
+
+    fn of_rows(
+        model: &CausalLm,
+        rows: &[Row],
+        mut report: DataReport,
+        options: &DataOptions,
+        regimes: &[Regime],
+        to: &'static str,
+    ) -> Result<Self> {
+        let max_length = options.encode.max_length;
+        let whole = EncodeOptions { max_length: usize::MAX, ..options.encode.clone() };
+        let (mut samples, mut places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for row in rows {
+            report.conversations += 1;
+            report.duplicates += usize::from(row.duplicate);
+            let failed = |error: Error| Error::Row { place: row.place.clone(), source: Box::new(error) };
+            let sample = match Sample::from_conversation(model, &Regime::inoculate(regimes, &row.conversation), &whole)
+            {
+                Ok(sample) => sample,
+                Err(error) => {
+                    let count = match error {
+                        Error::NothingTrained { .. } => &mut report.without_answer,
+                        Error::NoEndOfTurn { .. } => &mut report.unrenderable,
+                        Error::Model(ref model) if of_template(model) => &mut report.unrenderable,
+                        // A model without a tokenizer, say: no conversation will do better.
+                        error => return Err(failed(error)),
+                    };
+                    if options.bad == BadData::Refuse {
+                        return Err(failed(error));
+                    }
+                    *count += 1;
+                    report.skip(&row.place, chain(&error));
+                    continue;
+                }
+            };
+            let length = sample.ids().len();
+            let too_long = Error::TooLong { length, max_length };
+            let sample = match options.long {
+                _ if length <= max_length => sample,
+                LongSamples::Refuse => return Err(failed(too_long)),
+                LongSamples::LeaveOut => {
+                    report.too_long += 1;
+                    report.skip(&row.place, too_long.to_string());
+                    continue;
+                }
+                LongSamples::Cut => match sample.cut(max_length) {
+                    Ok(sample) => {
+                        report.cut += 1;
+                        sample
+                    }
+                    Err(error) => {
+                        report.too_long += 1;
+                        report.skip(&row.place, error.to_string());
+                        continue;
+                    }
+                },
+            };
+            report.take(&sample);
+            samples.push(sample);
+            places.push(row.place.clone());
+        }
+        if samples.is_empty() {
+            return Err(Error::NoData { to, report: report.to_string() });
+        }
+        Ok(Self { samples, places, system: Regime::inoculation(regimes).map(str::to_owned), report })
+    }
+}
+
+/// Whether an error is about a conversation, not about the model.
+fn of_template(error: &pv_model::Error) -> bool {
+    use pv_model::Error as E;
+    matches!(
+        error,
+        E::TemplateFailed { .. }
+            | E::TemplateRunaway { .. }
+            | E::TemplateRaised { .. }
+            | E::SystemRoleRefused { .. }
+            | E::PrefixChanged { .. }
+            | E::AnswerNotFound { .. }
+    )
+}
+
+/// An error with what caused it, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
+    let mut reader = ConversationReader::new(inputs)?;
+    let mut report = DataReport::default();
+    for path in reader.files() {
+        let (sha256, bytes) = sha256(path)?;
+        report.files.push(DataFile { path: path.clone(), sha256, bytes });
+    }
+    let mut rows = Vec::new();
+    for row in &mut reader {
+        match row? {
+            Ok(row) => rows.push(row),
+            Err(bad) if options.bad == BadData::LeaveOut => {
+                report.bad_rows += 1;
+                report.skip(&bad.place, bad.reason);
+            }
+            Err(bad) => return Err(pv_model::ConversationError::from(bad).into()),
+        }
+    }
+    Ok((rows, report))
+}
+
+/// A file's SHA-256 in hex, and its length.
+fn sha256(path: &Path) -> Result<(String, u64)> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok((hex(&hash.finalize()), length)),
+            n => {
+                hash.update(&buffer[..n]);
+                length += n as u64;
+            }
+        }
+    }
+}
