@@ -208,9 +208,3 @@ impl From<MeasureError> for Error {
         Self::Measure(Box::new(error))
     }
 }
-
-impl From<pv_steer::Error> for Error {
-    fn from(error: pv_steer::Error) -> Self {
-        Self::Steer(Box::new(error))
-    }
-}

@@ -73,7 +73,8 @@ fn a_folder_belongs_to_one_run_at_a_time() {
         ControlFlow::Break(())
     });
     outcome.expect("the first run");
-    assert!(matches!(inner, Some(Err(Error::Vectors(pv_vectors::Error::Locked { .. })))), "{inner:?}");
+    let locked = |error: &pv_vectors::Error| matches!(error, pv_vectors::Error::Locked { .. });
+    assert!(matches!(&inner, Some(Err(Error::Vectors(error))) if locked(error)), "{inner:?}");
 }
 
 #[test]

@@ -118,9 +118,3 @@ impl MeasureError {
         Err(Self::Mismatch { what: what.to_owned(), left: left.to_string(), right: right.to_string() })
     }
 }
-
-impl From<crate::Error> for MeasureError {
-    fn from(error: crate::Error) -> Self {
-        Self::Train(Box::new(error))
-    }
-}
