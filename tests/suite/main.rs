@@ -18,6 +18,7 @@ mod parity;
 mod properties;
 mod rollouts;
 mod scan;
+mod screening;
 mod smollm2;
 mod sweeps;
 mod training;
