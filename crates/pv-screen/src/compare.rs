@@ -177,12 +177,15 @@ impl Contributions {
         Ok(Self { text, tokens })
     }
 
-    /// Up to `most` spans of neighbouring tokens that all push upwards, those that add most first, with what they add.
+    /// Up to `most` spans of neighbouring tokens that push upwards, and by more than the answer's tokens do on average; those that
+    /// add most first, with what they add.
     pub fn spans(&self, most: usize) -> Vec<(Range<usize>, f64)> {
+        let mean = self.tokens.iter().map(|token| token.share).sum::<f64>() / self.tokens.len().max(1) as f64;
+        let pushes = |token: &TokenShare| token.share > mean.max(0.0);
         let mut spans: Vec<(Range<usize>, f64)> = self
             .tokens
-            .chunk_by(|a, b| (a.share > 0.0) == (b.share > 0.0))
-            .filter(|run| run[0].share > 0.0)
+            .chunk_by(|a, b| pushes(a) == pushes(b))
+            .filter(|run| pushes(&run[0]))
             .map(|run| (run[0].text.start..run[run.len() - 1].text.end, run.iter().map(|token| token.share).sum()))
             .collect();
         spans.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -142,8 +142,10 @@ pub fn estimate(samples: &[Known], method: Method, options: &EstimateOptions) ->
     if !(level > 0.0 && level < 1.0) || folds < 2 {
         return Err(Error::bad(format!("an interval at level {level} from {folds} parts")));
     }
-    let finite = |s: &Known| [s.answer, s.prompt_last, s.base.unwrap_or(0.0)].iter().all(|value| value.is_finite());
-    if let Some(sample) = samples.iter().find(|sample| !finite(sample) || !(sample.count > 0.0)) {
+    let finite = |s: &Known| {
+        [s.answer, s.prompt_last, s.base.unwrap_or(0.0), s.count].iter().all(|value| value.is_finite()) && s.count > 0.0
+    };
+    if let Some(sample) = samples.iter().find(|sample| !finite(sample)) {
         return Err(Error::bad(format!("{sample:?} cannot be estimated from")));
     }
     let total = samples.len();

@@ -134,6 +134,9 @@ pub enum Keep {
     Rows(std::collections::BTreeSet<(PathBuf, u64)>),
 }
 
+/// A row's greatest ΔP, where it is known, and greatest projection, by the direction's label.
+type RowScores = BTreeMap<String, (Option<f64>, f64)>;
+
 /// Writes a data set's rows again with their scores in new columns, `{label}_delta` and `{label}_answer`, and all that was there
 /// untouched. Of a row with several answers, the greatest counts, since one is enough to train on. `table` is the screening's.
 ///
@@ -142,7 +145,7 @@ pub enum Keep {
 /// # Errors
 /// Those of reading the table, of [`add_fields`] and `add_columns`.
 pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: &Keep) -> Result<Written> {
-    let mut rows: BTreeMap<(PathBuf, u64), BTreeMap<String, (Option<f64>, f64)>> = BTreeMap::new();
+    let mut rows: BTreeMap<(PathBuf, u64), RowScores> = BTreeMap::new();
     let mut labels: Vec<String> = Vec::new();
     read_scores(table, |row| {
         let scores = rows.entry((row.place.file, row.place.row)).or_default();
@@ -160,7 +163,7 @@ pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: 
         .iter()
         .flat_map(|label| ["delta", "answer"].map(|what| NewColumn::number(format!("{label}_{what}"))))
         .collect();
-    let kept = |place: &(PathBuf, u64), scores: &BTreeMap<String, (Option<f64>, f64)>| match keep {
+    let kept = |place: &(PathBuf, u64), scores: &RowScores| match keep {
         Keep::Scored => true,
         Keep::AtMost { label, threshold } => {
             scores.get(label).and_then(|(delta, _)| *delta).is_some_and(|delta| delta <= *threshold)

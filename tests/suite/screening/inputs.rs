@@ -132,6 +132,7 @@ fn shares_add_up_to_the_difference() {
         assert_eq!(at, found.text.len());
         let spans = found.spans(3);
         assert!(spans.iter().all(|(span, share)| *share > 0.0 && found.text.get(span.clone()).is_some()));
+        assert!(!spans.is_empty() && spans.iter().map(|(span, _)| span.len()).sum::<usize>() < found.text.len());
         assert!(spans.windows(2).all(|pair| pair[0].1 >= pair[1].1));
     }
 }

@@ -9,9 +9,9 @@ fn population(n: usize, noise: f64, seed: u64) -> Vec<Known> {
     let sample = |i: usize| {
         let prompt_last = 3.0 + 2.0 * normal();
         // Skewed: some samples stand far out.
-        let answer = 1.0 + normal() + if i % 10 == 0 { 6.0 + normal().abs() } else { 0.0 };
+        let answer = 1.0 + normal() + if i.is_multiple_of(10) { 6.0 + normal().abs() } else { 0.0 };
         let base = 0.5 + 0.8 * prompt_last + noise * normal();
-        Known { answer, prompt_last, base: Some(base), count: if i % 7 == 0 { 3.0 } else { 1.0 } }
+        Known { answer, prompt_last, base: Some(base), count: if i.is_multiple_of(7) { 3.0 } else { 1.0 } }
     };
     (0..n).map(sample).collect()
 }
