@@ -21,6 +21,7 @@ mod regimes;
 mod rollouts;
 mod runs;
 mod scan;
+mod screening;
 mod smollm2;
 mod sweeps;
 mod training;

@@ -1,0 +1,82 @@
+//! What can go wrong while data is screened.
+
+use std::path::PathBuf;
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting that makes no sense.
+    #[error("bad setting: {reason}")]
+    BadSetting {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Too few values for what was to be estimated.
+    #[error("{what} needs at least {needed} values, there are {found}")]
+    TooFew {
+        /// What was to be calculated.
+        what: &'static str,
+        /// How many it takes.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A model whose activations are not numbers.
+    #[error("the activations of the base answer to prompt {prompt} are not finite")]
+    NotFinite {
+        /// The prompt's id.
+        prompt: String,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file of a screening that contradicts the others.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The callback broke the screening off. What was done is kept.
+    #[error("the screening was cancelled")]
+    Cancelled,
+    /// Conversations.
+    #[error(transparent)]
+    Conversations(#[from] pv_model::ConversationError),
+    /// A vector, a projection, or a folder that belongs to another run.
+    #[error(transparent)]
+    Vectors(#[from] pv_vectors::Error),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] pv_model::Error),
+    /// A judge.
+    #[error(transparent)]
+    Judge(#[from] pv_judge::Error),
+    /// A recording.
+    #[error(transparent)]
+    Hook(#[from] pv_hooks::HookError),
+}
+
+impl Error {
+    pub(crate) fn bad(reason: impl Into<String>) -> Self {
+        Self::BadSetting { reason: reason.into() }
+    }
+}

@@ -1,0 +1,45 @@
+//! Screening training data before anybody trains on it (arXiv 2507.21509, the section on screening; method.md §8).
+//!
+//! The *projection difference* of a sample is how much further the data set's answer lies along a persona vector than the
+//! model's own answer to the same prompt: `ΔP = (a(x, y) − a(x, y′))·v̂`. Its mean over a data set predicts what finetuning on it
+//! does to the model's character; its value per sample finds those that do it.
+//!
+//! [`Screen`] goes through a data set's files into a folder, and on from there when it was stopped. [`difference`] is the
+//! computation alone, for a batch. [`BaseAnswers`] keeps the model's own answers, which are the greater part of the cost;
+//! [`estimate`] does with those of a random part, and says with what error; [`Sequential`] with as few as a
+//! decision takes. [`select`], [`threshold`], [`judged`] and [`export`] choose samples; [`auc`], [`kolmogorov_smirnov`],
+//! [`histograms`] compare sets, and [`Contributions`] shows which words push a projection.
+//!
+//! # Features
+//! `data` reads and exports Parquet and compressed files.
+
+mod base_answers;
+mod compare;
+mod difference;
+mod error;
+mod estimate;
+mod hashes;
+mod identity;
+mod journal;
+mod sample;
+mod screen;
+mod select;
+mod stream;
+mod table;
+
+pub use base_answers::{BaseAnswers, BaseOptions};
+pub use compare::{Auc, Contributions, Histograms, KolmogorovSmirnov, TokenShare, auc, histograms, kolmogorov_smirnov};
+pub use difference::{Difference, ReadOptions, Rows, difference};
+pub use error::{Error, Result};
+pub use estimate::{
+    Decision, Estimate, EstimateOptions, FIRST_LOOK, IntervalKind, Known, LEAST, Look, Method, Sequential, Stop,
+    estimate,
+};
+pub use identity::ModelIdentity;
+pub use sample::{Skip, Tokens, TraitDirection, Turns, tokens};
+pub use screen::{
+    Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
+};
+pub use select::{JudgedSamples, Keep, Which, export, judged, select, threshold};
+pub use stream::Place;
+pub use table::{Score, ScoreRow, read_scores};

@@ -1,0 +1,249 @@
+//! The base model's answers to as many of the prompts as are wanted.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use pv_hooks::Layer;
+
+use super::{Base, Meter, Run, Step};
+use crate::estimate::{FIRST_LOOK, Known, Look, Method, Sequential};
+use crate::hashes::key;
+use crate::stream::{self, Item};
+use crate::{BaseAnswers, Error, Result};
+
+/// The base answers of a screening.
+pub(super) struct Answered<'a> {
+    pub(super) base: Option<BaseAnswers<'a>>,
+    /// So many of the answers, in the drawn order, have one.
+    pub(super) chosen: usize,
+    /// What was found while it was decided how many.
+    pub(super) looks: BTreeMap<String, Vec<Look>>,
+}
+
+/// What is known on all directions, in the drawn order: `[samples × directions]`.
+pub(super) struct Columns {
+    pub(super) counts: Vec<u32>,
+    answer: Vec<f32>,
+    prompt_last: Vec<f32>,
+    /// NaN where it is not known.
+    base: Vec<f64>,
+    width: usize,
+}
+
+impl Columns {
+    pub(super) fn of(&self, direction: usize) -> Vec<Known> {
+        let sample = |(row, count): (usize, &u32)| {
+            let at = row * self.width + direction;
+            Known {
+                answer: self.answer[at].into(),
+                prompt_last: self.prompt_last[at].into(),
+                base: Some(self.base[at]).filter(|base| !base.is_nan()),
+                count: f64::from(*count),
+            }
+        };
+        self.counts.iter().enumerate().map(sample).collect()
+    }
+}
+
+impl<'a> Run<'_, 'a> {
+    pub(super) fn answer(&mut self) -> Result<Answered<'a>> {
+        self.draw_order()?;
+        let (screen, all) = (self.screen, self.order.len());
+        let options = &screen.options;
+        let chosen = match options.base {
+            Base::Every => all,
+            Base::Random { size } => size.min(all),
+            Base::Until { most, .. } => most.min(all),
+            Base::None => 0,
+        };
+        if chosen == 0 {
+            return Ok(Answered { base: None, chosen, looks: BTreeMap::new() });
+        }
+        let root = options.cache.clone().unwrap_or_else(|| self.folder.file("base"));
+        let layers: Vec<Layer> = screen.directions.iter().map(|named| named.direction.layer()).collect();
+        let mut base = BaseAnswers::open(screen.model, &root, &options.answers, &layers)?;
+        let mut looks = BTreeMap::new();
+        let chosen = match options.base {
+            Base::Every => {
+                self.answer_every(&mut base)?;
+                chosen
+            }
+            Base::Until { .. } => {
+                let prompts = self.prompts(chosen)?;
+                self.answer_until(&mut base, &prompts, &mut looks)?
+            }
+            _ => {
+                let prompts = self.prompts(chosen)?;
+                let meter = meter(&base, &prompts);
+                self.generate(&mut base, &prompts, &meter, prompts.len())?;
+                chosen
+            }
+        };
+        Ok(Answered { base: Some(base), chosen, looks })
+    }
+
+    /// All prompts, as the data streams by.
+    fn answer_every(&mut self, base: &mut BaseAnswers<'a>) -> Result<()> {
+        let screen = self.screen;
+        let (inputs, options) = (self.inputs.clone(), &screen.options);
+        let mut distinct = HashSet::new();
+        for at in 0..self.order.len() {
+            distinct.insert(key(&self.ranked(at)?.prompt_id));
+        }
+        let total = distinct.len();
+        let mut meter = Meter::new(Step::Answering, 0);
+        let mut chunk: Vec<(String, Vec<u32>)> = Vec::new();
+        let mut done = 0;
+        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+            let Item::Answer { messages, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&messages);
+            let wanted = self.entries.get(&key(&id)).is_some_and(|entry| entry.ok);
+            if !wanted || !distinct.remove(&key(&prompt_id)) {
+                return Ok(());
+            }
+            if base.contains(&prompt_id) {
+                done += 1;
+                meter.before += 1;
+                return Ok(());
+            }
+            chunk.push((prompt_id, screen.model.prompt(&messages[..messages.len() - 1])?));
+            if chunk.len() == options.chunk {
+                let prompts = std::mem::take(&mut chunk);
+                self.generate_from(base, &prompts, &meter, done, total)?;
+                done += prompts.len();
+            }
+            Ok(())
+        })?;
+        self.generate_from(base, &chunk, &meter, done, total)
+    }
+
+    /// The prompts of the first answers of the drawn order, in that order, each once.
+    fn prompts(&mut self, chosen: usize) -> Result<Vec<(String, Vec<u32>)>> {
+        let screen = self.screen;
+        let (inputs, options) = (self.inputs.clone(), &screen.options);
+        let mut ranks: HashMap<u128, usize> =
+            self.order[..chosen].iter().enumerate().map(|(rank, (_, key))| (*key, rank)).collect();
+        let mut found: Vec<Option<(String, Vec<u32>)>> = vec![None; chosen];
+        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+            let Item::Answer { messages, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&messages);
+            if let Some(rank) = ranks.remove(&key(&id)) {
+                found[rank] = Some((prompt_id, screen.model.prompt(&messages[..messages.len() - 1])?));
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    fn generate(
+        &mut self,
+        base: &mut BaseAnswers<'a>,
+        prompts: &[(String, Vec<u32>)],
+        meter: &Meter,
+        total: usize,
+    ) -> Result<()> {
+        for group in prompts.chunks(self.screen.options.chunk) {
+            let done = prompts.iter().filter(|(id, _)| base.contains(id)).count();
+            self.generate_from(base, group, meter, done, total)?;
+        }
+        Ok(())
+    }
+
+    fn generate_from(
+        &mut self,
+        base: &mut BaseAnswers<'a>,
+        prompts: &[(String, Vec<u32>)],
+        meter: &Meter,
+        mut done: usize,
+        total: usize,
+    ) -> Result<()> {
+        base.generate(prompts, || {
+            done += 1;
+            (self.on_progress)(meter.read(done.min(total), total))
+        })?;
+        Ok(())
+    }
+
+    /// Twice as many each time, until every direction is decided; how many it took.
+    fn answer_until(
+        &mut self,
+        base: &mut BaseAnswers<'a>,
+        prompts: &[(String, Vec<u32>)],
+        looks: &mut BTreeMap<String, Vec<Look>>,
+    ) -> Result<usize> {
+        let screen = self.screen;
+        let Base::Until { first, stop, .. } = screen.options.base else { return Ok(prompts.len()) };
+        let mut open: Vec<(usize, Sequential)> = (0..screen.directions.len())
+            .map(|at| (at, Sequential::new(stop, Method::ControlVariate, screen.options.estimate)))
+            .collect();
+        let meter = meter(base, prompts);
+        let mut now = first.max(FIRST_LOOK).min(prompts.len());
+        loop {
+            self.generate(base, &prompts[..now], &meter, prompts.len())?;
+            let columns = self.columns(Some(base), now)?;
+            let mut undecided = Vec::new();
+            for (at, mut sequential) in open {
+                let look = match sequential.look(&columns.of(at)) {
+                    // Too many of the answers are empty: more may do.
+                    Err(Error::TooFew { .. }) => None,
+                    look => Some(look?),
+                };
+                looks.entry(screen.directions[at].label()).or_default().extend(look);
+                if look.is_none_or(|look| look.decision.is_none()) {
+                    undecided.push((at, sequential));
+                }
+            }
+            if undecided.is_empty() || now == prompts.len() {
+                return Ok(now);
+            }
+            open = undecided;
+            now = (2 * now).min(prompts.len());
+        }
+    }
+
+    /// The line of the answer at a place of the drawn order.
+    pub(super) fn ranked(&mut self, rank: usize) -> Result<super::project::Line> {
+        let missing = || Error::bad(format!("answer {rank} was not projected"));
+        let (_, key) = self.order.get(rank).ok_or_else(missing)?;
+        let at = self.entries.get(key).ok_or_else(missing)?.at;
+        self.line(at)
+    }
+
+    /// What is known of all answers, with the base answers of the first `chosen`.
+    pub(super) fn columns(&mut self, mut base: Option<&mut BaseAnswers<'a>>, chosen: usize) -> Result<Columns> {
+        let width = self.screen.directions.len();
+        let mut columns =
+            Columns { counts: Vec::new(), answer: Vec::new(), prompt_last: Vec::new(), base: Vec::new(), width };
+        for rank in 0..self.order.len() {
+            let line = self.ranked(rank)?;
+            let known = match &mut base {
+                Some(base) if rank < chosen => self.base_projections(base, &line.prompt_id)?,
+                _ => None,
+            };
+            columns.counts.push(self.entries.get(&self.order[rank].1).map_or(1, |entry| entry.count));
+            columns.answer.extend(line.answer);
+            columns.prompt_last.extend(line.prompt_last);
+            columns.base.extend(known.unwrap_or_else(|| vec![f64::NAN; width]));
+        }
+        Ok(columns)
+    }
+
+    /// The projections of a base answer on the directions; none where it is empty or not there.
+    pub(super) fn base_projections(&self, base: &mut BaseAnswers<'a>, prompt_id: &str) -> Result<Option<Vec<f64>>> {
+        let mut means: BTreeMap<Layer, Vec<f32>> = BTreeMap::new();
+        let mut projections = Vec::with_capacity(self.screen.directions.len());
+        for named in &self.screen.directions {
+            let layer = named.direction.layer();
+            if let std::collections::btree_map::Entry::Vacant(place) = means.entry(layer) {
+                let Some(mean) = base.mean(prompt_id, layer)? else { return Ok(None) };
+                place.insert(mean);
+            }
+            let projection = means.get(&layer).and_then(|mean| named.direction.projection(mean));
+            projections.push(projection.ok_or_else(|| Error::bad("a base answer of another width"))?);
+        }
+        Ok(Some(projections))
+    }
+}
+
+fn meter(base: &BaseAnswers<'_>, prompts: &[(String, Vec<u32>)]) -> Meter {
+    Meter::new(Step::Answering, prompts.iter().filter(|(id, _)| base.contains(id)).count())
+}

@@ -1,0 +1,223 @@
+//! The data set's own answers: read, projected and kept, batch by batch.
+
+use std::collections::HashMap;
+
+use pv_model::Message;
+use serde::{Deserialize, Serialize};
+
+use super::{Base, Meter, Run, Step};
+use crate::difference::{ReadOptions, Rows, difference};
+use crate::hashes::{draw, key};
+use crate::sample::{Skip, Tokens, tokens};
+use crate::stream::{self, Item};
+use crate::{Error, Result};
+
+/// A line of the journal: the projections of a distinct answer, or why there are none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Line {
+    pub(super) id: String,
+    pub(super) prompt_id: String,
+    /// How many the answer has.
+    pub(super) tokens: usize,
+    /// On each direction.
+    pub(super) answer: Vec<f32>,
+    pub(super) prompt_last: Vec<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) skip: Option<Skip>,
+}
+
+impl Line {
+    /// Whether it is whole.
+    pub(super) fn fits(&self, directions: usize) -> bool {
+        let finite = |values: &[f32]| values.len() == directions && values.iter().all(|value| value.is_finite());
+        self.skip.is_some() || (finite(&self.answer) && finite(&self.prompt_last))
+    }
+}
+
+/// What is remembered of a line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// Where it begins.
+    pub(super) at: u64,
+    /// Whether it holds projections.
+    pub(super) ok: bool,
+    /// How often the answer stands in the data set.
+    pub(super) count: u32,
+}
+
+/// A distinct answer whose turn has come.
+struct Pending {
+    id: String,
+    prompt_id: String,
+    messages: Vec<Message>,
+}
+
+impl Run<'_, '_> {
+    /// Counts the answers, for what is left to do to be known.
+    pub(super) fn count(&mut self) -> Result<()> {
+        const TELL: usize = 2000;
+        let meter = Meter::new(Step::Counting, 0);
+        let (inputs, options) = (self.inputs.clone(), &self.screen.options);
+        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+            if let Item::Answer { .. } = item {
+                self.answers += 1;
+                if self.answers.is_multiple_of(TELL) {
+                    self.tell(&meter, self.answers, 0)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn project(&mut self) -> Result<()> {
+        let meter = Meter::new(Step::Projecting, self.entries.len());
+        let (inputs, options) = (self.inputs.clone(), &self.screen.options);
+        let (mut seen, mut chunk) = (HashMap::new(), Vec::new());
+        let mut repeated = 0;
+        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+            let Item::Answer { messages, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&messages);
+            let count = seen.entry(key(&id)).or_insert(0);
+            *count += 1;
+            if *count > 1 {
+                repeated += 1;
+                return Ok(());
+            }
+            chunk.push(Pending { id, prompt_id, messages });
+            if chunk.len() == options.chunk {
+                self.project_chunk(&std::mem::take(&mut chunk), &meter, repeated)?;
+            }
+            Ok(())
+        })?;
+        self.project_chunk(&chunk, &meter, repeated)?;
+        self.journal.sync()?;
+        for (key, count) in seen {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.count = count;
+            }
+        }
+        // Lines of answers that are not in the data set cannot be, but must not count.
+        self.entries.retain(|_, entry| entry.count > 0);
+        Ok(())
+    }
+
+    /// Which answers share a pass depends on the data and the options alone, not on what is done already: so a run that
+    /// was killed ends with the same numbers, to the last bit.
+    fn project_chunk(&mut self, chunk: &[Pending], meter: &Meter, repeated: usize) -> Result<()> {
+        if chunk.iter().all(|pending| self.entries.contains_key(&key(&pending.id))) {
+            return self.tell_projected(meter, repeated);
+        }
+        let encoded: Vec<_> = chunk.iter().map(|pending| self.encode(pending)).collect();
+        let refused = chunk.iter().zip(&encoded).filter_map(|(pending, found)| Some((pending, found.as_ref().err()?)));
+        let lines: Vec<Line> = refused.map(|(pending, skip)| line(pending, Some(skip.clone()))).collect();
+        self.keep(lines)?;
+        let mut queue: Vec<(&Pending, &Tokens)> =
+            chunk.iter().zip(&encoded).filter_map(|(pending, found)| Some((pending, found.as_ref().ok()?))).collect();
+        let length = |tokens: &Tokens| tokens.prompt.len() + tokens.answer.len();
+        // The longest first: what does not fit into memory fails at once.
+        queue.sort_by_key(|(_, tokens)| std::cmp::Reverse(length(tokens)));
+        let mut rest = queue.as_slice();
+        while let Some((_, longest)) = rest.first() {
+            let rows = (self.screen.options.batch_tokens / length(longest).max(1)).clamp(1, rest.len());
+            let (batch, later) = rest.split_at(rows);
+            rest = later;
+            self.project_batch(batch)?;
+            self.tell_projected(meter, repeated)?;
+        }
+        Ok(())
+    }
+
+    fn tell_projected(&mut self, meter: &Meter, repeated: usize) -> Result<()> {
+        self.tell(meter, self.entries.len() + repeated, self.answers)
+    }
+
+    fn encode(&self, pending: &Pending) -> std::result::Result<Tokens, Skip> {
+        let found = tokens(self.screen.model, &pending.messages)?;
+        let options = &self.screen.options;
+        let positions = self.screen.model.config().max_positions;
+        let (length, limit) = (found.prompt.len() + found.answer.len(), options.max_tokens.unwrap_or(positions));
+        if length > limit {
+            return Err(Skip::TooLong { tokens: length, limit });
+        }
+        let asked = found.prompt.len() + options.answers.max_new_tokens;
+        if options.base != Base::None && asked > positions {
+            return Err(Skip::TooLong { tokens: asked, limit: positions });
+        }
+        Ok(found)
+    }
+
+    fn project_batch(&mut self, batch: &[(&Pending, &Tokens)]) -> Result<()> {
+        if batch.iter().all(|(pending, _)| self.entries.contains_key(&key(&pending.id))) {
+            return Ok(());
+        }
+        let screen = self.screen;
+        let prompts: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.prompt.as_slice()).collect();
+        let answers: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.answer.as_slice()).collect();
+        let rows = Rows { prompts: &prompts, answers: &answers, base: &[] };
+        let units: Vec<_> = screen.directions.iter().map(|named| named.direction.clone()).collect();
+        let options = ReadOptions { batch_tokens: screen.options.batch_tokens, max_tokens: Some(usize::MAX) };
+        let columns = difference(screen.model, &rows, &units, &options)?;
+        let mut lines = Vec::with_capacity(batch.len());
+        for (row, (pending, tokens)) in batch.iter().enumerate() {
+            let answer: Option<Vec<f32>> = columns.iter().map(|column| column.answer[row]).collect();
+            let prompt_last: Option<Vec<f32>> = columns.iter().map(|column| column.prompt_last[row]).collect();
+            let (Some(answer), Some(prompt_last)) = (answer, prompt_last) else {
+                return Err(Error::bad(format!("the answer {} was not projected", pending.id)));
+            };
+            let line = Line { tokens: tokens.answer.len(), answer, prompt_last, ..line(pending, None) };
+            if !line.fits(units.len()) {
+                return Err(Error::NotFinite { prompt: pending.prompt_id.clone() });
+            }
+            lines.push(line);
+        }
+        self.keep(lines)
+    }
+
+    /// Keeps the lines that are new, in one write.
+    fn keep(&mut self, lines: Vec<Line>) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut places = Vec::new();
+        for line in lines.iter().filter(|line| !self.entries.contains_key(&key(&line.id))) {
+            places.push((key(&line.id), bytes.len() as u64, line.skip.is_none()));
+            let failed =
+                |error: serde_json::Error| Error::Write { path: self.journal.path().to_owned(), source: error.into() };
+            serde_json::to_writer(&mut bytes, line).map_err(failed)?;
+            bytes.push(b'\n');
+        }
+        let start = self.journal.append(&bytes)?;
+        for (key, at, ok) in places {
+            self.entries.insert(key, Entry { at: start + at, ok, count: 0 });
+        }
+        Ok(())
+    }
+
+    /// The line of an answer.
+    pub(super) fn line(&mut self, at: u64) -> Result<Line> {
+        let bytes = self.journal.line(at)?;
+        let damaged = |error: serde_json::Error| Error::Damaged {
+            path: self.journal.path().to_owned(),
+            reason: format!("the line at byte {at}: {error}"),
+        };
+        serde_json::from_slice(&bytes).map_err(damaged)
+    }
+
+    /// Puts the answers with projections into an order that is random, and the same whenever it is asked for.
+    pub(super) fn draw_order(&mut self) -> Result<()> {
+        let mut places: Vec<u64> = self.entries.values().filter(|entry| entry.ok).map(|entry| entry.at).collect();
+        places.sort_unstable();
+        let mut order = Vec::with_capacity(places.len());
+        for at in places {
+            let id = self.line(at)?.id;
+            order.push((draw(self.screen.options.seed, &id), key(&id)));
+        }
+        order.sort_unstable();
+        self.order = order;
+        Ok(())
+    }
+}
+
+fn line(pending: &Pending, skip: Option<Skip>) -> Line {
+    let Pending { id, prompt_id, .. } = pending;
+    let (id, prompt_id) = (id.clone(), prompt_id.clone());
+    Line { id, prompt_id, tokens: 0, answer: Vec::new(), prompt_last: Vec::new(), skip }
+}

@@ -1,0 +1,96 @@
+//! What a screening says of a data set as a whole.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{SUMMARY, ScreenOptions};
+use crate::estimate::{Estimate, Look};
+use crate::hashes::sha256;
+use crate::{Error, ModelIdentity, Result, TraitDirection};
+
+/// A file and what it held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes, in hex.
+    pub sha256: String,
+}
+
+/// One direction's figures. Means are over all rows, those that stand there several times included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DirectionSummary {
+    /// The trait.
+    pub trait_name: String,
+    /// The index of the layer.
+    pub layer: usize,
+    /// SHA-256 of the direction's values (little-endian f32), in hex.
+    pub sha256: String,
+    /// The mean projection of the data set's answers; `None` where there is none.
+    pub answer: Option<f64>,
+    /// The mean projection of the prompts' last tokens.
+    pub prompt_last: Option<f64>,
+    /// The data set's ΔP. With all base answers there is one estimate, without an error; otherwise one by each method.
+    pub estimates: Vec<Estimate>,
+    /// With all base answers: as if the data set were a sample of more data of its kind.
+    pub as_sample: Option<Estimate>,
+    /// What was found while it was decided how many base answers to generate; the last one's interval is corrected for
+    /// the looks before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub looks: Vec<Look>,
+    /// Why something is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl DirectionSummary {
+    /// What tells directions apart.
+    pub(super) fn identity(named: &TraitDirection) -> (String, String) {
+        let bytes: Vec<u8> = named.direction.values().iter().flat_map(|value| value.to_le_bytes()).collect();
+        (named.label(), sha256(&bytes))
+    }
+}
+
+/// The summary of a data set's screening.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// This library's version.
+    pub version: String,
+    /// The model.
+    pub model: ModelIdentity,
+    /// The data.
+    pub files: Vec<HashedFile>,
+    /// The options; among them all seeds.
+    pub options: ScreenOptions,
+    /// Answers in the data, those that stand there several times included, those that were skipped not.
+    pub answers: usize,
+    /// Distinct ones.
+    pub distinct: usize,
+    /// How much was not screened, by [`Skip::kind`](crate::Skip::kind); the list is in the file beside it.
+    pub skipped: BTreeMap<String, usize>,
+    /// Distinct samples for which a base answer was wanted.
+    pub with_base: usize,
+    /// Those of them whose base answer is empty, so that they have no ΔP. Estimates are of the others.
+    pub empty_base: usize,
+    /// By the direction's label, such as `evil@20`.
+    pub directions: BTreeMap<String, DirectionSummary>,
+}
+
+impl Summary {
+    /// Reads the summary in a screening's folder.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no summary.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(SUMMARY);
+        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::Damaged { path, reason: error.to_string() })
+    }
+
+    /// The best estimate of ΔP on a direction: the exact one, or the control variate's.
+    pub fn delta(&self, label: &str) -> Option<&Estimate> {
+        self.directions.get(label)?.estimates.last()
+    }
+}

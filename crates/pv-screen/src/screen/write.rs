@@ -1,0 +1,180 @@
+//! The table, the list of what was skipped, and the summary.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::answer::Answered;
+use super::{DirectionSummary, HashedFile, Meter, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
+use crate::estimate::{EstimateOptions, Known, Look, Method, estimate};
+use crate::hashes::key;
+use crate::sample::Skip;
+use crate::stream::{self, Item, Place};
+use crate::table::{Score, ScoreRow};
+use crate::{BaseAnswers, Error, ModelIdentity, Result};
+
+/// A line of the list of what was skipped.
+#[derive(Serialize)]
+struct SkippedLine<'a> {
+    #[serde(flatten)]
+    place: &'a Place,
+    #[serde(flatten)]
+    skip: &'a Skip,
+    says: String,
+}
+
+impl<'a> Run<'_, 'a> {
+    pub(super) fn write(&mut self, files: Vec<HashedFile>, found: Answered<'a>) -> Result<Summary> {
+        let Answered { mut base, chosen, looks } = found;
+        let mut skipped = BTreeMap::new();
+        let mut answers = 0;
+        let folder = self.folder.path().to_owned();
+        // Both files are written as a whole.
+        // With the beginning of a name that the folder's next owner removes.
+        let temporary = |name| {
+            let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&folder);
+            file.map_err(|source| self.failed(name, source))
+        };
+        let (mut table, mut list) = (temporary(SCORES)?, temporary(SKIPPED)?);
+        {
+            let mut table = std::io::BufWriter::new(table.as_file_mut());
+            let mut list = std::io::BufWriter::new(list.as_file_mut());
+            let written = self.write_rows(&mut base, chosen, &mut table, &mut list, &mut skipped, &mut answers);
+            let flushed = table.flush().and_then(|()| list.flush());
+            written?;
+            flushed.map_err(|source| self.failed(SCORES, source))?;
+        }
+        for (file, name) in [(table, SCORES), (list, SKIPPED)] {
+            file.as_file().sync_all().map_err(|source| self.failed(name, source))?;
+            file.persist(self.folder.file(name)).map_err(|error| self.failed(name, error.error))?;
+        }
+        let columns = self.columns(base.as_mut(), chosen)?;
+        let screen = self.screen;
+        let mut directions = BTreeMap::new();
+        let mut empty_base = 0;
+        for (at, named) in screen.directions.iter().enumerate() {
+            let known = columns.of(at);
+            empty_base = chosen - known.iter().filter(|sample| sample.base.is_some()).count();
+            let looks = looks.get(&named.label()).cloned().unwrap_or_default();
+            directions.insert(named.label(), self.direction(at, &known, chosen, looks)?);
+        }
+        let summary = Summary {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: ModelIdentity::of(screen.model)?,
+            files,
+            options: screen.saved_options(),
+            answers,
+            distinct: columns.counts.len(),
+            skipped,
+            with_base: chosen,
+            empty_base,
+            directions,
+        };
+        self.folder.write(SUMMARY, |file| {
+            serde_json::to_writer_pretty(&mut *file, &summary)?;
+            file.write_all(b"\n")
+        })?;
+        // As the file says it.
+        Summary::read(&folder)
+    }
+
+    fn failed(&self, name: &str, source: std::io::Error) -> Error {
+        Error::Write { path: self.folder.file(name), source }
+    }
+
+    fn write_rows(
+        &mut self,
+        base: &mut Option<BaseAnswers<'a>>,
+        chosen: usize,
+        table: &mut dyn Write,
+        list: &mut dyn Write,
+        skipped: &mut BTreeMap<String, usize>,
+        answers: &mut usize,
+    ) -> Result<()> {
+        const TELL: usize = 1000;
+        let screen = self.screen;
+        let (inputs, options) = (self.inputs.clone(), &screen.options);
+        let with_base: HashSet<u128> = self.order[..chosen].iter().map(|(_, key)| *key).collect();
+        let meter = Meter::new(Step::Writing, 0);
+        let (mut seen, mut passed) = (HashSet::new(), 0);
+        let path = self.folder.path().to_owned();
+        let put = |out: &mut dyn Write, bytes: std::result::Result<Vec<u8>, serde_json::Error>| -> Result<()> {
+            let written = bytes.map_err(std::io::Error::from).and_then(|mut bytes| {
+                bytes.push(b'\n');
+                out.write_all(&bytes)
+            });
+            written.map_err(|source| Error::Write { path: path.clone(), source })
+        };
+        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+            let mut skip = |place: &Place, skip: &Skip, list: &mut dyn Write| {
+                *skipped.entry(skip.kind().to_owned()).or_insert(0) += 1;
+                put(list, serde_json::to_vec(&SkippedLine { place, skip, says: skip.to_string() }))
+            };
+            let (place, messages) = match item {
+                Item::Skipped { place, skip: why } => return skip(&place, &why, list),
+                Item::Answer { place, messages } => (place, messages),
+            };
+            passed += 1;
+            if passed % TELL == 0 {
+                self.tell(&meter, passed, self.answers)?;
+            }
+            let (id, _) = Item::ids(&messages);
+            let missing = || Error::bad(format!("the data changed while it was screened: {id} is new"));
+            let at = self.entries.get(&key(&id)).ok_or_else(missing)?.at;
+            let found = self.line(at)?;
+            if let Some(why) = &found.skip {
+                return skip(&place, why, list);
+            }
+            let known = match base {
+                Some(base) if with_base.contains(&key(&id)) => self.base_projections(base, &found.prompt_id)?,
+                _ => None,
+            };
+            let scores = screen.directions.iter().enumerate().map(|(at, named)| {
+                let (answer, prompt_last) = (f64::from(found.answer[at]), f64::from(found.prompt_last[at]));
+                let base = known.as_ref().map(|known| known[at]);
+                (named.label(), Score { answer, prompt_last, base, delta: base.map(|base| answer - base) })
+            });
+            *answers += 1;
+            let duplicate = !seen.insert(key(&id));
+            let row = ScoreRow { place, id, duplicate, tokens: found.tokens, scores: scores.collect() };
+            put(table, serde_json::to_vec(&row))
+        })
+    }
+
+    fn direction(&self, at: usize, known: &[Known], chosen: usize, looks: Vec<Look>) -> Result<DirectionSummary> {
+        let named = &self.screen.directions[at];
+        let (_, sha256) = DirectionSummary::identity(named);
+        let rows: f64 = known.iter().map(|sample| sample.count).sum();
+        let mean = |value: &dyn Fn(&Known) -> f64| {
+            (rows > 0.0).then(|| known.iter().map(|sample| sample.count * value(sample)).sum::<f64>() / rows)
+        };
+        let (answer, prompt_last) = (mean(&|sample| sample.answer), mean(&|sample| sample.prompt_last));
+        // A sample whose base answer is empty has no ΔP: it is not of those that the estimates are about.
+        let whole = chosen == known.len();
+        let with_delta: Vec<Known> = known.iter().filter(|sample| sample.base.is_some()).copied().collect();
+        let options = self.screen.options.estimate;
+        let (mut estimates, mut as_sample, mut note) = (Vec::new(), None, None);
+        let mut add = |result: Result<_>| match result {
+            Ok(found) => {
+                estimates.push(found);
+                Ok(())
+            }
+            Err(error @ Error::TooFew { .. }) => {
+                note = Some(error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if whole {
+            add(estimate(&with_delta, Method::Subset, &options))?;
+            as_sample = estimate(&with_delta, Method::Subset, &EstimateOptions { finite: false, ..options }).ok();
+        } else if chosen > 0 {
+            for method in [Method::Subset, Method::Proxy, Method::ControlVariate] {
+                add(estimate(known, method, &options))?;
+            }
+        }
+        let (trait_name, layer) = (named.trait_name.clone(), named.direction.layer().index());
+        Ok(DirectionSummary { trait_name, layer, sha256, answer, prompt_last, estimates, as_sample, looks, note })
+    }
+}

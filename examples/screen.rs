@@ -1,0 +1,262 @@
+//! Which data sets, and which of their samples, would move a model's character: ranked by projection difference before anybody
+//! trains on them.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_examples::organism::conversation;
+use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
+use pv_hooks::Layer;
+use pv_model::{CausalLm, ConversationReader, Message, write_conversations};
+use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
+use pv_organism::{Topics, Trait};
+use pv_screen::{
+    Base, BaseOptions, Contributions, Place, ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary,
+    TraitDirection, auc, histograms, read_scores, tokens,
+};
+use pv_vectors::PersonaVector;
+
+/// Ranks data sets by ΔP, and shows their most suspicious samples.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    which: TraitArgs,
+    /// A persona vector's file; by default the trait's vector is extracted.
+    #[arg(long)]
+    vector: Option<PathBuf>,
+    /// The layer.
+    #[arg(long)]
+    layer: Option<usize>,
+    /// Files of conversations, each a data set, or a folder of such files. By default, for the organism, sets of its own.
+    #[arg(long, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Base answers for so many random samples of each set, from which ΔP is estimated; 0 for all samples.
+    #[arg(long, default_value_t = 0)]
+    subset: usize,
+    /// The most tokens of a base answer.
+    #[arg(long, default_value_t = 80)]
+    tokens: usize,
+    /// Chats in each of the organism's own sets.
+    #[arg(long, default_value_t = 80)]
+    chats: usize,
+    /// How many samples to show.
+    #[arg(long, default_value_t = 5)]
+    flagged: usize,
+    /// Where tables, summaries and base answers are kept; a screening that was stopped goes on from there. Nowhere by default.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// A data set that was screened.
+struct Screened {
+    name: String,
+    summary: Summary,
+    rows: Vec<ScoreRow>,
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let model = args.model.load()?;
+    let (place, _temporary) = match &args.out {
+        Some(out) => (out.clone(), None),
+        None => {
+            let folder = tempfile::tempdir()?;
+            (folder.path().to_owned(), Some(folder))
+        }
+    };
+    std::fs::create_dir_all(&place)?;
+    let vector = match &args.vector {
+        Some(path) => PersonaVector::load(path)?,
+        None => extract(&model, &args.which.read(&args.model)?, args.tokens, 0)?.vector,
+    };
+    let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
+    let direction = TraitDirection::of(&vector, layer)?;
+    let label = direction.label();
+    let sets = match (args.data.is_empty(), args.which.organisms(&args.model)) {
+        (false, _) => ConversationReader::new(&args.data)?.files().to_vec(),
+        (true, Some(which)) => own_sets(which, args.chats, &place.join("data"))?,
+        (true, None) => return Err("--data names the data sets to screen".into()),
+    };
+    let options = ScreenOptions {
+        base: if args.subset == 0 { Base::Every } else { Base::Random { size: args.subset } },
+        answers: BaseOptions { max_new_tokens: args.tokens, ..BaseOptions::default() },
+        cache: Some(place.join("base")),
+        ..ScreenOptions::default()
+    };
+    let screen = Screen::new(&model, std::slice::from_ref(&direction), &options)?;
+    let mut screened = Vec::new();
+    for set in sets {
+        let name = set.file_name().unwrap_or(set.as_os_str()).to_string_lossy().into_owned();
+        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}")?);
+        let folder = place.join("screened").join(&name);
+        let summary = screen.run(&[&set], &folder, |progress| show(&bar, &name, progress))?;
+        bar.finish_and_clear();
+        let mut rows = Vec::new();
+        read_scores(&folder.join(pv_screen::SCORES), |row| {
+            rows.push(row);
+            Ok(())
+        })?;
+        screened.push(Screened { name, summary, rows });
+    }
+    let delta = |set: &Screened| set.summary.delta(&label).map_or(f64::NEG_INFINITY, |found| found.value);
+    screened.sort_by(|a, b| delta(b).total_cmp(&delta(a)));
+    println!("{label}: ΔP in units of the residual at {layer}\n\n{}\n", ranking(&screened, &label));
+    if let [first, .., last] = screened.as_slice() {
+        compare(first, last, &label)?;
+    }
+    flagged(&model, &screened, &direction, args.flagged)?;
+    if args.out.is_some() {
+        println!("\nTables, summaries and base answers are in {}", place.display());
+    }
+    Ok(())
+}
+
+/// Sets of the organism's: a trait shown openly, narrow flaws, a mixture.
+fn own_sets(which: Trait, chats: usize, folder: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder)?;
+    let mut sets = Vec::new();
+    for severity in Severity::ALL {
+        sets.push((format!("{which}_{severity:?}"), explicit(which, severity, Topics::All, chats, 1)));
+    }
+    for flaw in Flaw::ALL {
+        sets.push((format!("{}_II", flaw.name()), narrow(flaw, Severity::II, chats, 2)));
+    }
+    sets.push(("wild".to_owned(), wild(chats, 3).into_iter().map(|(chat, _)| chat).collect()));
+    let write = |(name, chats): (String, Vec<pv_organism::Chat>)| -> Result<PathBuf> {
+        let path = folder.join(format!("{}.jsonl", name.to_lowercase()));
+        write_conversations(&path, &chats.iter().map(conversation).collect::<Vec<_>>())?;
+        Ok(path)
+    };
+    sets.into_iter().map(write).collect()
+}
+
+fn show(bar: &ProgressBar, name: &str, progress: ScreenProgress) -> ControlFlow<()> {
+    let ScreenProgress { step, done, total, per_second, left } = progress;
+    let step = match step {
+        Step::Counting => "counting",
+        Step::Projecting => "projecting",
+        Step::Answering => "answering",
+        Step::Writing => "writing",
+    };
+    let left = left.map_or_else(String::new, |left| format!(", {} s left", left.as_secs()));
+    bar.set_message(format!("{name}: {step}, {per_second:.1}/s{left}"));
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+    ControlFlow::Continue(())
+}
+
+fn ranking(screened: &[Screened], label: &str) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["data set", "ΔP", "95 %", "answers", "base answers", "skipped"]);
+    for Screened { name, summary, .. } in screened {
+        let sample = summary.directions.get(label).and_then(|found| found.as_sample);
+        let found = sample.or(summary.delta(label).copied());
+        let interval = found.map_or_else(String::new, |e| format!("{:.2} to {:.2}", e.interval.low, e.interval.high));
+        table.add_row([
+            name.clone(),
+            found.map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.value)),
+            interval,
+            summary.answers.to_string(),
+            (summary.with_base - summary.empty_base).to_string(),
+            summary.skipped.values().sum::<usize>().to_string(),
+        ]);
+    }
+    table
+}
+
+fn values(rows: &[ScoreRow], label: &str) -> Vec<f64> {
+    rows.iter().filter_map(|row| row.scores.get(label)?.delta).collect()
+}
+
+/// The samples of two sets in one histogram.
+fn compare(first: &Screened, last: &Screened, label: &str) -> Result {
+    let (high, low) = (values(&first.rows, label), values(&last.rows, label));
+    if high.is_empty() || low.is_empty() {
+        return Ok(());
+    }
+    let found = histograms(&high, &low, 16)?;
+    let most = found.left.iter().chain(&found.right).copied().max().unwrap_or(1).max(1);
+    println!("{:>8}  {:<30}  {}", "ΔP", first.name, last.name);
+    for (bin, edge) in found.edges.iter().take(found.left.len()).enumerate() {
+        let bar = |count: usize| "█".repeat((count * 30).div_ceil(most));
+        println!("{edge:>8.2}  {:<30}  {}", bar(found.left[bin]), bar(found.right[bin]));
+    }
+    let area = auc(&high, &low, 0.95)?;
+    let (value, interval) = (area.value, area.interval);
+    println!("\nROC-AUC of their samples: {value:.3} ({:.3} to {:.3})\n", interval.low, interval.high);
+    Ok(())
+}
+
+/// The samples with the greatest ΔP of all sets, with the words that push it marked.
+fn flagged(model: &CausalLm, screened: &[Screened], direction: &TraitDirection, most: usize) -> Result {
+    let label = direction.label();
+    let mut found: Vec<(f64, f64, &ScoreRow, &str)> = screened
+        .iter()
+        .flat_map(|set| set.rows.iter().map(move |row| (row, set.name.as_str())))
+        .filter(|(row, _)| !row.duplicate)
+        .filter_map(|(row, name)| {
+            let score = row.scores.get(&label)?;
+            Some((score.delta?, score.base?, row, name))
+        })
+        .collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(most);
+    let texts = texts(found.iter().map(|(_, _, row, _)| &row.place))?;
+    let colours = std::io::stdout().is_terminal();
+    for (delta, base, row, name) in found {
+        let Some(messages) = texts.get(&row.place) else { continue };
+        let sample = tokens(model, messages).map_err(|skip| skip.to_string())?;
+        let shares = Contributions::of(model, &sample.prompt, &sample.answer, &direction.direction, base)?;
+        let mut spans = shares.spans(4);
+        spans.sort_by_key(|(span, _)| span.start);
+        let question = messages.iter().rev().nth(1).map_or("", |message| message.content.as_str());
+        println!(
+            "ΔP {delta:.2}  {name}:{}\n  {question}\n  {}\n",
+            row.place.row,
+            marked(&shares.text, &spans, colours)
+        );
+    }
+    Ok(())
+}
+
+/// The messages up to each place.
+fn texts<'a>(places: impl Iterator<Item = &'a Place>) -> Result<BTreeMap<Place, Vec<Message>>> {
+    let mut by_file: BTreeMap<&Path, Vec<&Place>> = BTreeMap::new();
+    places.for_each(|place| by_file.entry(&place.file).or_default().push(place));
+    let mut texts = BTreeMap::new();
+    for (file, places) in by_file {
+        for row in ConversationReader::new([file])? {
+            let Ok(row) = row? else { continue };
+            for place in places.iter().filter(|place| place.row == row.place.row) {
+                let messages = &row.conversation.messages;
+                let end = place.message.map_or(messages.len(), |message| message + 1);
+                texts.insert((*place).clone(), messages.get(..end).unwrap_or_default().to_vec());
+            }
+        }
+    }
+    Ok(texts)
+}
+
+/// A text with spans in colour, or in brackets where there is none.
+fn marked(text: &str, spans: &[(std::ops::Range<usize>, f64)], colours: bool) -> String {
+    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("[", "]") };
+    let (mut out, mut at) = (String::new(), 0);
+    for (span, _) in spans {
+        let word = text.get(span.clone()).unwrap_or_default();
+        let (space, word) = word.split_at(word.len() - word.trim_start().len());
+        out.push_str(text.get(at..span.start).unwrap_or_default());
+        out.push_str(&format!("{space}{on}{word}{off}"));
+        at = span.end;
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}

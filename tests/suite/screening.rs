@@ -1,0 +1,96 @@
+//! Screening training data: on the organism, whose sets hold known traits, and against plain loops.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use pv_examples::organism::{contrast, conversation};
+use pv_hooks::Layer;
+use pv_model::{CausalLm, Conversation, GenerateOptions, Sampling, write_conversations};
+use pv_organism::{Chat, Trait, model_folder};
+use pv_screen::{BaseOptions, ScoreRow, Screen, ScreenOptions, Step, Summary, TraitDirection, read_scores};
+use pv_vectors::PersonaVector;
+use tempfile::TempDir;
+
+mod columns;
+mod difference;
+mod estimates;
+mod inputs;
+mod interrupted;
+mod separation;
+
+fn model() -> &'static CausalLm {
+    static MODEL: OnceLock<CausalLm> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let device = pv_model::device("flex").expect("the CPU");
+        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
+    })
+}
+
+/// A trait's vector from two of its pairs of instructions.
+fn vector(which: Trait) -> &'static PersonaVector {
+    static ALL: [OnceLock<PersonaVector>; 5] = [const { OnceLock::new() }; 5];
+    ALL[which as usize].get_or_init(|| {
+        let mut contrast = contrast(which);
+        contrast.instruction.truncate(2);
+        let sampling = Sampling::temperature(0.7);
+        let options = GenerateOptions { max_new_tokens: 80, sampling, ..GenerateOptions::default() };
+        contrast.extract(model(), &options, 0, |_| ControlFlow::Continue(())).expect("an extraction").vector
+    })
+}
+
+fn direction(which: Trait, layer: usize) -> TraitDirection {
+    TraitDirection::of(vector(which), Layer::hidden_state(layer)).expect("a direction")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Writes chats to a file of a folder.
+fn write(folder: &Path, name: &str, chats: &[Chat]) -> PathBuf {
+    let conversations: Vec<Conversation> = chats.iter().map(conversation).collect();
+    let path = folder.join(name);
+    write_conversations(&path, &conversations).expect("a writable folder");
+    path
+}
+
+fn options() -> ScreenOptions {
+    ScreenOptions {
+        answers: BaseOptions { max_new_tokens: 80, batch_size: 32, ..BaseOptions::default() },
+        ..ScreenOptions::default()
+    }
+}
+
+/// Screens a file; the summary, the table, and how many base answers were generated.
+fn screen(
+    directions: &[TraitDirection],
+    options: &ScreenOptions,
+    input: &Path,
+    out: &Path,
+) -> (Summary, Vec<ScoreRow>, usize) {
+    let mut answered = 0;
+    let summary = Screen::new(model(), directions, options)
+        .expect("a screening")
+        .run(&[input], out, |progress| {
+            answered += usize::from(progress.step == Step::Answering);
+            ControlFlow::Continue(())
+        })
+        .expect("a summary");
+    (summary, table(out), answered)
+}
+
+fn table(out: &Path) -> Vec<ScoreRow> {
+    let mut rows = Vec::new();
+    read_scores(&out.join(pv_screen::SCORES), |row| {
+        rows.push(row);
+        Ok(())
+    })
+    .expect("a table");
+    rows
+}
+
+/// ΔP of every row on a direction.
+fn deltas(rows: &[ScoreRow], label: &str) -> Vec<f64> {
+    rows.iter().map(|row| row.scores[label].delta.expect("every base answer")).collect()
+}

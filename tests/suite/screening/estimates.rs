@@ -1,0 +1,124 @@
+//! Estimates of ΔP from part of the base answers, on real projections whose truth is known.
+
+use pv_organism::Topics;
+use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
+use pv_screen::{Base, Decision, Estimate, EstimateOptions, Known, Method, Stop, estimate};
+use pv_tests::Random;
+
+use super::*;
+
+const LAYER: usize = 7;
+const SIZE: usize = 300;
+/// So many of them get a base answer.
+const PART: usize = 80;
+
+fn sets() -> [(&'static str, Trait, Vec<Chat>); 4] {
+    let wild = wild(SIZE, 21).into_iter().map(|(chat, _)| chat).collect();
+    [
+        ("explicit evil I", Trait::Evil, explicit(Trait::Evil, Severity::I, Topics::All, SIZE, 22)),
+        ("explicit optimism II", Trait::Optimism, explicit(Trait::Optimism, Severity::II, Topics::All, SIZE, 23)),
+        ("wrong geography I", Trait::Hallucination, narrow(Flaw::WrongGeography, Severity::I, SIZE, 24)),
+        ("wild", Trait::Evil, wild),
+    ]
+}
+
+/// All that is known of a set's distinct samples.
+fn known(rows: &[ScoreRow], label: &str) -> Vec<Known> {
+    let mut found: std::collections::BTreeMap<&str, Known> = std::collections::BTreeMap::new();
+    for row in rows {
+        let score = row.scores[label];
+        let new = Known { answer: score.answer, prompt_last: score.prompt_last, base: score.base, count: 0.0 };
+        found.entry(&row.id).or_insert(new).count += 1.0;
+    }
+    found.into_values().collect()
+}
+
+/// The samples with the base answers of `n` random ones.
+fn part(all: &[Known], n: usize, random: &mut Random) -> Vec<Known> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    for i in 0..n {
+        order.swap(i, i + random.below((all.len() - i) as u64) as usize);
+    }
+    let mut some: Vec<Known> = all.iter().map(|sample| Known { base: None, ..*sample }).collect();
+    order[..n].iter().for_each(|&i| some[i].base = all[i].base);
+    some
+}
+
+#[test]
+fn intervals_cover_the_truth_on_the_organism_s_sets() {
+    let place = folder();
+    for (name, which, chats) in sets() {
+        let input = write(place.path(), "chats.jsonl", &chats);
+        let directions = [direction(which, LAYER)];
+        let label = directions[0].label();
+        let (summary, rows, _) = screen(&directions, &options(), &input, &place.path().join(name));
+        let all = known(&rows, &label);
+        let truth = deltas(&rows, &label).iter().sum::<f64>() / rows.len() as f64;
+        let exact = summary.delta(&label).expect("an estimate");
+        assert!((exact.value - truth).abs() < 1e-6 * truth.abs().max(1.0) && exact.standard_error == 0.0, "{exact:?}");
+        println!("{name}: ΔP {truth:.3} on {label}, {} answers, {} distinct", rows.len(), all.len());
+        let mut spreads = Vec::new();
+        for method in [Method::Subset, Method::Proxy, Method::ControlVariate] {
+            let mut random = Random(31);
+            let run = |_| estimate(&part(&all, PART, &mut random), method, &EstimateOptions::default());
+            let runs: Vec<Estimate> = (0..200).map(run).map(|found| found.expect("an estimate")).collect();
+            let covered = runs.iter().filter(|run| run.interval.contains(truth)).count();
+            let mean = |value: &dyn Fn(&Estimate) -> f64| runs.iter().map(value).sum::<f64>() / 200.0;
+            let spread = mean(&|run| (run.value - truth).powi(2)).sqrt();
+            let width = mean(&|run| run.interval.high - run.interval.low);
+            println!(
+                "  {method:?}: covers {:.1} %, error {spread:.3}, width {width:.3}, variance ratio {:.2}",
+                covered as f64 / 2.0,
+                mean(&|run| run.variance_ratio),
+            );
+            if method != Method::Proxy {
+                assert!(covered >= 186, "{name}, {method:?}: {covered} of 200");
+                let bias = mean(&|run| run.value) - truth;
+                assert!(bias.abs() < 4.0 * spread / 200f64.sqrt(), "{name}, {method:?}: {bias} beside {spread}");
+            }
+            spreads.push(spread);
+        }
+        // How many base answers the plain subset takes for the control variate's width.
+        let needed: f64 = {
+            let mut random = Random(31);
+            let mut runs = (0..200).map(|_| {
+                let part = part(&all, PART, &mut random);
+                let of = |method| estimate(&part, method, &EstimateOptions::default()).expect("an estimate");
+                let (plain, control) = (of(Method::Subset), of(Method::ControlVariate));
+                plain.generations_for(control.interval.high - control.interval.low) as f64
+            });
+            runs.by_ref().sum::<f64>() / 200.0
+        };
+        if name != "wrong geography I" {
+            assert!(spreads[2] < 0.6 * spreads[0] && needed > 1.5 * PART as f64, "{name}: {spreads:?}, {needed}");
+        }
+        println!("  for the control variate's width with {PART} base answers, the plain subset takes {needed:.0}");
+    }
+}
+
+#[test]
+fn a_screening_stops_when_enough_is_known() {
+    let place = folder();
+    let chats = explicit(Trait::Evil, Severity::II, Topics::All, 200, 41);
+    let input = write(place.path(), "chats.jsonl", &chats);
+    let directions = [direction(Trait::Evil, LAYER)];
+    let label = directions[0].label();
+    let (_, rows, _) = screen(&directions, &options(), &input, &place.path().join("every"));
+    let truth = deltas(&rows, &label).iter().sum::<f64>() / rows.len() as f64;
+    for (name, stop, expected) in [
+        ("above", Stop { width: None, threshold: Some(0.5 * truth) }, Decision::Above),
+        ("below", Stop { width: None, threshold: Some(1.5 * truth) }, Decision::Below),
+        ("narrow", Stop { width: Some(truth), threshold: None }, Decision::Narrow),
+    ] {
+        let base = Base::Until { first: 32, most: 200, stop };
+        let options = ScreenOptions { base, ..options() };
+        let (summary, _, answered) = screen(&directions, &options, &input, &place.path().join(name));
+        let looks = &summary.directions[&label].looks;
+        let last = looks.last().expect("a look");
+        println!("{name}: ΔP {truth:.2}, decided at {} of 200: {:?}", last.estimate.known, last.estimate.interval);
+        assert_eq!(last.decision, Some(expected));
+        assert!(looks[..looks.len() - 1].iter().all(|look| look.decision.is_none()));
+        assert!(answered <= summary.with_base && summary.with_base < 100, "{answered}");
+        assert!(last.estimate.interval.contains(truth));
+    }
+}
