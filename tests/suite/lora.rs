@@ -1,11 +1,15 @@
 //! Adapters against PEFT on small models with random weights, forward and in training.
 
+mod peft;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use pv_hooks::{Layer, NoHook};
-use pv_model::{Adapter, Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, Request, Sequence, to_f32};
+use pv_model::{
+    Adapter, Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, LoraConfig, Request, Sequence, to_f32,
+};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{Golden, compare, golden_folders};
 use pv_train::{Decay, Duration, Preventative, Regime, Regimes, RunHook, Sample, Schedule, TrainOptions, Trainer};
@@ -186,4 +190,37 @@ fn a_regime_and_the_same_hook_are_one_code_path() {
     // Coefficient 0 is plain training, to the bit.
     let mut nothing = Steerer::new().add(&case.direction(), Coefficient::Raw(0.0), Positions::All).expect("a steerer");
     assert_eq!(case.series(case.options(), &mut nothing), case.series(case.options(), &mut NoHook));
+}
+
+/// With more trained tokens than have their logits in memory at a time when activations are computed again.
+#[test]
+fn activation_checkpointing_changes_nothing_on_smollm2() {
+    let model = CausalLm::from_folder(pv_tests::smollm2(), &Device::flex(), DType::F32).expect("the model");
+    let vocab = model.config().vocab;
+    let sample = |row: usize| {
+        let ids: Vec<u32> = (0..120).map(|i| ((i * 7919 + row * 104_729 + 17) % vocab) as u32).collect();
+        Sample::new(ids, vec![true; 120]).expect("a sample")
+    };
+    let samples = [sample(0), sample(1)];
+    let series = |activation_checkpointing: bool| {
+        let options = TrainOptions {
+            learning_rate: 1e-3,
+            batch_size: 2,
+            duration: Duration::Steps(2),
+            activation_checkpointing,
+            adapter: Some(LoraConfig { rank: 4, ..LoraConfig::default() }),
+            ..TrainOptions::default()
+        };
+        let mut trainer = Trainer::new(model.decoder(), options).expect("a trainer");
+        [0, 1].map(|_| {
+            let report = trainer.step(&samples, &mut NoHook).expect("a step");
+            (report.loss, report.grad_norm)
+        })
+    };
+    let (whole, by_layer) = (series(false), series(true));
+    println!("{whole:?}, layer by layer {by_layer:?}");
+    for ((loss, norm), (other_loss, other_norm)) in whole.iter().zip(&by_layer) {
+        assert!((loss - other_loss).abs() < 1e-4 && (norm / other_norm - 1.0).abs() < 1e-3);
+    }
+    assert!(whole[1].0 < whole[0].0 - 1e-3, "nothing was learnt");
 }
