@@ -42,7 +42,9 @@ del model
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 for name, rslora, targets in (("peft-rslora", True, ALL), ("peft-plain", False, ["q_proj", "v_proj", "down_proj"])):
     torch.manual_seed(5)
-    config = peft.LoraConfig(r=8, lora_alpha=16, use_rslora=rslora, target_modules=targets, lora_dropout=0.0)
+    # Without a task, PEFT writes `auto_mapping`, which says of what class the base is.
+    task = None if rslora else "CAUSAL_LM"
+    config = peft.LoraConfig(r=8, lora_alpha=16, use_rslora=rslora, target_modules=targets, task_type=task)
     model = peft.get_peft_model(base(), config)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -18,7 +18,7 @@ pub(super) struct Settings {
 }
 
 /// Keys that change the arithmetic when they are set: an adapter with one of them is refused rather than run wrongly.
-const UNSUPPORTED: [&str; 22] = [
+const UNSUPPORTED: [&str; 21] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -40,7 +40,6 @@ const UNSUPPORTED: [&str; 22] = [
     "corda_config",
     "eva_config",
     "loftq_config",
-    "auto_mapping",
 ];
 
 /// Initialisations after which the base's weights are as they were; others (PiSSA, OLoRA, LoftQ, CorDA) change them.
