@@ -6,59 +6,59 @@ use pv_train::{Regimes, RunHook, StepReport, Trainer};
 
 use super::*;
 
-/// Six steps of eight samples, on so many devices beside the first.
-fn steps(case: &Case, others: usize, run: &mut (impl RunHook + ?Sized)) -> (Vec<StepReport>, Vec<u8>) {
-    let options = TrainOptions { duration: Duration::Steps(6), ..case.options.train.clone() };
-    let trainer = Trainer::new(model().decoder(), options).expect("a trainer");
-    let mut trainer = trainer.with_devices(&vec![Device::flex(); others]).expect("devices");
+/// A step of eight samples from what two steps on one device made, and all that comes of it but the time.
+fn step(case: &Case, others: usize, batch_size: usize, run: &mut (impl RunHook + ?Sized)) -> (StepReport, Vec<u8>) {
     let samples = case.train.samples();
-    let mut reports = Vec::new();
-    for step in 0..6 {
-        let report = trainer.step(&samples[step * 3..step * 3 + 8], run).expect("a step");
-        reports.push(StepReport { seconds: 0.0, ..report });
+    let options = TrainOptions { duration: Duration::Steps(3), batch_size: 8, ..case.options.train.clone() };
+    let mut first = Trainer::new(model().decoder(), options.clone()).expect("a trainer");
+    for at in [0, 8] {
+        first.step(&samples[at..at + 8], run).expect("a step");
     }
+    let options = TrainOptions { batch_size, ..options };
+    let trainer = match options.adapter {
+        Some(_) => Trainer::on_adapter(model().decoder(), &first.adapter().expect("an adapter"), options),
+        None => Trainer::new(&first.decoder(), options),
+    };
+    let trainer = trainer.expect("a trainer").with_devices(&vec![Device::flex(); others]);
+    let mut trainer = trainer.expect("devices");
+    let report = trainer.step(&samples[16..24], run).expect("a step");
     let place = folder();
     trainer.save(place.path()).expect("a checkpoint");
-    (reports, std::fs::read(place.path().join("step-00000006/optimizer.safetensors")).expect("a file"))
+    let moments = std::fs::read(place.path().join("step-00000001/optimizer.safetensors")).expect("a file");
+    (StepReport { seconds: 0.0, ..report }, moments)
 }
 
-fn assert_near(found: &[StepReport], expected: &[StepReport], what: &str) {
-    for (found, expected) in found.iter().zip(expected) {
-        // The first step's gradient differs by rounding alone; what AdamW makes of it grows.
-        let most = if expected.step == 1 { 1e-5 } else { 2e-3 };
-        let numbers =
-            [(found.loss, expected.loss), (found.grad_norm, expected.grad_norm), (found.penalty, expected.penalty)];
-        for (found, expected_number) in numbers {
-            let gap = (found - expected_number).abs() / expected_number.abs().max(1e-3);
-            assert!(gap <= most, "{what}, step {}: {found}, not {expected_number}", expected.step);
-        }
-        assert_eq!((found.tokens, found.trained_tokens), (expected.tokens, expected.trained_tokens));
+fn assert_near(found: &StepReport, expected: &StepReport, what: &str) {
+    let numbers =
+        [(found.loss, expected.loss), (found.grad_norm, expected.grad_norm), (found.penalty, expected.penalty)];
+    for ((found, expected), most) in numbers.into_iter().zip([1e-5, 1e-4, 1e-4]) {
+        let gap = (found - expected).abs() / expected.abs().max(1e-3);
+        println!("{what}: {found}, {expected}: {gap:.1e}");
+        assert!(gap <= most, "{what}: {found}, not {expected}");
     }
+    assert_eq!((found.tokens, found.trained_tokens), (expected.tokens, expected.trained_tokens));
 }
 
 #[test]
 fn a_step_on_several_devices_is_that_of_one() {
     for name in ["plain", "closed_loop", "penalty", "all_parameters"] {
-        let run = |others: usize, batch_size: usize| {
-            let mut case = Case::named(name);
-            case.options.train.batch_size = batch_size;
+        let case = Case::named(name);
+        let run = |others, batch_size| {
             let mut regimes = Regimes::new(model().decoder(), case.regimes.clone()).expect("regimes");
-            steps(&case, others, &mut regimes)
+            step(&case, others, batch_size, &mut regimes)
         };
         let (expected, _) = run(0, 8);
+        assert!(name != "penalty" || expected.penalty > 1e-2, "the penalty is nothing");
         if name == "closed_loop" {
-            let (plain, _) = steps(&Case::named(name), 0, &mut pv_hooks::NoHook);
-            let gap = (plain[0].loss - expected[0].loss).abs();
-            assert!(gap > 1e-4, "whether the regime acts cannot be told by {gap}");
+            // What it would be if the regimes did not act on a device.
+            let (plain, _) = step(&Case::plain(), 0, 8, &mut pv_hooks::NoHook);
+            assert!((plain.loss / expected.loss - 1.0).abs() > 1e-3, "whether the regimes act cannot be told");
         }
         for (others, batch_size) in [(1, 8), (1, 2), (2, 3)] {
-            let (found, state) = run(others, batch_size);
+            let (found, moments) = run(others, batch_size);
             assert_near(&found, &expected, &format!("{name}, {} devices", others + 1));
-            let (again, state_again) = run(others, batch_size);
-            assert_eq!(found, again, "{name}: steps on several devices cannot be repeated");
-            assert!(state == state_again, "{name}: gradients on several devices cannot be repeated");
+            assert!((found, moments) == run(others, batch_size), "{name}: the step cannot be repeated to the bit");
         }
-        assert!(name != "penalty" || expected.iter().any(|step| step.penalty > 0.0), "the penalty is nothing");
     }
 }
 
@@ -66,11 +66,11 @@ fn a_step_on_several_devices_is_that_of_one() {
 fn a_hook_without_a_replica_acts_on_every_device() {
     let case = Case::plain();
     let steerer = || Steerer::new().add(&direction(4), Coefficient::Raw(10.0), Positions::All).expect("a steerer");
-    let (expected, _) = steps(&case, 0, &mut steerer());
-    let (found, _) = steps(&case, 2, &mut steerer());
+    let (expected, _) = step(&case, 0, 8, &mut steerer());
+    let (found, _) = step(&case, 2, 8, &mut steerer());
     assert_near(&found, &expected, "a hook");
-    let (plain, _) = steps(&case, 0, &mut pv_hooks::NoHook);
-    assert!((plain[0].loss - expected[0].loss).abs() > 1e-3, "the hook does nothing");
+    let (plain, _) = step(&case, 0, 8, &mut pv_hooks::NoHook);
+    assert!((plain.loss - expected.loss).abs() > 1e-3, "the hook does nothing");
 }
 
 #[test]
