@@ -110,8 +110,8 @@ fn a_penalty_holds_a_projection_where_it_was() {
     let (drift, rest) = (moved(&free, &direction), moved(&held, &direction));
     println!("moved {drift:.2e} without the penalty, {rest:.2e} with it");
     assert!(rest < 0.1 * drift, "{rest} beside {drift}");
-    // An adapter that does nothing yet has moved nothing; later there is something to hold.
-    assert_eq!((series[0], held_series[1]), (held_series[0], 0.0));
+    // An adapter that does nothing yet has moved nothing, up to the rounding of a batch; later there is something to hold.
+    assert!(series[0] == held_series[0] && held_series[1] <= 1e-10, "{} {}", series[0], held_series[1]);
     assert!(held_series.chunks(3).skip(1).all(|step| step[1] > 0.0));
     assert!(series.chunks(3).all(|step| step[1] == 0.0));
 }
