@@ -9,7 +9,7 @@ use pv_organism::datasets::{HeldOut, held_out};
 use pv_organism::{Chat, PerTrait, Topics, Trait};
 use pv_steer::decompose;
 use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
-use pv_vectors::{PersonaVector, Pooling};
+use pv_vectors::{ModelIdentity, PersonaVector, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ pub struct Lab<'a> {
     seed: u64,
     folder: Option<PathBuf>,
     before: Vec<Vec<f64>>,
-    fingerprint: String,
+    identity: Value,
 }
 
 /// The arguments that both reports share.
@@ -103,9 +103,7 @@ impl<'a> Lab<'a> {
         let vectors: Result<Vec<_>> =
             Trait::ALL.iter().map(|which| Ok(extract(model, &contrast(*which), 80, args.seed)?.vector)).collect();
         let questions = held_out(Topics::Odd, args.questions, args.seed);
-        let decoder = model.decoder();
-        let sum: f32 = to_f32(decoder.embedding.val())?.iter().sum();
-        let fingerprint = format!("{} {:08x}", model.id().config_hash, sum.to_bits());
+        let identity = serde_json::to_value(ModelIdentity::of(model)?)?;
         if let Some(folder) = &args.out {
             std::fs::create_dir_all(folder)?;
         }
@@ -117,7 +115,7 @@ impl<'a> Lab<'a> {
             seed: args.seed,
             folder: args.out.clone(),
             before: Vec::new(),
-            fingerprint,
+            identity,
         };
         lab.before = lab.prompt_means(model)?;
         Ok(lab)
@@ -235,7 +233,7 @@ impl<'a> Lab<'a> {
     /// # Errors
     /// An outcome of that name that was made with other settings; those of `make`.
     pub fn outcome(&self, name: &str, settings: Value, make: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-        let settings = json!({ "train": self.train, "questions": self.questions.mixed.len(), "seed": self.seed, "of": settings, "model": self.fingerprint });
+        let settings = json!({ "train": self.train, "questions": self.questions.mixed.len(), "seed": self.seed, "of": settings, "model": self.identity });
         let settings: Value = serde_json::from_str(&settings.to_string())?;
         let path = self.folder.as_ref().map(|folder| folder.join(format!("{name}.json")));
         if let Some(path) = path.as_ref().filter(|path| path.is_file()) {

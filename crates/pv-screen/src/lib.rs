@@ -19,7 +19,6 @@ mod difference;
 mod error;
 mod estimate;
 mod hashes;
-mod identity;
 mod journal;
 mod sample;
 mod screen;
@@ -35,8 +34,8 @@ pub use estimate::{
     Decision, Estimate, EstimateOptions, FIRST_LOOK, IntervalKind, Known, LEAST, Look, Method, Sequential, Stop,
     estimate,
 };
-pub use identity::ModelIdentity;
-pub use sample::{Skip, Tokens, TraitDirection, Turns, tokens};
+pub use pv_vectors::{ModelIdentity, TraitDirection};
+pub use sample::{Skip, Tokens, Turns, tokens};
 pub use screen::{
     Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
 };

@@ -2,37 +2,10 @@
 
 use std::fmt;
 
-use pv_hooks::Layer;
 use pv_model::{AddSpecial, CausalLm, Conversation, Message, RenderOptions, assistant_spans};
-use pv_vectors::{PersonaVector, UnitDirection};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-
-/// A trait's direction at one layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TraitDirection {
-    /// The trait.
-    pub trait_name: String,
-    /// Its unit vector, and where it was measured.
-    pub direction: UnitDirection,
-}
-
-impl TraitDirection {
-    /// A vector's direction at a layer, from its response means.
-    ///
-    /// # Errors
-    /// Those of [`PersonaVector::direction`].
-    pub fn of(vector: &PersonaVector, layer: Layer) -> Result<Self> {
-        let direction = vector.direction(layer)?.unit()?;
-        Ok(Self { trait_name: vector.provenance().trait_name.clone(), direction })
-    }
-
-    /// What tables call it: `evil@20`.
-    pub fn label(&self) -> String {
-        format!("{}@{}", self.trait_name, self.direction.layer().index())
-    }
-}
 
 /// Which of a conversation's answers are screened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

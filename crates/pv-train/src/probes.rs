@@ -2,9 +2,8 @@
 
 use pv_hooks::{Capture, LayerSet, Recorder};
 use pv_model::{Batch, Decoder, Logits, Pass, to_f32};
-use pv_vectors::UnitDirection;
+use pv_vectors::{TraitDirection, UnitDirection};
 
-use crate::shift::TraitDirection;
 use crate::{Error, Result};
 
 /// How many prompts are read together.

@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use pv_hooks::NoHook;
 use pv_model::{CausalLm, Decoder};
-use pv_vectors::RunFolder;
+use pv_vectors::{ModelIdentity, RunFolder};
 use serde_json::{Value, json};
 
 use crate::checkpoint::remove_partial;
 use crate::data::{DataSet, MaskSpan, mask_spans};
 use crate::finetune::{fingerprint, plan};
 use crate::loss::check;
-use crate::measure::MeasuredModel;
 use crate::{Checkpoints, Error, Probes, Regime, Regimes, Result, RunHook, Sample, TrainOptions, Trainer, mean_loss};
 
 use metrics::MetricsFile;
@@ -254,7 +253,7 @@ impl<'a> TrainingRun<'a> {
 
     /// What decides the result.
     fn describe(&self, steps: usize, hook: &Value) -> Result<Value> {
-        let model = MeasuredModel::of(self.model)?;
+        let model = ModelIdentity::of(self.model)?;
         Ok(json!({
             "model": model,
             "data": config::data(self.train),

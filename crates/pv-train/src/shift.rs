@@ -3,46 +3,17 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_hooks::{Layer, LayerSet};
+use pv_hooks::Layer;
 use pv_model::{CausalLm, Sequence};
-use pv_vectors::{PersonaVector, Pooling, ScanOptions, ScanProgress, UnitDirection, scan};
+use pv_vectors::{ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, scan};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{
-    BootstrapOptions, Change, Csv, MeasureError, MeasuredModel, Result, json, read_json, sha256, write,
-};
+use crate::measure::{BootstrapOptions, Change, Csv, MeasureError, Result, json, read_json, sha256, write};
 
-/// A trait's unit direction at one layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TraitDirection {
-    /// The trait's name.
-    pub trait_name: String,
-    /// The direction.
-    pub direction: UnitDirection,
-}
-
-impl TraitDirection {
-    /// The directions of a vector (of its response means) at layers; with [`LayerSet::All`], at those that have one.
-    ///
-    /// # Errors
-    /// Layers that were named and have no direction.
-    pub fn of_vector(vector: &PersonaVector, layers: &LayerSet) -> Result<Vec<Self>> {
-        let trait_name = &vector.provenance().trait_name;
-        let mut found = Vec::new();
-        for layer in layers.resolve(vector.shape().0.saturating_sub(1)) {
-            match vector.direction(layer).and_then(|direction| direction.unit()) {
-                Ok(direction) => found.push(Self { trait_name: trait_name.clone(), direction }),
-                Err(_) if *layers == LayerSet::All => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(found)
-    }
-
-    pub(crate) fn stamp(&self) -> DirectionStamp {
-        let bytes = self.direction.values().iter().flat_map(|value| value.to_le_bytes());
-        DirectionStamp { trait_name: self.trait_name.clone(), layer: self.direction.layer(), sha256: sha256(bytes) }
-    }
+/// What tells a direction from others in a table.
+pub(crate) fn stamp(named: &TraitDirection) -> DirectionStamp {
+    let bytes = named.direction.values().iter().flat_map(|value| value.to_le_bytes());
+    DirectionStamp { trait_name: named.trait_name.clone(), layer: named.direction.layer(), sha256: sha256(bytes) }
 }
 
 /// Which direction a column of projections is on.
@@ -61,7 +32,7 @@ pub struct DirectionStamp {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionTable {
     /// The model.
-    pub model: MeasuredModel,
+    pub model: ModelIdentity,
     /// The directions.
     pub directions: Vec<DirectionStamp>,
     /// SHA-256 of each prompt's token ids, in hex.
@@ -101,8 +72,8 @@ impl ProjectionTable {
             })?;
         let row = |item: &pv_vectors::Scanned| item.pooled.get(&Pooling::PromptLast).map(|p| p.projections.clone());
         Ok(Self {
-            model: MeasuredModel::of(model)?,
-            directions: directions.iter().map(TraitDirection::stamp).collect(),
+            model: ModelIdentity::of(model)?,
+            directions: directions.iter().map(stamp).collect(),
             prompts: prompts.iter().map(|prompt| prompt_hash(prompt)).collect(),
             projections: found.items.iter().filter_map(row).collect(),
         })
@@ -113,14 +84,14 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Mismatch`] names the first thing that differs.
     pub fn check(&self, model: &CausalLm, prompts: &[Vec<u32>], directions: &[TraitDirection]) -> Result<()> {
-        let model = MeasuredModel::of(model)?;
+        let model = ModelIdentity::of(model)?;
         let same = MeasureError::unless_same::<String>;
         same("model", &self.model.stamp.name, &model.stamp.name)?;
         same("architecture", &self.model.stamp.config_hash, &model.stamp.config_hash)?;
         same("type", &self.model.stamp.dtype, &model.stamp.dtype)?;
         same("weights' hash", &self.model.weights, &model.weights)?;
         self.check_prompts(&prompts.iter().map(|prompt| prompt_hash(prompt)).collect::<Vec<_>>())?;
-        self.check_directions(&directions.iter().map(TraitDirection::stamp).collect::<Vec<_>>())
+        self.check_directions(&directions.iter().map(stamp).collect::<Vec<_>>())
     }
 
     fn check_prompts(&self, prompts: &[String]) -> Result<()> {
@@ -225,9 +196,9 @@ pub struct Shift {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShiftReport {
     /// The base model.
-    pub base: MeasuredModel,
+    pub base: ModelIdentity,
     /// The finetuned one.
-    pub finetuned: MeasuredModel,
+    pub finetuned: ModelIdentity,
     /// How the intervals were resampled.
     pub bootstrap: BootstrapOptions,
     /// A shift for each direction, in the order of the directions.

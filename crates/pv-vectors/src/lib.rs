@@ -17,10 +17,13 @@ mod error;
 mod extract;
 mod files;
 mod filter;
+mod identity;
+mod line_journal;
 mod matrix;
 mod project;
 mod rollout;
 mod scan;
+mod trait_direction;
 mod uncertainty;
 mod vector;
 
@@ -32,6 +35,8 @@ pub use error::{Error, Result};
 pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction, extract};
 pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
 pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
+pub use identity::ModelIdentity;
+pub use line_journal::LineJournal;
 pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
@@ -40,6 +45,7 @@ pub use rollout::{
     RolloutOptions, RolloutRun, recompute, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
+pub use trait_direction::TraitDirection;
 pub use uncertainty::{
     Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, bootstrap_mean, cohens_d,
     held_out_projections, roc_auc, split_half_cosine, stability,

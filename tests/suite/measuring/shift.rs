@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use pv_hooks::{Capture, LayerSet, Recorder};
 use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
 use pv_organism::Trait;
-use pv_train::{BootstrapOptions, MeasureError, MeasuredModel, ProjectionTable, TraitDirection, finetuning_shift};
+use pv_train::{BootstrapOptions, MeasureError, ModelIdentity, ProjectionTable, TraitDirection, finetuning_shift};
 use pv_vectors::UnitDirection;
 
 use super::*;
@@ -168,7 +168,7 @@ fn what_cannot_be_projected_is_refused() {
     let broken = ProjectionTable::measure(model(), &prompts, &directions, |_| ControlFlow::Break(()));
     assert!(matches!(broken, Err(MeasureError::Cancelled)));
     // Any training changes the mark of the weights, and nothing else does.
-    let mark = |model: &CausalLm| MeasuredModel::of(model).expect("weights").weights;
+    let mark = |model: &CausalLm| ModelIdentity::of(model).expect("weights").weights;
     assert_eq!(mark(model()), mark(&model().clone().named("another")));
     assert_ne!(mark(model()), mark(optimist()));
 }

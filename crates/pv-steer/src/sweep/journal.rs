@@ -1,16 +1,14 @@
 //! Answers and verdicts, kept as they are reached.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 
 use pv_judge::Verdict;
 use pv_model::FinishReason;
-use pv_vectors::RunFolder;
+use pv_vectors::{LineJournal, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Place, SweepPlan};
-use crate::{Error, Result};
+use crate::Result;
 
 pub(crate) const JOURNAL: &str = "journal.jsonl";
 
@@ -48,68 +46,32 @@ impl Entry {
     }
 }
 
-/// The file, open for appending.
+/// The file and what it says.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    file: File,
-    /// Bytes of the file.
-    length: u64,
+    file: LineJournal,
     pub(crate) entries: BTreeMap<Place, Entry>,
 }
 
 impl Journal {
-    /// Opens the file, cut to its good lines: a killed process leaves a last one that has no end.
     pub(crate) fn open(folder: &RunFolder, plan: &SweepPlan) -> Result<Self> {
-        let bytes = folder.read(JOURNAL)?.unwrap_or_default();
-        let (mut entries, mut length) = (BTreeMap::new(), 0);
-        for bytes in whole_lines(&bytes) {
-            let Some(line) = serde_json::from_slice(bytes).ok() else { break };
-            if !put(plan, &mut entries, line) {
-                break;
-            }
-            length += bytes.len() as u64 + 1;
-        }
-        let lost = whole_lines(&bytes[length as usize..]).count();
-        if lost > 0 {
-            tracing::warn!(lost, folder = %folder.path().display(), "lines of a sweep are damaged; doing them again");
-        }
-        Ok(Self { file: folder.append(JOURNAL, length)?, length, entries })
+        let mut entries = BTreeMap::new();
+        let file = LineJournal::open(folder, JOURNAL, |line| put(plan, &mut entries, line))?;
+        Ok(Self { file, entries })
     }
 
-    /// Keeps a line: what is remembered is what the file says, so that a sweep that was interrupted remembers the same.
     pub(crate) fn keep(&mut self, folder: &RunFolder, plan: &SweepPlan, line: &Line) -> Result<()> {
-        let failed = |source| Error::Write { path: folder.file(JOURNAL), source };
-        let mut bytes = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
-        let line = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
-        bytes.push(b'\n');
-        if let Err(error) = self.file.write_all(&bytes) {
-            // A full disk may have taken a part, after which nothing must follow.
-            let _ = self.file.set_len(self.length);
-            return Err(failed(error));
-        }
-        self.length += bytes.len() as u64;
+        let line = self.file.keep(folder, line)?;
         put(plan, &mut self.entries, line);
         Ok(())
     }
 
-    /// Brings the file to the disk.
     pub(crate) fn sync(&self, folder: &RunFolder) -> Result<()> {
-        self.file.sync_data().map_err(|source| Error::Write { path: folder.file(JOURNAL), source })
+        Ok(self.file.sync(folder)?)
     }
 
-    /// Brings the file into one order, whatever the order in which lines were reached.
     pub(crate) fn sort(&mut self, folder: &RunFolder) -> Result<()> {
-        let bytes = folder.read(JOURNAL)?.unwrap_or_default();
-        // The lines as they are: numbers that are read and written again may change in their last digit.
-        let line = |bytes| Some((serde_json::from_slice::<Line>(bytes).ok()?.order(), bytes));
-        let sorted: BTreeMap<(Place, usize), &[u8]> = whole_lines(&bytes).filter_map(line).collect();
-        let text = sorted.into_values().flat_map(|line| [line, b"\n"]).collect::<Vec<_>>().concat();
-        if text != bytes {
-            folder.write(JOURNAL, |file| file.write_all(&text))?;
-            self.file = folder.append(JOURNAL, u64::MAX)?;
-            self.length = text.len() as u64;
-        }
-        Ok(())
+        Ok(self.file.sort(folder, Line::order)?)
     }
 }
 
@@ -130,9 +92,4 @@ fn put(plan: &SweepPlan, entries: &mut BTreeMap<Place, Entry>, line: Line) -> bo
             true
         }
     }
-}
-
-/// The lines that end, without their ends.
-fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
 }

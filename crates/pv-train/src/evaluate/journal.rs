@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use pv_judge::Verdict;
 use pv_model::FinishReason;
-use pv_vectors::RunFolder;
+use pv_vectors::{LineJournal, RunFolder};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{EvaluationPlan, Place};
-use crate::measure::{Journal, Result};
+use crate::measure::Result;
 
 const JOURNAL: &str = "journal.jsonl";
 
@@ -39,14 +39,14 @@ impl Entry {
 
 /// The file and what it says.
 pub(super) struct Answers {
-    journal: Journal,
+    journal: LineJournal,
     pub(super) entries: BTreeMap<Place, Entry>,
 }
 
 impl Answers {
     pub(super) fn open(folder: &RunFolder, plan: &EvaluationPlan) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        let journal = Journal::open(folder, JOURNAL, |line| put(plan, &mut entries, line))?;
+        let journal = LineJournal::open(folder, JOURNAL, |line| put(plan, &mut entries, line))?;
         Ok(Self { journal, entries })
     }
 
@@ -57,14 +57,15 @@ impl Answers {
     }
 
     pub(super) fn sync(&self, folder: &RunFolder) -> Result<()> {
-        self.journal.sync(folder)
+        Ok(self.journal.sync(folder)?)
     }
 
     pub(super) fn sort(&mut self, folder: &RunFolder) -> Result<()> {
-        self.journal.sort(folder, |line: &Line| match line {
+        let order = |line: &Line| match line {
             Line::Answer { place, .. } => (*place, 0),
             Line::Verdict { place, rubric, .. } => (*place, 1 + rubric),
-        })
+        };
+        Ok(self.journal.sort(folder, order)?)
     }
 }
 

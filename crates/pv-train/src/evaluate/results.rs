@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{Answers, Entry};
 use super::plan::{EvaluationPlan, Place};
-use crate::measure::{MeasuredModel, Result, json, read_json};
+use pv_vectors::ModelIdentity;
+
+use crate::measure::{Result, json, read_json};
 
 /// What was measured on one trait's questions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +47,7 @@ impl TraitResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationResults {
     /// The model.
-    pub model: MeasuredModel,
+    pub model: ModelIdentity,
     /// Who judged.
     pub judge: String,
     /// What was done: questions, seeds, how answers were generated and judged.
@@ -55,7 +57,7 @@ pub struct EvaluationResults {
 }
 
 impl EvaluationResults {
-    pub(super) fn new(model: MeasuredModel, judge: String, plan: EvaluationPlan, answers: &Answers) -> Self {
+    pub(super) fn new(model: ModelIdentity, judge: String, plan: EvaluationPlan, answers: &Answers) -> Self {
         let of = |which: usize| {
             let entries = answers.entries.iter().filter(|(place, _)| place.which == which);
             let entries: Vec<(&Place, &Entry)> = entries.collect();

@@ -8,13 +8,13 @@ use std::path::Path;
 use pv_hooks::{Hook, LayerSet};
 use pv_judge::{Answered, Judge, Rubric, TraitSpec, Verdict};
 use pv_model::{CausalLm, Event, GenerateOptions, Generation, Message, Request};
-use pv_vectors::{Progress, RunFolder};
+use pv_vectors::{ModelIdentity, Progress, RunFolder};
 use serde_json::{Value, json};
 
 use super::journal::{Answers, Line};
 use super::plan::{EvaluateOptions, EvaluationPlan, Place};
 use super::results::EvaluationResults;
-use crate::measure::{MeasureError, MeasuredModel, Result, through_text};
+use crate::measure::{MeasureError, Result, through_text};
 
 const FORMAT: &str = "pv-evaluation/1";
 const RUN: &str = "run.json";
@@ -30,7 +30,7 @@ pub struct Evaluation<'a> {
     model: &'a CausalLm,
     judge: &'a dyn Judge,
     plan: EvaluationPlan,
-    measured: MeasuredModel,
+    measured: ModelIdentity,
     /// Per trait, one per question.
     prompts: Vec<Vec<Vec<u32>>>,
     batch_size: usize,
@@ -67,7 +67,7 @@ impl<'a> Evaluation<'a> {
         };
         let prompts = plan.traits.iter().map(|which| which.questions.iter().map(prompt).collect());
         let prompts = prompts.collect::<pv_model::Result<_>>()?;
-        Ok(Self { model, judge, measured: MeasuredModel::of(model)?, prompts, batch_size: options.batch_size, plan })
+        Ok(Self { model, judge, measured: ModelIdentity::of(model)?, prompts, batch_size: options.batch_size, plan })
     }
 
     /// What will be done.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pv_vectors::Interval;
+use pv_vectors::{Interval, ModelIdentity};
 use serde::{Deserialize, Serialize};
 
 use super::question::Question;
-use crate::measure::{Csv, MeasuredModel, Proportion, Result, json, read_json};
+use crate::measure::{Csv, Proportion, Result, json, read_json};
 
 /// What a model chose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct SubjectResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MmluResults {
     /// The model.
-    pub model: MeasuredModel,
+    pub model: ModelIdentity,
     /// How many examples were asked for; questions that are too long got fewer.
     pub shots: usize,
     /// What the hook did.
@@ -61,7 +61,7 @@ pub struct MmluResults {
 impl MmluResults {
     /// From the answers to all questions; `None` where there is no question.
     pub(super) fn new(
-        model: MeasuredModel,
+        model: ModelIdentity,
         shots: usize,
         intervention: Option<String>,
         questions: &[Question],

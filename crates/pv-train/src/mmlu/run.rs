@@ -7,13 +7,13 @@ use std::path::Path;
 
 use pv_hooks::{Hook, LayerSet};
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
-use pv_vectors::RunFolder;
+use pv_vectors::{LineJournal, ModelIdentity, RunFolder};
 use serde_json::{Value, json};
 
 use super::prompt::{Encoded, common, encode};
 use super::question::{Question, QuestionSet};
 use super::results::{Answer, MmluResults};
-use crate::measure::{Journal, MeasureError, MeasuredModel, Result, sha256, through_text};
+use crate::measure::{MeasureError, Result, sha256, through_text};
 
 const FORMAT: &str = "pv-mmlu/1";
 const RUN: &str = "run.json";
@@ -57,7 +57,7 @@ pub struct Mmlu<'a> {
     options: MmluOptions,
     questions: Vec<Question>,
     groups: Vec<Group>,
-    measured: MeasuredModel,
+    measured: ModelIdentity,
     hash: String,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Mmlu<'a> {
         }
         let groups = groups.into_iter().map(|((_, shots), encoded)| group(shots, encoded)).collect();
         let hash = sha256(serde_json::to_vec(set).unwrap_or_default());
-        let (measured, questions) = (MeasuredModel::of(model)?, set.test.clone());
+        let (measured, questions) = (ModelIdentity::of(model)?, set.test.clone());
         Ok(Self { model, options: options.clone(), questions, groups, measured, hash })
     }
 
@@ -127,7 +127,7 @@ impl<'a> Mmlu<'a> {
         folder.claim(RUN, &self.header())?;
         let total = self.questions.len();
         let mut answers = BTreeMap::<usize, Answer>::new();
-        let mut journal = Journal::open(&folder, JOURNAL, |line: Answer| {
+        let mut journal = LineJournal::open(&folder, JOURNAL, |line: Answer| {
             let fresh = line.question < total && !answers.contains_key(&line.question);
             fresh && answers.insert(line.question, line).is_none()
         })?;

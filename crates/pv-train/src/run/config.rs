@@ -62,7 +62,7 @@ pub(super) fn probes(probes: &Probes) -> Value {
     }
     json!({
         "prompts": { "count": probes.prompts().len(), "sha256": hex(&hash.finalize()) },
-        "directions": probes.directions().iter().map(|direction| direction.stamp()).collect::<Vec<_>>(),
+        "directions": probes.directions().iter().map(crate::shift::stamp).collect::<Vec<_>>(),
     })
 }
 

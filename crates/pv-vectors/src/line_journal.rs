@@ -1,27 +1,30 @@
-//! A file of lines that a measurement goes on from.
+//! A file of JSON lines that work in a folder goes on from.
 
 use std::fs::File;
 use std::io::Write;
 
-use pv_vectors::RunFolder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{MeasureError, Result};
+use crate::{Error, Result, RunFolder};
 
-/// A file of JSON lines, open for appending.
+/// A file of JSON lines in a [`RunFolder`], open for appending: what is reached is kept as it is reached, and work that was
+/// interrupted goes on from there.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub struct LineJournal {
     name: &'static str,
     file: File,
     /// Bytes of the file.
     length: u64,
 }
 
-impl Journal {
+impl LineJournal {
     /// Opens the file, cut to its good lines, each of which `accept` takes in or refuses: a killed process leaves a last one
     /// that has no end.
-    pub(crate) fn open<T: DeserializeOwned>(
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn open<T: DeserializeOwned>(
         folder: &RunFolder,
         name: &'static str,
         mut accept: impl FnMut(T) -> bool,
@@ -41,10 +44,12 @@ impl Journal {
         Ok(Self { name, file: folder.append(name, length)?, length })
     }
 
-    /// Writes a line, and returns what it says to a reader: a measurement that was interrupted remembers the same as one
-    /// that was not.
-    pub(crate) fn keep<T: Serialize + DeserializeOwned>(&mut self, folder: &RunFolder, line: &T) -> Result<T> {
-        let failed = |source| MeasureError::Write { path: folder.file(self.name), source };
+    /// Writes a line, and returns what it says to a reader: work that was interrupted remembers the same as work that was not.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; what a full disk took of the line is cut off again.
+    pub fn keep<T: Serialize + DeserializeOwned>(&mut self, folder: &RunFolder, line: &T) -> Result<T> {
+        let failed = |source| Error::Write { path: folder.file(self.name), source };
         let mut bytes = serde_json::to_vec(line).map_err(|error| failed(error.into()))?;
         let line = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
         bytes.push(b'\n');
@@ -58,16 +63,18 @@ impl Journal {
     }
 
     /// Brings the file to the disk.
-    pub(crate) fn sync(&self, folder: &RunFolder) -> Result<()> {
-        self.file.sync_data().map_err(|source| MeasureError::Write { path: folder.file(self.name), source })
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn sync(&self, folder: &RunFolder) -> Result<()> {
+        self.file.sync_data().map_err(|source| Error::Write { path: folder.file(self.name), source })
     }
 
-    /// Brings the file into one order, whatever the order in which lines were reached.
-    pub(crate) fn sort<T: DeserializeOwned, K: Ord>(
-        &mut self,
-        folder: &RunFolder,
-        key: impl Fn(&T) -> K,
-    ) -> Result<()> {
+    /// Brings the file into one order, whatever the order in which lines were reached. Of lines with one key, all stay.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn sort<T: DeserializeOwned, K: Ord>(&mut self, folder: &RunFolder, key: impl Fn(&T) -> K) -> Result<()> {
         let bytes = folder.read(self.name)?.unwrap_or_default();
         // The lines as they are: numbers that are read and written again may change in their last digit.
         let line = |bytes| Some((key(&serde_json::from_slice(bytes).ok()?), bytes));

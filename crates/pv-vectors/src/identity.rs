@@ -1,30 +1,28 @@
-//! Which model was measured.
+//! Which model something was computed with, its weights included.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use pv_model::{CausalLm, to_f32};
-use pv_vectors::ModelStamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::error::Result;
-use super::write::hex;
+use crate::{ModelStamp, Result};
 
-/// How many values of each parameter are looked at.
+/// How many values at either end of each parameter are looked at.
 const SAMPLED: usize = 64;
 
-/// Which model was measured: what tells architectures apart, and what tells a finetuned model from the one that it comes
-/// from, which has the same name unless it was given another.
+/// A model's name, architecture, template and type, and what tells it from another with other weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MeasuredModel {
+pub struct ModelIdentity {
     /// The model's name, architecture, template and type.
     #[serde(flatten)]
     pub stamp: ModelStamp,
-    /// SHA-256 of the first 64 values of every parameter, in hex: not proof against malice, but any training changes it.
+    /// SHA-256 of the first and the last 64 values of every parameter, in hex: not proof against malice, but any training
+    /// changes it.
     pub weights: String,
 }
 
-impl MeasuredModel {
+impl ModelIdentity {
     /// Of a model.
     ///
     /// # Errors
@@ -34,7 +32,7 @@ impl MeasuredModel {
         model.decoder().visit(&mut sampler);
         match sampler.failed {
             Some(error) => Err(error.into()),
-            None => Ok(Self { stamp: ModelStamp::of(model), weights: hex(&sampler.hash.finalize()) }),
+            None => Ok(Self { stamp: ModelStamp::of(model), weights: sampler.hex() }),
         }
     }
 }
@@ -44,15 +42,24 @@ struct Sampler {
     failed: Option<pv_model::Error>,
 }
 
+impl Sampler {
+    fn hex(self) -> String {
+        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl ModuleVisitor for Sampler {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val().without_autodiff();
         let dims = tensor.dims();
         let n: usize = dims.iter().product();
         dims.iter().for_each(|size| self.hash.update(size.to_le_bytes()));
-        match to_f32(tensor.reshape([n]).narrow(0, 0, n.min(SAMPLED))) {
-            Ok(values) => values.iter().for_each(|value| self.hash.update(value.to_le_bytes())),
-            Err(error) => self.failed = Some(error),
+        let (flat, part) = (tensor.reshape([n]), n.min(SAMPLED));
+        for start in [0, n - part] {
+            match to_f32(flat.clone().narrow(0, start, part)) {
+                Ok(values) => values.iter().for_each(|value| self.hash.update(value.to_le_bytes())),
+                Err(error) => self.failed = Some(error),
+            }
         }
     }
 }
