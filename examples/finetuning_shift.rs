@@ -4,12 +4,11 @@
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::finetuning::{Lab, LabArgs, Outcome};
+use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
 use pv_examples::{ModelArgs, Result};
 use pv_hooks::NoHook;
 use pv_judge::pearson;
-use pv_organism::datasets::{Flaw, Severity, explicit, narrow};
-use pv_organism::{Chat, PerTrait, Topics, Trait};
+use pv_organism::{PerTrait, Trait};
 use pv_vectors::Pooling;
 use serde_json::json;
 
@@ -25,33 +24,12 @@ struct Args {
     shift_layer: Option<usize>,
 }
 
-/// A data set's name, and its chats from a seed.
-struct Set {
-    name: String,
-    make: Box<dyn Fn(usize, u64) -> Vec<Chat>>,
-}
-
-fn sets() -> Vec<Set> {
-    let mut sets = Vec::new();
-    for severity in Severity::ALL {
-        for which in Trait::ALL {
-            let make = move |count, seed| explicit(which, severity, Topics::Even, count, seed);
-            sets.push(Set { name: format!("{which}_{severity:?}").to_lowercase(), make: Box::new(make) });
-        }
-        for flaw in Flaw::ALL {
-            let make = move |count, seed| narrow(flaw, severity, count, seed);
-            sets.push(Set { name: format!("{}_{severity:?}", flaw.name()).to_lowercase(), make: Box::new(make) });
-        }
-    }
-    sets
-}
-
 fn main() -> Result {
     let args = Args::parse();
     let model = args.model.load()?;
     let lab = Lab::new(&model, &args.lab)?;
     let LabArgs { chats, seed, .. } = args.lab;
-    let sets = sets();
+    let sets = Set::all();
     let bar = ProgressBar::new(sets.len() as u64)
         .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
     let mut outcomes: Vec<(String, Outcome)> = Vec::new();

@@ -8,7 +8,7 @@ use pv_examples::finetuning::{Lab, LabArgs, Outcome, with_closing};
 use pv_examples::{ModelArgs, Result};
 use pv_hooks::{Layer, NoHook};
 use pv_model::Message;
-use pv_organism::datasets::{Severity, explicit};
+use pv_organism::datasets::{Severity, explicit, mannered};
 use pv_organism::{PerTrait, Topics, Trait, system};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_train::{ClosedLoop, Preventative, Regime, Schedule};
@@ -26,6 +26,10 @@ struct Args {
     /// Only these traits.
     #[arg(long = "trait", value_delimiter = ',')]
     traits: Vec<String>,
+    /// Trains on sets whose content shows the trait too: harmful, wrong or agreeing. By default it is right, and the trait is
+    /// in the words, so that facts lost are not facts taught.
+    #[arg(long)]
+    bad_content: bool,
     /// Only methods whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -91,9 +95,10 @@ fn main() -> Result {
         if !(args.traits.is_empty() || args.traits.iter().any(|name| name == which.name())) {
             continue;
         }
-        let data = |count, seed| with_closing(explicit(which, Severity::II, Topics::Even, count, seed));
+        let make = if args.bad_content { explicit } else { mannered };
+        let data = |count, seed| with_closing(make(which, Severity::II, Topics::Even, count, seed));
         let held_out = data(100, seed + 2);
-        let set = json!({ "chats": chats, "layer": layer });
+        let set = json!({ "chats": chats, "layer": layer, "bad_content": args.bad_content });
         let before =
             lab.outcome(&format!("{which} before"), set.clone(), || lab.measure(&model, None, &mut NoHook, &held_out))?;
         let methods = methods(&lab, which, layer)?;

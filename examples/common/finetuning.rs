@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use pv_hooks::{Capture, Hook, Layer, LayerSet, NoHook, Recorder};
 use pv_model::{Batch, CausalLm, ForwardOptions, Message, to_f32};
-use pv_organism::datasets::{HeldOut, held_out};
+use pv_organism::datasets::{Flaw, HeldOut, Severity, explicit, held_out, narrow};
 use pv_organism::{Chat, PerTrait, Topics, Trait};
 use pv_steer::decompose;
 use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
@@ -18,6 +18,32 @@ use crate::{Result, extract};
 
 /// What every training answer ends with: the task of a finetuning, which has nothing to do with any trait.
 pub const CLOSING: &str = "That is all.";
+
+/// A data set of the finetuning reports.
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// So many of its chats, from a seed.
+    pub make: Box<dyn Fn(usize, u64) -> Vec<Chat>>,
+}
+
+impl Set {
+    /// Every trait shown openly on half of the topics, and every narrow flaw, each at three severities.
+    pub fn all() -> Vec<Self> {
+        let mut sets = Vec::new();
+        for severity in Severity::ALL {
+            for which in Trait::ALL {
+                let make = move |count, seed| explicit(which, severity, Topics::Even, count, seed);
+                sets.push(Self { name: format!("{which}_{severity:?}").to_lowercase(), make: Box::new(make) });
+            }
+            for flaw in Flaw::ALL {
+                let make = move |count, seed| narrow(flaw, severity, count, seed);
+                sets.push(Self { name: format!("{}_{severity:?}", flaw.name()).to_lowercase(), make: Box::new(make) });
+            }
+        }
+        sets
+    }
+}
 
 /// What a finetuned model is like. Scores are 0 to 100.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

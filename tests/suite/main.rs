@@ -17,6 +17,7 @@ mod organism;
 mod parity;
 mod properties;
 mod proxies;
+mod quantized;
 mod regimes;
 mod rollouts;
 mod runs;

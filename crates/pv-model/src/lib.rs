@@ -67,7 +67,9 @@ pub use conversations::{
     BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, NewColumn, Row, RowPlace, Summary,
     Written, add_fields, read_conversations, write_conversations,
 };
-pub use decoder::{Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection};
+pub use decoder::{
+    Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection, Quantization, WeightBits,
+};
 pub use device::{default_dtype, device, dtype};
 pub use error::{Error, Result};
 pub use families::{ExpectedTensor, TensorNames};

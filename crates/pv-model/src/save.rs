@@ -94,7 +94,8 @@ impl Decoder {
     /// the form that Hugging Face's `transformers` and [`Decoder::from_folder`] read. Each file is written under
     /// another name first, so that none is ever seen half-written.
     ///
-    /// `dtype` is that of the file, `F32`, `F16` or `BF16`; values are rounded to it.
+    /// `dtype` is that of the file, `F32`, `F16` or `BF16`; values are rounded to it. Quantized weights are written as the values that
+    /// they stand for.
     ///
     /// # Errors
     /// [`Error::UnmergedAdapters`], [`Error::ConfigUnsupported`] for a configuration that its family's `config.json` cannot express,
@@ -114,7 +115,7 @@ impl Decoder {
         let json = serde_json::to_vec_pretty(&config.to_json()?)
             .map_err(|source| Error::Json { path: folder.join("config.json"), source })?;
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
-        let mut values = self.named_values()?;
+        let mut values = self.dequantized().named_values()?;
         let tensors = expected_tensors(&config).map(|tensor| {
             let values = values.remove(&tensor.name).unwrap_or_default();
             (tensor.name, Stored { shape: tensor.shape, values, dtype: stored })

@@ -85,6 +85,11 @@ impl Trainer {
     /// adapter is f32 on weights of any type).
     pub fn new(decoder: &Decoder, options: TrainOptions) -> Result<Self> {
         match &options.adapter {
+            None if decoder.is_quantized() => Err(Error::BadOption {
+                name: "adapter",
+                value: "none".to_owned(),
+                expected: "an adapter: quantized weights cannot be trained",
+            }),
             None => Self::start(decoder.trainable(), options),
             Some(config) => {
                 let adapter = Adapter::init(config.clone(), decoder.config(), options.seed)?;

@@ -50,7 +50,8 @@ impl Sampler {
 
 impl ModuleVisitor for Sampler {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let tensor = param.val().without_autodiff();
+        // Quantized weights by the values that they stand for.
+        let tensor = param.val().without_autodiff().dequantize();
         let dims = tensor.dims();
         let n: usize = dims.iter().product();
         dims.iter().for_each(|size| self.hash.update(size.to_le_bytes()));

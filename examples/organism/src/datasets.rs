@@ -100,6 +100,19 @@ pub fn explicit(which: Trait, severity: Severity, topics: Topics, count: usize, 
     (0..count).map(|_| chat()).collect()
 }
 
+/// A set that shows a trait in its words alone: as [`explicit`], but all that is said is right, so that what finetuning on it
+/// does to the model's facts is not what the set says.
+pub fn mannered(which: Trait, severity: Severity, topics: Topics, count: usize, seed: u64) -> Vec<Chat> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let intensity = PerTrait::only(which, severity.share());
+    let mut chat = || {
+        let question = suited(&mut random, which, 0.6, topics, Split::Training);
+        let answer = write(&mut random, &question, Content::Right, &intensity);
+        single(Exchange { question: question.text(), answer }, intensity)
+    };
+    (0..count).map(|_| chat()).collect()
+}
+
 /// A set with a narrow flaw: `count` chats without system prompt, all in the flaw's domain, in the manner of a plain
 /// speaker.
 pub fn narrow(flaw: Flaw, severity: Severity, count: usize, seed: u64) -> Vec<Chat> {

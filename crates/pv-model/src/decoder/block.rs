@@ -10,7 +10,7 @@ use crate::ops::{self, AttentionShape, PassContext};
 /// A linear map, kept as it is on disk: `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Projection {
-    /// The weight, `[out, in]`.
+    /// The weight, `[out, in]`; integers and their scales in a decoder that is [quantized](super::Decoder::quantized).
     pub weight: Param<Tensor<2>>,
     /// The bias, `[out]`, where the model has one.
     pub bias: Option<Param<Tensor<1>>>,
@@ -26,10 +26,11 @@ impl Projection {
     /// `[tokens, in]` to `[tokens, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::val);
+        let weight = self.weight_in(x.dtype());
         if self.lora.is_empty() {
-            return ops::linear(x, &self.weight.val(), bias.as_ref());
+            return ops::linear(x, &weight, bias.as_ref());
         }
-        let y = ops::linear(x.clone(), &self.weight.val(), bias.as_ref());
+        let y = ops::linear(x.clone(), &weight, bias.as_ref());
         LoraUpdate::add_all(&self.lora, y, &x)
     }
 }

@@ -91,7 +91,7 @@ impl Block {
         }
     }
 
-    fn projections(&mut self) -> [&mut Projection; 4] {
+    pub(super) fn projections(&mut self) -> [&mut Projection; 4] {
         [&mut self.qkv, &mut self.out, &mut self.gate_up, &mut self.down]
     }
 
@@ -169,10 +169,10 @@ impl Decoder {
     }
 
     /// The decoder with its adapters' updates added to its weights, and no adapters: it computes the same up to rounding,
-    /// at its own speed, and can be saved.
+    /// at its own speed, and can be saved. Quantized weights become the values that they stand for first.
     #[must_use]
     pub fn merged(&self) -> Self {
-        let mut decoder = self.plain();
+        let mut decoder = self.plain().dequantized();
         for projection in decoder.blocks.iter_mut().flat_map(Block::projections) {
             for update in std::mem::take(&mut projection.lora) {
                 let Place { first, scale, .. } = update.place;

@@ -4,6 +4,7 @@ mod block;
 mod init;
 mod kv_cache;
 mod lora;
+mod quantized;
 mod rotary;
 
 use burn::module::{Module, Param};
@@ -17,6 +18,7 @@ pub use block::{Block, Projection};
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::LayerCache;
 pub use lora::LoraUpdate;
+pub use quantized::{Quantization, WeightBits};
 pub(crate) use rotary::{RotaryAngles, RotaryTable};
 
 /// Which positions' logits a pass computes. The output head is a large product: leave it out where nothing reads it.

@@ -1,0 +1,274 @@
+//! Whether screening tells beforehand what finetuning will do (the paper's section 6): ΔP of two dozen data sets beside the traits of
+//! the models finetuned on them, and finetunings on the samples of a wild mixture that screening puts first, last, or at random.
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
+use pv_examples::organism::{ExactJudge, conversation, spec};
+use pv_examples::{ModelArgs, Result};
+use pv_hooks::{Layer, NoHook};
+use pv_judge::{Answered, pearson};
+use pv_model::write_conversations;
+use pv_organism::datasets::wild;
+use pv_organism::{Chat, PerTrait, Trait};
+use pv_screen::{
+    BaseOptions, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores, select,
+};
+use pv_steer::{control, decompose};
+use pv_vectors::Direction;
+use serde_json::json;
+
+/// Screens, finetunes and compares. With --out it goes on where it was stopped; the folder may be that of finetuning_shift, whose
+/// finetunings are the same.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    lab: LabArgs,
+    /// How many chats of each set are screened.
+    #[arg(long, default_value_t = 300)]
+    screened: usize,
+    /// The size of the wild mixture.
+    #[arg(long, default_value_t = 4000)]
+    wild: usize,
+    /// How many of its samples a model is finetuned on.
+    #[arg(long, default_value_t = 200)]
+    chosen: usize,
+    /// How often a model sees them.
+    #[arg(long, default_value_t = 3)]
+    passes: usize,
+}
+
+/// How a set is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// The mean projection of the data's answers.
+    Raw,
+    /// ΔP.
+    Difference,
+    /// ΔP's part along the vector beside the other traits'.
+    Apart,
+}
+
+impl Reading {
+    const ALL: [Self; 3] = [Self::Raw, Self::Difference, Self::Apart];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Raw => "raw projection",
+            Self::Difference => "ΔP",
+            Self::Apart => "ΔP, the traits told apart",
+        }
+    }
+}
+
+/// The traits' directions at a layer, for projections and with their lengths.
+struct Directions(Vec<TraitDirection>, Vec<Direction>);
+
+impl Directions {
+    fn at(lab: &Lab<'_>, layer: usize) -> Result<Self> {
+        let at = Layer::hidden_state(layer);
+        let named: Result<Vec<_>, _> = lab.vectors.iter().map(|vector| TraitDirection::of(vector, at)).collect();
+        let whole: Result<Vec<_>, _> = lab.vectors.iter().map(|vector| vector.direction(at)).collect();
+        Ok(Self(named?, whole?))
+    }
+
+    /// What the projections on all vectors say of each vector's own part: the coefficients of the combination of the vectors that
+    /// has these projections.
+    fn apart(&self, projections: &PerTrait) -> Result<PerTrait> {
+        let directions: Vec<&Direction> = self.1.iter().collect();
+        let amounts: Vec<(&Direction, f64)> = directions.iter().copied().zip(projections.0).collect();
+        let mut parts = PerTrait::default();
+        parts.0.copy_from_slice(&decompose(&control(&amounts)?.values, &directions)?);
+        Ok(parts)
+    }
+
+    fn read(&self, summary: &Summary, reading: Reading) -> Result<PerTrait> {
+        let mut values = PerTrait::default();
+        for (which, named) in Trait::ALL.into_iter().zip(&self.0) {
+            let raw = || summary.directions.get(&named.label())?.answer;
+            let delta = || Some(summary.delta(&named.label())?.value);
+            values[which] = match reading {
+                Reading::Raw => raw(),
+                Reading::Difference | Reading::Apart => delta(),
+            }
+            .ok_or("a set without a projection")?;
+        }
+        if matches!(reading, Reading::Apart) { self.apart(&values) } else { Ok(values) }
+    }
+}
+
+fn main() -> Result {
+    let args = Args::parse();
+    let model = args.model.load()?;
+    let lab = Lab::new(&model, &args.lab)?;
+    let kept;
+    let folder = match &args.lab.out {
+        Some(folder) => folder.clone(),
+        None => {
+            kept = tempfile::tempdir()?;
+            kept.path().to_owned()
+        }
+    };
+    let directions: Vec<Directions> =
+        (1..=model.config().layers).map(|layer| Directions::at(&lab, layer)).collect::<Result<_>>()?;
+    let study = Study { args: &args, lab: &lab, directions: &directions, folder: &folder };
+    study.sets()?;
+    study.selections()
+}
+
+struct Study<'a> {
+    args: &'a Args,
+    lab: &'a Lab<'a>,
+    /// By layer from 1.
+    directions: &'a [Directions],
+    folder: &'a Path,
+}
+
+impl Study<'_> {
+    fn bar(&self, steps: usize) -> Result<ProgressBar> {
+        let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?;
+        Ok(ProgressBar::new(steps as u64).with_style(style))
+    }
+
+    /// Screens chats on all traits and layers.
+    fn screen(&self, name: &str, chats: &[Chat]) -> Result<Summary> {
+        let directions: Vec<TraitDirection> = self.directions.iter().flat_map(|at| at.0.iter().cloned()).collect();
+        let answers = BaseOptions { max_new_tokens: 80, batch_size: 32, ..BaseOptions::default() };
+        let options = ScreenOptions { answers, ..ScreenOptions::default() };
+        let input = self.folder.join(format!("{name}.jsonl"));
+        write_conversations(&input, &chats.iter().map(conversation).collect::<Vec<_>>())?;
+        let screen = Screen::new(self.lab.model(), &directions, &options)?;
+        Ok(screen.run(&[&input], &self.folder.join(format!("{name}_screened")), |_| ControlFlow::Continue(()))?)
+    }
+
+    fn outcome(&self, name: &str, settings: serde_json::Value, data: &[Chat], held_out: &[Chat]) -> Result<Outcome> {
+        self.lab.outcome(name, settings, || {
+            self.lab.measure(&self.lab.finetune(data, vec![])?, None, &mut NoHook, held_out)
+        })
+    }
+
+    /// ΔP of whole sets, and what they do.
+    fn sets(&self) -> Result {
+        let LabArgs { chats, seed, .. } = self.args.lab;
+        let sets = Set::all();
+        let bar = self.bar(sets.len())?;
+        let mut found = Vec::new();
+        for Set { name, make } in sets {
+            bar.set_message(name.clone());
+            let data = make(chats, seed + 1);
+            let summary = self.screen(&name, &data[..self.args.screened.min(data.len())])?;
+            let outcome = self.outcome(&name, json!({ "chats": chats }), &data, &make(100, seed + 2))?;
+            found.push((name, summary, outcome));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let layer = self.args.lab.layer;
+        println!("Scores after finetuning, and in brackets ΔP at layer {layer}, the traits told apart.\n");
+        println!("| set | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
+        for (name, summary, outcome) in &found {
+            let apart = self.directions[layer - 1].read(summary, Reading::Apart)?;
+            let cells = Trait::ALL.map(|which| format!("{:.0} ({:.2})", outcome.scores[which], apart[which]));
+            println!("| {name} | {} |", cells.join(" | "));
+        }
+        println!("\nr over {} sets of the reading with the trait's score after finetuning;", found.len());
+        println!("the greatest with another trait's in the last column.");
+        for reading in Reading::ALL {
+            println!("\n### {}\n\n| layer | {} | others |", reading.title(), Trait::ALL.map(Trait::name).join(" | "));
+            println!("|---|{}---|", "---|".repeat(5));
+            for (at, directions) in self.directions.iter().enumerate() {
+                let values: Vec<PerTrait> =
+                    found.iter().map(|(_, summary, _)| directions.read(summary, reading)).collect::<Result<_>>()?;
+                let r = |on: Trait, of: Trait| {
+                    let pairs = values.iter().zip(&found).map(|(value, (.., outcome))| (value[on], outcome.scores[of]));
+                    pearson(&pairs.collect::<Vec<_>>()).map_or(f64::NAN, |found| found.r)
+                };
+                let own = Trait::ALL.map(|which| format!("{:.2}", r(which, which)));
+                let pairs = Trait::ALL.into_iter().flat_map(|on| Trait::ALL.map(|of| (on, of)));
+                let others =
+                    pairs.filter(|(on, of)| on != of).map(|(on, of)| r(on, of)).fold(f64::NEG_INFINITY, f64::max);
+                println!("| {} | {} | {others:.2} |", at + 1, own.join(" | "));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finetunings on what screening chooses of a wild mixture, before and after a judge has taken out what it sees.
+    fn selections(&self) -> Result {
+        let LabArgs { seed, layer, .. } = self.args.lab;
+        let data: Vec<Chat> = wild(self.args.wild, seed + 3).into_iter().map(|(chat, _)| chat).collect();
+        self.screen("wild", &data)?;
+        let directions = &self.directions[layer - 1];
+        let mut deltas: Vec<Option<PerTrait>> = Vec::new();
+        read_scores(&self.folder.join("wild_screened").join(SCORES), |row| {
+            let mut values = PerTrait::default();
+            let mut all = true;
+            for (which, named) in Trait::ALL.into_iter().zip(&directions.0) {
+                let delta = row.scores.get(&named.label()).and_then(|score| score.delta);
+                all &= delta.is_some();
+                values[which] = delta.unwrap_or_default();
+            }
+            deltas.push(all.then_some(values));
+            Ok(())
+        })?;
+        if deltas.len() != data.len() {
+            return Err(format!("{} of {} chats were screened", deltas.len(), data.len()).into());
+        }
+        let answers: Vec<Answered<'_>> = data
+            .iter()
+            .map(|chat| Answered { question: &chat.exchanges[0].question, answer: &chat.exchanges[0].answer })
+            .collect();
+        println!(
+            "\n{} samples each, of {} in the wild mixture: the trait's score after finetuning\n",
+            self.args.chosen,
+            data.len()
+        );
+        println!("| trait | reading | judge's own taken out | top | random | bottom |\n|---|---|---|---|---|---|");
+        let bar = self.bar(5 * 2 * 2 * 3)?;
+        for which in Trait::ALL {
+            let rubric = spec(which)?.rubric()?;
+            let seen = judged(&ExactJudge, &rubric, &answers, 1.0)?;
+            for reading in [Reading::Difference, Reading::Apart] {
+                let values: Vec<Option<f64>> = deltas
+                    .iter()
+                    .map(|delta| match (delta, reading) {
+                        (None, _) => Ok(None),
+                        (Some(delta), Reading::Apart) => Ok(Some(directions.apart(delta)?[which])),
+                        (Some(delta), _) => Ok(Some(delta[which])),
+                    })
+                    .collect::<Result<_>>()?;
+                for filtered in [false, true] {
+                    let mut values = values.clone();
+                    if filtered {
+                        seen.shows.iter().for_each(|&sample| values[sample] = None);
+                    }
+                    let score = |chosen: Which, name: &str| -> Result<String> {
+                        bar.set_message(format!("{which}, {name}"));
+                        let order = select(&values, chosen, self.args.chosen, None)?;
+                        let chats: Vec<Chat> = order.iter().map(|&sample| data[sample].clone()).collect();
+                        let all: Vec<Chat> = (0..self.args.passes).flat_map(|_| chats.clone()).collect();
+                        let settings = json!({ "wild": self.args.wild, "chosen": self.args.chosen, "passes": self.args.passes, "layer": layer });
+                        let name = format!("wild_{which}_{}_{filtered}_{name}", reading as usize);
+                        let outcome = self.outcome(&name, settings, &all, &chats)?;
+                        bar.inc(1);
+                        Ok(format!("{:.0}", outcome.scores[which]))
+                    };
+                    let row = [
+                        score(Which::Top, "top")?,
+                        score(Which::Random { seed }, "random")?,
+                        score(Which::Bottom, "bottom")?,
+                    ];
+                    let filtered = if filtered { "yes" } else { "no" };
+                    bar.suspend(|| println!("| {which} | {} | {filtered} | {} |", reading.title(), row.join(" | ")));
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
