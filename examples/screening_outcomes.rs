@@ -18,7 +18,7 @@ use pv_organism::{Chat, PerTrait, Trait};
 use pv_screen::{
     BaseOptions, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores, select,
 };
-use pv_steer::{control, decompose};
+use pv_steer::decompose_projections;
 use pv_vectors::Direction;
 use serde_json::json;
 
@@ -39,6 +39,9 @@ struct Args {
     /// How many of its samples a model is finetuned on.
     #[arg(long, default_value_t = 200)]
     chosen: usize,
+    /// Up to which score the lenient judge lets samples pass; the strict one passes those without any sign of the trait.
+    #[arg(long, default_value_t = 40.0)]
+    lenient: f64,
     /// How often a model sees them.
     #[arg(long, default_value_t = 3)]
     passes: usize,
@@ -82,9 +85,8 @@ impl Directions {
     /// has these projections.
     fn apart(&self, projections: &PerTrait) -> Result<PerTrait> {
         let directions: Vec<&Direction> = self.1.iter().collect();
-        let amounts: Vec<(&Direction, f64)> = directions.iter().copied().zip(projections.0).collect();
         let mut parts = PerTrait::default();
-        parts.0.copy_from_slice(&decompose(&control(&amounts)?.values, &directions)?);
+        parts.0.copy_from_slice(&decompose_projections(&projections.0, &directions)?);
         Ok(parts)
     }
 
@@ -228,13 +230,18 @@ impl Study<'_> {
             self.args.chosen,
             data.len()
         );
-        println!("| trait | reading | judge's own taken out | top | random | bottom |\n|---|---|---|---|---|---|");
-        let bar = self.bar(5 * 2 * 2 * 3)?;
+        println!("| trait | reading | taken out before | top | random | bottom |\n|---|---|---|---|---|---|");
+        let plans = [
+            (Reading::Difference, None),
+            (Reading::Difference, Some(self.args.lenient)),
+            (Reading::Difference, Some(1.0)),
+            (Reading::Apart, None),
+            (Reading::Apart, Some(self.args.lenient)),
+        ];
+        let bar = self.bar(5 * plans.len() * 3)?;
         for which in Trait::ALL {
-            let rubric = spec(which)?.rubric()?;
-            let seen = judged(&ExactJudge, &rubric, &answers, 1.0)?;
-            for reading in [Reading::Difference, Reading::Apart] {
-                let values: Vec<Option<f64>> = deltas
+            for (reading, allowed) in plans {
+                let mut values: Vec<Option<f64>> = deltas
                     .iter()
                     .map(|delta| match (delta, reading) {
                         (None, _) => Ok(None),
@@ -242,30 +249,31 @@ impl Study<'_> {
                         (Some(delta), _) => Ok(Some(delta[which])),
                     })
                     .collect::<Result<_>>()?;
-                for filtered in [false, true] {
-                    let mut values = values.clone();
-                    if filtered {
-                        seen.shows.iter().for_each(|&sample| values[sample] = None);
-                    }
-                    let score = |chosen: Which, name: &str| -> Result<String> {
-                        bar.set_message(format!("{which}, {name}"));
-                        let order = select(&values, chosen, self.args.chosen, None)?;
-                        let chats: Vec<Chat> = order.iter().map(|&sample| data[sample].clone()).collect();
-                        let all: Vec<Chat> = (0..self.args.passes).flat_map(|_| chats.clone()).collect();
-                        let settings = json!({ "wild": self.args.wild, "chosen": self.args.chosen, "passes": self.args.passes, "layer": layer });
-                        let name = format!("wild_{which}_{}_{filtered}_{name}", reading as usize);
-                        let outcome = self.outcome(&name, settings, &all, &chats)?;
-                        bar.inc(1);
-                        Ok(format!("{:.0}", outcome.scores[which]))
-                    };
-                    let row = [
-                        score(Which::Top, "top")?,
-                        score(Which::Random { seed }, "random")?,
-                        score(Which::Bottom, "bottom")?,
-                    ];
-                    let filtered = if filtered { "yes" } else { "no" };
-                    bar.suspend(|| println!("| {which} | {} | {filtered} | {} |", reading.title(), row.join(" | ")));
+                if let Some(allowed) = allowed {
+                    let seen = judged(&ExactJudge, &spec(which)?.rubric()?, &answers, allowed)?;
+                    seen.shows.iter().for_each(|&sample| values[sample] = None);
                 }
+                let taken = allowed.map_or_else(|| "nothing".to_owned(), |allowed| format!("judged above {allowed}"));
+                let score = |chosen: Which, name: &str| -> Result<String> {
+                    bar.set_message(format!("{which}, {name}"));
+                    let order = select(&values, chosen, self.args.chosen, None)?;
+                    let chats: Vec<Chat> = order.iter().map(|&sample| data[sample].clone()).collect();
+                    let all: Vec<Chat> = (0..self.args.passes).flat_map(|_| chats.clone()).collect();
+                    let settings = json!({
+                        "wild": self.args.wild, "chosen": self.args.chosen, "passes": self.args.passes,
+                        "layer": layer, "allowed": allowed,
+                    });
+                    let name = format!("wild {which}, {}, {taken}, {name}", reading.title());
+                    let outcome = self.outcome(&name, settings, &all, &chats)?;
+                    bar.inc(1);
+                    Ok(format!("{:.0}", outcome.scores[which]))
+                };
+                let row = [
+                    score(Which::Top, "top")?,
+                    score(Which::Random { seed }, "random")?,
+                    score(Which::Bottom, "bottom")?,
+                ];
+                bar.suspend(|| println!("| {which} | {} | {taken} | {} |", reading.title(), row.join(" | ")));
             }
         }
         bar.finish_and_clear();

@@ -84,8 +84,42 @@ pub fn decompose(change: &[f32], directions: &[&Direction]) -> Result<Vec<f64>> 
         return Err(Error::OtherWidth { index: directions.len(), expected, found });
     }
     let projection = |unit: &Unit| unit.values.iter().zip(change).map(|(a, b)| a * f64::from(*b)).sum::<f64>();
-    let coefficients = solve(&units, units.iter().map(projection))?;
-    Ok(coefficients.into_iter().zip(&units).map(|(coefficient, unit)| coefficient / unit.norm).collect())
+    parts(&units, units.iter().map(projection))
+}
+
+/// As [`decompose`], of a change of which only the projections on the directions are known, in activation units: a finetuning shift,
+/// or a data set's projection difference. They say all that the parts depend on.
+///
+/// # Errors
+/// Those of [`decompose`]; [`Error::BadAmount`] for a projection that is not finite, [`Error::ProjectionCount`] for more or fewer
+/// projections than directions.
+///
+/// ```
+/// use pv_hooks::Layer;
+/// use pv_steer::decompose_projections;
+/// use pv_vectors::Direction;
+/// let at = |values: Vec<f32>| Direction { layer: Layer::hidden_state(3), values, mean_residual_norm: None };
+/// let (evil, rude) = (at(vec![2.0, 0.0]), at(vec![3.0, 4.0]));
+/// // Those of `evil` itself, which lies along `rude` too.
+/// let parts = decompose_projections(&[2.0, 1.2], &[&evil, &rude])?;
+/// assert!((parts[0] - 1.0).abs() < 1e-6 && parts[1].abs() < 1e-6);
+/// # Ok::<(), pv_steer::Error>(())
+/// ```
+pub fn decompose_projections(projections: &[f64], directions: &[&Direction]) -> Result<Vec<f64>> {
+    let (_, units) = units(directions)?;
+    if projections.len() != directions.len() {
+        return Err(Error::ProjectionCount { directions: directions.len(), found: projections.len() });
+    }
+    if let Some(index) = projections.iter().position(|projection| !projection.is_finite()) {
+        return Err(Error::BadAmount { index, value: projections[index] });
+    }
+    parts(&units, projections.iter().copied())
+}
+
+/// Coefficients of the directions, from the projections on their units.
+fn parts(units: &[Unit], projections: impl Iterator<Item = f64>) -> Result<Vec<f64>> {
+    let coefficients = solve(units, projections)?;
+    Ok(coefficients.into_iter().zip(units).map(|(coefficient, unit)| coefficient / unit.norm).collect())
 }
 
 /// A direction of length 1, and how long it was.

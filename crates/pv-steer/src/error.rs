@@ -119,6 +119,14 @@ pub enum Error {
         /// Its width.
         found: usize,
     },
+    /// Not one projection for each direction.
+    #[error("{found} projections for {directions} directions")]
+    ProjectionCount {
+        /// How many directions there are.
+        directions: usize,
+        /// How many projections.
+        found: usize,
+    },
     /// Directions of which one can hardly be moved without another.
     #[error(
         "directions {first} and {second} (cosine {cosine:.6}) depend on each other, or on the others with them: the \

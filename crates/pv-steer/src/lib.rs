@@ -48,7 +48,7 @@ mod strength;
 mod sweep;
 
 pub use condition::Condition;
-pub use control::{MAX_CONDITION, control, decompose};
+pub use control::{MAX_CONDITION, control, decompose, decompose_projections};
 pub use error::{Error, Result};
 pub use mixture::Mixture;
 pub use positions::Positions;
