@@ -20,6 +20,7 @@ use pv_screen::{
     Base, BaseOptions, Contributions, Place, ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary,
     TraitDirection, auc, histograms, read_scores, tokens,
 };
+use pv_steer::decompose_projections;
 use pv_vectors::PersonaVector;
 
 /// Ranks data sets by ΔP, and shows their most suspicious samples.
@@ -29,9 +30,10 @@ struct Args {
     model: ModelArgs,
     #[command(flatten)]
     which: TraitArgs,
-    /// A persona vector's file; by default the trait's vector is extracted.
-    #[arg(long)]
-    vector: Option<PathBuf>,
+    /// Files of persona vectors: the first is what sets and samples are ranked by, and with more, the part of each in a set's ΔP is
+    /// told apart from the others'. By default the trait's vector is extracted.
+    #[arg(long, num_args = 1..)]
+    vector: Vec<PathBuf>,
     /// The layer.
     #[arg(long)]
     layer: Option<usize>,
@@ -73,12 +75,14 @@ fn main() -> Result {
         }
     };
     std::fs::create_dir_all(&place)?;
-    let vector = match &args.vector {
-        Some(path) => PersonaVector::load(path)?,
-        None => extract(&model, &args.which.read(&args.model)?, args.tokens, 0)?.vector,
+    let vectors: Vec<PersonaVector> = match args.vector.as_slice() {
+        [] => vec![extract(&model, &args.which.read(&args.model)?, args.tokens, 0)?.vector],
+        paths => paths.iter().map(PersonaVector::load).collect::<Result<_, _>>()?,
     };
     let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
-    let direction = TraitDirection::of(&vector, layer)?;
+    let directions: Vec<TraitDirection> =
+        vectors.iter().map(|vector| TraitDirection::of(vector, layer)).collect::<Result<_, _>>()?;
+    let Some(direction) = directions.first() else { return Err("no vector".into()) };
     let label = direction.label();
     let sets = match (args.data.is_empty(), args.which.organisms(&args.model)) {
         (false, _) => ConversationReader::new(&args.data)?.files().to_vec(),
@@ -91,7 +95,7 @@ fn main() -> Result {
         cache: Some(place.join("base")),
         ..ScreenOptions::default()
     };
-    let screen = Screen::new(&model, std::slice::from_ref(&direction), &options)?;
+    let screen = Screen::new(&model, &directions, &options)?;
     let mut screened = Vec::new();
     for set in sets {
         let name = set.file_name().unwrap_or(set.as_os_str()).to_string_lossy().into_owned();
@@ -109,10 +113,13 @@ fn main() -> Result {
     let delta = |set: &Screened| set.summary.delta(&label).map_or(f64::NEG_INFINITY, |found| found.value);
     screened.sort_by(|a, b| delta(b).total_cmp(&delta(a)));
     println!("{label}: ΔP in units of the residual at {layer}\n\n{}\n", ranking(&screened, &label));
+    if directions.len() > 1 {
+        println!("In multiples of each vector, told apart:\n\n{}\n", apart(&screened, &vectors, &directions, layer)?);
+    }
     if let [first, .., last] = screened.as_slice() {
         compare(first, last, &label)?;
     }
-    flagged(&model, &screened, &direction, args.flagged)?;
+    flagged(&model, &screened, direction, args.flagged)?;
     if args.out.is_some() {
         println!("\nTables, summaries and base answers are in {}", place.display());
     }
@@ -151,6 +158,32 @@ fn show(bar: &ProgressBar, name: &str, progress: ScreenProgress) -> ControlFlow<
     bar.set_length(total as u64);
     bar.set_position(done as u64);
     ControlFlow::Continue(())
+}
+
+/// The part of each vector in each set's ΔP: vectors that resemble one another are all projected on by the same change.
+fn apart(
+    screened: &[Screened],
+    vectors: &[PersonaVector],
+    directions: &[TraitDirection],
+    layer: Layer,
+) -> Result<Table> {
+    let whole: Vec<_> = vectors.iter().map(|vector| vector.direction(layer)).collect::<Result<_, _>>()?;
+    let mut table = Table::new();
+    let names = vectors.iter().map(|vector| vector.provenance().trait_name.clone());
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(std::iter::once("data set".to_owned()).chain(names));
+    for set in screened {
+        let deltas: Option<Vec<f64>> =
+            directions.iter().map(|named| Some(set.summary.delta(&named.label())?.value)).collect();
+        let cells = match deltas {
+            Some(deltas) => decompose_projections(&deltas, &whole.iter().collect::<Vec<_>>())?
+                .into_iter()
+                .map(|part| format!("{part:.2}"))
+                .collect(),
+            None => vec!["–".to_owned(); vectors.len()],
+        };
+        table.add_row(std::iter::once(set.name.clone()).chain(cells));
+    }
+    Ok(table)
 }
 
 fn ranking(screened: &[Screened], label: &str) -> Table {
