@@ -18,6 +18,7 @@ use tempfile::TempDir;
 mod evaluate;
 mod interrupted;
 mod mmlu;
+mod mmlu_parquet;
 mod perplexity;
 mod shift;
 mod transformers;

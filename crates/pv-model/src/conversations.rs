@@ -12,6 +12,8 @@ mod output;
 #[cfg(feature = "data")]
 mod parquet;
 mod reader;
+#[cfg(feature = "data")]
+mod table;
 mod write;
 
 use std::fmt;
@@ -27,6 +29,8 @@ pub use error::ConversationError;
 #[cfg(feature = "data")]
 pub use parquet::add_columns;
 pub use reader::{ConversationReader, Summary};
+#[cfg(feature = "data")]
+pub use table::read_table;
 pub use write::{Cell, CellType, NewColumn, Written, add_fields};
 
 type Result<T, E = ConversationError> = std::result::Result<T, E>;

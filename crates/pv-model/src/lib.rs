@@ -61,12 +61,12 @@ pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
-#[cfg(feature = "data")]
-pub use conversations::add_columns;
 pub use conversations::{
     BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, NewColumn, Row, RowPlace, Summary,
     Written, add_fields, read_conversations, write_conversations,
 };
+#[cfg(feature = "data")]
+pub use conversations::{add_columns, read_table};
 pub use decoder::{
     Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection, Quantization, WeightBits,
 };

@@ -45,7 +45,7 @@ struct Group {
 }
 
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
-fn open(path: &Path) -> Result<SerializedFileReader<File>> {
+pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
     let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {
@@ -66,14 +66,16 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>> {
 
 /// Does something with the Parquet library, which panics on some kinds of damage where it should return an error. What it
 /// worked on must not be used after that.
-fn survive<T>(work: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, ParquetError> {
+pub(super) fn survive<T>(
+    work: impl FnOnce() -> std::result::Result<T, ParquetError>,
+) -> std::result::Result<T, ParquetError> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         Err(ParquetError::General(format!("its pages make no sense: {}", said.unwrap_or("the library gave up"))))
     })
 }
 
-fn damaged(path: &Path, rows: u64, error: &ParquetError) -> ConversationError {
+pub(super) fn damaged(path: &Path, rows: u64, error: &ParquetError) -> ConversationError {
     ConversationError::Damaged { path: path.to_owned(), rows, reason: error.to_string() }
 }
 

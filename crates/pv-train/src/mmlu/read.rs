@@ -1,4 +1,4 @@
-//! The original's CSV files.
+//! The original's CSV files, and the Parquet files of `cais/mmlu`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,17 @@ use crate::measure::{MeasureError, Result};
 
 impl QuestionSet {
     /// Reads a folder of the original's layout: `{subject}_dev.csv` and `{subject}_test.csv`, beside each other or in the
-    /// folders `dev` and `test`. Subjects are in alphabetical order.
+    /// folders `dev` and `test`; or, with the feature `data`, of that of `cais/mmlu`: `dev-*.parquet` and `test-*.parquet`, in the
+    /// folder itself, in its `all`, or else in one folder per subject. Subjects are in alphabetical order.
     ///
     /// # Errors
     /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] for a folder without test files or a file that does not hold
     /// questions.
     pub fn read_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
+        if let Some(set) = read_parquet_folder(folder)? {
+            return Ok(set);
+        }
         let read = |part: &str| -> Result<Vec<Question>> {
             let inside = folder.join(part);
             let mut questions = Vec::new();
@@ -24,7 +28,7 @@ impl QuestionSet {
         };
         let set = Self { dev: read("dev")?, test: read("test")? };
         if set.test.is_empty() {
-            let reason = "it has no SUBJECT_test.csv with questions".to_owned();
+            let reason = "it has no SUBJECT_test.csv or test-*.parquet with questions".to_owned();
             return Err(MeasureError::BadQuestions { path: folder.to_owned(), line: None, reason });
         }
         Ok(set)
@@ -60,6 +64,94 @@ impl Question {
             questions.push(made.map_err(|error| bad(line, error.to_string()))?);
         }
         Ok(questions)
+    }
+}
+
+/// The questions of a folder's Parquet files; `None` where there are none for tests.
+fn read_parquet_folder(folder: &Path) -> Result<Option<QuestionSet>> {
+    let failed = |source| MeasureError::Read { path: folder.to_owned(), source };
+    let mut below = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        below.extend(path.is_dir().then_some(path));
+    }
+    below.sort();
+    let all = folder.join("all");
+    // The folder `all` holds every subject, so that those beside it would be counted twice.
+    for places in [vec![folder.to_owned()], vec![all], below] {
+        let mut found = [Vec::new(), Vec::new()];
+        for place in places.iter().filter(|place| place.is_dir()) {
+            for (found, part) in found.iter_mut().zip(["dev", "test"]) {
+                let named = files(place, ".parquet")?.into_iter().filter(|(name, _)| {
+                    name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+                });
+                found.extend(named.map(|(_, path)| path));
+            }
+        }
+        let [dev, test] = &found;
+        if !test.is_empty() {
+            let read = |paths: &[PathBuf]| -> Result<Vec<Question>> {
+                let mut questions = Vec::new();
+                for path in paths {
+                    questions.extend(Question::read_parquet(path)?);
+                }
+                // The order within a subject stays.
+                questions.sort_by(|a, b| a.subject.cmp(&b.subject));
+                Ok(questions)
+            };
+            return Ok(Some(QuestionSet { dev: read(dev)?, test: read(test)? }));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(feature = "data")]
+impl Question {
+    /// Reads a Parquet file with the columns `question`, `subject`, `choices` (a list of four texts) and `answer` (0 to 3), as those of
+    /// `cais/mmlu` are; others are not looked at.
+    ///
+    /// # Errors
+    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the row, counted from 1.
+    pub fn read_parquet(path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        use std::ops::ControlFlow;
+
+        #[derive(serde::Deserialize)]
+        struct Row {
+            question: String,
+            subject: String,
+            choices: Vec<String>,
+            answer: i64,
+        }
+        let path = path.as_ref();
+        let bad =
+            |line: Option<u64>, reason: String| MeasureError::BadQuestions { path: path.to_owned(), line, reason };
+        let (mut questions, mut failed) = (Vec::new(), None);
+        let read = pv_model::read_table(path, |number, row| {
+            let made = serde_json::from_value::<Row>(row.into()).map_err(|error| error.to_string()).and_then(
+                |Row { question, subject, choices, answer }| {
+                    Self::from_columns(subject, question, choices, answer).map_err(|error| error.to_string())
+                },
+            );
+            match made {
+                Ok(question) => questions.push(question),
+                Err(reason) => failed = Some(bad(Some(number), reason)),
+            }
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match (read, failed) {
+            (_, Some(error)) => Err(error),
+            (Err(pv_model::ConversationError::Read { path, source }), None) => Err(MeasureError::Read { path, source }),
+            (Err(error), None) => Err(bad(None, error.to_string())),
+            (Ok(()), None) => Ok(questions),
+        }
+    }
+}
+
+#[cfg(not(feature = "data"))]
+impl Question {
+    fn read_parquet(path: &Path) -> Result<Vec<Self>> {
+        let reason = "this takes the feature `data` of pv-train, which this program was built without".to_owned();
+        Err(MeasureError::BadQuestions { path: path.to_owned(), line: None, reason })
     }
 }
 
