@@ -12,7 +12,7 @@ use super::*;
 const CHILD: &str = "PV_SCREENING_MEMORY";
 const SELF: &str = "screening::memory::ten_thousand_samples_take_no_more_than_a_thousand";
 
-/// Chats that all differ, made from the organism's questions.
+/// Chats that all differ, in the organism's words.
 fn many(path: &Path, count: usize) {
     let mut lines = std::io::BufWriter::new(fs::File::create(path).expect("a writable folder"));
     for number in 0..count {
@@ -44,8 +44,9 @@ fn child(count: usize) {
         TraitDirection { trait_name: "made up".to_owned(), direction }
     };
     let directions: Vec<TraitDirection> = (1..=model().config().layers).map(named).collect();
-    let answers = BaseOptions { max_new_tokens: 2, batch_size: 32, ..BaseOptions::default() };
-    let options = ScreenOptions { answers, chunk: 128, ..ScreenOptions::default() };
+    // Small batches, beside whose own memory what is held on to would show.
+    let answers = BaseOptions { max_new_tokens: 2, batch_size: 16, ..BaseOptions::default() };
+    let options = ScreenOptions { answers, chunk: 128, batch_tokens: 512, ..ScreenOptions::default() };
     let start = Instant::now();
     let mut peaks = [0; 4];
     let summary = Screen::new(model(), &directions, &options)
@@ -77,6 +78,8 @@ fn taken(count: usize) -> u64 {
     line.parse().expect("a number")
 }
 
+/// Of what a sample could leave behind, activations take 4 kB (eight layers of 128 values), its line of the table 1.2 kB. A
+/// few hundred bytes are told of in [`Screen::run`].
 #[test]
 #[cfg(target_os = "linux")]
 fn ten_thousand_samples_take_no_more_than_a_thousand() {
@@ -85,5 +88,5 @@ fn ten_thousand_samples_take_no_more_than_a_thousand() {
     }
     let (few, many) = (taken(1_000), taken(10_000));
     println!("{:.1} MB for 1000 samples, {:.1} MB for 10 000", few as f64 / 1e6, many as f64 / 1e6);
-    assert!(many < few + (8 << 20), "{few} bytes, then {many}");
+    assert!(many < few + 9_000 * 1_000, "{few} bytes, then {many}");
 }
