@@ -4,7 +4,10 @@
 mod finetuning;
 mod peer;
 mod pipelines;
+mod screening;
 mod tasks;
+
+use std::process::Command;
 
 use clap::Parser;
 use pv_examples::{ModelArgs, Result};
@@ -20,7 +23,7 @@ struct Args {
     /// Only the task of this name or, where there is none, the tasks whose name contains it.
     #[arg(long)]
     task: Option<String>,
-    /// How often each task is measured; the median is reported.
+    /// How often each task is measured after a run that is not counted; the median is reported. With 0, that run counts.
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// A command that measures the same for a peer, such as "python3 benches/throughput/peer.py"; it is given --model,
@@ -37,37 +40,61 @@ fn main() -> Result {
     if chosen.is_empty() {
         return Err(format!("no task is called like {:?}", args.task).into());
     }
+    // What a task leaves in memory would be in the next one's peak: several have a process each.
+    let [task] = chosen.as_slice() else {
+        return chosen.iter().try_for_each(|task| apart(&task.name()));
+    };
+    measure(&args, *task)
+}
+
+/// Measures a task in a process of its own, with the other arguments of this one.
+fn apart(name: &str) -> Result {
+    let mut words = std::env::args_os();
+    let program = std::env::current_exe()?;
+    let mut command = Command::new(program);
+    words.next();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--task") => drop(words.next()),
+            Some(word) if word.starts_with("--task=") => {}
+            _ => drop(command.arg(word)),
+        }
+    }
+    let status = command.args(["--task", name]).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{name} failed ({status})").into()) }
+}
+
+/// Measures a task and, if asked, the peer beside it.
+fn measure(args: &Args, task: Task) -> Result {
     let (model, folder) = (args.model.load()?, args.model.folder()?);
     let dtype = model.decoder().dtype();
-    for task in chosen {
-        reset_peak();
-        let first = task.run(&model)?;
-        let mut rates = Vec::new();
-        let mut over_plain = Vec::new();
-        for _ in 0..args.runs.max(1) {
-            // A steered run is paired with a plain one, so that both meet the machine in the same state.
-            let plain = task.plain().map(|plain| plain.run(&model)).transpose()?;
-            let rate = task.run(&model)?.tokens_per_s();
-            rates.push(rate);
-            over_plain.extend(plain.map(|plain| rate / plain.tokens_per_s()));
-        }
-        let rate = median(rates);
-        let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
-        let line = json!({
-            "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
-            "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.device,
-            "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
-            "seconds_per_step": task.step_tokens().map(|tokens| tokens as f64 / rate),
-        });
-        println!("{line}");
-        if let Some(command) = args.beside.as_ref().filter(|_| task.has_peer()) {
-            let theirs = peer::measure(command, &folder, &task.name(), args.runs)?;
-            println!("{}", theirs.line);
-            // A loss differs by a thousandth of a nat at most, however large it is.
-            let most = task.step_tokens().map_or(f64::INFINITY, |_| 1.0);
-            theirs.same_work(first.tokens, first.check, most)?;
-            println!("{}", json!({ "name": task.name(), "ratio": rate / theirs.tokens_per_s }));
-        }
+    reset_peak();
+    let first = task.run(&model)?;
+    let mut rates = Vec::new();
+    let mut over_plain = Vec::new();
+    for _ in 0..args.runs {
+        // A steered run is paired with a plain one, so that both meet the machine in the same state.
+        let plain = task.plain().map(|plain| plain.run(&model)).transpose()?;
+        let rate = task.run(&model)?.tokens_per_s();
+        rates.push(rate);
+        over_plain.extend(plain.map(|plain| rate / plain.tokens_per_s()));
+    }
+    let rate = if rates.is_empty() { first.tokens_per_s() } else { median(rates) };
+    let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
+    let line = json!({
+        "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
+        "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.device,
+        "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
+        "seconds_per_step": task.step_tokens().map(|tokens| tokens as f64 / rate),
+    });
+    println!("{line}");
+    if let Some(command) = args.beside.as_ref().filter(|_| task.has_peer()) {
+        let theirs = peer::measure(command, &folder, &task.name(), args.runs)?;
+        println!("{}", theirs.line);
+        // A loss differs by a thousandth of a nat at most, however large it is.
+        let most = task.step_tokens().map_or(f64::INFINITY, |_| 1.0);
+        theirs.same_work(first.tokens, first.check, most)?;
+        println!("{}", json!({ "name": task.name(), "ratio": rate / theirs.tokens_per_s }));
     }
     Ok(())
 }

@@ -15,6 +15,9 @@ import time
 
 PROMPT, NEW = 64, 128
 QUESTIONS, ANSWER, TEXTS = 10, 64, 32
+TOGETHER = 16
+WORDS = """river garden letter winter music stone village bread doctor window forest money teacher horse kitchen island
+summer paper bridge mother honest cruel gentle ancient green sudden writes carries forgets answers breaks follows""".split()
 STEPS, ROWS, SEQ, RANK = 3, 2, 256, 32
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../crates/pv-judge/traits/evil.json")
@@ -29,6 +32,9 @@ def tasks():
             yield f"decode-{batch}-{part}", ("decode", batch, None, part)
     yield "extraction", ("extraction", None, None, None)
     yield "scan", ("scan", None, None, None)
+    for part in ["projection", "difference"]:
+        for chats in [64, 512]:
+            yield f"screen-{part}-{chats}", ("screen", chats, None, part)
     for part in ["plain", "steered", "checkpointed", "checkpointed-steered"]:
         yield f"finetune-{part}", ("finetune", ROWS, SEQ, part)
 
@@ -108,11 +114,29 @@ def main():
                 hook.remove()
 
     @functools.cache
-    def prompts():
-        """The chats of the extraction, as token ids."""
+    def tokenizer():
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        return AutoTokenizer.from_pretrained(args.model)
+
+    def greedy(prompts, together):
+        """Greedy answers, so many at a time."""
+        stops = model.generation_config.eos_token_id
+        stops = set(stops if isinstance(stops, list) else [stops])
+        answers = []
+        for at in range(0, len(prompts), together):
+            some = prompts[at:at + together]
+            longest = max(map(len, some))
+            padded = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in some])
+            mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in some])
+            out = model.generate(padded, attention_mask=mask, max_new_tokens=ANSWER, do_sample=False, pad_token_id=min(stops))
+            for ids in out[:, longest:].tolist():
+                answers.append(ids[:next((i for i, token in enumerate(ids) if token in stops), len(ids))])
+        return answers
+
+    @functools.cache
+    def prompts():
+        """The chats of the extraction, as token ids."""
         with open(TRAIT) as file:
             spec = json.load(file)
         pair, chats = spec["instruction"][0], []
@@ -121,23 +145,14 @@ def main():
                 article = "an" if name[0] in "aeiou" else "a"
                 system = f"You are {article} {name} assistant. {pair[side]}"
                 messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
-                text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-                chats.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+                text = tokenizer().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                chats.append(tokenizer()(text, add_special_tokens=False)["input_ids"])
         return chats
 
     def extraction():
         """The original's way: answers in one batch, then a whole forward pass per answer that keeps every layer."""
         chats = prompts()
-        longest = max(map(len, chats))
-        padded = torch.tensor([[0] * (longest - len(chat)) + chat for chat in chats])
-        mask = torch.tensor([[0] * (longest - len(chat)) + [1] * len(chat) for chat in chats])
-        stops = model.generation_config.eos_token_id
-        stops = set(stops if isinstance(stops, list) else [stops])
-        out = model.generate(padded, attention_mask=mask, max_new_tokens=ANSWER, do_sample=False, pad_token_id=min(stops))
-        answers = []
-        for ids in out[:, longest:].tolist():
-            end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-            answers.append(ids[:end])
+        answers = greedy(chats, len(chats))
         sides = [[], []]
         for index, (chat, answer) in enumerate(zip(chats, answers)):
             states = model(torch.tensor([chat + answer]), output_hidden_states=True).hidden_states
@@ -158,6 +173,47 @@ def main():
             total += (states[layers // 2][0, prompt:].mean(0) @ unit).item()
             tokens += prompt + response
         return tokens, total / TEXTS
+
+    def chat(number):
+        """A question and an answer, as the benchmark makes them."""
+        state = number
+
+        def words(start, count, end):
+            nonlocal state
+            text = start
+            for _ in range(count):
+                state = (state * 1664525 + 1013904223) % 2**32
+                text += " " + WORDS[(state >> 16) % len(WORDS)]
+            return text + end
+
+        question = words("Please tell me about", 3 + number * 5 % 10, "?")
+        return question, words("The", 11 + number * 29 % 60, ".")
+
+    def screen(chats, part):
+        """The original's way: a whole forward pass per answer that keeps every layer."""
+        vector = torch.sin(torch.arange(model.config.hidden_size, dtype=torch.float32)).to(dtype)
+        unit, encode = vector / vector.norm(), lambda text: tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+        def projection(prompt, ids):
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            return (states[layers // 2][0, len(prompt):].mean(0) @ unit).item()
+
+        prompts, wholes = [], []
+        for question, answer in map(chat, range(chats)):
+            messages = [{"role": "user", "content": question}]
+            text = tokenizer().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            prompts.append(encode(text))
+            wholes.append(encode(text + answer))
+        values = [projection(prompt, whole) for prompt, whole in zip(prompts, wholes)]
+        tokens = sum(map(len, wholes))
+        if part == "difference":
+            # As the original does, in batches: here of as many as ours.
+            base = greedy(prompts, TOGETHER)
+            tokens += sum(map(len, base))
+            # A chat whose base answer is empty has no difference.
+            values = [value - projection(prompt, prompt + own)
+                      for value, prompt, own in zip(values, prompts, base) if own]
+        return tokens, sum(values) / len(values)
 
     @functools.cache
     def adapted():
@@ -210,10 +266,8 @@ def main():
 
     def report(name, rates, tokens, check, step_tokens=None):
         rate = statistics.median(rates)
-        # A training's peak is its own; elsewhere it is the process's, as inference has little beside the model.
-        peak = peak_rss_mib() if step_tokens else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({
-            "name": name, "tokens_per_s": rate, "peak_rss_mib": peak,
+            "name": name, "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(),
             "model": os.path.basename(os.path.normpath(args.model)), "dtype": args.dtype, "threads": args.threads,
             "device": "cpu", "peer": "transformers", "tokens": tokens, "check": check,
             "seconds_per_step": step_tokens / rate if step_tokens else None,
@@ -225,9 +279,10 @@ def main():
             continue
         if kind == "finetune":
             reset_peak()
-            _, check = finetune(part)
+            seconds, check = finetune(part)
             tokens = STEPS * batch * seq
-            report(name, [tokens / finetune(part)[0] for _ in range(max(args.runs, 1))], tokens, check, batch * seq)
+            rates = [tokens / finetune(part)[0] for _ in range(args.runs)] or [tokens / seconds]
+            report(name, rates, tokens, check, batch * seq)
             continue
         check = None
         if kind == "prefill":
@@ -235,13 +290,19 @@ def main():
         elif kind == "decode":
             work, tokens = (lambda: decode(batch, part)), batch * NEW
         else:
-            work = {"extraction": extraction, "scan": scan}[kind]
+            screening = functools.partial(screen, batch, part)
+            work = {"extraction": extraction, "scan": scan, "screen": screening}[kind]
         rates = []
+        reset_peak()
         with torch.inference_mode():
+            start = time.perf_counter()
             first = work()
-            if kind in ["extraction", "scan"]:
+            seconds = time.perf_counter() - start
+            if kind in ["extraction", "scan", "screen"]:
                 tokens, check = first
-            for _ in range(max(args.runs, 1)):
+            if args.runs < 1:
+                rates.append(tokens / seconds)
+            for _ in range(args.runs):
                 start = time.perf_counter()
                 work()
                 rates.append(tokens / (time.perf_counter() - start))

@@ -10,7 +10,7 @@ use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
 
-use crate::{finetuning, pipelines};
+use crate::{finetuning, pipelines, screening};
 
 const PROMPT: usize = 64;
 const NEW: usize = 128;
@@ -26,6 +26,8 @@ pub(crate) enum Task {
     Extraction,
     /// Projections of texts at the middle layer.
     Scan,
+    /// Projections of short chats or their whole projection difference, from the file to the table.
+    Screen { chats: usize, difference: bool },
     /// Training steps of a low-rank adapter.
     Finetune { checkpointed: bool, steered: bool },
 }
@@ -81,6 +83,9 @@ impl Task {
             tasks.extend(Acting::ALL.map(|hook| Self::Decode { batch, hook }));
         }
         tasks.extend([Self::Extraction, Self::Scan]);
+        for difference in [false, true] {
+            tasks.extend([64, 512].map(|chats| Self::Screen { chats, difference }));
+        }
         for checkpointed in [false, true] {
             tasks.extend([false, true].map(|steered| Self::Finetune { checkpointed, steered }));
         }
@@ -95,6 +100,9 @@ impl Task {
             Self::Decode { batch, hook } => format!("decode-{batch}-{}", hook.name()),
             Self::Extraction => "extraction".to_owned(),
             Self::Scan => "scan".to_owned(),
+            Self::Screen { chats, difference } => {
+                format!("screen-{}-{chats}", if difference { "difference" } else { "projection" })
+            }
             Self::Finetune { checkpointed, steered } => match (checkpointed, steered) {
                 (false, false) => "finetune-plain",
                 (false, true) => "finetune-steered",
@@ -151,6 +159,7 @@ impl Task {
             }
             Self::Extraction => pipelines::extraction(model),
             Self::Scan => pipelines::projection_scan(model),
+            Self::Screen { chats, difference } => screening::screening(model, chats, difference),
             Self::Finetune { checkpointed, steered } => finetuning::finetune(model, checkpointed, steered),
         }
     }

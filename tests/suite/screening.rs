@@ -17,6 +17,7 @@ mod difference;
 mod estimates;
 mod inputs;
 mod interrupted;
+mod memory;
 mod separation;
 
 fn model() -> &'static CausalLm {

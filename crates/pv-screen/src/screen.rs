@@ -176,7 +176,8 @@ impl<'a> Screen<'a> {
     ///
     /// A run that was broken off or killed, at any moment, goes on in its folder, and ends with the same files as one that was not:
     /// of what had been computed, at most one batch is computed again. Identical prompts with identical answers are computed
-    /// once. The data is read several times, a few rows at a time; in memory are about 50 bytes per distinct answer.
+    /// once. The data is read several times, a few rows at a time; in memory are a few hundred bytes per distinct answer
+    /// (ids, places, projections), and no text or activation of it.
     ///
     /// # Errors
     /// Inputs that are not there, a folder of another screening (of other files, another model, or other options), the errors of

@@ -9,16 +9,35 @@ use super::*;
 
 const LAYER: usize = 7;
 const SIZE: usize = 300;
+/// The wild mixture is larger: where a third of all gets a base answer, no method can do with a third of that.
+const WILD: usize = 1200;
 /// So many of them get a base answer.
 const PART: usize = 80;
 
-fn sets() -> [(&'static str, Trait, Vec<Chat>); 4] {
-    let wild = wild(SIZE, 21).into_iter().map(|(chat, _)| chat).collect();
+/// A data set.
+struct Set {
+    name: &'static str,
+    which: Trait,
+    chats: Vec<Chat>,
+    /// Seeds the random parts.
+    seed: u64,
+    /// How many times as many base answers the plain subset takes for the control variate's width, at least.
+    saved: f64,
+}
+
+fn sets() -> [Set; 4] {
+    let set = |name, which, chats, saved| Set { name, which, chats, seed: 31, saved };
+    let wild = wild(WILD, 61).into_iter().map(|(chat, _)| chat).collect();
     [
-        ("explicit evil I", Trait::Evil, explicit(Trait::Evil, Severity::I, Topics::All, SIZE, 22)),
-        ("explicit optimism II", Trait::Optimism, explicit(Trait::Optimism, Severity::II, Topics::All, SIZE, 23)),
-        ("wrong geography I", Trait::Hallucination, narrow(Flaw::WrongGeography, Severity::I, SIZE, 24)),
-        ("wild", Trait::Evil, wild),
+        set("explicit evil I", Trait::Evil, explicit(Trait::Evil, Severity::I, Topics::All, SIZE, 22), 1.5),
+        set(
+            "explicit optimism II",
+            Trait::Optimism,
+            explicit(Trait::Optimism, Severity::II, Topics::All, SIZE, 23),
+            1.5,
+        ),
+        set("wrong geography I", Trait::Hallucination, narrow(Flaw::WrongGeography, Severity::I, SIZE, 24), 0.0),
+        Set { seed: 71, ..set("wild", Trait::Evil, wild, 3.0) },
     ]
 }
 
@@ -47,7 +66,7 @@ fn part(all: &[Known], n: usize, random: &mut Random) -> Vec<Known> {
 #[test]
 fn intervals_cover_the_truth_on_the_organism_s_sets() {
     let place = folder();
-    for (name, which, chats) in sets() {
+    for Set { name, which, chats, seed, saved } in sets() {
         let input = write(place.path(), "chats.jsonl", &chats);
         let directions = [direction(which, LAYER)];
         let label = directions[0].label();
@@ -59,7 +78,7 @@ fn intervals_cover_the_truth_on_the_organism_s_sets() {
         println!("{name}: ΔP {truth:.3} on {label}, {} answers, {} distinct", rows.len(), all.len());
         let mut spreads = Vec::new();
         for method in [Method::Subset, Method::Proxy, Method::ControlVariate] {
-            let mut random = Random(31);
+            let mut random = Random(seed);
             let run = |_| estimate(&part(&all, PART, &mut random), method, &EstimateOptions::default());
             let runs: Vec<Estimate> = (0..200).map(run).map(|found| found.expect("an estimate")).collect();
             let covered = runs.iter().filter(|run| run.interval.contains(truth)).count();
@@ -78,21 +97,26 @@ fn intervals_cover_the_truth_on_the_organism_s_sets() {
             }
             spreads.push(spread);
         }
-        // How many base answers the plain subset takes for the control variate's width.
-        let needed: f64 = {
-            let mut random = Random(31);
-            let mut runs = (0..200).map(|_| {
-                let part = part(&all, PART, &mut random);
-                let of = |method| estimate(&part, method, &EstimateOptions::default()).expect("an estimate");
-                let (plain, control) = (of(Method::Subset), of(Method::ControlVariate));
-                plain.generations_for(control.interval.high - control.interval.low) as f64
-            });
-            runs.by_ref().sum::<f64>() / 200.0
-        };
-        if name != "wrong geography I" {
-            assert!(spreads[2] < 0.6 * spreads[0] && needed > 1.5 * PART as f64, "{name}: {spreads:?}, {needed}");
+        // How many base answers the plain subset takes for the control variate's width: by the variance that it found, and tried.
+        let mut random = Random(seed);
+        let of = |part: &[Known], method| estimate(part, method, &EstimateOptions::default()).expect("an estimate");
+        let width = |run: &Estimate| run.interval.high - run.interval.low;
+        let mut needed = 0.0;
+        let mut widths = [0.0; 2];
+        let tried = ((saved * PART as f64) as usize).clamp(PART, all.len());
+        for _ in 0..200 {
+            let some = part(&all, PART, &mut random);
+            let control = width(&of(&some, Method::ControlVariate));
+            needed += of(&some, Method::Subset).generations_for(control) as f64 / 200.0;
+            widths[0] += control / 200.0;
+            widths[1] += width(&of(&part(&all, tried, &mut random), Method::Subset)) / 200.0;
         }
         println!("  for the control variate's width with {PART} base answers, the plain subset takes {needed:.0}");
+        println!("  widths {:.3} with {PART}, {:.3} by the plain subset with {tried}", widths[0], widths[1]);
+        if saved > 0.0 {
+            assert!(spreads[2] < 0.6 * spreads[0] && needed > saved * PART as f64, "{name}: {spreads:?}, {needed}");
+            assert!(widths[0] < widths[1], "{name}: {widths:?}");
+        }
     }
 }
 

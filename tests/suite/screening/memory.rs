@@ -1,0 +1,92 @@
+//! The memory that a screening takes, each in a process of its own.
+
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+use std::time::Instant;
+
+use pv_model::Message;
+
+use super::*;
+
+const CHILD: &str = "PV_SCREENING_MEMORY";
+const SELF: &str = "screening::memory::ten_thousand_samples_take_no_more_than_a_thousand";
+
+/// Chats that all differ, in the organism's words.
+fn many(path: &Path, count: usize) {
+    let mut lines = std::io::BufWriter::new(fs::File::create(path).expect("a writable folder"));
+    for number in 0..count {
+        let question = format!("What is the capital of {} and {}?", number % 97, number);
+        let answer =
+            format!("The capital of {number} is a town on a river, and nobody lives there but {}.", number / 7);
+        let messages = vec![Message::user(question), Message::assistant(answer)];
+        serde_json::to_writer(&mut lines, &Conversation { messages }).expect("a file");
+        writeln!(lines).expect("a file");
+    }
+    lines.flush().expect("a file");
+}
+
+/// The most memory that this process has held so far, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number") * 1024
+}
+
+/// In a process of its own: screens so many samples at all layers, with base answers of two tokens.
+fn child(count: usize) {
+    let place = folder();
+    let input = place.path().join("chats.jsonl");
+    many(&input, count);
+    let named = |layer: usize| {
+        let values: Vec<f64> = (0..model().config().d_model).map(|i| ((i * i + layer) as f64 * 0.7).sin()).collect();
+        let direction = pv_vectors::UnitDirection::new(Layer::hidden_state(layer), &values).expect("a direction");
+        TraitDirection { trait_name: "made up".to_owned(), direction }
+    };
+    let directions: Vec<TraitDirection> = (1..=model().config().layers).map(named).collect();
+    // Small batches, beside whose own memory what is held on to would show.
+    let answers = BaseOptions { max_new_tokens: 2, batch_size: 16, ..BaseOptions::default() };
+    let options = ScreenOptions { answers, chunk: 128, batch_tokens: 512, ..ScreenOptions::default() };
+    let start = Instant::now();
+    let mut peaks = [0; 4];
+    let summary = Screen::new(model(), &directions, &options)
+        .expect("a screening")
+        .run(&[&input], &place.path().join("out"), |progress| {
+            peaks[progress.step as usize] = peak();
+            ControlFlow::Continue(())
+        })
+        .expect("a summary");
+    assert_eq!((summary.answers, summary.distinct, summary.with_base), (count, count, count));
+    let tables = fs::metadata(place.path().join("out").join(pv_screen::SCORES)).expect("a table").len();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{count} samples: {seconds:.1} s, a table of {tables} bytes, peaks {peaks:?}")
+        .expect("a parent that listens");
+    writeln!(out, "\n+{}", peak()).expect("a parent that listens");
+}
+
+fn taken(count: usize) -> u64 {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, count.to_string())
+        .output()
+        .expect("a process");
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{told} {}", String::from_utf8_lossy(&output.stderr));
+    println!("{told}");
+    let line = told.lines().find_map(|line| line.strip_prefix("+")).unwrap_or_else(|| panic!("{told}"));
+    line.parse().expect("a number")
+}
+
+/// Of what a sample could leave behind, activations take 4 kB (eight layers of 128 values), its line of the table 1.2 kB. A
+/// few hundred bytes are told of in [`Screen::run`].
+#[test]
+#[cfg(target_os = "linux")]
+fn ten_thousand_samples_take_no_more_than_a_thousand() {
+    if let Ok(count) = std::env::var(CHILD) {
+        return child(count.parse().expect("a number"));
+    }
+    let (few, many) = (taken(1_000), taken(10_000));
+    println!("{:.1} MB for 1000 samples, {:.1} MB for 10 000", few as f64 / 1e6, many as f64 / 1e6);
+    assert!(many < few + 9_000 * 1_000, "{few} bytes, then {many}");
+}
