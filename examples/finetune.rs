@@ -20,7 +20,7 @@ use pv_steer::Coefficient;
 use pv_train::{
     BadData, ClosedLoop, DataOptions, DataSet, Duration, EncodeOptions, HeldOut, LongSamples, MaskSpan, Preventative,
     Probes, Regime, RunOptions, Schedule, StepMetrics, TrainOptions, TrainingRun, TraitDirection, metrics_csv,
-    read_metrics,
+    read_metrics, write_tensorboard,
 };
 use pv_vectors::PersonaVector;
 
@@ -45,6 +45,9 @@ struct Args {
     /// Write the metrics as a table too.
     #[arg(long)]
     csv: Option<PathBuf>,
+    /// Write the metrics for TensorBoard too, into the run's folder.
+    #[arg(long)]
+    tensorboard: bool,
 }
 
 /// Where the samples come from.
@@ -340,6 +343,9 @@ fn main() -> Result {
     let metrics = read_metrics(&args.out)?;
     if let Some(path) = &args.csv {
         std::fs::write(path, metrics_csv(&metrics)?)?;
+    }
+    if args.tensorboard {
+        println!("wrote {}", write_tensorboard(&args.out, &args.out)?.display());
     }
     if let (Some(first), Some(last)) = (metrics.first(), metrics.last()) {
         println!("before training{}\nafter it{}", told(first), told(last));

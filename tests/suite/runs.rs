@@ -24,6 +24,7 @@ mod devices;
 mod failures;
 mod interrupted;
 mod measured;
+mod tensorboard;
 
 /// The name of a variable: where a process finds its data.
 const DATA: &str = "PV_RUN_DATA";

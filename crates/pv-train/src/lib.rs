@@ -25,8 +25,8 @@
 //! # }
 //! ```
 //!
-//! [`TrainingRun`] does this in a folder that says what was trained and how, keeps the metrics of every step, and goes on
-//! where it was stopped or killed; [`DataSet`] reads its data and says what became of every row.
+//! [`TrainingRun`] does this in a folder that says what was trained and how, keeps the metrics of every step (also as a
+//! table and for TensorBoard), and goes on where it was stopped or killed; [`DataSet`] reads its data and says what became of every row.
 //!
 //! Data that is made while training goes through [`Trainer::run`] with a closure, or step by step through
 //! [`Trainer::step`]. Data that is too large to be held comes from [`pv_model::ConversationReader`], row by row.
@@ -84,7 +84,7 @@ pub use pv_model::{Conversation, read_conversations, write_conversations};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
-pub use run::{RunOptions, RunOutcome, StepMetrics, TrainingRun, metrics_csv, read_metrics};
+pub use run::{RunOptions, RunOutcome, StepMetrics, TrainingRun, metrics_csv, read_metrics, write_tensorboard};
 pub use run_hook::RunHook;
 pub use sample::{EncodeOptions, Sample, TrainedTurns};
 pub use schedule::{Decay, learning_rate};

@@ -2,6 +2,7 @@
 
 mod config;
 mod metrics;
+mod tensorboard;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::{Checkpoints, Error, Probes, Regime, Regimes, Result, RunHook, Sample
 
 use metrics::MetricsFile;
 pub use metrics::{StepMetrics, metrics_csv, read_metrics};
+pub use tensorboard::write_tensorboard;
 
 const CHECKPOINTS: &str = "checkpoints";
 const ADAPTER: &str = "adapter";

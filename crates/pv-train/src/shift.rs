@@ -163,7 +163,7 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), &json(self))
+        write(path.as_ref(), json(self))
     }
 
     /// Reads what [`save`](Self::save) wrote. [`check`](Self::check) says whether it is the table that is wanted.

@@ -1,0 +1,114 @@
+//! A run's metrics for TensorBoard.
+//!
+//! An event file is a row of records: the length of the data (8 bytes, little-endian), a checksum of the length, the data,
+//! a checksum of the data. Data are `Event`s of tensorflow/core/util/event.proto, of which these are the fields that scalars
+//! need.
+
+use std::fs::create_dir_all;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use prost::Message;
+
+use super::metrics::{METRICS, StepMetrics, read_metrics};
+use crate::{Error, Result, measure};
+
+/// TensorBoard reads files with `tfevents` in their names. Always the same, so that a second export replaces the first.
+const FILE: &str = "events.out.tfevents.pv-train";
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+/// A `Summary.Value`.
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// Written when it is 0, too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+/// Writes the metrics in a run's folder as an event file for TensorBoard (`events.out.tfevents.pv-train`) into a folder,
+/// which may be the run's own, and returns its path. It takes the place of one that was written there before; a run that is
+/// going on may be exported. Scalars, as f32:
+/// - `train/loss`, `train/penalty`, `train/grad_norm`, `train/learning_rate`, `train/tokens_per_second`, in every step;
+/// - `regimes/NAME`, such as coefficients;
+/// - where they were measured `held_out/loss`, `probes/NAME` (the probe prompts' mean projection) and `shifts/NAME` (its change
+///   since before training), in activation units.
+///
+/// The last step's time is that at which the metrics were last written, those before it lie back by what the steps took.
+///
+/// # Errors
+/// Those of [`read_metrics`]; [`Error::Write`].
+pub fn write_tensorboard(run: impl AsRef<Path>, folder: impl AsRef<Path>) -> Result<PathBuf> {
+    let (run, folder) = (run.as_ref(), folder.as_ref());
+    let metrics = read_metrics(run)?;
+    let path = run.join(METRICS);
+    let written = path.metadata().and_then(|about| about.modified()).map_err(|source| Error::Read { path, source })?;
+    let end = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+    let path = folder.join(FILE);
+    match measure::write(&path, file(&metrics, end)) {
+        Err(measure::MeasureError::Write { path, source }) => Err(Error::Write { path, source }),
+        other => Ok(other.map(|()| path)?),
+    }
+}
+
+/// The file of metrics whose last step ended at a time in seconds since 1970.
+fn file(metrics: &[StepMetrics], end: f64) -> Vec<u8> {
+    let mut wall_time = end - metrics.iter().map(|line| line.seconds).sum::<f64>();
+    let version = Event { wall_time, file_version: Some("brain.Event:2".to_owned()), ..Event::default() };
+    let mut bytes = record(&version.encode_to_vec());
+    for line in metrics {
+        wall_time += line.seconds;
+        let summary = Some(Summary { value: scalars(line) });
+        let event = Event { wall_time, step: line.step as i64, summary, ..Event::default() };
+        bytes.extend(record(&event.encode_to_vec()));
+    }
+    bytes
+}
+
+fn scalars(line: &StepMetrics) -> Vec<Scalar> {
+    let speed = line.loss.map(|_| line.tokens_per_second);
+    let fixed = [
+        ("train/loss", line.loss),
+        ("train/penalty", line.penalty),
+        ("train/grad_norm", line.grad_norm),
+        ("train/learning_rate", line.learning_rate),
+        ("train/tokens_per_second", speed),
+        ("held_out/loss", line.held_out_loss),
+    ];
+    let fixed = fixed.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?)));
+    let groups = [("regimes", &line.regimes), ("probes", &line.projections), ("shifts", &line.shifts)];
+    let named = groups
+        .into_iter()
+        .flat_map(|(group, values)| values.iter().map(move |(name, value)| (format!("{group}/{name}"), *value)));
+    fixed.chain(named).map(|(tag, value)| Scalar { tag, simple_value: Some(value as f32) }).collect()
+}
+
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    [&length, checksum(&length).as_slice(), data, &checksum(data)].concat()
+}
+
+/// A CRC-32C, rotated and offset as records have it ("masked"), so that a checksum of checksums is none.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+}
