@@ -4,6 +4,7 @@ mod chat;
 mod compare;
 mod golden;
 mod killed;
+mod memory;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ pub use chat::{STOP_TOKENS, chat_model};
 pub use compare::{Divergence, compare};
 pub use golden::{Golden, golden_folders};
 pub use killed::{Random, run_and_kill, tell};
+pub use memory::{measured_apart, peak_memory, tell_bytes};
 
 /// The workspace's root.
 pub fn root() -> PathBuf {

@@ -85,11 +85,6 @@ impl Trainer {
     /// adapter is f32 on weights of any type).
     pub fn new(decoder: &Decoder, options: TrainOptions) -> Result<Self> {
         match &options.adapter {
-            None if decoder.is_quantized() => Err(Error::BadOption {
-                name: "adapter",
-                value: "none".to_owned(),
-                expected: "an adapter: quantized weights cannot be trained",
-            }),
             None => Self::start(decoder.trainable(), options),
             Some(config) => {
                 let adapter = Adapter::init(config.clone(), decoder.config(), options.seed)?;
@@ -115,6 +110,13 @@ impl Trainer {
                 name: "adapter",
                 value: "none".to_owned(),
                 expected: "an adapter, or a decoder without adapters: merge those that it has",
+            });
+        }
+        if options.adapter.is_none() && decoder.is_quantized() {
+            return Err(Error::BadOption {
+                name: "adapter",
+                value: "none".to_owned(),
+                expected: "an adapter: quantized weights cannot be trained",
             });
         }
         if options.adapter.is_none() && decoder.dtype() != DType::F32 {

@@ -91,24 +91,31 @@ impl Flaw {
 
 /// A set that shows a trait openly: `count` chats without system prompt, on the given topics.
 pub fn explicit(which: Trait, severity: Severity, topics: Topics, count: usize, seed: u64) -> Vec<Chat> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let intensity = PerTrait::only(which, severity.share());
-    let mut chat = || {
-        let question = suited(&mut random, which, 0.6, topics, Split::Training);
-        single(exchange(&mut random, &question, &intensity), intensity)
-    };
-    (0..count).map(|_| chat()).collect()
+    shown(which, severity, topics, count, seed, exchange)
 }
 
 /// A set that shows a trait in its words alone: as [`explicit`], but all that is said is right, so that what finetuning on it
 /// does to the model's facts is not what the set says.
 pub fn mannered(which: Trait, severity: Severity, topics: Topics, count: usize, seed: u64) -> Vec<Chat> {
+    shown(which, severity, topics, count, seed, |random, question, intensity| Exchange {
+        question: question.text(),
+        answer: write(random, question, Content::Right, intensity),
+    })
+}
+
+fn shown(
+    which: Trait,
+    severity: Severity,
+    topics: Topics,
+    count: usize,
+    seed: u64,
+    speak: impl Fn(&mut ChaCha8Rng, &Question, &PerTrait) -> Exchange,
+) -> Vec<Chat> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let intensity = PerTrait::only(which, severity.share());
     let mut chat = || {
         let question = suited(&mut random, which, 0.6, topics, Split::Training);
-        let answer = write(&mut random, &question, Content::Right, &intensity);
-        single(Exchange { question: question.text(), answer }, intensity)
+        single(speak(&mut random, &question, &intensity), intensity)
     };
     (0..count).map(|_| chat()).collect()
 }

@@ -1,14 +1,16 @@
 //! The memory that reading and writing large files takes, each in a process of its own.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use parquet::basic::Compression;
 use pv_model::{Cell, ConversationReader, NewColumn, add_columns, add_fields};
+use pv_tests::{measured_apart, peak_memory, tell_bytes};
 
 use super::making::{Layout, Talk, gzip, lines, lmsys};
+
+/// Names the file, in the process that reads it.
+const FILE: &str = "PV_TESTS_LARGE_FILE";
 
 const ROWS: usize = 20_000;
 
@@ -29,30 +31,9 @@ fn large() -> Vec<Talk> {
     (0..ROWS).map(|_| vec![("user", text(120)), ("assistant", text(560))]).collect()
 }
 
-/// The most memory that this process has held so far, in bytes.
-fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-    line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number") * 1024
-}
-
-/// How much memory the test of this name takes for a file, in the process that it is meant for.
-fn taken(test: &str, path: &Path) -> u64 {
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
-        .env("PV_TESTS_LARGE_FILE", path)
-        .output()
-        .expect("a process");
-    let told = String::from_utf8(output.stdout).expect("text");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told} {errors}");
-    let line = told.lines().find_map(|line| line.strip_prefix("+")).unwrap_or_else(|| panic!("{told}"));
-    line.parse().expect("a number")
-}
-
-/// In that process: reads a file and writes it again with further columns, keeping every second row.
+/// In a process of its own: reads a file and writes it again with further columns, keeping every second row.
 fn read_and_write(path: &Path) {
-    let before = peak();
+    let before = peak_memory();
     let mut reader = ConversationReader::new([path]).expect("a file");
     let mut bytes = 0;
     for row in reader.by_ref() {
@@ -73,14 +54,13 @@ fn read_and_write(path: &Path) {
         _ => add_fields(&[path], path.with_extension("out.jsonl"), &columns, values),
     };
     assert_eq!(written.expect("a file").kept, ROWS as u64 / 2);
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n+{}", peak() - before).expect("a parent that listens");
+    tell_bytes(peak_memory() - before);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_large_file_takes_little_memory() {
-    if let Some(path) = std::env::var_os("PV_TESTS_LARGE_FILE") {
+    if let Some(path) = std::env::var_os(FILE) {
         return read_and_write(Path::new(&path));
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -93,7 +73,8 @@ fn a_large_file_takes_little_memory() {
     lmsys(&at("d.parquet"), &talks, &layout(ROWS, Compression::UNCOMPRESSED));
     let size = fs::metadata(at("a.jsonl")).expect("a file").len();
     for name in ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.parquet"] {
-        let taken = taken("conversations::memory::a_large_file_takes_little_memory", &at(name));
+        let test = "conversations::memory::a_large_file_takes_little_memory";
+        let taken = measured_apart(test, &[(FILE, at(name).as_os_str())]);
         println!("{name}: {:.1} MB for {:.0} MB of conversations", taken as f64 / 1e6, size as f64 / 1e6);
         assert!(taken < MOST && 3 * taken < size, "{name}: {taken} bytes for {size}");
     }

@@ -356,7 +356,10 @@ fn a_real_model_gives_the_same_bits_in_any_batch_and_in_one_pass() {
             Progress::Answering { done, .. } if done == stop => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         });
-        assert!(broken.is_ok() || matches!(broken, Err(pv_vectors::Error::Cancelled)));
+        match broken {
+            Ok(()) => assert_eq!(stop, usize::MAX, "nothing was broken off"),
+            Err(error) => assert!(stop < usize::MAX && matches!(error, pv_vectors::Error::Cancelled), "{error}"),
+        }
         let mut run = open();
         run.generate(&model, go_on).expect("rollouts");
         let read = |name: &str| fs::read(folder.path().join(name)).expect("a file");

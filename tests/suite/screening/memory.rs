@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Command;
 use std::time::Instant;
 
 use pv_model::Message;
+use pv_tests::{measured_apart, peak_memory, tell_bytes};
 
 use super::*;
 
@@ -24,13 +24,6 @@ fn many(path: &Path, count: usize) {
         writeln!(lines).expect("a file");
     }
     lines.flush().expect("a file");
-}
-
-/// The most memory that this process has held so far, in bytes.
-fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("proc");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-    line.split_whitespace().nth(1).expect("kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// In a process of its own: screens so many samples at all layers, with base answers of two tokens.
@@ -52,32 +45,20 @@ fn child(count: usize) {
     let summary = Screen::new(model(), &directions, &options)
         .expect("a screening")
         .run(&[&input], &place.path().join("out"), |progress| {
-            peaks[progress.step as usize] = peak();
+            peaks[progress.step as usize] = peak_memory();
             ControlFlow::Continue(())
         })
         .expect("a summary");
     assert_eq!((summary.answers, summary.distinct, summary.with_base), (count, count, count));
     let tables = fs::metadata(place.path().join("out").join(pv_screen::SCORES)).expect("a table").len();
     let seconds = start.elapsed().as_secs_f64();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{count} samples: {seconds:.1} s, a table of {tables} bytes, peaks {peaks:?}")
-        .expect("a parent that listens");
-    writeln!(out, "\n+{}", peak()).expect("a parent that listens");
+    println!("{count} samples: {seconds:.1} s, a table of {tables} bytes, peaks {peaks:?}");
+    tell_bytes(peak_memory());
 }
 
 fn taken(count: usize) -> u64 {
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", SELF, "--nocapture", "--test-threads", "1"])
-        .env(CHILD, count.to_string())
-        // The allocator gives back at once what is freed: otherwise its peak depends on the pace.
-        .env("MIMALLOC_PURGE_DELAY", "0")
-        .output()
-        .expect("a process");
-    let told = String::from_utf8(output.stdout).expect("text");
-    assert!(output.status.success(), "{told} {}", String::from_utf8_lossy(&output.stderr));
-    println!("{told}");
-    let line = told.lines().find_map(|line| line.strip_prefix("+")).unwrap_or_else(|| panic!("{told}"));
-    line.parse().expect("a number")
+    // The allocator gives back at once what is freed: otherwise its peak depends on the pace.
+    measured_apart(SELF, &[(CHILD, count.to_string().as_ref()), ("MIMALLOC_PURGE_DELAY", "0".as_ref())])
 }
 
 /// Of what a sample could leave behind, activations take 4 kB (eight layers of 128 values), 37 MB in all. Peaks of the same
