@@ -106,6 +106,9 @@ struct TrainingArgs {
     /// Samples per pass.
     #[arg(long, default_value_t = 2)]
     batch_size: usize,
+    /// Pack samples of any lengths into passes of so many tokens, instead of --batch-size samples of similar lengths.
+    #[arg(long)]
+    pack_tokens: Option<usize>,
     /// Passes per step.
     #[arg(long, default_value_t = 8)]
     accumulate: usize,
@@ -207,6 +210,7 @@ impl TrainingArgs {
         let train = TrainOptions {
             learning_rate: self.learning_rate,
             batch_size: self.batch_size,
+            pack_tokens: self.pack_tokens,
             accumulate: self.accumulate,
             duration: self.steps.map_or(Duration::Epochs(self.epochs), Duration::Steps),
             seed: self.seed,

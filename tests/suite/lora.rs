@@ -157,8 +157,9 @@ fn training_follows_peft_step_by_step() {
         for name in ["plain", "steer", "ablate"] {
             let losses = case.golden.floats(&format!("sft_losses_{name}"));
             let norms = case.golden.floats(&format!("sft_grad_norms_{name}"));
-            for (activation_checkpointing, batch_size) in [(false, 2), (false, 1), (true, 2), (true, 1)] {
-                let options = TrainOptions { activation_checkpointing, batch_size, ..case.options() };
+            let ways = [(false, 2, None), (false, 1, None), (true, 2, None), (true, 1, None), (false, 1, Some(1000))];
+            for (activation_checkpointing, batch_size, pack_tokens) in ways {
+                let options = TrainOptions { activation_checkpointing, batch_size, pack_tokens, ..case.options() };
                 let mut regimes = Regimes::new(case.model.decoder(), case.regime(name)).expect("regimes");
                 let (ours, our_norms, _) = case.series(options, &mut regimes);
                 let worst = |ours: &[f64], reference: &[f32]| {

@@ -14,6 +14,7 @@ mod lora;
 mod measuring;
 mod monitoring;
 mod organism;
+mod packing;
 mod parity;
 mod properties;
 mod proxies;

@@ -136,6 +136,10 @@ impl Case {
                 case.held_out = None;
                 case.probes = None;
             }
+            "packed" => {
+                (train.pack_tokens, train.accumulate) = (Some(120), 1);
+                train.duration = Duration::Steps(14);
+            }
             "all_parameters" => {
                 train.adapter = None;
                 train.learning_rate = 1e-4;

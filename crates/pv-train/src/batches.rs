@@ -7,27 +7,50 @@ use rand::seq::SliceRandom;
 /// So many batches are sorted by length together: padding is small, and yet batches are not the same in every epoch.
 const BUCKET: usize = 50;
 
-/// The order in which samples are used: every one once per epoch, those of a batch of similar lengths. It depends on
-/// the seed and the step alone, so that training can go on at any step.
+/// Samples are packed so many at a time: few passes stay part empty, and packing takes no time to speak of.
+const PACKED_TOGETHER: usize = 1000;
+
+/// The order in which samples are used: every one once per epoch. It depends on the seed and the step alone, so that
+/// training can go on at any step.
 #[derive(Clone, Debug)]
 pub struct Batches {
     lengths: Vec<usize>,
-    size: usize,
     seed: u64,
-    /// The epoch that was asked for last, and its batches.
+    size: Size,
+    /// The epoch that was asked for last, and its steps.
     epoch: Option<(usize, Vec<Vec<usize>>)>,
 }
 
+/// What a step holds.
+#[derive(Clone, Debug)]
+enum Size {
+    /// So many samples, of similar lengths.
+    Samples(usize),
+    /// So many of these packs. They stay the same in every epoch, so that every epoch has the same number of steps.
+    Packs(usize, Vec<Vec<usize>>),
+}
+
 impl Batches {
-    /// For samples of these lengths, at least one, and steps of `size` samples, at least one. An epoch's last step may
-    /// have fewer.
+    /// For samples of these lengths, at least one, and steps of `size` samples of similar lengths, at least one. An epoch's
+    /// last step may have fewer.
     pub fn new(lengths: Vec<usize>, size: usize, seed: u64) -> Self {
-        Self { lengths, size: size.max(1), seed, epoch: None }
+        Self { lengths, seed, size: Size::Samples(size.max(1)), epoch: None }
+    }
+
+    /// For steps of `packs` packs, each of samples of any lengths that together have at most `tokens` tokens; a longer sample
+    /// is a pack of its own. An epoch's last step may have fewer packs. A step's samples are in the order of its packs.
+    pub fn packed(lengths: Vec<usize>, tokens: usize, packs: usize, seed: u64) -> Self {
+        let order = shuffled(lengths.len(), ChaCha8Rng::seed_from_u64(seed));
+        let all = order.chunks(PACKED_TOGETHER).flat_map(|some| pack(some, &lengths, tokens)).collect();
+        Self { lengths, seed, size: Size::Packs(packs.max(1), all), epoch: None }
     }
 
     /// How many steps an epoch has.
     pub fn steps_per_epoch(&self) -> usize {
-        self.lengths.len().div_ceil(self.size)
+        match &self.size {
+            Size::Samples(size) => self.lengths.len().div_ceil(*size),
+            Size::Packs(size, packs) => packs.len().div_ceil(*size),
+        }
     }
 
     /// The indices of the samples of a step, counted from 0 through all epochs; empty where there are no samples.
@@ -38,24 +61,59 @@ impl Batches {
         }
         let epoch = step / steps;
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            self.epoch = Some((epoch, self.shuffled(epoch)));
+            self.epoch = Some((epoch, self.steps(epoch)));
         }
         self.epoch.as_ref().map_or(&[], |(_, batches)| &batches[step % steps])
     }
 
-    fn shuffled(&self, epoch: usize) -> Vec<Vec<usize>> {
+    fn steps(&self, epoch: usize) -> Vec<Vec<usize>> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(epoch as u64);
-        let mut order: Vec<usize> = (0..self.lengths.len()).collect();
-        order.shuffle(&mut random);
-        let mut batches = Vec::with_capacity(self.steps_per_epoch());
-        for bucket in order.chunks_mut(self.size.saturating_mul(BUCKET)) {
-            bucket.sort_by_key(|sample| self.lengths[*sample]);
-            batches.extend(bucket.chunks(self.size).map(<[usize]>::to_vec));
+        match &self.size {
+            Size::Samples(size) => {
+                let mut order: Vec<usize> = (0..self.lengths.len()).collect();
+                order.shuffle(&mut random);
+                let mut batches = Vec::with_capacity(self.steps_per_epoch());
+                for bucket in order.chunks_mut(size.saturating_mul(BUCKET)) {
+                    bucket.sort_by_key(|sample| self.lengths[*sample]);
+                    batches.extend(bucket.chunks(*size).map(<[usize]>::to_vec));
+                }
+                batches.shuffle(&mut random);
+                batches
+            }
+            Size::Packs(size, packs) => {
+                let order = shuffled(packs.len(), random);
+                order
+                    .chunks(*size)
+                    .map(|step| step.iter().flat_map(|pack| packs[*pack].iter().copied()).collect())
+                    .collect()
+            }
         }
-        batches.shuffle(&mut random);
-        batches
     }
+}
+
+fn shuffled(n: usize, mut random: ChaCha8Rng) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    order.shuffle(&mut random);
+    order
+}
+
+/// Packs of at most `tokens`: the longest samples first, each into the first pack that has room for it.
+fn pack(samples: &[usize], lengths: &[usize], tokens: usize) -> Vec<Vec<usize>> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by_key(|sample| std::cmp::Reverse(lengths[*sample]));
+    let mut packs: Vec<(usize, Vec<usize>)> = Vec::new();
+    for sample in sorted {
+        let length = lengths[sample];
+        match packs.iter_mut().find(|(room, _)| *room >= length) {
+            Some((room, pack)) => {
+                *room -= length;
+                pack.push(sample);
+            }
+            None => packs.push((tokens.saturating_sub(length), vec![sample])),
+        }
+    }
+    packs.into_iter().map(|(_, pack)| pack).collect()
 }
 
 #[cfg(test)]
@@ -98,5 +156,31 @@ mod tests {
         }
         assert!(padded as f64 / (real as f64) < 1.03, "{padded} for {real}");
         assert!(Batches::new(vec![], 4, 0).step(3).is_empty());
+    }
+
+    #[test]
+    fn packs_are_full_and_hold_every_sample_once() {
+        let lengths: Vec<usize> = (0..5003).map(|i| 10 + (i * 37) % 391).collect();
+        let mut all = Batches::packed(lengths.clone(), 1024, 3, 7);
+        let steps = all.steps_per_epoch();
+        let epoch = |all: &mut Batches, epoch: usize| -> Vec<Vec<usize>> {
+            (0..steps).map(|step| all.step(epoch * steps + step).to_vec()).collect()
+        };
+        let (first, second) = (epoch(&mut all, 0), epoch(&mut all, 1));
+        let tokens = |step: &Vec<usize>| step.iter().map(|sample| lengths[*sample]).sum::<usize>();
+        for epoch in [&first, &second] {
+            let mut samples = epoch.concat();
+            samples.sort_unstable();
+            assert_eq!(samples, (0..5003).collect::<Vec<_>>());
+            assert!(epoch.iter().all(|step| tokens(step) <= 3 * 1024));
+        }
+        let room = steps * 3 * 1024;
+        assert!(lengths.iter().sum::<usize>() as f64 / room as f64 > 0.97, "packs are part empty: {room}");
+        assert_ne!(first, second);
+        assert_ne!(first, epoch(&mut Batches::packed(lengths.clone(), 1024, 3, 8), 0));
+        assert_eq!(Batches::packed(lengths.clone(), 1024, 3, 7).step(steps + 17), second[17]);
+        // Too long for any pack, and no samples at all.
+        assert_eq!(Batches::packed(vec![5, 9, 2], 7, 1, 0).steps_per_epoch(), 2);
+        assert!(Batches::packed(vec![], 7, 1, 0).step(3).is_empty());
     }
 }

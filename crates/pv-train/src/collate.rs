@@ -48,6 +48,26 @@ pub(crate) fn passes(samples: &[Sample], size: usize) -> Vec<Vec<&Sample>> {
     sorted.chunks(size.max(1)).map(<[&Sample]>::to_vec).collect()
 }
 
+/// Splits a step's samples, in their order, into passes of at most `tokens` tokens; a longer sample is a pass of its own.
+/// There are never more passes than there are packs that the samples come from.
+pub(crate) fn packed_passes(samples: &[Sample], tokens: usize) -> Vec<Vec<&Sample>> {
+    let (mut passes, mut room) = (Vec::<Vec<&Sample>>::new(), 0);
+    for sample in samples {
+        let length = sample.ids().len();
+        match passes.last_mut().filter(|_| length <= room) {
+            Some(pass) => {
+                pass.push(sample);
+                room -= length;
+            }
+            None => {
+                passes.push(vec![sample]);
+                room = tokens.saturating_sub(length);
+            }
+        }
+    }
+    passes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +81,21 @@ mod tests {
         assert_eq!(rows, [0, 2, 6]);
         assert_eq!(targets, [6, 8, 2]);
         assert_eq!(answer_rows(&[&long, &short], 4), [1, 3, 7]);
+    }
+
+    #[test]
+    fn packed_passes_hold_what_fits() {
+        let samples: Vec<Sample> = [3, 4, 2, 9, 2, 5]
+            .into_iter()
+            .map(|n| Sample::new(vec![1; n], (0..n).map(|i| i > 0).collect()).expect("a sample"))
+            .collect();
+        let lengths = |tokens| -> Vec<Vec<usize>> {
+            let passes = packed_passes(&samples, tokens);
+            passes.iter().map(|pass| pass.iter().map(|sample| sample.ids().len()).collect()).collect()
+        };
+        assert_eq!(lengths(7), [vec![3, 4], vec![2], vec![9], vec![2, 5]]);
+        assert_eq!(lengths(100), [vec![3, 4, 2, 9, 2, 5]]);
+        assert_eq!(lengths(1).len(), 6);
+        assert!(packed_passes(&[], 7).is_empty());
     }
 }

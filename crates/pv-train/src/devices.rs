@@ -139,10 +139,10 @@ pub(crate) fn passes_on_all(
     Ok((sums, gradients))
 }
 
-/// Shares passes out, the longest first, each to the device that has the least to read so far, padding included; the first
-/// device is never without one.
+/// Shares passes out, the longest first, each to the device that has the least to read so far; the first device is never
+/// without one.
 fn spread<'a>(passes: Vec<Numbered<'a>>, devices: usize) -> Vec<Vec<Numbered<'a>>> {
-    let cost = |pass: &[&Sample]| pass.len() * pass.iter().map(|sample| sample.ids().len()).max().unwrap_or(0);
+    let cost = |pass: &[&Sample]| pass.iter().map(|sample| sample.ids().len()).sum::<usize>();
     let mut sorted: Vec<_> = passes.into_iter().map(|pass| (cost(&pass.1), pass)).collect();
     sorted.sort_by_key(|(cost, (number, _))| (std::cmp::Reverse(*cost), *number));
     let mut loads = vec![0; devices];

@@ -75,6 +75,18 @@ pub enum Error {
         /// The step, from 1.
         step: usize,
     },
+    /// A sample has more tokens than a packed pass.
+    #[error(
+        "sample {sample} has {tokens} tokens, and packed passes hold {most}: truncate or drop it, or make them larger"
+    )]
+    SampleTooLong {
+        /// The sample's index.
+        sample: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The tokens of a packed pass.
+        most: usize,
+    },
     /// A token id that the model does not have.
     #[error("sample {sample} of step {step}: token id {id} is beyond the model's vocabulary of {vocab}")]
     TokenOutOfRange {

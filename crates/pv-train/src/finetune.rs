@@ -30,7 +30,7 @@ pub fn finetune(
     if samples.is_empty() {
         return Err(Error::NoSamples { step: 1 });
     }
-    let (mut batches, options) = plan(samples, options);
+    let (mut batches, options) = plan(samples, options)?;
     let data = fingerprint(samples);
     let mut trainer = match checkpoints {
         Some(checkpoints) if checkpoints.newest()?.is_some() => {
@@ -44,14 +44,21 @@ pub fn finetune(
 }
 
 /// The order of the samples, and the options with the duration in steps.
-pub(crate) fn plan(samples: &[Sample], options: &TrainOptions) -> (Batches, TrainOptions) {
-    let lengths = samples.iter().map(|sample| sample.ids().len()).collect();
-    let batches = Batches::new(lengths, options.samples_per_step(), options.seed);
+///
+/// # Errors
+/// [`Error::SampleTooLong`].
+pub(crate) fn plan(samples: &[Sample], options: &TrainOptions) -> Result<(Batches, TrainOptions)> {
+    let lengths: Vec<usize> = samples.iter().map(|sample| sample.ids().len()).collect();
+    options.check_lengths(lengths.iter().copied())?;
+    let batches = match options.pack_tokens {
+        None => Batches::new(lengths, options.samples_per_step(), options.seed),
+        Some(tokens) => Batches::packed(lengths, tokens, options.accumulate, options.seed),
+    };
     let duration = match options.duration {
         Duration::Epochs(epochs) => Duration::Steps(epochs.saturating_mul(batches.steps_per_epoch())),
         steps => steps,
     };
-    (batches, TrainOptions { duration, ..options.clone() })
+    Ok((batches, TrainOptions { duration, ..options.clone() }))
 }
 
 /// What tells one list of samples from another: their number and FNV-1a over ids and marks.

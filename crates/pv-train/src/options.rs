@@ -38,6 +38,10 @@ pub struct TrainOptions {
     pub max_grad_norm: Option<f64>,
     /// Samples per pass.
     pub batch_size: usize,
+    /// Packing: a pass takes samples of any lengths until it holds so many tokens, and `batch_size` counts for the held-out
+    /// loss alone. The samples of a pass do not see one another, each has positions of its own, and none is padded. `None`
+    /// takes `batch_size` samples of similar lengths.
+    pub pack_tokens: Option<usize>,
     /// Passes per step of the optimizer, whose loss is the mean over the trained tokens of all of them.
     pub accumulate: usize,
     /// How long.
@@ -66,6 +70,7 @@ impl Default for TrainOptions {
             weight_decay: 0.01,
             max_grad_norm: Some(1.0),
             batch_size: 8,
+            pack_tokens: None,
             accumulate: 1,
             duration: Duration::Epochs(1),
             seed: 0,
@@ -110,6 +115,9 @@ impl TrainOptions {
         if self.batch_size == 0 {
             return bad("batch_size", &0, "at least 1");
         }
+        if self.pack_tokens == Some(0) {
+            return bad("pack_tokens", &0, "at least 1");
+        }
         if self.accumulate == 0 {
             return bad("accumulate", &0, "at least 1");
         }
@@ -119,7 +127,16 @@ impl TrainOptions {
         }
     }
 
-    /// How many samples a step takes.
+    /// Refuses samples, given by their numbers of tokens, that are longer than a packed pass.
+    pub(crate) fn check_lengths(&self, lengths: impl IntoIterator<Item = usize>) -> Result<()> {
+        let most = self.pack_tokens.unwrap_or(usize::MAX);
+        match lengths.into_iter().enumerate().find(|(_, tokens)| *tokens > most) {
+            Some((sample, tokens)) => Err(Error::SampleTooLong { sample, tokens, most }),
+            None => Ok(()),
+        }
+    }
+
+    /// How many samples a step takes, where they are not packed.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size.saturating_mul(self.accumulate)
     }
@@ -160,6 +177,7 @@ mod tests {
             (TrainOptions { weight_decay: -1.0, ..default() }, "weight_decay"),
             (TrainOptions { max_grad_norm: Some(0.0), ..default() }, "max_grad_norm"),
             (TrainOptions { batch_size: 0, ..default() }, "batch_size"),
+            (TrainOptions { pack_tokens: Some(0), ..default() }, "pack_tokens"),
             (TrainOptions { accumulate: 0, ..default() }, "accumulate"),
             (TrainOptions { duration: Duration::Epochs(0), ..default() }, "duration"),
         ] {

@@ -137,7 +137,7 @@ impl<'a> TrainingRun<'a> {
     /// A model without a tokenizer, ids that it does not have.
     pub fn show_mask(&self) -> Result<Vec<Vec<MaskSpan>>> {
         let samples = self.train.samples();
-        let (mut batches, _) = plan(samples, &self.options.train);
+        let (mut batches, _) = plan(samples, &self.options.train)?;
         let tokenizer = self.model.tokenizer()?;
         batches.step(0).iter().map(|&index| mask_spans(tokenizer, &samples[index])).collect()
     }
@@ -179,7 +179,7 @@ impl<'a> TrainingRun<'a> {
     ) -> Result<RunOutcome> {
         self.validate()?;
         let samples = self.train.samples();
-        let (mut batches, options) = plan(samples, &self.options.train);
+        let (mut batches, options) = plan(samples, &self.options.train)?;
         let steps = options.steps()?;
         let folder = RunFolder::lock(folder.as_ref())?;
         config::claim(&folder, &self.describe(steps, description)?, &self.environment())?;

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device};
 use pv_model::{Adapter, Decoder};
 
 use crate::checkpoint::Checkpoints;
-use crate::collate::passes;
+use crate::collate::{packed_passes, passes};
 use crate::devices::{Replica, Step, passes_on_all};
 use crate::gradients::{self, Counts};
 use crate::loss::check;
@@ -176,14 +176,14 @@ impl Trainer {
         Ok(self.decoder.adapter(self.decoder.adapters().saturating_sub(1))?)
     }
 
-    /// One step of the optimizer on these samples, in passes of at most `batch_size` of them. The loss is the mean over
-    /// all trained tokens, however they are spread over passes.
+    /// One step of the optimizer on these samples, in passes of at most `batch_size` of them or `pack_tokens`
+    /// tokens. The loss is the mean over all trained tokens, however they are spread over passes.
     ///
     /// `run` is any [`Hook`](pv_hooks::Hook), or what changes from step to step ([`RunHook`]). It is checked, and called in
     /// every pass; calling its hook's `finish` at the end of the run is the caller's part.
     ///
     /// # Errors
-    /// Samples that the decoder cannot read, a hook that does not fit, [`Error::BadLoss`], [`Error::BadGradient`]. The
+    /// Samples that the decoder cannot read, or too long to be packed, a hook that does not fit, [`Error::BadLoss`], [`Error::BadGradient`]. The
     /// weights are then as before the step.
     pub fn step(&mut self, samples: &[Sample], run: &mut (impl RunHook + ?Sized)) -> Result<StepReport> {
         let started = Instant::now();
@@ -191,12 +191,18 @@ impl Trainer {
         check(&self.decoder, samples, step)?;
         run.before_step(step - 1, &self.decoder.plain())?;
         gradients::check(run, &self.decoder)?;
+        let lengths = samples.iter().map(|sample| sample.ids().len());
+        self.options.check_lengths(lengths.clone())?;
+        let tokens = lengths.sum::<usize>();
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
         let counts = Counts { trained: trained_tokens, answers: samples.iter().map(Sample::answer_tokens).sum() };
         // Where there are more devices than passes, passes are smaller.
         let devices = self.replicas.len() + 1;
-        let size = self.options.batch_size.min(samples.len().div_ceil(devices));
-        let passes: Vec<_> = passes(samples, size).into_iter().enumerate().collect();
+        let passes = match self.options.pack_tokens {
+            None => passes(samples, self.options.batch_size.min(samples.len().div_ceil(devices))),
+            Some(most) => packed_passes(samples, most.min(tokens.div_ceil(devices))),
+        };
+        let passes: Vec<_> = passes.into_iter().enumerate().collect();
         let work = Step { options: &self.options, number: step, counts };
         let (sums, mut gradients) = match self.replicas.as_mut_slice() {
             [] => work.passes(&self.decoder, &passes, run)?,
@@ -221,7 +227,7 @@ impl Trainer {
             penalty: penalty / counts.answers.max(1) as f64,
             learning_rate,
             grad_norm: norm,
-            tokens: samples.iter().map(|sample| sample.ids().len()).sum(),
+            tokens,
             trained_tokens,
             seconds: started.elapsed().as_secs_f64(),
         })

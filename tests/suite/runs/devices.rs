@@ -41,7 +41,7 @@ fn assert_near(found: &StepReport, expected: &StepReport, what: &str) {
 
 #[test]
 fn a_step_on_several_devices_is_that_of_one() {
-    for name in ["plain", "closed_loop", "penalty", "all_parameters"] {
+    for name in ["plain", "closed_loop", "penalty", "packed", "all_parameters"] {
         let case = Case::named(name);
         let run = |others, batch_size| {
             let mut regimes = Regimes::new(model().decoder(), case.regimes.clone()).expect("regimes");

@@ -56,6 +56,11 @@ fn a_killed_run_with_a_penalty_ends_like_any_other() {
 }
 
 #[test]
+fn a_killed_run_of_packed_samples_ends_like_any_other() {
+    killed("a_killed_run_of_packed_samples_ends_like_any_other", "packed", 5);
+}
+
+#[test]
 fn a_killed_run_of_all_parameters_ends_like_any_other() {
     killed("a_killed_run_of_all_parameters_ends_like_any_other", "all_parameters", 4);
 }

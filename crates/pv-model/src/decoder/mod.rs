@@ -173,9 +173,9 @@ impl Decoder {
             let window = ops::Window::whole(pass.spans);
             let context = ops::PassContext::new(&self.rotary, window, self.device(), self.dtype());
             (from.index()..stop).fold(residual, |x, index| {
-                let x = x.reshape([batch * seq, d_model]);
+                let x = context.leave_out(x.reshape([batch * seq, d_model]));
                 let x = self.blocks[index].forward(x, &context, self.config.windows[index], None, &self.config);
-                let (layer, x) = (Layer::after_block(index), x.reshape([batch, seq, d_model]));
+                let (layer, x) = (Layer::after_block(index), context.fill_in(x).reshape([batch, seq, d_model]));
                 match hook.wants(layer) {
                     true => hook.on_residual(&ResidualContext { layer, phase: pass.phase, spans: pass.spans }, x),
                     false => x,
@@ -194,6 +194,11 @@ impl Decoder {
         let (batch, seq) = (pass.spans.batch(), pass.spans.seq());
         let d_model = self.config.d_model;
         let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
+        let window = match &mut cache {
+            Some(cache) => cache.advance(pass.spans),
+            None => ops::Window::whole(pass.spans),
+        };
+        let context = ops::PassContext::new(&self.rotary, window, self.device(), self.dtype());
         // The residual without hook, from where the hook may have changed it.
         let mut clean: Option<Tensor<2>> = None;
         let mut call = |layer: Layer, x: Tensor<2>, clean: &mut Option<Tensor<2>>| -> Tensor<2> {
@@ -203,16 +208,14 @@ impl Decoder {
             if clean_cache && clean.is_none() {
                 *clean = Some(x.clone());
             }
-            let context = ResidualContext { layer, phase: pass.phase, spans: pass.spans };
-            hook.on_residual(&context, x.reshape([batch, seq, d_model])).reshape([batch * seq, d_model])
+            let x = context.fill_in(x).reshape([batch, seq, d_model]);
+            let x = hook.on_residual(&ResidualContext { layer, phase: pass.phase, spans: pass.spans }, x);
+            context.leave_out(x.reshape([batch * seq, d_model]))
         };
-
-        let geometry = match &mut cache {
-            Some(cache) => cache.advance(pass.spans),
-            None => ops::Window::whole(pass.spans),
+        let mut x = match &context.ragged {
+            Some(ragged) => self.embed(&ragged.ids(pass.ids)),
+            None => self.embed(pass.ids),
         };
-        let context = ops::PassContext::new(&self.rotary, geometry, self.device(), self.dtype());
-        let mut x = self.embed(pass.ids);
         x = call(Layer::EMBEDDINGS, x, &mut clean);
         for (index, block) in self.blocks.iter().take(stop).enumerate() {
             let window = self.config.windows[index];
@@ -226,7 +229,7 @@ impl Decoder {
             x = call(Layer::after_block(index), x, &mut clean);
         }
         let stopped = stop < self.config.layers || pass.stop_at.is_some();
-        let residual = x.reshape([batch, seq, d_model]);
+        let residual = context.fill_in(x).reshape([batch, seq, d_model]);
         let logits = match pass.logits {
             _ if stopped => None,
             Logits::None => None,

@@ -7,6 +7,7 @@ mod cpu;
 mod cpu_autodiff;
 mod lora;
 mod portable;
+mod ragged;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use crate::decoder::{LayerCache, RotaryAngles};
 
 pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
 pub(crate) use portable::PassContext;
+pub(crate) use ragged::Ragged;
 
 /// Where a pass's window lies among the cached columns.
 #[derive(Clone, Debug)]
@@ -96,8 +98,21 @@ pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &Atte
 
 /// Causal grouped-query attention of a window, rotary embedding included: stacked queries, keys and values
 /// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
-/// window's keys and values are written into it and all its columns are read.
+/// window's keys and values are written into it and all its columns are read. Where the context leaves padding out, so do
+/// argument and result.
 pub(crate) fn attention(
+    qkv: Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    cache: Option<&mut LayerCache>,
+) -> Tensor<2> {
+    match &context.ragged {
+        Some(ragged) => ragged.leave_out(padded_attention(ragged.fill_in(qkv), shape, context, cache)),
+        None => padded_attention(qkv, shape, context, cache),
+    }
+}
+
+fn padded_attention(
     qkv: Tensor<2>,
     shape: &AttentionShape,
     context: &PassContext,

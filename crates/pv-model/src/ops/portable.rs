@@ -8,7 +8,7 @@ use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
 
 use super::cpu_autodiff::Rotation;
-use super::{AttentionShape, DType, Device, LayerCache, RotaryAngles, Tensor, Window};
+use super::{AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, Tensor, Window};
 use crate::decoder::RotaryTable;
 
 /// What all blocks of a pass share: positions, rotary tables, masks. Made on first use, since the CPU kernels need only
@@ -18,6 +18,8 @@ pub(crate) struct PassContext {
     pub(crate) window: Window,
     pub(crate) positions: Vec<usize>,
     pub(crate) table: RotaryTable,
+    /// Where padding is left out.
+    pub(crate) ragged: Option<Ragged>,
     device: Device,
     dtype: DType,
     angles: OnceCell<(Tensor<4>, Tensor<4>)>,
@@ -30,7 +32,24 @@ impl PassContext {
         let positions = window.positions();
         let table = rotary.table(&positions);
         let (angles, rotation) = (OnceCell::new(), OnceCell::new());
-        Self { window, positions, table, device, dtype, angles, masks: RefCell::default(), rotation }
+        let ragged = Ragged::of(&window, &device);
+        Self { window, positions, table, ragged, device, dtype, angles, masks: RefCell::default(), rotation }
+    }
+
+    /// `[batch · seq, d]` to what the blocks compute: all of it, or the tokens alone.
+    pub(crate) fn leave_out(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.ragged {
+            Some(ragged) => ragged.leave_out(x),
+            None => x,
+        }
+    }
+
+    /// What the blocks compute to `[batch · seq, d]`.
+    pub(crate) fn fill_in(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.ragged {
+            Some(ragged) => ragged.fill_in(x),
+            None => x,
+        }
     }
 
     /// What the nodes of an autodiff graph hold of all this.

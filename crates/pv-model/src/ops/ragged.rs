@@ -1,0 +1,98 @@
+//! Rows of different lengths without computing their padding.
+//!
+//! Hooks, attention and the cache see windows `[batch, seq]`. Everything else works token by token, so that between them a
+//! pass may hold its tokens one after the other, padding left out.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::Window;
+
+/// Leaving padding out is worth the copies from here on: one position in so many.
+const WORTH: usize = 16;
+
+/// Where the tokens of a window stand among its positions `[batch × seq]`.
+#[derive(Debug)]
+pub(crate) struct Ragged {
+    tokens: Vec<usize>,
+    /// The positions that hold a token.
+    to_tokens: Tensor<1, Int>,
+    /// For every position the token there; for padding a token of the row, since hooks may count on finite values.
+    to_positions: Tensor<1, Int>,
+}
+
+impl Ragged {
+    /// `None` where the window has little padding, and in decoding, whose passes keep one shape.
+    pub(crate) fn of(window: &Window, device: &Device) -> Option<Self> {
+        let Window { seq, column, starts } = window;
+        let padding: Vec<usize> = starts.iter().map(|start| start.saturating_sub(*column).min(*seq)).collect();
+        let positions = starts.len() * seq;
+        let padded = padding.iter().sum::<usize>();
+        if *seq == 1 || padded * WORTH < positions || padded == 0 || padded == positions {
+            return None;
+        }
+        let mut tokens = Vec::with_capacity(positions - padded);
+        let mut of_position = Vec::with_capacity(positions);
+        for (row, padding) in padding.iter().enumerate() {
+            // A row of padding alone takes a token of its neighbour.
+            let first = tokens.len().min(positions - padded - 1);
+            of_position.extend(std::iter::repeat_n(first, *padding));
+            of_position.extend(tokens.len()..tokens.len() + seq - padding);
+            tokens.extend(row * seq + padding..(row + 1) * seq);
+        }
+        let index = |values: &[usize]| {
+            let values: Vec<i64> = values.iter().map(|value| *value as i64).collect();
+            let len = values.len();
+            Tensor::from_data(TensorData::new(values, [len]), device)
+        };
+        Some(Self { to_tokens: index(&tokens), to_positions: index(&of_position), tokens })
+    }
+
+    /// The ids of the tokens among those of all positions.
+    pub(crate) fn ids(&self, ids: &[u32]) -> Vec<u32> {
+        self.tokens.iter().map(|position| ids[*position]).collect()
+    }
+
+    /// `[batch · seq, d]` to `[tokens, d]`.
+    pub(crate) fn leave_out(&self, x: Tensor<2>) -> Tensor<2> {
+        x.select(0, self.to_tokens.clone())
+    }
+
+    /// `[tokens, d]` to `[batch · seq, d]`.
+    pub(crate) fn fill_in(&self, x: Tensor<2>) -> Tensor<2> {
+        x.select(0, self.to_positions.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ragged(column: usize, seq: usize, starts: &[usize]) -> Option<Ragged> {
+        Ragged::of(&Window { seq, column, starts: starts.to_vec() }, &Device::flex())
+    }
+
+    #[test]
+    fn tokens_come_back_to_their_positions() {
+        let of = ragged(0, 4, &[3, 0, 4, 1]).expect("much padding");
+        assert_eq!(of.tokens, [3, 4, 5, 6, 7, 13, 14, 15]);
+        assert_eq!(of.ids(&(0..16).collect::<Vec<_>>()), [3, 4, 5, 6, 7, 13, 14, 15]);
+        let x = Tensor::<1>::from_floats([0., 1., 2., 3., 4., 5., 6., 7.], &Device::flex()).reshape([8, 1]);
+        let filled = of.fill_in(x.clone());
+        let values: Vec<f32> = filled.to_data().try_to_vec().expect("values");
+        assert_eq!(values, [0., 0., 0., 0., 1., 2., 3., 4., 5., 5., 5., 5., 5., 5., 6., 7.]);
+        assert_eq!(of.leave_out(filled).to_data(), x.to_data());
+        // A last row without a token takes one of the row before.
+        let last = ragged(0, 2, &[0, 2]).expect("much padding");
+        let values: Vec<i64> = last.to_positions.to_data().iter().collect();
+        assert_eq!(values, [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn windows_with_little_padding_stay_whole() {
+        assert!(ragged(0, 4, &[0, 0]).is_none());
+        assert!(ragged(0, 40, &[1, 1]).is_none());
+        assert!(ragged(0, 4, &[4, 4]).is_none(), "no token at all");
+        assert!(ragged(9, 1, &[3, 10, 10]).is_none(), "a decoding step");
+        assert_eq!(ragged(8, 4, &[3, 10]).expect("padding in the second row").tokens, [0, 1, 2, 3, 6, 7]);
+    }
+}
