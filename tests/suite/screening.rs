@@ -18,6 +18,7 @@ mod estimates;
 mod inputs;
 mod interrupted;
 mod memory;
+mod score_table;
 mod separation;
 
 fn model() -> &'static CausalLm {

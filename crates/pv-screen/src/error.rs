@@ -55,6 +55,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A row of a table with other directions than the first.
+    #[error("line {line} of {} has scores on {found:?}, the first on {first:?}", path.display())]
+    OtherLabels {
+        /// The table.
+        path: PathBuf,
+        /// The row's line, from 1.
+        line: u64,
+        /// The labels of the first row's directions.
+        first: Vec<String>,
+        /// This row's.
+        found: Vec<String>,
+    },
     /// The callback broke the screening off. What was done is kept.
     #[error("the screening was cancelled")]
     Cancelled,

@@ -11,7 +11,7 @@
 //! [`histograms`] compare sets, and [`Contributions`] shows which words push a projection.
 //!
 //! # Features
-//! `data` reads and exports Parquet and compressed files.
+//! `data` reads and exports Parquet and compressed files, and adds `write_score_table`, a screening's table as Parquet.
 
 mod base_answers;
 mod compare;
@@ -21,6 +21,8 @@ mod estimate;
 mod hashes;
 mod journal;
 mod sample;
+#[cfg(feature = "data")]
+mod score_table;
 mod screen;
 mod select;
 mod stream;
@@ -36,6 +38,8 @@ pub use estimate::{
 };
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use sample::{Skip, Tokens, Turns, tokens};
+#[cfg(feature = "data")]
+pub use score_table::write_score_table;
 pub use screen::{
     Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
 };
