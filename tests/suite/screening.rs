@@ -17,6 +17,7 @@ mod difference;
 mod estimates;
 mod inputs;
 mod interrupted;
+mod judging;
 mod memory;
 mod score_table;
 mod separation;

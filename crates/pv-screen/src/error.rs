@@ -67,8 +67,14 @@ pub enum Error {
         /// This row's.
         found: Vec<String>,
     },
-    /// The callback broke the screening off. What was done is kept.
-    #[error("the screening was cancelled")]
+    /// A sample's id under which another question or answer is judged.
+    #[error("the id {id:?} is that of two samples: the question or the answer is another")]
+    OtherTexts {
+        /// The id.
+        id: String,
+    },
+    /// The callback broke a screening or a judging off. What was done is kept.
+    #[error("the screening or judging was cancelled")]
     Cancelled,
     /// Conversations.
     #[error(transparent)]
