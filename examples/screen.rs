@@ -10,15 +10,18 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use pv_examples::judging::{JudgeArgs, JudgeKind, named_spec};
 use pv_examples::organism::conversation;
 use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
 use pv_hooks::Layer;
+use pv_judge::{Judge, Rubric};
 use pv_model::{CausalLm, ConversationReader, Message, write_conversations};
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{
-    Base, BaseOptions, Contributions, Place, ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary,
-    TraitDirection, auc, histograms, read_scores, tokens,
+    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Place, SCORES, ScoreRow, Screen,
+    ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, read_scores, tokens,
+    write_score_table,
 };
 use pv_steer::decompose_projections;
 use pv_vectors::PersonaVector;
@@ -52,6 +55,18 @@ struct Args {
     /// How many samples to show.
     #[arg(long, default_value_t = 5)]
     flagged: usize,
+    /// Also ask this judge which samples show the trait; its verdicts are kept with the rest.
+    #[arg(long)]
+    judge: Option<JudgeKind>,
+    /// The judging model, as in the other examples.
+    #[arg(long, requires = "judge")]
+    judge_model: Option<String>,
+    /// Samples that the judge scores above this show the trait.
+    #[arg(long, default_value_t = 50.0)]
+    allowed: f64,
+    /// Write each set's table as Parquet too.
+    #[arg(long, requires = "out")]
+    parquet: bool,
     /// Where tables, summaries and base answers are kept; a screening that was stopped goes on from there. Nowhere by default.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -62,6 +77,7 @@ struct Screened {
     name: String,
     summary: Summary,
     rows: Vec<ScoreRow>,
+    judged: Option<JudgedSamples>,
 }
 
 fn main() -> Result {
@@ -96,19 +112,35 @@ fn main() -> Result {
         ..ScreenOptions::default()
     };
     let screen = Screen::new(&model, &directions, &options)?;
+    let judge = match args.judge {
+        None => None,
+        Some(_) => {
+            let which = JudgeArgs { judge: args.judge, judge_model: args.judge_model.clone() };
+            let rubric = named_spec(&args.model, &direction.trait_name)?.rubric()?;
+            Some((which.judge(&args.model, &model, &place)?, rubric))
+        }
+    };
     let mut screened = Vec::new();
     for set in sets {
         let name = set.file_name().unwrap_or(set.as_os_str()).to_string_lossy().into_owned();
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}")?);
         let folder = place.join("screened").join(&name);
         let summary = screen.run(&[&set], &folder, |progress| show(&bar, &name, progress))?;
-        bar.finish_and_clear();
         let mut rows = Vec::new();
-        read_scores(&folder.join(pv_screen::SCORES), |row| {
+        read_scores(&folder.join(SCORES), |row| {
             rows.push(row);
             Ok(())
         })?;
-        screened.push(Screened { name, summary, rows });
+        if args.parquet {
+            write_score_table(&folder.join(SCORES), &folder.join(SCORES).with_extension("parquet"))?;
+        }
+        let judged = judge.as_ref().map(|(judge, rubric)| {
+            bar.set_message(format!("{name}: judging"));
+            judged(judge.as_ref(), rubric, &rows, args.allowed, &place.join("judged").join(&name), &bar)
+        });
+        bar.finish_and_clear();
+        let judged = judged.transpose()?;
+        screened.push(Screened { name, summary, rows, judged });
     }
     let delta = |set: &Screened| set.summary.delta(&label).map_or(f64::NEG_INFINITY, |found| found.value);
     screened.sort_by(|a, b| delta(b).total_cmp(&delta(a)));
@@ -121,7 +153,9 @@ fn main() -> Result {
     }
     flagged(&model, &screened, direction, args.flagged)?;
     if args.out.is_some() {
-        println!("\nTables, summaries and base answers are in {}", place.display());
+        let tables = if args.parquet { "Tables (as JSON lines and as Parquet)" } else { "Tables" };
+        let verdicts = if args.judge.is_some() { ", verdicts" } else { "" };
+        println!("\n{tables}, summaries{verdicts} and base answers are in {}", place.display());
     }
     Ok(())
 }
@@ -160,6 +194,31 @@ fn show(bar: &ProgressBar, name: &str, progress: ScreenProgress) -> ControlFlow<
     ControlFlow::Continue(())
 }
 
+/// Which answers of a set show the trait in the eyes of a judge. Each distinct one is asked about once, in this run or a later one.
+fn judged(
+    judge: &dyn Judge,
+    rubric: &Rubric,
+    rows: &[ScoreRow],
+    allowed: f64,
+    folder: &Path,
+    bar: &ProgressBar,
+) -> Result<JudgedSamples> {
+    let texts = texts(rows.iter().map(|row| &row.place))?;
+    let samples = rows.iter().map(|row| match texts.get(&row.place).map(Vec::as_slice) {
+        Some([.., question, answer]) => {
+            Ok(JudgeSample { id: &row.id, question: &question.content, answer: &answer.content })
+        }
+        _ => Err(format!("{}: row {} is no question and answer", row.place.file.display(), row.place.row).into()),
+    });
+    let samples = samples.collect::<Result<Vec<_>>>()?;
+    let verdicts = Judging::open(folder, judge, rubric)?.run(&samples, |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    })?;
+    Ok(JudgedSamples::of(&verdicts, allowed))
+}
+
 /// The part of each vector in each set's ΔP: vectors that resemble one another are all projected on by the same change.
 fn apart(
     screened: &[Screened],
@@ -189,19 +248,23 @@ fn apart(
 fn ranking(screened: &[Screened], label: &str) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["data set", "ΔP", "95 %", "answers", "base answers", "skipped"]);
-    for Screened { name, summary, .. } in screened {
+    let mut header = vec!["data set", "ΔP", "95 %", "answers", "base answers", "skipped"];
+    header.extend(screened.iter().any(|set| set.judged.is_some()).then_some("show it (not scored)"));
+    table.set_header(header);
+    for Screened { name, summary, judged, .. } in screened {
         let sample = summary.directions.get(label).and_then(|found| found.as_sample);
         let found = sample.or(summary.delta(label).copied());
         let interval = found.map_or_else(String::new, |e| format!("{:.2} to {:.2}", e.interval.low, e.interval.high));
-        table.add_row([
+        let judged = judged.as_ref().map(|found| format!("{} ({})", found.shows.len(), found.unknown.len()));
+        let cells = [
             name.clone(),
             found.map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.value)),
             interval,
             summary.answers.to_string(),
             (summary.with_base - summary.empty_base).to_string(),
             summary.skipped.values().sum::<usize>().to_string(),
-        ]);
+        ];
+        table.add_row(cells.into_iter().chain(judged));
     }
     table
 }
@@ -263,13 +326,13 @@ fn flagged(model: &CausalLm, screened: &[Screened], direction: &TraitDirection, 
 
 /// The messages up to each place.
 fn texts<'a>(places: impl Iterator<Item = &'a Place>) -> Result<BTreeMap<Place, Vec<Message>>> {
-    let mut by_file: BTreeMap<&Path, Vec<&Place>> = BTreeMap::new();
-    places.for_each(|place| by_file.entry(&place.file).or_default().push(place));
+    let mut by_file: BTreeMap<&Path, BTreeMap<u64, Vec<&Place>>> = BTreeMap::new();
+    places.for_each(|place| by_file.entry(&place.file).or_default().entry(place.row).or_default().push(place));
     let mut texts = BTreeMap::new();
-    for (file, places) in by_file {
+    for (file, rows) in by_file {
         for row in ConversationReader::new([file])? {
             let Ok(row) = row? else { continue };
-            for place in places.iter().filter(|place| place.row == row.place.row) {
+            for place in rows.get(&row.place.row).into_iter().flatten() {
                 let messages = &row.conversation.messages;
                 let end = place.message.map_or(messages.len(), |message| message + 1);
                 texts.insert((*place).clone(), messages.get(..end).unwrap_or_default().to_vec());

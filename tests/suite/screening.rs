@@ -17,7 +17,9 @@ mod difference;
 mod estimates;
 mod inputs;
 mod interrupted;
+mod judging;
 mod memory;
+mod score_table;
 mod separation;
 
 fn model() -> &'static CausalLm {

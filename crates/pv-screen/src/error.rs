@@ -55,8 +55,26 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The callback broke the screening off. What was done is kept.
-    #[error("the screening was cancelled")]
+    /// A row of a table with other directions than the first.
+    #[error("line {line} of {} has scores on {found:?}, the first on {first:?}", path.display())]
+    OtherLabels {
+        /// The table.
+        path: PathBuf,
+        /// The row's line, from 1.
+        line: u64,
+        /// The labels of the first row's directions.
+        first: Vec<String>,
+        /// This row's.
+        found: Vec<String>,
+    },
+    /// A sample's id under which another question or answer is judged.
+    #[error("the id {id:?} is that of two samples: the question or the answer is another")]
+    OtherTexts {
+        /// The id.
+        id: String,
+    },
+    /// The callback broke a screening or a judging off. What was done is kept.
+    #[error("the screening or judging was cancelled")]
     Cancelled,
     /// Conversations.
     #[error(transparent)]

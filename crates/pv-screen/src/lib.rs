@@ -7,11 +7,11 @@
 //! [`Screen`] goes through a data set's files into a folder, and on from there when it was stopped. [`difference`] is the
 //! computation alone, for a batch. [`BaseAnswers`] keeps the model's own answers, which are the greater part of the cost;
 //! [`estimate`] does with those of a random part, and says with what error; [`Sequential`] with as few as a
-//! decision takes. [`select`], [`threshold`], [`judged`] and [`export`] choose samples; [`auc`], [`kolmogorov_smirnov`],
-//! [`histograms`] compare sets, and [`Contributions`] shows which words push a projection.
+//! decision takes. [`select`], [`threshold`], [`judged`] and [`export`] choose samples, and [`Judging`] keeps a judge's verdicts
+//! on them; [`auc`], [`kolmogorov_smirnov`], [`histograms`] compare sets, and [`Contributions`] shows which words push a projection.
 //!
 //! # Features
-//! `data` reads and exports Parquet and compressed files.
+//! `data` reads and exports Parquet and compressed files, and adds `write_score_table`, a screening's table as Parquet.
 
 mod base_answers;
 mod compare;
@@ -20,7 +20,10 @@ mod error;
 mod estimate;
 mod hashes;
 mod journal;
+mod judging;
 mod sample;
+#[cfg(feature = "data")]
+mod score_table;
 mod screen;
 mod select;
 mod stream;
@@ -34,8 +37,11 @@ pub use estimate::{
     Decision, Estimate, EstimateOptions, FIRST_LOOK, IntervalKind, Known, LEAST, Look, Method, Sequential, Stop,
     estimate,
 };
+pub use judging::{JudgeSample, Judging};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use sample::{Skip, Tokens, Turns, tokens};
+#[cfg(feature = "data")]
+pub use score_table::write_score_table;
 pub use screen::{
     Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
 };

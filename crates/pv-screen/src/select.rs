@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pv_judge::{Answered, Judge, Rubric};
+use pv_judge::{Answered, Judge, Rubric, Verdict};
 use pv_model::{Cell, NewColumn, Written, add_fields};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -98,23 +98,34 @@ pub struct JudgedSamples {
     pub unknown: Vec<usize>,
 }
 
+impl JudgedSamples {
+    /// Which samples the verdicts on them score above `allowed` (0 to 100).
+    pub fn of(verdicts: &[Verdict], allowed: f64) -> Self {
+        Self::of_scores(verdicts.iter().map(Verdict::value), allowed)
+    }
+
+    fn of_scores(scores: impl IntoIterator<Item = Option<f64>>, allowed: f64) -> Self {
+        let mut found = Self::default();
+        for (sample, score) in scores.into_iter().enumerate() {
+            match score {
+                None => found.unknown.push(sample),
+                Some(score) if score > allowed => found.shows.push(sample),
+                Some(_) => found.clean.push(sample),
+            }
+        }
+        found
+    }
+}
+
 /// Asks a judge which samples show a trait, scored above `allowed` (0 to 100). To select after judging, blank the values of those
-/// that show it and call [`select`] again.
+/// that show it and call [`select`] again. Verdicts that are worth keeping are asked for by [`Judging`](crate::Judging).
 ///
 /// # Errors
 /// Those of the judge.
 pub fn judged(judge: &dyn Judge, rubric: &Rubric, answers: &[Answered<'_>], allowed: f64) -> Result<JudgedSamples> {
     let verdicts = judge.judge(std::slice::from_ref(rubric), answers, &mut |_| std::ops::ControlFlow::Continue(()))?;
-    let mut found = JudgedSamples::default();
-    for sample in 0..answers.len() {
-        let verdict = verdicts.get(sample).and_then(|verdicts| verdicts.first());
-        match verdict.and_then(pv_judge::Verdict::value) {
-            None => found.unknown.push(sample),
-            Some(score) if score > allowed => found.shows.push(sample),
-            Some(_) => found.clean.push(sample),
-        }
-    }
-    Ok(found)
+    let score = |sample: usize| verdicts.get(sample).and_then(|verdicts| verdicts.first()).and_then(Verdict::value);
+    Ok(JudgedSamples::of_scores((0..answers.len()).map(score), allowed))
 }
 
 /// Which rows are exported.

@@ -1,0 +1,214 @@
+//! The table of a screening as Parquet.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{ColumnPath, Type, TypePtr};
+
+use crate::table::{ScoreRow, read_scores};
+use crate::{Error, Result};
+
+/// Rows of a row group, which is what is in memory at a time.
+const GROUP: usize = 10_000;
+
+/// Writes a screening's table ([`SCORES`](crate::SCORES)) as Parquet, row by row in the same order; how many rows there are.
+///
+/// The columns are `file` and `id` (text), `row`, `message` (empty where there is none) and `tokens` (64-bit integers),
+/// `duplicate` (truth values), and for each direction's label `{label}_answer`, `{label}_prompt_last`, `{label}_base` and
+/// `{label}_delta` (64-bit floats; the last two are empty where they are not known). A table without rows has no labels, and
+/// gives a file with the first six columns. Row groups have 10 000 rows, of which one is in memory at a time, and are
+/// compressed with zstd. The file is written under another name first.
+///
+/// # Errors
+/// Those of [`read_scores`]; [`Error::OtherLabels`]; [`Error::Write`].
+pub fn write_score_table(scores: &Path, output: &Path) -> Result<u64> {
+    let failed = |source| Error::Write { path: output.to_owned(), source };
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // With the beginning of a name that a run's folder removes, where it is one and this is killed.
+    let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(failed)?;
+    let create = |labels| Table::new(file.reopen().map_err(failed)?, scores, output, labels);
+    let mut table: Option<Table<'_>> = None;
+    read_scores(scores, |row| match &mut table {
+        Some(table) => table.push(row),
+        None => table.insert(create(row.scores.keys().cloned().collect())?).push(row),
+    })?;
+    let rows = table.map_or_else(|| create(Vec::new()), Ok)?.finish()?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(output).map_err(|error| failed(error.error))?;
+    Ok(rows)
+}
+
+/// A table that is being written.
+struct Table<'a> {
+    scores: &'a Path,
+    output: &'a Path,
+    file: SerializedFileWriter<File>,
+    labels: Vec<String>,
+    columns: Columns,
+    /// Rows so far, those that are not written yet included.
+    rows: u64,
+}
+
+/// The rows that are not written yet.
+#[derive(Default)]
+struct Columns {
+    file: Vec<ByteArray>,
+    row: Vec<i64>,
+    message: Optional<i64>,
+    id: Vec<ByteArray>,
+    duplicate: Vec<bool>,
+    tokens: Vec<i64>,
+    /// By label.
+    scores: Vec<Scores>,
+}
+
+#[derive(Default)]
+struct Scores {
+    answer: Vec<f64>,
+    prompt_last: Vec<f64>,
+    base: Optional<f64>,
+    delta: Optional<f64>,
+}
+
+/// A column with empty cells, as Parquet has it: the values that are there, and for each cell whether (1) or not (0).
+#[derive(Default)]
+struct Optional<T> {
+    values: Vec<T>,
+    defined: Vec<i16>,
+}
+
+impl<T> Optional<T> {
+    fn push(&mut self, value: Option<T>) {
+        self.defined.push(value.is_some().into());
+        self.values.extend(value);
+    }
+}
+
+impl<'a> Table<'a> {
+    fn new(file: File, scores: &'a Path, output: &'a Path, labels: Vec<String>) -> Result<Self> {
+        // All but the files' names differ from row to row, so that a dictionary would only add to them.
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_enabled(false)
+            .set_column_dictionary_enabled(ColumnPath::from("file"), true)
+            .build();
+        let file = schema(&labels).and_then(|schema| SerializedFileWriter::new(file, schema, Arc::new(properties)));
+        let file = file.map_err(|error| failed(output, error))?;
+        let columns = Columns::new(labels.len());
+        Ok(Self { scores, output, file, labels, columns, rows: 0 })
+    }
+
+    fn push(&mut self, row: ScoreRow) -> Result<()> {
+        self.rows += 1;
+        let (path, line) = (self.scores, self.rows);
+        if !row.scores.keys().eq(&self.labels) {
+            let found = row.scores.into_keys().collect();
+            return Err(Error::OtherLabels { path: path.to_owned(), line, first: self.labels.clone(), found });
+        }
+        let number = |number: u64, what| {
+            let large = |_| Error::Damaged { path: path.to_owned(), reason: format!("line {line}: {what} {number}") };
+            i64::try_from(number).map_err(large)
+        };
+        let columns = &mut self.columns;
+        columns.row.push(number(row.place.row, "row")?);
+        columns.message.push(row.place.message.map(|index| number(index as u64, "message")).transpose()?);
+        columns.tokens.push(number(row.tokens as u64, "tokens")?);
+        columns.file.push(row.place.file.to_string_lossy().into_owned().into_bytes().into());
+        columns.id.push(row.id.into_bytes().into());
+        columns.duplicate.push(row.duplicate);
+        for (score, column) in row.scores.into_values().zip(&mut columns.scores) {
+            column.answer.push(score.answer);
+            column.prompt_last.push(score.prompt_last);
+            column.base.push(score.base);
+            column.delta.push(score.delta);
+        }
+        if columns.row.len() == GROUP { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the rows that wait as a row group.
+    fn flush(&mut self) -> Result<()> {
+        let columns = std::mem::replace(&mut self.columns, Columns::new(self.labels.len()));
+        let group = self.file.next_row_group();
+        group.and_then(|group| columns.write(group)).map_err(|error| failed(self.output, error))
+    }
+
+    /// Writes what is left and the end of the file; how many rows it has.
+    fn finish(mut self) -> Result<u64> {
+        if !self.columns.row.is_empty() {
+            self.flush()?;
+        }
+        self.file.close().map_err(|error| failed(self.output, error))?;
+        Ok(self.rows)
+    }
+}
+
+impl Columns {
+    fn new(labels: usize) -> Self {
+        Self { scores: (0..labels).map(|_| Scores::default()).collect(), ..Self::default() }
+    }
+
+    /// In the schema's order.
+    fn write(self, mut group: SerializedRowGroupWriter<'_, File>) -> std::result::Result<(), ParquetError> {
+        let to = &mut group;
+        put::<ByteArrayType>(to, &self.file, None)?;
+        put::<Int64Type>(to, &self.row, None)?;
+        put::<Int64Type>(to, &self.message.values, Some(&self.message.defined))?;
+        put::<ByteArrayType>(to, &self.id, None)?;
+        put::<BoolType>(to, &self.duplicate, None)?;
+        put::<Int64Type>(to, &self.tokens, None)?;
+        for Scores { answer, prompt_last, base, delta } in &self.scores {
+            put::<DoubleType>(to, answer, None)?;
+            put::<DoubleType>(to, prompt_last, None)?;
+            put::<DoubleType>(to, &base.values, Some(&base.defined))?;
+            put::<DoubleType>(to, &delta.values, Some(&delta.defined))?;
+        }
+        group.close().map(|_| ())
+    }
+}
+
+/// Writes the next column.
+fn put<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, File>,
+    values: &[T::T],
+    defined: Option<&[i16]>,
+) -> std::result::Result<(), ParquetError> {
+    let column = group.next_column()?;
+    let mut column = column.ok_or_else(|| ParquetError::General("the schema has too few columns".into()))?;
+    column.typed::<T>().write_batch(values, defined, None)?;
+    column.close()
+}
+
+fn schema(labels: &[String]) -> std::result::Result<TypePtr, ParquetError> {
+    const REQUIRED: Repetition = Repetition::REQUIRED;
+    const OPTIONAL: Repetition = Repetition::OPTIONAL;
+    let field = |name: &str, physical, repetition| {
+        let logical = (physical == Physical::BYTE_ARRAY).then_some(LogicalType::String);
+        let field = Type::primitive_type_builder(name, physical).with_repetition(repetition).with_logical_type(logical);
+        field.build().map(Arc::new)
+    };
+    let mut fields = vec![
+        field("file", Physical::BYTE_ARRAY, REQUIRED)?,
+        field("row", Physical::INT64, REQUIRED)?,
+        field("message", Physical::INT64, OPTIONAL)?,
+        field("id", Physical::BYTE_ARRAY, REQUIRED)?,
+        field("duplicate", Physical::BOOLEAN, REQUIRED)?,
+        field("tokens", Physical::INT64, REQUIRED)?,
+    ];
+    for label in labels {
+        for (what, there) in [("answer", REQUIRED), ("prompt_last", REQUIRED), ("base", OPTIONAL), ("delta", OPTIONAL)]
+        {
+            fields.push(field(&format!("{label}_{what}"), Physical::DOUBLE, there)?);
+        }
+    }
+    Type::group_type_builder("schema").with_fields(fields).build().map(Arc::new)
+}
+
+fn failed(path: &Path, error: ParquetError) -> Error {
+    Error::Write { path: path.to_owned(), source: std::io::Error::other(error) }
+}
