@@ -18,6 +18,7 @@ mod estimates;
 mod inputs;
 mod interrupted;
 mod judging;
+mod likelihoods;
 mod memory;
 mod score_table;
 mod separation;

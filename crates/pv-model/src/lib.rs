@@ -46,6 +46,7 @@ mod hub;
 mod kernels;
 mod load;
 mod ops;
+mod response;
 mod rope;
 mod sampling;
 mod save;

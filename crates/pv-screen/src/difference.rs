@@ -18,6 +18,17 @@ pub struct Rows<'a> {
     pub base: &'a [Option<&'a [u32]>],
 }
 
+impl Rows<'_> {
+    /// How many there are.
+    pub(crate) fn check(&self) -> Result<usize> {
+        let (n, answers, base) = (self.prompts.len(), self.answers.len(), self.base.len());
+        if answers != n || !(base == 0 || base == n) {
+            return Err(Error::bad(format!("{n} prompts, {answers} answers and {base} base answers are no table")));
+        }
+        Ok(n)
+    }
+}
+
 /// How a batch is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
@@ -69,12 +80,8 @@ pub fn difference(
     directions: &[UnitDirection],
     options: &ReadOptions,
 ) -> Result<Vec<Difference>> {
-    let n = rows.prompts.len();
+    let n = rows.check()?;
     let Rows { prompts, answers, base } = *rows;
-    if answers.len() != n || !(base.is_empty() || base.len() == n) {
-        let (answers, base) = (answers.len(), base.len());
-        return Err(Error::bad(format!("{n} prompts, {answers} answers and {base} base answers are no table")));
-    }
     // The answers first, the base answers behind them; rows without any token are left out.
     let sequence = |row: usize, response| Sequence { prompt: prompts[row], response, rest: &[] };
     let answered = (0..n).map(|row| (row, false, sequence(row, answers[row])));

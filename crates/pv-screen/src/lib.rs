@@ -5,7 +5,8 @@
 //! does to the model's character; its value per sample finds those that do it.
 //!
 //! [`Screen`] goes through a data set's files into a folder, and on from there when it was stopped. [`difference`] is the
-//! computation alone, for a batch. [`BaseAnswers`] keeps the model's own answers, which are the greater part of the cost;
+//! computation alone, for a batch. [`likelihood`] asks instead how much likelier a steered model makes an answer, which sees a
+//! wrong fact in plain words too. [`BaseAnswers`] keeps the model's own answers, which are the greater part of the cost;
 //! [`estimate`] does with those of a random part, and says with what error; [`Sequential`] with as few as a
 //! decision takes. [`select`], [`threshold`], [`judged`] and [`export`] choose samples, and [`Judging`] keeps a judge's verdicts
 //! on them; [`auc`], [`kolmogorov_smirnov`], [`histograms`] compare sets, and [`Contributions`] shows which words push a projection.
@@ -21,6 +22,7 @@ mod estimate;
 mod hashes;
 mod journal;
 mod judging;
+mod likelihood;
 mod sample;
 #[cfg(feature = "data")]
 mod score_table;
@@ -38,6 +40,7 @@ pub use estimate::{
     estimate,
 };
 pub use judging::{JudgeSample, Judging};
+pub use likelihood::{Likelihood, LikelihoodScore, Persona, likelihood};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use sample::{Skip, Tokens, Turns, tokens};
 #[cfg(feature = "data")]

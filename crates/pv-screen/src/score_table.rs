@@ -11,6 +11,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 
+use crate::likelihood::LikelihoodScore;
 use crate::table::{ScoreRow, read_scores};
 use crate::{Error, Result};
 
@@ -21,7 +22,8 @@ const GROUP: usize = 10_000;
 ///
 /// The columns are `file` and `id` (text), `row`, `message` (empty where there is none) and `tokens` (64-bit integers),
 /// `duplicate` (truth values), and for each direction's label `{label}_answer`, `{label}_prompt_last`, `{label}_base` and
-/// `{label}_delta` (64-bit floats; the last two are empty where they are not known). A table without rows has no labels, and
+/// `{label}_delta` (64-bit floats; the last two are empty where they are not known); where the screening had personas, then
+/// `surprise`, and `{label}_gain` for each. A table without rows has no labels, and
 /// gives a file with the first six columns. Row groups have 10 000 rows, of which one is in memory at a time, and are
 /// compressed with zstd. The file is written under another name first.
 ///
@@ -36,12 +38,39 @@ pub fn write_score_table(scores: &Path, output: &Path) -> Result<u64> {
     let mut table: Option<Table<'_>> = None;
     read_scores(scores, |row| match &mut table {
         Some(table) => table.push(row),
-        None => table.insert(create(row.scores.keys().cloned().collect())?).push(row),
+        None => table.insert(create(Labels::of(&row))?).push(row),
     })?;
-    let rows = table.map_or_else(|| create(Vec::new()), Ok)?.finish()?;
+    let rows = table.map_or_else(|| create(Labels::default()), Ok)?.finish()?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(output).map_err(|error| failed(error.error))?;
     Ok(rows)
+}
+
+/// The labels of the rows' scores.
+#[derive(Clone, Default)]
+struct Labels {
+    directions: Vec<String>,
+    /// Where there are likelihoods.
+    personas: Option<Vec<String>>,
+}
+
+impl Labels {
+    fn of(row: &ScoreRow) -> Self {
+        let gains = row.likelihood.as_ref().map(|found| found.gains.keys().cloned().collect());
+        Self { directions: row.scores.keys().cloned().collect(), personas: gains }
+    }
+
+    fn fit(&self, row: &ScoreRow) -> bool {
+        let personas = match (&self.personas, &row.likelihood) {
+            (Some(personas), Some(found)) => found.gains.keys().eq(personas),
+            (personas, found) => personas.is_none() && found.is_none(),
+        };
+        personas && row.scores.keys().eq(&self.directions)
+    }
+
+    fn all(self) -> Vec<String> {
+        self.directions.into_iter().chain(self.personas.into_iter().flatten()).collect()
+    }
 }
 
 /// A table that is being written.
@@ -49,7 +78,7 @@ struct Table<'a> {
     scores: &'a Path,
     output: &'a Path,
     file: SerializedFileWriter<File>,
-    labels: Vec<String>,
+    labels: Labels,
     columns: Columns,
     /// Rows so far, those that are not written yet included.
     rows: u64,
@@ -66,6 +95,9 @@ struct Columns {
     tokens: Vec<i64>,
     /// By label.
     scores: Vec<Scores>,
+    surprise: Vec<f64>,
+    /// By label.
+    gains: Vec<Vec<f64>>,
 }
 
 #[derive(Default)]
@@ -91,7 +123,7 @@ impl<T> Optional<T> {
 }
 
 impl<'a> Table<'a> {
-    fn new(file: File, scores: &'a Path, output: &'a Path, labels: Vec<String>) -> Result<Self> {
+    fn new(file: File, scores: &'a Path, output: &'a Path, labels: Labels) -> Result<Self> {
         // All but the files' names differ from row to row, so that a dictionary would only add to them.
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -100,16 +132,16 @@ impl<'a> Table<'a> {
             .build();
         let file = schema(&labels).and_then(|schema| SerializedFileWriter::new(file, schema, Arc::new(properties)));
         let file = file.map_err(|error| failed(output, error))?;
-        let columns = Columns::new(labels.len());
+        let columns = Columns::new(&labels);
         Ok(Self { scores, output, file, labels, columns, rows: 0 })
     }
 
     fn push(&mut self, row: ScoreRow) -> Result<()> {
         self.rows += 1;
         let (path, line) = (self.scores, self.rows);
-        if !row.scores.keys().eq(&self.labels) {
-            let found = row.scores.into_keys().collect();
-            return Err(Error::OtherLabels { path: path.to_owned(), line, first: self.labels.clone(), found });
+        if !self.labels.fit(&row) {
+            let (first, found) = (self.labels.clone().all(), Labels::of(&row).all());
+            return Err(Error::OtherLabels { path: path.to_owned(), line, first, found });
         }
         let number = |number: u64, what| {
             let large = |_| Error::Damaged { path: path.to_owned(), reason: format!("line {line}: {what} {number}") };
@@ -128,12 +160,16 @@ impl<'a> Table<'a> {
             column.base.push(score.base);
             column.delta.push(score.delta);
         }
+        if let Some(LikelihoodScore { surprise, gains }) = row.likelihood {
+            columns.surprise.push(surprise);
+            gains.into_values().zip(&mut columns.gains).for_each(|(gain, column)| column.push(gain));
+        }
         if columns.row.len() == GROUP { self.flush() } else { Ok(()) }
     }
 
     /// Writes the rows that wait as a row group.
     fn flush(&mut self) -> Result<()> {
-        let columns = std::mem::replace(&mut self.columns, Columns::new(self.labels.len()));
+        let columns = std::mem::replace(&mut self.columns, Columns::new(&self.labels));
         let group = self.file.next_row_group();
         group.and_then(|group| columns.write(group)).map_err(|error| failed(self.output, error))
     }
@@ -149,8 +185,9 @@ impl<'a> Table<'a> {
 }
 
 impl Columns {
-    fn new(labels: usize) -> Self {
-        Self { scores: (0..labels).map(|_| Scores::default()).collect(), ..Self::default() }
+    fn new(labels: &Labels) -> Self {
+        let gains = labels.personas.iter().flatten().map(|_| Vec::new()).collect();
+        Self { scores: labels.directions.iter().map(|_| Scores::default()).collect(), gains, ..Self::default() }
     }
 
     /// In the schema's order.
@@ -168,6 +205,12 @@ impl Columns {
             put::<DoubleType>(to, &base.values, Some(&base.defined))?;
             put::<DoubleType>(to, &delta.values, Some(&delta.defined))?;
         }
+        if !self.surprise.is_empty() {
+            put::<DoubleType>(to, &self.surprise, None)?;
+        }
+        for gains in &self.gains {
+            put::<DoubleType>(to, gains, None)?;
+        }
         group.close().map(|_| ())
     }
 }
@@ -184,7 +227,7 @@ fn put<T: DataType>(
     column.close()
 }
 
-fn schema(labels: &[String]) -> std::result::Result<TypePtr, ParquetError> {
+fn schema(labels: &Labels) -> std::result::Result<TypePtr, ParquetError> {
     const REQUIRED: Repetition = Repetition::REQUIRED;
     const OPTIONAL: Repetition = Repetition::OPTIONAL;
     let field = |name: &str, physical, repetition| {
@@ -200,10 +243,16 @@ fn schema(labels: &[String]) -> std::result::Result<TypePtr, ParquetError> {
         field("duplicate", Physical::BOOLEAN, REQUIRED)?,
         field("tokens", Physical::INT64, REQUIRED)?,
     ];
-    for label in labels {
+    for label in &labels.directions {
         for (what, there) in [("answer", REQUIRED), ("prompt_last", REQUIRED), ("base", OPTIONAL), ("delta", OPTIONAL)]
         {
             fields.push(field(&format!("{label}_{what}"), Physical::DOUBLE, there)?);
+        }
+    }
+    if let Some(personas) = &labels.personas {
+        fields.push(field("surprise", Physical::DOUBLE, REQUIRED)?);
+        for label in personas {
+            fields.push(field(&format!("{label}_gain"), Physical::DOUBLE, REQUIRED)?);
         }
     }
     Type::group_type_builder("schema").with_fields(fields).build().map(Arc::new)

@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::estimate::{EstimateOptions, Stop};
 use crate::hashes::{self, through_text};
 use crate::journal::Journal;
+use crate::likelihood::Persona;
 use crate::{BaseOptions, Error, ModelIdentity, Result, TraitDirection, Turns};
 pub use summary::{DirectionSummary, HashedFile, Summary};
 
@@ -186,25 +187,49 @@ impl<'a> Screen<'a> {
         &self,
         inputs: &[P],
         folder: &Path,
+        on_progress: impl FnMut(ScreenProgress) -> ControlFlow<()>,
+    ) -> Result<Summary> {
+        self.run_with(inputs, folder, &mut [], on_progress)
+    }
+
+    /// As [`run`](Self::run), and every answer is read under each of some personas too, which gives the table its likelihoods.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); two personas of one label; personas that do not fit the model.
+    pub fn run_with<P: AsRef<Path>>(
+        &self,
+        inputs: &[P],
+        folder: &Path,
+        personas: &mut [Persona<'_>],
         mut on_progress: impl FnMut(ScreenProgress) -> ControlFlow<()>,
     ) -> Result<Summary> {
+        for (at, persona) in personas.iter().enumerate() {
+            pv_hooks::check(persona.hook, &self.model.shape(), None)?;
+            if personas[..at].iter().any(|other| other.label == persona.label) {
+                return Err(Error::bad(format!("there are two personas {}", persona.label)));
+            }
+        }
         let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_owned()).collect();
         let files = ConversationReader::new(&inputs)?.files().to_vec();
         let hashed = |path: &PathBuf| Ok(HashedFile { path: path.clone(), sha256: hashes::of_file(path)? });
         let files = files.iter().map(hashed).collect::<Result<Vec<_>>>()?;
         let place = RunFolder::lock(folder)?;
-        let header = through_text(&json!({
+        let mut header = json!({
             "format": FORMAT,
             "model": ModelIdentity::of(self.model)?,
             "directions": self.directions.iter().map(DirectionSummary::identity).collect::<Vec<_>>(),
             "files": files,
             "options": self.saved_options(),
-        }));
-        place.claim(HEADER, &header)?;
+        });
+        if !personas.is_empty() {
+            let described = personas.iter().map(|persona| (&persona.label, &persona.description));
+            header["personas"] = json!(described.collect::<Vec<_>>());
+        }
+        place.claim(HEADER, &through_text(&header))?;
         let mut entries = HashMap::new();
-        let width = self.directions.len();
+        let (width, speakers) = (self.directions.len(), personas.len());
         let journal = Journal::open(&place, JOURNAL, |at, line| match serde_json::from_slice::<project::Line>(line) {
-            Ok(line) if line.fits(width) => {
+            Ok(line) if line.fits(width, speakers) => {
                 entries.insert(hashes::key(&line.id), project::Entry { at, ok: line.skip.is_none(), count: 0 });
                 true
             }
@@ -212,6 +237,7 @@ impl<'a> Screen<'a> {
         })?;
         let mut run = Run {
             screen: self,
+            personas,
             inputs,
             folder: place,
             journal,
@@ -234,8 +260,9 @@ impl<'a> Screen<'a> {
 }
 
 /// A screening that is going on.
-struct Run<'s, 'a> {
+struct Run<'s, 'a, 'p> {
     screen: &'s Screen<'a>,
+    personas: &'s mut [Persona<'p>],
     inputs: Vec<PathBuf>,
     folder: RunFolder,
     journal: Journal,
@@ -248,7 +275,7 @@ struct Run<'s, 'a> {
     on_progress: &'s mut dyn FnMut(ScreenProgress) -> ControlFlow<()>,
 }
 
-impl Run<'_, '_> {
+impl Run<'_, '_, '_> {
     fn tell(&mut self, meter: &Meter, done: usize, total: usize) -> Result<()> {
         match (self.on_progress)(meter.read(done, total)) {
             ControlFlow::Continue(()) => Ok(()),

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::likelihood::LikelihoodScore;
 use crate::stream::Place;
 use crate::{Error, Result};
 
@@ -37,6 +38,9 @@ pub struct ScoreRow {
     pub tokens: usize,
     /// By the direction's label, such as `evil@20`.
     pub scores: BTreeMap<String, Score>,
+    /// How likely the answer is, where the screening had personas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihood: Option<LikelihoodScore>,
 }
 
 /// Gives the lines of a table to `take`, one after another.

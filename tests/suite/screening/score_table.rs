@@ -9,7 +9,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use pv_model::read_table;
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
-use pv_screen::{Base, Error, Place, SCORES, Score, write_score_table};
+use pv_screen::{Base, Error, LikelihoodScore, Place, SCORES, Score, write_score_table};
 use pv_tests::{Random, measured_apart, peak_memory, tell_bytes};
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ const FIXED: [&str; 6] = ["file", "row", "message", "id", "duplicate", "tokens"]
 /// More than two row groups of 10 000.
 const MANY: usize = 23_457;
 
-fn made_up(count: usize, labels: &[&str]) -> Vec<ScoreRow> {
+fn made_up(count: usize, labels: &[&str], likely: bool) -> Vec<ScoreRow> {
     let mut random = Random(11);
     let mut number = || (random.below(1 << 40) as f64 / 1e9 - 500.0) * 10f64.powi(random.below(40) as i32 - 20);
     let mut choose = Random(12);
@@ -32,6 +32,10 @@ fn made_up(count: usize, labels: &[&str]) -> Vec<ScoreRow> {
         id: format!("{:064x}", choose.below(1 << 60)),
         duplicate: choose.below(5) == 0,
         tokens: choose.below(3000) as usize,
+        likelihood: likely.then(|| LikelihoodScore {
+            surprise: number(),
+            gains: ["evil x2", "b"].map(|label| (label.to_owned(), number())).into(),
+        }),
         scores: labels
             .iter()
             .map(|label| {
@@ -61,7 +65,7 @@ fn written(path: &Path, rows: &[ScoreRow]) -> Vec<ScoreRow> {
 
 /// The names and values of a row's cells, in the order of the columns.
 fn cells(row: &ScoreRow) -> Vec<(String, Value)> {
-    let ScoreRow { place, id, duplicate, tokens, scores } = row;
+    let ScoreRow { place, id, duplicate, tokens, scores, likelihood } = row;
     let fixed: [Value; 6] = [
         place.file.to_str().expect("text").into(),
         place.row.into(),
@@ -76,6 +80,10 @@ fn cells(row: &ScoreRow) -> Vec<(String, Value)> {
         cells.push((format!("{label}_prompt_last"), score.prompt_last.into()));
         cells.push((format!("{label}_base"), score.base.into()));
         cells.push((format!("{label}_delta"), score.delta.into()));
+    }
+    if let Some(LikelihoodScore { surprise, gains }) = likelihood {
+        cells.push(("surprise".to_owned(), (*surprise).into()));
+        cells.extend(gains.iter().map(|(label, gain)| (format!("{label}_gain"), (*gain).into())));
     }
     cells
 }
@@ -106,7 +114,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn every_cell_of_a_table_is_in_parquet() {
     let place = folder();
     let at = |name: &str| place.path().join(name);
-    let rows = written(&at("scores.jsonl"), &made_up(MANY, &["evil@20", "a.b, c@3"]));
+    let rows = written(&at("scores.jsonl"), &made_up(MANY, &["evil@20", "a.b, c@3"], true));
     let empty = |of: fn(&ScoreRow) -> bool| rows.iter().filter(|row| of(row)).count();
     assert!(
         empty(|row| row.place.message.is_none()) > 1000 && empty(|row| row.scores["evil@20"].delta.is_none()) > 1000
@@ -161,7 +169,7 @@ fn a_long_table_takes_no_more_memory_than_a_short_one() {
     use std::io::Write;
     if let Ok(count) = std::env::var(CHILD) {
         let place = folder();
-        let rows = made_up(1000, &["a@1", "b@1", "c@1", "d@1"]);
+        let rows = made_up(1000, &["a@1", "b@1", "c@1", "d@1"], false);
         let text: String = rows.iter().map(|row| serde_json::to_string(row).expect("JSON") + "\n").collect();
         let count: u64 = count.parse().expect("a number");
         let mut file = File::create(place.path().join(SCORES)).expect("a file");
@@ -192,7 +200,7 @@ fn a_screening_s_own_table_and_tables_at_the_edges() {
     same(&table, &rows);
 
     for count in [1, 9_999, 10_000, 10_001] {
-        let rows = written(&at("edge.jsonl"), &made_up(count, &["x@1"]));
+        let rows = written(&at("edge.jsonl"), &made_up(count, &["x@1"], count % 2 == 1));
         assert_eq!(write_score_table(&at("edge.jsonl"), &at("edge.parquet")).expect("a table"), count as u64);
         same(&at("edge.parquet"), &rows);
         let reader = SerializedFileReader::new(File::open(at("edge.parquet")).expect("a file")).expect("Parquet");
@@ -211,7 +219,7 @@ fn a_bad_table_is_refused_and_leaves_what_was_there() {
     let place = folder();
     let at = |name: &str| place.path().join(name);
     let scores = at("scores.jsonl");
-    let rows = made_up(12_000, &["a@1", "b@1"]);
+    let rows = made_up(12_000, &["a@1", "b@1"], false);
     let lines: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).expect("JSON")).collect();
     fs::write(at("table.parquet"), "as it was").expect("a file");
     // Line 11 001 is in the second row group.
@@ -238,6 +246,10 @@ fn a_bad_table_is_refused_and_leaves_what_was_there() {
             (vec!["a@1", "b@1"], labels.iter().map(|l| (*l).to_owned()).collect())
         );
     }
+    let likelihood = Some(LikelihoodScore { surprise: 1.0, gains: [("evil".to_owned(), 2.0)].into() });
+    let row = ScoreRow { likelihood, ..rows[11_000].clone() };
+    let error = refused(serde_json::to_string(&row).expect("JSON"));
+    assert!(matches!(error, Error::OtherLabels { found, .. } if found == ["a@1", "b@1", "evil"]));
     let damaged = |line: String| match refused(line) {
         Error::Damaged { path, reason } => {
             assert_eq!(path, scores);

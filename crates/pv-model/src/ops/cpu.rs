@@ -178,3 +178,14 @@ pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tenso
     let mut log_sums = vec![0.0; targets.len()];
     Some(tensor(vec![kernels::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
 }
+
+pub(super) fn log_probs(logits: &Tensor<2>, targets: &[u32]) -> Option<Vec<f32>> {
+    let vocab = logits.dims()[1];
+    let logits = storage(logits)?;
+    let logits = values(&logits)?;
+    let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
+    let mut log_sums = vec![0.0; targets.len()];
+    kernels::cross_entropy(logits, &targets, vocab, &mut log_sums);
+    let rows = logits.chunks_exact(vocab).zip(&targets).zip(&log_sums);
+    Some(rows.map(|((row, target), log_sum)| row[*target] - log_sum).collect())
+}

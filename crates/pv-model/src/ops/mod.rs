@@ -15,6 +15,7 @@ use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::TokenSpans;
 
 use crate::decoder::{LayerCache, RotaryAngles};
+use crate::{Result, to_f32};
 
 pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
 pub(crate) use portable::PassContext;
@@ -139,4 +140,13 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     cpu::cross_entropy(&logits, targets)
         .or_else(|| cpu_autodiff::cross_entropy(&logits, targets))
         .unwrap_or_else(|| portable::cross_entropy(logits, targets))
+}
+
+/// The natural logarithm of the probability that rows of logits, `[n, vocab]` in f32, give their targets, which are below
+/// `vocab`.
+pub(crate) fn log_probs(logits: Tensor<2>, targets: &[u32]) -> Result<Vec<f32>> {
+    match cpu::log_probs(&logits, targets) {
+        Some(found) => Ok(found),
+        None => to_f32(portable::log_probs(logits, targets)),
+    }
 }

@@ -193,9 +193,14 @@ pub(super) fn attention(
     mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }
 
-pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+/// log softmax of each row at its target, `[n, 1]`.
+pub(super) fn log_probs(logits: Tensor<2>, targets: &[u32]) -> Tensor<2> {
     let [n, _] = logits.dims();
     let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [n]), &logits.device().without_autodiff());
-    log_softmax(logits, 1).gather(1, targets.reshape([n, 1])).sum().neg()
+    log_softmax(logits, 1).gather(1, targets.reshape([n, 1]))
+}
+
+pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    log_probs(logits, targets).sum().neg()
 }

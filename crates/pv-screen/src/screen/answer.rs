@@ -44,7 +44,7 @@ impl Columns {
     }
 }
 
-impl<'a> Run<'_, 'a> {
+impl<'a> Run<'_, 'a, '_> {
     pub(super) fn answer(&mut self) -> Result<Answered<'a>> {
         self.draw_order()?;
         let (screen, all) = (self.screen, self.order.len());

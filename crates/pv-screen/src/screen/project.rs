@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Base, Meter, Run, Step};
 use crate::difference::{ReadOptions, Rows, difference};
 use crate::hashes::{draw, key};
+use crate::likelihood::{LikelihoodScore, likelihood};
 use crate::sample::{Skip, Tokens, tokens};
 use crate::stream::{self, Item};
 use crate::{Error, Result};
@@ -23,14 +24,22 @@ pub(super) struct Line {
     pub(super) answer: Vec<f32>,
     pub(super) prompt_last: Vec<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) likelihood: Option<LikelihoodScore>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) skip: Option<Skip>,
 }
 
 impl Line {
     /// Whether it is whole.
-    pub(super) fn fits(&self, directions: usize) -> bool {
+    pub(super) fn fits(&self, directions: usize, personas: usize) -> bool {
         let finite = |values: &[f32]| values.len() == directions && values.iter().all(|value| value.is_finite());
-        self.skip.is_some() || (finite(&self.answer) && finite(&self.prompt_last))
+        let likelihood = match &self.likelihood {
+            Some(LikelihoodScore { surprise, gains }) => {
+                gains.len() == personas && gains.values().chain([surprise]).all(|value| value.is_finite())
+            }
+            None => personas == 0,
+        };
+        self.skip.is_some() || (finite(&self.answer) && finite(&self.prompt_last) && likelihood)
     }
 }
 
@@ -52,7 +61,7 @@ struct Pending {
     messages: Vec<Message>,
 }
 
-impl Run<'_, '_> {
+impl Run<'_, '_, '_> {
     /// Counts the answers, for what is left to do to be known.
     pub(super) fn count(&mut self) -> Result<()> {
         const TELL: usize = 2000;
@@ -157,6 +166,7 @@ impl Run<'_, '_> {
         let units: Vec<_> = screen.directions.iter().map(|named| named.direction.clone()).collect();
         let options = ReadOptions { batch_tokens: screen.options.batch_tokens, max_tokens: Some(usize::MAX) };
         let columns = difference(screen.model, &rows, &units, &options)?;
+        let mut likelihoods = self.likelihoods(&rows, &options)?;
         let mut lines = Vec::with_capacity(batch.len());
         for (row, (pending, tokens)) in batch.iter().enumerate() {
             let answer: Option<Vec<f32>> = columns.iter().map(|column| column.answer[row]).collect();
@@ -164,13 +174,31 @@ impl Run<'_, '_> {
             let (Some(answer), Some(prompt_last)) = (answer, prompt_last) else {
                 return Err(Error::bad(format!("the answer {} was not projected", pending.id)));
             };
-            let line = Line { tokens: tokens.answer.len(), answer, prompt_last, ..line(pending, None) };
-            if !line.fits(units.len()) {
+            let likelihood = likelihoods.get_mut(row).map(std::mem::take);
+            let line = Line { tokens: tokens.answer.len(), answer, prompt_last, likelihood, ..line(pending, None) };
+            if !line.fits(units.len(), self.personas.len()) {
                 return Err(Error::NotFinite { prompt: pending.prompt_id.clone() });
             }
             lines.push(line);
         }
         self.keep(lines)
+    }
+
+    /// How likely each row's answer is; nothing without personas.
+    fn likelihoods(&mut self, rows: &Rows<'_>, options: &ReadOptions) -> Result<Vec<LikelihoodScore>> {
+        if self.personas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = likelihood(self.screen.model, rows, self.personas, options)?;
+        let mut scores = vec![LikelihoodScore::default(); rows.prompts.len()];
+        for (persona, column) in self.personas.iter().zip(columns) {
+            for (score, found) in scores.iter_mut().zip(column) {
+                let found = found.ok_or_else(|| Error::bad("an answer without tokens"))?;
+                score.surprise = found.surprise();
+                score.gains.insert(persona.label.clone(), found.gain());
+            }
+        }
+        Ok(scores)
     }
 
     /// Keeps the lines that are new, in one write.
@@ -219,5 +247,5 @@ impl Run<'_, '_> {
 fn line(pending: &Pending, skip: Option<Skip>) -> Line {
     let Pending { id, prompt_id, .. } = pending;
     let (id, prompt_id) = (id.clone(), prompt_id.clone());
-    Line { id, prompt_id, tokens: 0, answer: Vec::new(), prompt_last: Vec::new(), skip }
+    Line { id, prompt_id, tokens: 0, answer: Vec::new(), prompt_last: Vec::new(), likelihood: None, skip }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{SUMMARY, ScreenOptions};
 use crate::estimate::{Estimate, Look};
 use crate::hashes::sha256;
+use crate::likelihood::LikelihoodScore;
 use crate::{Error, ModelIdentity, Result, TraitDirection};
 
 /// A file and what it held.
@@ -76,6 +77,9 @@ pub struct Summary {
     pub empty_base: usize,
     /// By the direction's label, such as `evil@20`.
     pub directions: BTreeMap<String, DirectionSummary>,
+    /// The answers' mean likelihoods, where there were personas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihood: Option<LikelihoodScore>,
 }
 
 impl Summary {

@@ -9,6 +9,7 @@ use super::answer::Answered;
 use super::{DirectionSummary, HashedFile, Meter, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
 use crate::estimate::{EstimateOptions, Known, Look, Method, estimate};
 use crate::hashes::key;
+use crate::likelihood::LikelihoodScore;
 use crate::sample::Skip;
 use crate::stream::{self, Item, Place};
 use crate::table::{Score, ScoreRow};
@@ -24,11 +25,19 @@ struct SkippedLine<'a> {
     says: String,
 }
 
-impl<'a> Run<'_, 'a> {
+/// What is counted while the table is written.
+#[derive(Default)]
+struct Counts {
+    skipped: BTreeMap<String, usize>,
+    answers: usize,
+    /// Sums over the answers.
+    likelihood: LikelihoodScore,
+}
+
+impl<'a> Run<'_, 'a, '_> {
     pub(super) fn write(&mut self, files: Vec<HashedFile>, found: Answered<'a>) -> Result<Summary> {
         let Answered { mut base, chosen, looks } = found;
-        let mut skipped = BTreeMap::new();
-        let mut answers = 0;
+        let mut counts = Counts::default();
         let folder = self.folder.path().to_owned();
         // Both files are written as a whole.
         // With the beginning of a name that the folder's next owner removes.
@@ -40,7 +49,7 @@ impl<'a> Run<'_, 'a> {
         {
             let mut table = std::io::BufWriter::new(table.as_file_mut());
             let mut list = std::io::BufWriter::new(list.as_file_mut());
-            let written = self.write_rows(&mut base, chosen, &mut table, &mut list, &mut skipped, &mut answers);
+            let written = self.write_rows(&mut base, chosen, &mut table, &mut list, &mut counts);
             let flushed = table.flush().and_then(|()| list.flush());
             written?;
             flushed.map_err(|source| self.failed(SCORES, source))?;
@@ -59,6 +68,10 @@ impl<'a> Run<'_, 'a> {
             let looks = looks.get(&named.label()).cloned().unwrap_or_default();
             directions.insert(named.label(), self.direction(at, &known, chosen, looks)?);
         }
+        let Counts { skipped, answers, mut likelihood } = counts;
+        let mean = |sum: &mut f64| *sum /= answers.max(1) as f64;
+        mean(&mut likelihood.surprise);
+        likelihood.gains.values_mut().for_each(mean);
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: ModelIdentity::of(screen.model)?,
@@ -70,6 +83,7 @@ impl<'a> Run<'_, 'a> {
             with_base: chosen,
             empty_base,
             directions,
+            likelihood: (!self.personas.is_empty()).then_some(likelihood),
         };
         self.folder.write(SUMMARY, |file| {
             serde_json::to_writer_pretty(&mut *file, &summary)?;
@@ -89,8 +103,7 @@ impl<'a> Run<'_, 'a> {
         chosen: usize,
         table: &mut dyn Write,
         list: &mut dyn Write,
-        skipped: &mut BTreeMap<String, usize>,
-        answers: &mut usize,
+        counts: &mut Counts,
     ) -> Result<()> {
         const TELL: usize = 1000;
         let screen = self.screen;
@@ -98,6 +111,7 @@ impl<'a> Run<'_, 'a> {
         let with_base: HashSet<u128> = self.order[..chosen].iter().map(|(_, key)| *key).collect();
         let meter = Meter::new(Step::Writing, 0);
         let (mut seen, mut passed) = (HashSet::new(), 0);
+        let Counts { skipped, answers, likelihood } = counts;
         let path = self.folder.path().to_owned();
         let put = |out: &mut dyn Write, bytes: std::result::Result<Vec<u8>, serde_json::Error>| -> Result<()> {
             let written = bytes.map_err(std::io::Error::from).and_then(|mut bytes| {
@@ -137,7 +151,12 @@ impl<'a> Run<'_, 'a> {
             });
             *answers += 1;
             let duplicate = !seen.insert(key(&id));
-            let row = ScoreRow { place, id, duplicate, tokens: found.tokens, scores: scores.collect() };
+            if let Some(LikelihoodScore { surprise, gains }) = &found.likelihood {
+                likelihood.surprise += surprise;
+                gains.iter().for_each(|(label, gain)| *likelihood.gains.entry(label.clone()).or_default() += gain);
+            }
+            let scores = scores.collect();
+            let row = ScoreRow { place, id, duplicate, tokens: found.tokens, scores, likelihood: found.likelihood };
             put(table, serde_json::to_vec(&row))
         })
     }
