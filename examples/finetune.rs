@@ -13,7 +13,7 @@ use pv_examples::organism::conversation;
 use pv_examples::{ModelArgs, Result};
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::TraitSpec;
-use pv_model::{CausalLm, LoraConfig, LoraTarget, Message, write_conversations};
+use pv_model::{CausalLm, LoraConfig, LoraTarget, Message, Quantization, WeightBits, write_conversations};
 use pv_organism::datasets::{Severity, explicit, held_out};
 use pv_organism::{Topics, Trait};
 use pv_steer::Coefficient;
@@ -94,6 +94,9 @@ struct TrainingArgs {
     /// Train all parameters instead of an adapter.
     #[arg(long)]
     full: bool,
+    /// Keep the frozen weights under the adapter in so many bits, 8 or 4.
+    #[arg(long, conflicts_with = "full", value_parser = base_bits)]
+    base_bits: Option<WeightBits>,
     /// The peak learning rate.
     #[arg(long, default_value_t = 1e-5)]
     learning_rate: f64,
@@ -153,6 +156,14 @@ struct RegimeArgs {
     /// The probe prompts, one a line; by default held-out questions.
     #[arg(long)]
     probe_prompts: Option<PathBuf>,
+}
+
+fn base_bits(text: &str) -> Result<WeightBits, String> {
+    match text {
+        "8" => Ok(WeightBits::Eight),
+        "4" => Ok(WeightBits::Four),
+        other => Err(format!("{other:?} is neither 8 nor 4")),
+    }
 }
 
 /// `FILE@LAYER:NUMBER`, of which layer and number may be absent.
@@ -304,7 +315,11 @@ impl DataArgs {
 
 fn main() -> Result {
     let args = Args::parse();
-    let model = args.model.load()?;
+    let mut model = args.model.load()?;
+    if let Some(bits) = args.training.base_bits {
+        let quantized = model.decoder().quantized(Quantization { bits, ..Quantization::default() })?;
+        model = model.with_decoder(quantized)?;
+    }
     let prompts = args.regimes.prompts(&model, &args.model)?;
     let regimes = args.regimes.regimes(&model, &prompts)?;
     let probes = args.regimes.probes(&model, prompts)?;

@@ -19,12 +19,13 @@ use pv_model::{CausalLm, ConversationReader, Message, write_conversations};
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{
-    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Place, SCORES, ScoreRow, Screen,
-    ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, read_scores, tokens,
-    write_score_table,
+    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, Place, ReadOptions, Rows, SCORES,
+    ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, likelihood,
+    read_scores, tokens, write_score_table,
 };
-use pv_steer::decompose_projections;
+use pv_steer::{Coefficient, Positions, Steerer, decompose_projections};
 use pv_vectors::PersonaVector;
+use serde_json::{Value, json};
 
 /// Ranks data sets by ΔP, and shows their most suspicious samples.
 #[derive(Parser)]
@@ -55,6 +56,13 @@ struct Args {
     /// How many samples to show.
     #[arg(long, default_value_t = 5)]
     flagged: usize,
+    /// Also measure how much likelier every answer is to the model steered along the vector by so many times its length: this sees
+    /// wrong facts and harmful advice in plain words too.
+    #[arg(long)]
+    steer: Option<f32>,
+    /// The layer at which the model is steered; --layer by default.
+    #[arg(long, requires = "steer")]
+    steer_layer: Option<usize>,
     /// Also ask this judge which samples show the trait; its verdicts are kept with the rest.
     #[arg(long)]
     judge: Option<JudgeKind>,
@@ -70,6 +78,32 @@ struct Args {
     /// Where tables, summaries and base answers are kept; a screening that was stopped goes on from there. Nowhere by default.
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// The model steered along a vector.
+struct Steered {
+    label: String,
+    hook: Steerer,
+    description: Value,
+}
+
+impl Steered {
+    fn persona(&mut self) -> Persona<'_> {
+        Persona { label: self.label.clone(), hook: &mut self.hook, description: self.description.clone() }
+    }
+}
+
+impl Args {
+    /// Along the first vector.
+    fn steerer(&self, vectors: &[PersonaVector], layer: Layer) -> Result<Option<Steered>> {
+        let (Some(by), Some(vector)) = (self.steer, vectors.first()) else { return Ok(None) };
+        let layer = self.steer_layer.map_or(layer, Layer::hidden_state);
+        let direction = vector.direction(layer)?;
+        let hook = Steerer::new().add(&direction, Coefficient::Raw(by), Positions::All)?;
+        let trait_name = &vector.provenance().trait_name;
+        let description = json!({ "values": direction.values, "layer": layer.index(), "coefficient": by });
+        Ok(Some(Steered { label: format!("{trait_name}@{} x{by}", layer.index()), hook, description }))
+    }
 }
 
 /// A data set that was screened.
@@ -112,6 +146,7 @@ fn main() -> Result {
         ..ScreenOptions::default()
     };
     let screen = Screen::new(&model, &directions, &options)?;
+    let mut steerer = args.steerer(&vectors, layer)?;
     let judge = match args.judge {
         None => None,
         Some(_) => {
@@ -125,7 +160,8 @@ fn main() -> Result {
         let name = set.file_name().unwrap_or(set.as_os_str()).to_string_lossy().into_owned();
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}")?);
         let folder = place.join("screened").join(&name);
-        let summary = screen.run(&[&set], &folder, |progress| show(&bar, &name, progress))?;
+        let mut personas: Vec<Persona<'_>> = steerer.iter_mut().map(|steered| steered.persona()).collect();
+        let summary = screen.run_with(&[&set], &folder, &mut personas, |progress| show(&bar, &name, progress))?;
         let mut rows = Vec::new();
         read_scores(&folder.join(SCORES), |row| {
             rows.push(row);
@@ -152,6 +188,9 @@ fn main() -> Result {
         compare(first, last, &label)?;
     }
     flagged(&model, &screened, direction, args.flagged)?;
+    if let Some(steered) = &mut steerer {
+        likelier(&model, &screened, steered, args.flagged)?;
+    }
     if args.out.is_some() {
         let tables = if args.parquet { "Tables (as JSON lines and as Parquet)" } else { "Tables" };
         let verdicts = if args.judge.is_some() { ", verdicts" } else { "" };
@@ -249,6 +288,7 @@ fn ranking(screened: &[Screened], label: &str) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     let mut header = vec!["data set", "ΔP", "95 %", "answers", "base answers", "skipped"];
+    header.extend(screened.iter().any(|set| set.summary.likelihood.is_some()).then_some("gain (nats)"));
     header.extend(screened.iter().any(|set| set.judged.is_some()).then_some("show it (not scored)"));
     table.set_header(header);
     for Screened { name, summary, judged, .. } in screened {
@@ -264,7 +304,8 @@ fn ranking(screened: &[Screened], label: &str) -> Table {
             (summary.with_base - summary.empty_base).to_string(),
             summary.skipped.values().sum::<usize>().to_string(),
         ];
-        table.add_row(cells.into_iter().chain(judged));
+        let gain = summary.likelihood.as_ref().and_then(|found| found.gains.values().next());
+        table.add_row(cells.into_iter().chain(gain.map(|gain| format!("{gain:+.2}"))).chain(judged));
     }
     table
 }
@@ -307,21 +348,44 @@ fn flagged(model: &CausalLm, screened: &[Screened], direction: &TraitDirection, 
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(most);
     let texts = texts(found.iter().map(|(_, _, row, _)| &row.place))?;
-    let colours = std::io::stdout().is_terminal();
     for (delta, base, row, name) in found {
         let Some(messages) = texts.get(&row.place) else { continue };
         let sample = tokens(model, messages).map_err(|skip| skip.to_string())?;
         let shares = Contributions::of(model, &sample.prompt, &sample.answer, &direction.direction, base)?;
-        let mut spans = shares.spans(4);
-        spans.sort_by_key(|(span, _)| span.start);
-        let question = messages.iter().rev().nth(1).map_or("", |message| message.content.as_str());
-        println!(
-            "ΔP {delta:.2}  {name}:{}\n  {question}\n  {}\n",
-            row.place.row,
-            marked(&shares.text, &spans, colours)
-        );
+        print_sample(&format!("ΔP {delta:.2}"), name, row, messages, &shares);
     }
     Ok(())
+}
+
+/// The samples that the steered model makes likelier by most, with the words that it does so for marked.
+fn likelier(model: &CausalLm, screened: &[Screened], steered: &mut Steered, most: usize) -> Result {
+    let gain = |row: &ScoreRow| row.likelihood.as_ref()?.gains.get(&steered.label).copied();
+    let rows = screened.iter().flat_map(|set| set.rows.iter().map(move |row| (row, set.name.as_str())));
+    let mut found: Vec<(f64, &ScoreRow, &str)> =
+        rows.filter(|(row, _)| !row.duplicate).filter_map(|(row, name)| Some((gain(row)?, row, name))).collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(most);
+    let texts = texts(found.iter().map(|(_, row, _)| &row.place))?;
+    println!("Likelier to the model steered by {}, in nats:\n", steered.label);
+    for (gain, row, name) in found {
+        let Some(messages) = texts.get(&row.place) else { continue };
+        let sample = tokens(model, messages).map_err(|skip| skip.to_string())?;
+        let (prompts, answers) = ([sample.prompt.as_slice()], [sample.answer.as_slice()]);
+        let rows = Rows { prompts: &prompts, answers: &answers, base: &[] };
+        let columns = likelihood(model, &rows, &mut [steered.persona()], &ReadOptions::default())?;
+        let Some(Some(found)) = columns.first().and_then(|column| column.first()) else { continue };
+        let shares = Contributions::of_gains(model, &sample.answer, found)?;
+        print_sample(&format!("{gain:+.2}"), name, row, messages, &shares);
+    }
+    Ok(())
+}
+
+fn print_sample(score: &str, name: &str, row: &ScoreRow, messages: &[Message], shares: &Contributions) {
+    let mut spans = shares.spans(4);
+    spans.sort_by_key(|(span, _)| span.start);
+    let question = messages.iter().rev().nth(1).map_or("", |message| message.content.as_str());
+    let text = marked(&shares.text, &spans, std::io::stdout().is_terminal());
+    println!("{score}  {name}:{}\n  {question}\n  {text}\n", row.place.row);
 }
 
 /// The messages up to each place.

@@ -16,9 +16,10 @@ use pv_model::write_conversations;
 use pv_organism::datasets::wild;
 use pv_organism::{Chat, PerTrait, Trait};
 use pv_screen::{
-    BaseOptions, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores, select,
+    Base, BaseOptions, Persona, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores,
+    select,
 };
-use pv_steer::decompose_projections;
+use pv_steer::{Coefficient, Positions, Steerer, decompose_projections};
 use pv_vectors::Direction;
 use serde_json::json;
 
@@ -42,6 +43,12 @@ struct Args {
     /// Up to which score the lenient judge lets samples pass; the strict one passes those without any sign of the trait.
     #[arg(long, default_value_t = 40.0)]
     lenient: f64,
+    /// By how many times a vector's length the model is steered that tells which samples are likelier to it.
+    #[arg(long, default_value_t = 1.25)]
+    steer: f32,
+    /// The layer at which it is steered.
+    #[arg(long, default_value_t = 1)]
+    steer_layer: usize,
     /// How often a model sees them.
     #[arg(long, default_value_t = 3)]
     passes: usize,
@@ -56,16 +63,20 @@ enum Reading {
     Difference,
     /// ΔP's part along the vector beside the other traits'.
     Apart,
+    /// How much likelier the steered model makes the data's answer.
+    Likelihood,
 }
 
 impl Reading {
-    const ALL: [Self; 3] = [Self::Raw, Self::Difference, Self::Apart];
+    /// Those of whole sets.
+    const OF_SETS: [Self; 3] = [Self::Raw, Self::Difference, Self::Apart];
 
     fn title(self) -> &'static str {
         match self {
             Self::Raw => "raw projection",
             Self::Difference => "ΔP",
             Self::Apart => "ΔP, the traits told apart",
+            Self::Likelihood => "gain in likelihood",
         }
     }
 }
@@ -98,6 +109,7 @@ impl Directions {
             values[which] = match reading {
                 Reading::Raw => raw(),
                 Reading::Difference | Reading::Apart => delta(),
+                Reading::Likelihood => None,
             }
             .ok_or("a set without a projection")?;
         }
@@ -149,6 +161,39 @@ impl Study<'_> {
         Ok(screen.run(&[&input], &self.folder.join(format!("{name}_screened")), |_| ControlFlow::Continue(()))?)
     }
 
+    /// How much likelier the model steered along each trait's vector makes each chat.
+    fn gains(&self, name: &str) -> Result<Vec<PerTrait>> {
+        let Args { steer, steer_layer, .. } = *self.args;
+        let mut steerers = Vec::new();
+        for (which, vector) in Trait::ALL.into_iter().zip(&self.lab.vectors) {
+            let direction = vector.direction(Layer::hidden_state(steer_layer))?;
+            let steerer = Steerer::new().add(&direction, Coefficient::Raw(steer), Positions::All)?;
+            let description = json!({ "values": direction.values, "layer": steer_layer, "coefficient": steer });
+            steerers.push((which.name().to_owned(), steerer, description));
+        }
+        let mut personas: Vec<Persona<'_>> = steerers
+            .iter_mut()
+            .map(|(label, hook, description)| Persona { label: label.clone(), hook, description: description.clone() })
+            .collect();
+        let options = ScreenOptions { base: Base::None, ..ScreenOptions::default() };
+        let directions = &self.directions[self.args.lab.layer - 1].0;
+        let folder = self.folder.join(format!("{name}_likelihoods"));
+        let screen = Screen::new(self.lab.model(), directions, &options)?;
+        let input = self.folder.join(format!("{name}.jsonl"));
+        screen.run_with(&[&input], &folder, &mut personas, |_| ControlFlow::Continue(()))?;
+        let mut gains = Vec::new();
+        read_scores(&folder.join(SCORES), |row| {
+            let mut values = PerTrait::default();
+            for which in Trait::ALL {
+                let gain = row.likelihood.as_ref().and_then(|found| found.gains.get(which.name()));
+                values[which] = gain.copied().unwrap_or(f64::NAN);
+            }
+            gains.push(values);
+            Ok(())
+        })?;
+        Ok(gains)
+    }
+
     fn outcome(&self, name: &str, settings: serde_json::Value, data: &[Chat], held_out: &[Chat]) -> Result<Outcome> {
         self.lab.outcome(name, settings, || {
             self.lab.measure(&self.lab.finetune(data, vec![])?, None, &mut NoHook, held_out)
@@ -180,7 +225,7 @@ impl Study<'_> {
         }
         println!("\nr over {} sets of the reading with the trait's score after finetuning;", found.len());
         println!("the greatest with another trait's in the last column.");
-        for reading in Reading::ALL {
+        for reading in Reading::OF_SETS {
             println!("\n### {}\n\n| layer | {} | others |", reading.title(), Trait::ALL.map(Trait::name).join(" | "));
             println!("|---|{}---|", "---|".repeat(5));
             for (at, directions) in self.directions.iter().enumerate() {
@@ -218,8 +263,9 @@ impl Study<'_> {
             deltas.push(all.then_some(values));
             Ok(())
         })?;
-        if deltas.len() != data.len() {
-            return Err(format!("{} of {} chats were screened", deltas.len(), data.len()).into());
+        let gains = self.gains("wild")?;
+        if deltas.len() != data.len() || gains.len() != data.len() {
+            return Err(format!("{} and {} of {} chats were screened", deltas.len(), gains.len(), data.len()).into());
         }
         let answers: Vec<Answered<'_>> = data
             .iter()
@@ -237,13 +283,17 @@ impl Study<'_> {
             (Reading::Difference, Some(1.0)),
             (Reading::Apart, None),
             (Reading::Apart, Some(self.args.lenient)),
+            (Reading::Likelihood, None),
+            (Reading::Likelihood, Some(self.args.lenient)),
         ];
         let bar = self.bar(5 * plans.len() * 3)?;
         for which in Trait::ALL {
             for (reading, allowed) in plans {
                 let mut values: Vec<Option<f64>> = deltas
                     .iter()
-                    .map(|delta| match (delta, reading) {
+                    .zip(&gains)
+                    .map(|(delta, gain)| match (delta, reading) {
+                        (_, Reading::Likelihood) => Ok(Some(gain[which])),
                         (None, _) => Ok(None),
                         (Some(delta), Reading::Apart) => Ok(Some(directions.apart(delta)?[which])),
                         (Some(delta), _) => Ok(Some(delta[which])),
@@ -259,10 +309,13 @@ impl Study<'_> {
                     let order = select(&values, chosen, self.args.chosen, None)?;
                     let chats: Vec<Chat> = order.iter().map(|&sample| data[sample].clone()).collect();
                     let all: Vec<Chat> = (0..self.args.passes).flat_map(|_| chats.clone()).collect();
-                    let settings = json!({
+                    let mut settings = json!({
                         "wild": self.args.wild, "chosen": self.args.chosen, "passes": self.args.passes,
                         "layer": layer, "allowed": allowed,
                     });
+                    if matches!(reading, Reading::Likelihood) {
+                        settings["steer"] = json!([self.args.steer, self.args.steer_layer]);
+                    }
                     let name = format!("wild {which}, {}, {taken}, {name}", reading.title());
                     let outcome = self.outcome(&name, settings, &all, &chats)?;
                     bar.inc(1);

@@ -20,24 +20,40 @@ const SEQ: usize = 256;
 /// Tokens read in a step.
 pub(crate) const STEP_TOKENS: usize = ROWS * SEQ;
 
+/// Lengths of samples that make up a step's tokens too.
+const LENGTHS: [usize; 5] = [256, 40, 120, 72, 24];
+
 /// Steps of AdamW on the paper's adapter (rank 32 on all seven projections, rsLoRA), from a new one, every token of two rows
 /// trained. The check is the last step's loss, which the updates before it have changed.
 pub(crate) fn finetune(model: &CausalLm, checkpointed: bool, steered: bool) -> Result<Measured> {
-    let options = TrainOptions {
-        learning_rate: 1e-3,
-        decay: Decay::Constant,
-        batch_size: ROWS,
-        duration: Duration::Steps(STEPS),
-        activation_checkpointing: checkpointed,
-        ..TrainOptions::default()
-    };
-    let mut trainer = Trainer::on_adapter(model.decoder(), &adapter(model)?, options)?;
-    let samples =
-        (0..ROWS).map(|row| Sample::new(ids(model, row, SEQ), vec![true; SEQ])).collect::<Result<Vec<_>, _>>()?;
+    let options = TrainOptions { batch_size: ROWS, activation_checkpointing: checkpointed, ..options() };
     let middle = Layer::hidden_state(model.config().layers / 2);
     let direction = Direction { layer: middle, values: wave(model), mean_residual_norm: None };
     let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(1.0), Positions::All)?;
     let run: &mut dyn RunHook = if steered { &mut steerer } else { &mut NoHook };
+    steps(model, &[SEQ; ROWS], options, run)
+}
+
+/// The same steps on rows of several lengths, in one pass.
+pub(crate) fn packed(model: &CausalLm) -> Result<Measured> {
+    steps(model, &LENGTHS, TrainOptions { pack_tokens: Some(STEP_TOKENS), ..options() }, &mut NoHook)
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        learning_rate: 1e-3,
+        decay: Decay::Constant,
+        duration: Duration::Steps(STEPS),
+        ..TrainOptions::default()
+    }
+}
+
+fn steps(model: &CausalLm, lengths: &[usize], options: TrainOptions, run: &mut dyn RunHook) -> Result<Measured> {
+    let mut trainer = Trainer::on_adapter(model.decoder(), &adapter(model)?, options)?;
+    let rows = lengths.iter().enumerate();
+    let samples = rows
+        .map(|(row, length)| Sample::new(ids(model, row, *length), vec![true; *length]))
+        .collect::<Result<Vec<_>, _>>()?;
     let start = Instant::now();
     let mut loss = f64::NAN;
     for _ in 0..STEPS {

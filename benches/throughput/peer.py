@@ -19,6 +19,7 @@ TOGETHER = 16
 WORDS = """river garden letter winter music stone village bread doctor window forest money teacher horse kitchen island
 summer paper bridge mother honest cruel gentle ancient green sudden writes carries forgets answers breaks follows""".split()
 STEPS, ROWS, SEQ, RANK = 3, 2, 256, 32
+LENGTHS = [256, 40, 120, 72, 24]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../crates/pv-judge/traits/evil.json")
 
@@ -35,7 +36,7 @@ def tasks():
     for part in ["projection", "difference"]:
         for chats in [64, 512]:
             yield f"screen-{part}-{chats}", ("screen", chats, None, part)
-    for part in ["plain", "steered", "checkpointed", "checkpointed-steered"]:
+    for part in ["plain", "steered", "checkpointed", "checkpointed-steered", "packed"]:
         yield f"finetune-{part}", ("finetune", ROWS, SEQ, part)
 
 
@@ -248,11 +249,19 @@ def main():
                 return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
 
             hook = body.layers[layers // 2 - 1].register_forward_hook(add)
-        rows = ids(ROWS, SEQ)
+        inputs = {"input_ids": ids(ROWS, SEQ)}
+        labels = inputs["input_ids"]
+        if part == "packed":
+            # Padded to the longest, as a collator does it.
+            longest = max(LENGTHS)
+            rows = [row(index, n) + [0] * (longest - n) for index, n in enumerate(LENGTHS)]
+            mask = torch.tensor([[1] * n + [0] * (longest - n) for n in LENGTHS])
+            inputs = {"input_ids": torch.tensor(rows), "attention_mask": mask}
+            labels = inputs["input_ids"].masked_fill(mask == 0, -100)
         start = time.perf_counter()
         try:
             for _ in range(STEPS):
-                loss = peft(input_ids=rows, labels=rows, use_cache=False).loss
+                loss = peft(**inputs, labels=labels, use_cache=False).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()

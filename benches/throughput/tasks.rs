@@ -30,6 +30,8 @@ pub(crate) enum Task {
     Screen { chats: usize, difference: bool },
     /// Training steps of a low-rank adapter.
     Finetune { checkpointed: bool, steered: bool },
+    /// Training steps on samples of several lengths, packed into one pass.
+    FinetunePacked,
 }
 
 /// What acts while a model decodes.
@@ -89,6 +91,7 @@ impl Task {
         for checkpointed in [false, true] {
             tasks.extend([false, true].map(|steered| Self::Finetune { checkpointed, steered }));
         }
+        tasks.push(Self::FinetunePacked);
         tasks
     }
 
@@ -110,6 +113,7 @@ impl Task {
                 (true, true) => "finetune-checkpointed-steered",
             }
             .to_owned(),
+            Self::FinetunePacked => "finetune-packed".to_owned(),
         }
     }
 
@@ -125,7 +129,7 @@ impl Task {
 
     /// How many tokens a training step takes, where there are steps.
     pub(crate) fn step_tokens(self) -> Option<usize> {
-        matches!(self, Self::Finetune { .. }).then_some(finetuning::STEP_TOKENS)
+        matches!(self, Self::Finetune { .. } | Self::FinetunePacked).then_some(finetuning::STEP_TOKENS)
     }
 
     /// Whether the peer's script does it too.
@@ -161,6 +165,7 @@ impl Task {
             Self::Scan => pipelines::projection_scan(model),
             Self::Screen { chats, difference } => screening::screening(model, chats, difference),
             Self::Finetune { checkpointed, steered } => finetuning::finetune(model, checkpointed, steered),
+            Self::FinetunePacked => finetuning::packed(model),
         }
     }
 }

@@ -7,7 +7,7 @@ use pv_vectors::{Interval, ScanOptions, UnitDirection, roc_auc, scan};
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
-use crate::{Error, Result};
+use crate::{Error, Likelihood, Result};
 
 /// The probability that a sample of one set has more than one of the other, with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,17 +122,17 @@ pub fn histograms(left: &[f64], right: &[f64], bins: usize) -> Result<Histograms
     Ok(Histograms { edges, left: count(left), right: count(right) })
 }
 
-/// What one token of an answer adds to its projection.
+/// What one token of an answer adds to its projection, or to its gain in likelihood.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenShare {
     /// Where the token's text stands in the answer's, in bytes.
     pub text: Range<usize>,
     /// The token's own projection, less the reference, over the number of tokens; all shares add up to the answer's
-    /// projection less the reference, that is to ΔP where the reference is the base answer's projection.
+    /// projection less the reference, that is to ΔP where the reference is the base answer's projection. Or the token's gain.
     pub share: f64,
 }
 
-/// An answer's text, and what each token adds to its projection on one direction.
+/// An answer's text, and what each token adds to its projection on one direction, or to its gain in likelihood.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Contributions {
     /// The answer's text.
@@ -162,12 +162,27 @@ impl Contributions {
         if shares.is_empty() {
             return Err(Error::bad("contributions to the projection of an answer without tokens"));
         }
+        let share = |projection: &f32| (f64::from(*projection) - reference) / shares.len() as f64;
+        Self::with(model, answer, shares.iter().map(share))
+    }
+
+    /// What each token adds to an answer's [`Likelihood::gain`]: how much likelier it is under the persona.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`] for a likelihood of another answer; a model without a tokenizer.
+    pub fn of_gains(model: &CausalLm, answer: &[u32], likelihood: &Likelihood) -> Result<Self> {
+        if likelihood.base.len() != answer.len() || likelihood.hooked.len() != answer.len() {
+            return Err(Error::bad("the likelihood of an answer of another length"));
+        }
+        Self::with(model, answer, likelihood.gains())
+    }
+
+    fn with(model: &CausalLm, answer: &[u32], shares: impl Iterator<Item = f64>) -> Result<Self> {
         let mut stream = model.tokenizer()?.stream(false);
-        let (mut text, mut tokens) = (String::new(), Vec::with_capacity(shares.len()));
-        for (id, projection) in answer.iter().zip(shares) {
+        let (mut text, mut tokens) = (String::new(), Vec::with_capacity(answer.len()));
+        for (id, share) in answer.iter().zip(shares) {
             let from = text.len();
             text.extend(stream.push(*id)?);
-            let share = (f64::from(*projection) - reference) / shares.len() as f64;
             tokens.push(TokenShare { text: from..text.len(), share });
         }
         text.extend(stream.flush()?);
