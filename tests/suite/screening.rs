@@ -20,6 +20,7 @@ mod interrupted;
 mod judging;
 mod likelihoods;
 mod memory;
+mod real;
 mod score_table;
 mod separation;
 
