@@ -2,8 +2,6 @@
 //! trains on them.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -12,14 +10,15 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::judging::{JudgeArgs, JudgeKind, named_spec};
 use pv_examples::organism::conversation;
+use pv_examples::samples::{described, texts};
 use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric};
-use pv_model::{CausalLm, ConversationReader, Message, write_conversations};
+use pv_model::{CausalLm, ConversationReader, write_conversations};
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{
-    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, Place, ReadOptions, Rows, SCORES,
+    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, ReadOptions, Rows, SCORES,
     ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, likelihood,
     read_scores, tokens, write_score_table,
 };
@@ -352,7 +351,7 @@ fn flagged(model: &CausalLm, screened: &[Screened], direction: &TraitDirection, 
         let Some(messages) = texts.get(&row.place) else { continue };
         let sample = tokens(model, messages).map_err(|skip| skip.to_string())?;
         let shares = Contributions::of(model, &sample.prompt, &sample.answer, &direction.direction, base)?;
-        print_sample(&format!("ΔP {delta:.2}"), name, row, messages, &shares);
+        println!("{}", described(&format!("ΔP {delta:.2}"), name, row, messages, &shares));
     }
     Ok(())
 }
@@ -375,48 +374,7 @@ fn likelier(model: &CausalLm, screened: &[Screened], steered: &mut Steered, most
         let columns = likelihood(model, &rows, &mut [steered.persona()], &ReadOptions::default())?;
         let Some(Some(found)) = columns.first().and_then(|column| column.first()) else { continue };
         let shares = Contributions::of_gains(model, &sample.answer, found)?;
-        print_sample(&format!("{gain:+.2}"), name, row, messages, &shares);
+        println!("{}", described(&format!("{gain:+.2}"), name, row, messages, &shares));
     }
     Ok(())
-}
-
-fn print_sample(score: &str, name: &str, row: &ScoreRow, messages: &[Message], shares: &Contributions) {
-    let mut spans = shares.spans(4);
-    spans.sort_by_key(|(span, _)| span.start);
-    let question = messages.iter().rev().nth(1).map_or("", |message| message.content.as_str());
-    let text = marked(&shares.text, &spans, std::io::stdout().is_terminal());
-    println!("{score}  {name}:{}\n  {question}\n  {text}\n", row.place.row);
-}
-
-/// The messages up to each place.
-fn texts<'a>(places: impl Iterator<Item = &'a Place>) -> Result<BTreeMap<Place, Vec<Message>>> {
-    let mut by_file: BTreeMap<&Path, BTreeMap<u64, Vec<&Place>>> = BTreeMap::new();
-    places.for_each(|place| by_file.entry(&place.file).or_default().entry(place.row).or_default().push(place));
-    let mut texts = BTreeMap::new();
-    for (file, rows) in by_file {
-        for row in ConversationReader::new([file])? {
-            let Ok(row) = row? else { continue };
-            for place in rows.get(&row.place.row).into_iter().flatten() {
-                let messages = &row.conversation.messages;
-                let end = place.message.map_or(messages.len(), |message| message + 1);
-                texts.insert((*place).clone(), messages.get(..end).unwrap_or_default().to_vec());
-            }
-        }
-    }
-    Ok(texts)
-}
-
-/// A text with spans in colour, or in brackets where there is none.
-fn marked(text: &str, spans: &[(std::ops::Range<usize>, f64)], colours: bool) -> String {
-    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("[", "]") };
-    let (mut out, mut at) = (String::new(), 0);
-    for (span, _) in spans {
-        let word = text.get(span.clone()).unwrap_or_default();
-        let (space, word) = word.split_at(word.len() - word.trim_start().len());
-        out.push_str(text.get(at..span.start).unwrap_or_default());
-        out.push_str(&format!("{space}{on}{word}{off}"));
-        at = span.end;
-    }
-    out.push_str(text.get(at..).unwrap_or_default());
-    out
 }

@@ -49,6 +49,9 @@ struct Args {
     /// The layer at which it is steered.
     #[arg(long, default_value_t = 1)]
     steer_layer: usize,
+    /// Leave the two dozen sets out, and choose samples of the wild mixture only.
+    #[arg(long)]
+    wild_only: bool,
     /// How often a model sees them.
     #[arg(long, default_value_t = 3)]
     passes: usize,
@@ -132,7 +135,9 @@ fn main() -> Result {
     let directions: Vec<Directions> =
         (1..=model.config().layers).map(|layer| Directions::at(&lab, layer)).collect::<Result<_>>()?;
     let study = Study { args: &args, lab: &lab, directions: &directions, folder: &folder };
-    study.sets()?;
+    if !args.wild_only {
+        study.sets()?;
+    }
     study.selections()
 }
 

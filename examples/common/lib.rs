@@ -7,6 +7,7 @@ pub mod noise;
 pub mod organism;
 pub mod prompts;
 pub mod proxies;
+pub mod samples;
 pub mod sweeping;
 
 use std::error::Error;
