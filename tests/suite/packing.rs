@@ -12,7 +12,11 @@ use pv_train::{
 use pv_vectors::Direction;
 
 fn open(folder: impl AsRef<std::path::Path>) -> CausalLm {
-    CausalLm::from_folder(folder, &Device::flex(), DType::F32).expect("a model")
+    open_on(folder, &Device::flex())
+}
+
+fn open_on(folder: impl AsRef<std::path::Path>, device: &Device) -> CausalLm {
+    CausalLm::from_folder(folder, device, DType::F32).expect("a model")
 }
 
 /// Prompts and answers of these lengths.
@@ -89,6 +93,35 @@ fn a_packed_step_is_that_of_every_sample_alone() {
             }
         }
     }
+}
+
+/// Training under regimes, whole and layer by layer, is the same code on a GPU.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn trains_as_on_the_cpu(device: &str) {
+    let lengths = [(5, 4), (14, 9), (1, 2), (9, 21)];
+    let device = pv_model::device(device).expect("a device");
+    let (here, there) = (open(model_folder()), open_on(model_folder(), &device));
+    let samples = samples(&here, &lengths);
+    let expected = series(&here, &samples, options(None, 1, false));
+    for (pack_tokens, batch_size, activation_checkpointing) in [(Some(100), 1, false), (Some(40), 1, true)] {
+        let found = series(&there, &samples, options(pack_tokens, batch_size, activation_checkpointing));
+        let gaps = found.iter().flatten().zip(expected.iter().flatten()).map(|(a, b)| (a - b).abs() / b.max(1e-2));
+        let gap = gaps.fold(0.0, f64::max);
+        println!("{pack_tokens:?}, layer by layer {activation_checkpointing}: {gap:.1e}");
+        assert!(gap < 1e-2, "{found:?} for {expected:?}");
+    }
+}
+
+#[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
+#[test]
+fn wgpu_trains_as_the_cpu_does() {
+    trains_as_on_the_cpu("wgpu");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_trains_as_the_cpu_does() {
+    trains_as_on_the_cpu("cuda");
 }
 
 #[test]
