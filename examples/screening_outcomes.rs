@@ -41,7 +41,7 @@ struct Args {
     #[arg(long, default_value_t = 200)]
     chosen: usize,
     /// Up to which score the lenient judge lets samples pass; the strict one passes those without any sign of the trait.
-    #[arg(long, default_value_t = 40.0)]
+    #[arg(long, default_value_t = 50.0)]
     lenient: f64,
     /// By how many times a vector's length the model is steered that tells which samples are likelier to it.
     #[arg(long, default_value_t = 1.25)]
