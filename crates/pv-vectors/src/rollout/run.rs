@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::{COHERENCE, Judge, Rubric, Verdict};
-use pv_model::{CausalLm, Event, GenerateOptions, Generation, Message, RenderOptions, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use sha2::{Digest, Sha256};
 
 use super::folder::{Folder, lines};
@@ -329,8 +329,7 @@ fn generate_part(
         ..GenerateOptions::default()
     };
     let recorder = Shared::new();
-    let mut failure = None;
-    let mut ended = |sequence: usize, generation: &Generation| -> Result<()> {
+    model.generate_each(&requests, &options, &mut recorder.clone(), |sequence, generation| {
         let means = RolloutMeans::of(&recorder.lock(), sequence, model.shape(), generation.tokens.is_empty())?;
         let index = part[sequence];
         let place = plan.place(index);
@@ -345,18 +344,7 @@ fn generate_part(
             finish: Some(generation.finish),
         };
         keep(index, record, means)
-    };
-    model.generate(&requests, &options, &mut recorder.clone(), |event| {
-        let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
-        match ended(sequence, generation) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    failure.map_or(Ok(()), Err)
+    })
 }
 
 /// The lines in the order of the plan; `lines_of[index]` is the line of a rollout.
