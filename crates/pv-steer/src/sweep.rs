@@ -3,7 +3,6 @@
 mod dose_response;
 mod estimate;
 mod halving;
-mod journal;
 mod plan;
 mod proxy;
 mod results;

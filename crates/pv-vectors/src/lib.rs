@@ -18,6 +18,7 @@ mod extract;
 mod files;
 mod filter;
 mod identity;
+mod judged_answers;
 mod line_journal;
 mod matrix;
 mod project;
@@ -36,13 +37,14 @@ pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction,
 pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
 pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
 pub use identity::ModelIdentity;
+pub use judged_answers::{JudgedAnswer, JudgedAnswers};
 pub use line_journal::LineJournal;
 pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
     CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
-    RolloutOptions, RolloutRun, recompute, vector_of,
+    RolloutOptions, RolloutRun, recompute, through_text, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
 pub use trait_direction::TraitDirection;

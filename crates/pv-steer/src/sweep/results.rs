@@ -4,12 +4,11 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_model::FinishReason;
-use pv_vectors::{ModelStamp, Provenance};
+use pv_vectors::{JudgedAnswer, JudgedAnswers, ModelStamp, Provenance};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::halving::Standing;
-use super::journal::Journal;
 use super::plan::{Place, SweepPlan};
 use super::write::Csv;
 use crate::Result;
@@ -41,6 +40,14 @@ pub struct AnswerScores {
     pub coherence: Option<f64>,
 }
 
+impl AnswerScores {
+    /// Of an answer whose first rubric is the trait's and whose second is that for coherence.
+    pub fn of(answer: &JudgedAnswer, question: usize, rollout: usize, seed: u64) -> Self {
+        let (expression, coherence) = (answer.score(0), answer.score(1));
+        Self { question, rollout, seed, text: answer.text.clone(), expression, coherence }
+    }
+}
+
 /// One layer and strength.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CellResult {
@@ -66,24 +73,24 @@ pub struct CellResult {
 
 impl CellResult {
     /// From the answers at some places of a cell.
-    pub(crate) fn new(plan: &SweepPlan, cell: usize, raw: f32, places: Vec<Place>, journal: &Journal) -> Self {
-        let entries = || places.iter().filter_map(|place| Some((place, journal.entries.get(place)?)));
-        let scores = entries().map(|(&place, entry)| AnswerScores {
-            question: place.question,
-            rollout: place.rollout,
-            seed: plan.seed(place),
-            text: entry.text.clone(),
-            expression: entry.value(0),
-            coherence: entry.value(1),
-        });
+    pub(crate) fn new(
+        plan: &SweepPlan,
+        cell: usize,
+        raw: f32,
+        places: &[Place],
+        answers: &JudgedAnswers<Place>,
+    ) -> Self {
+        let found = || places.iter().filter_map(|&place| Some((place, answers.get(place)?)));
+        let scores =
+            found().map(|(place, answer)| AnswerScores::of(answer, place.question, place.rollout, plan.seed(place)));
         let scores: Vec<AnswerScores> = scores.collect();
         Self {
             layer: plan.layers[plan.layer_index(cell)],
             strength: plan.strength(cell),
             raw,
             answers: scores.len(),
-            empty: entries().filter(|(_, entry)| entry.tokens == 0).count(),
-            cut: entries().filter(|(_, entry)| entry.finish == FinishReason::Length).count(),
+            empty: found().filter(|(_, answer)| answer.tokens == 0).count(),
+            cut: found().filter(|(_, answer)| answer.finish == FinishReason::Length).count(),
             expression: Estimate::of(scores.iter().map(|scores| (scores.question, scores.expression))),
             coherence: Estimate::of(scores.iter().map(|scores| (scores.question, scores.coherence))),
             scores,

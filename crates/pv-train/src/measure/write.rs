@@ -6,7 +6,6 @@ use std::path::Path;
 use pv_steer::Estimate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::change::Change;
@@ -31,11 +30,6 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// A result as JSON: numbers and strings, which cannot fail.
 pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
-}
-
-/// A value whose numbers have gone through text once, as those in a file have: reading may round them.
-pub(crate) fn through_text(value: &impl Serialize) -> Value {
-    serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
 /// SHA-256 in hex.

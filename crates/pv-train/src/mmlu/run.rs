@@ -7,13 +7,13 @@ use std::path::Path;
 
 use pv_hooks::{Hook, LayerSet};
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
-use pv_vectors::{LineJournal, ModelIdentity, RunFolder};
+use pv_vectors::{LineJournal, ModelIdentity, RunFolder, through_text};
 use serde_json::{Value, json};
 
 use super::prompt::{Encoded, common, encode};
 use super::question::{Question, QuestionSet};
 use super::results::{Answer, MmluResults};
-use crate::measure::{MeasureError, Result, sha256, through_text};
+use crate::measure::{MeasureError, Result, sha256};
 
 const FORMAT: &str = "pv-mmlu/1";
 const RUN: &str = "run.json";

@@ -1,11 +1,11 @@
 //! What a run's folder says of the run.
 
-use pv_vectors::RunFolder;
+use pv_vectors::{RunFolder, through_text};
 use serde_json::{Map, Value, json};
 
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
-use crate::measure::{hex, through_text};
+use crate::measure::hex;
 use crate::probes::Probes;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};

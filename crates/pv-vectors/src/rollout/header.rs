@@ -52,10 +52,15 @@ impl ModelStamp {
     }
 }
 
+/// A value as JSON whose numbers have gone through text once, as those in a file have: reading may round them.
+pub fn through_text(value: &impl Serialize) -> Value {
+    serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
 impl Folder {
     /// Writes what a run is into a folder that does not say so yet, or refuses a folder of another run.
     ///
-    /// Numbers must have gone through text once, as those in a file have: reading may round them.
+    /// Its numbers must have gone [through text](through_text).
     ///
     /// # Errors
     /// [`Error::OtherRun`], which names the first thing that differs; [`Error::DamagedRun`] for a file that is not JSON.
@@ -82,11 +87,9 @@ impl Header {
         Layout { layers, d_model, precision: self.plan.options.precision }
     }
 
-    /// As JSON, without what may change from one start to the next. Numbers have gone through text once, as those in a
-    /// file have: reading may round them.
+    /// As JSON, without what may change from one start to the next.
     fn json(&self) -> Value {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        let mut value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let mut value = through_text(self);
         if let Some(options) = value.pointer_mut("/plan/options").and_then(Value::as_object_mut) {
             options.shift_remove("batch_size");
         }
