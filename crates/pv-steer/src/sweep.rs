@@ -8,7 +8,6 @@ mod proxy;
 mod results;
 mod run;
 mod subject;
-mod write;
 
 pub use dose_response::{Dose, DoseResponse};
 pub use estimate::Estimate;

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_model::{CausalLm, Sequence};
-use pv_vectors::{ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, scan};
+use pv_vectors::{
+    CsvTable, ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, pretty_json, scan,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{BootstrapOptions, Change, Csv, MeasureError, Result, json, read_json, sha256, write};
+use crate::measure::{BootstrapOptions, Change, MeasureError, Result, read_json, sha256, write};
 
 /// What tells a direction from others in a table.
 pub(crate) fn stamp(named: &TraitDirection) -> DirectionStamp {
@@ -163,7 +165,7 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), json(self))
+        write(path.as_ref(), pretty_json(self))
     }
 
     /// Reads what [`save`](Self::save) wrote. [`check`](Self::check) says whether it is the table that is wanted.
@@ -213,7 +215,7 @@ impl ShiftReport {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// A row per trait and layer.
@@ -221,14 +223,14 @@ impl ShiftReport {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
+        let mut csv = CsvTable::default();
         csv.fields(["base_model", "finetuned_model", "trait", "layer", "base", "finetuned"]);
-        csv.change_header("shift").end()?;
+        csv.fields(Change::columns("shift")).end();
         for Shift { trait_name, layer, base, finetuned, shift } in &self.shifts {
             csv.fields([&self.base.stamp.name, &self.finetuned.stamp.name, trait_name]).fields([layer.index()]);
-            csv.fields([base, finetuned]).change(Some(shift)).end()?;
+            csv.fields([base, finetuned]).fields(Change::fields(Some(shift))).end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 }
 

@@ -24,6 +24,7 @@ mod matrix;
 mod project;
 mod rollout;
 mod scan;
+mod text;
 mod trait_direction;
 mod uncertainty;
 mod vector;
@@ -47,6 +48,7 @@ pub use rollout::{
     RolloutOptions, RolloutRun, recompute, through_text, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
+pub use text::{CsvTable, number_field, pretty_json};
 pub use trait_direction::TraitDirection;
 pub use uncertainty::{
     Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, bootstrap_mean, cohens_d,

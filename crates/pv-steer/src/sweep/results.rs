@@ -4,13 +4,12 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_model::FinishReason;
-use pv_vectors::{JudgedAnswer, JudgedAnswers, ModelStamp, Provenance};
+use pv_vectors::{CsvTable, JudgedAnswer, JudgedAnswers, ModelStamp, Provenance, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::halving::Standing;
 use super::plan::{Place, SweepPlan};
-use super::write::Csv;
 use crate::Result;
 use crate::files::write;
 
@@ -201,7 +200,7 @@ impl SweepResults {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        super::write::json(self)
+        pretty_json(self)
     }
 
     /// A row per cell, each with all that is needed to draw it or to repeat it.
@@ -209,25 +208,29 @@ impl SweepResults {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
+        let mut csv = CsvTable::default();
         csv.fields(["model", "trait", "vector", "judge", "layer", "strength", "unit", "raw", "positions"]);
-        csv.fields(["answers", "empty", "cut"]).estimate_header("expression").estimate_header("coherence");
+        csv.fields(["answers", "empty", "cut"])
+            .fields(Estimate::columns("expression"))
+            .fields(Estimate::columns("coherence"));
         csv.fields(["coherence_min", "coherent", "per_question", "max_new_tokens", "temperature", "top_p"]);
         csv.fields(["clean_cache", "seed"]);
-        csv.end()?;
+        csv.end();
         let plan = &self.plan;
         for cell in &self.cells {
             csv.fields([&self.model.name, &plan.trait_name, &self.vector.trait_name, &self.judge]);
             csv.fields([cell.layer.index().to_string(), cell.strength.to_string(), plan.unit.name().to_owned()]);
             csv.fields([cell.raw.to_string(), format!("{:?}", plan.positions).to_lowercase()]);
-            csv.fields([cell.answers, cell.empty, cell.cut]).estimate(&cell.expression).estimate(&cell.coherence);
+            csv.fields([cell.answers, cell.empty, cell.cut])
+                .fields(cell.expression.fields())
+                .fields(cell.coherence.fields());
             csv.fields([plan.coherence_min]).fields([cell.is_coherent(plan.coherence_min)]);
             csv.fields([plan.per_question, plan.max_new_tokens]);
             csv.fields([plan.sampling.temperature, plan.sampling.top_p]);
             csv.fields([plan.clean_cache]).fields([plan.seed]);
-            csv.end()?;
+            csv.end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 
     /// Writes [`to_json`](Self::to_json) into a file.

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use pv_model::FinishReason;
 use pv_steer::{AnswerScores, Estimate};
-use pv_vectors::{JudgedAnswers, ModelIdentity};
+use pv_vectors::{JudgedAnswers, ModelIdentity, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{EvaluationPlan, Place};
-use crate::measure::{Result, json, read_json};
+use crate::measure::{Result, read_json};
 
 /// What was measured on one trait's questions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ impl EvaluationResults {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// Reads a run's `results.json`.
