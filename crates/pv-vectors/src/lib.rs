@@ -45,7 +45,7 @@ pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projecti
 pub use pv_judge::InstructionPair;
 pub use rollout::{
     CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
-    RolloutOptions, RolloutRun, recompute, through_text, vector_of,
+    RolloutOptions, RolloutRun, first_difference, recompute, through_text, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
 pub use text::{CsvTable, number_field, pretty_json};

@@ -9,13 +9,14 @@ use pv_judge::{COHERENCE, Judge, Rubric, Verdict};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use sha2::{Digest, Sha256};
 
-use super::folder::{Folder, lines};
+use super::folder::Folder;
 use super::header::{Header, ModelStamp};
 use super::journal::{ACTIVATIONS, Journal, ROLLOUTS};
 use super::means::{MeansTable, Shared, difference};
 use super::means_file::{MEANS, MeansFile};
 use super::scores::Scores;
 use super::{KeptActivations, Plan, Record, RolloutMeans};
+use crate::line_journal::whole_lines;
 use crate::vector::{PersonaVector, Pooling, Provenance};
 use crate::{Error, Filter, Kept, Progress, Result, Scored};
 
@@ -349,7 +350,7 @@ fn generate_part(
 
 /// The lines in the order of the plan; `lines_of[index]` is the line of a rollout.
 fn sorted(text: &[u8], lines_of: &[usize]) -> Vec<u8> {
-    let all: Vec<&[u8]> = lines(text).collect();
+    let all: Vec<&[u8]> = whole_lines(text).collect();
     lines_of.iter().flat_map(|&line| [all.get(line).copied().unwrap_or_default(), b"\n"]).collect::<Vec<_>>().concat()
 }
 
@@ -359,7 +360,7 @@ fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>
     let text = folder.read(ROLLOUTS)?.unwrap_or_default();
     let mut records = vec![None; plan.len()];
     let mut lines_of = vec![0; plan.len()];
-    for (at, line) in lines(&text).enumerate() {
+    for (at, line) in whole_lines(&text).enumerate() {
         let record: Record =
             serde_json::from_slice(line).map_err(|error| damaged(format!("line {}: {error}", at + 1)))?;
         let index = plan.index(record.place).filter(|&index| records[index].is_none());
