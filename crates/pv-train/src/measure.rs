@@ -9,4 +9,4 @@ pub use change::{BootstrapOptions, Change};
 pub use error::MeasureError;
 pub(crate) use error::Result;
 pub use proportion::Proportion;
-pub(crate) use write::{hex, read_json, sha256, write};
+pub(crate) use write::{read_json, sha256, write};

@@ -155,13 +155,12 @@ impl<'a> Sweep<'a> {
             let norm = direction.mean_residual_norm.unwrap_or(-1.0);
             direction.values.iter().chain([&norm]).for_each(|value| hash.update(value.to_le_bytes()));
         }
-        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         json!({
             "format": FORMAT,
             "model": through_text(&ModelStamp::of(self.model)),
             "judge": self.judge.name(),
             "plan": through_text(&self.plan),
-            "vector": { "provenance": through_text(&self.vector), "sha256": hash },
+            "vector": { "provenance": through_text(&self.vector), "sha256": hex::encode(hash.finalize()) },
         })
     }
 

@@ -26,9 +26,5 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// SHA-256 in hex.
 pub(crate) fn sha256(bytes: impl IntoIterator<Item = u8>) -> String {
-    hex(&Sha256::digest(bytes.into_iter().collect::<Vec<u8>>()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes.into_iter().collect::<Vec<u8>>()))
 }

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
-use crate::measure::hex;
 use crate::probes::Probes;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -59,7 +58,7 @@ pub(super) fn probes(probes: &Probes) -> Value {
         prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
     }
     json!({
-        "prompts": { "count": probes.prompts().len(), "sha256": hex(&hash.finalize()) },
+        "prompts": { "count": probes.prompts().len(), "sha256": hex::encode(hash.finalize()) },
         "directions": probes.directions().iter().map(crate::shift::stamp).collect::<Vec<_>>(),
     })
 }

@@ -174,7 +174,7 @@ impl RolloutRun {
         let mut lines_of = vec![0; plan.len()];
         journal.order().iter().enumerate().for_each(|(line, &index)| lines_of[index] = line);
         let text = self.folder.read(ROLLOUTS)?.unwrap_or_default();
-        let hash = hash(&sorted(&text, &lines_of));
+        let hash = hex::encode(Sha256::digest(sorted(&text, &lines_of)));
         MeansFile::write(&self.folder, layout, plan.len(), &hash, |rollout, offset, into| {
             journal.read(lines_of[rollout], offset, into)
         })?;
@@ -373,15 +373,11 @@ fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>
         return Err(damaged(format!("{missing} of {} rollouts are missing", plan.len())));
     }
     let ordered = sorted(&text, &lines_of);
-    if hash(&ordered) != expected {
+    if hex::encode(Sha256::digest(&ordered)) != expected {
         return Err(damaged(format!("it was changed after {MEANS} was written")));
     }
     if ordered != text {
         folder.write(ROLLOUTS, |file| file.write_all(&ordered))?;
     }
     Ok(records.into_iter().flatten().collect())
-}
-
-fn hash(text: &[u8]) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -135,5 +135,5 @@ impl Scores {
 }
 
 fn hash(template: &str) -> String {
-    Sha256::digest(template).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(template)[..8])
 }
