@@ -2,11 +2,11 @@
 
 mod change;
 mod error;
+mod files;
 mod proportion;
-mod write;
 
 pub use change::{BootstrapOptions, Change};
 pub use error::MeasureError;
 pub(crate) use error::Result;
+pub(crate) use files::read_json;
 pub use proportion::Proportion;
-pub(crate) use write::{read_json, sha256, write};

@@ -9,11 +9,12 @@ use pv_hooks::{Hook, LayerSet};
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
 use pv_vectors::{LineJournal, ModelIdentity, RunFolder, through_text};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::prompt::{Encoded, common, encode};
 use super::question::{Question, QuestionSet};
 use super::results::{Answer, MmluResults};
-use crate::measure::{MeasureError, Result, sha256};
+use crate::measure::{MeasureError, Result};
 
 const FORMAT: &str = "pv-mmlu/1";
 const RUN: &str = "run.json";
@@ -97,7 +98,7 @@ impl<'a> Mmlu<'a> {
             groups.entry((subject, encoded.shots)).or_default().push((index, encoded));
         }
         let groups = groups.into_iter().map(|((_, shots), encoded)| group(shots, encoded)).collect();
-        let hash = sha256(serde_json::to_vec(set).unwrap_or_default());
+        let hash = hex::encode(Sha256::digest(serde_json::to_vec(set).unwrap_or_default()));
         let (measured, questions) = (ModelIdentity::of(model)?, set.test.clone());
         Ok(Self { model, options: options.clone(), questions, groups, measured, hash })
     }
