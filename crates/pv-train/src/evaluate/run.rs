@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_hooks::{Hook, LayerSet};
+use pv_hooks::Hook;
 use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message};
 use pv_vectors::{JudgedAnswers, ModelIdentity, Progress, RunFolder, through_text};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::plan::{EvaluateOptions, EvaluationPlan, Place, TraitQuestions};
 use super::results::EvaluationResults;
-use crate::measure::{MeasureError, Result};
+use crate::measure::{MeasureError, Result, check_said};
 
 const FORMAT: &str = "pv-evaluation/1";
 const RUN: &str = "run.json";
@@ -96,11 +96,7 @@ impl<'a> Evaluation<'a> {
         hook: &mut (impl Hook + ?Sized),
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<EvaluationResults> {
-        let acts = hook.layers() != LayerSet::none();
-        if acts != self.plan.intervention.is_some() {
-            let said = if acts { "what the hook does is not said" } else { "there is no hook that does it" };
-            return Err(MeasureError::bad(format!("intervention is {:?}: {said}", self.plan.intervention)));
-        }
+        check_said(hook, self.plan.intervention.as_deref())?;
         pv_hooks::check(hook, &self.model.shape(), None)?;
         let folder = RunFolder::lock(folder.as_ref())?;
         folder.claim(RUN, &self.header())?;
