@@ -260,6 +260,12 @@ impl RolloutRun {
         difference(self.means()?, &Pooling::ALL, [&kept.pos, &kept.neg], self.provenance(kept))
     }
 
+    /// Writes a vector into the run's folder, by the folder's own means: of a process that is killed meanwhile, the next start
+    /// removes what it left.
+    pub(crate) fn write_vector(&self, name: &str, vector: &PersonaVector) -> Result<()> {
+        self.folder.write(name, |file| file.write_all(&vector.to_bytes().map_err(std::io::Error::other)?))
+    }
+
     /// Where a vector of the kept rollouts comes from.
     pub(crate) fn provenance(&self, kept: &Kept) -> Provenance {
         let (plan, model) = (self.plan(), &self.header.model);
