@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{Result, Rubric, Verdict};
+use crate::{Error, Result, Rubric, Verdict};
 
 /// A question and the answer to judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,4 +51,119 @@ pub trait Judge {
         answers: &[Answered<'_>],
         on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
     ) -> Result<Vec<Verdicts>>;
+}
+
+/// Has answers judged, and hands over each verdict once, with the indices of its answer and rubric: as it is reported, or at
+/// the end where the judge did not report it. The first error of `keep` breaks the judging off and is returned; verdicts that
+/// the judge gives nevertheless are handed over all the same.
+///
+/// # Errors
+/// Those of the judge and of `keep`.
+pub fn judge_each<E: From<Error>>(
+    judge: &dyn Judge,
+    rubrics: &[Rubric],
+    answers: &[Answered<'_>],
+    mut keep: impl FnMut(usize, usize, Verdict) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut handed = vec![false; answers.len() * rubrics.len()];
+    let mut failure = None;
+    let mut hand = |answer: usize, rubric: usize, verdict: Verdict| {
+        let known = answer < answers.len() && rubric < rubrics.len();
+        if known && !std::mem::replace(&mut handed[answer * rubrics.len() + rubric], true) {
+            let outcome = keep(answer, rubric, verdict);
+            failure = failure.take().or(outcome.err());
+        }
+        if failure.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let outcome = judge.judge(rubrics, answers, &mut |judged| hand(judged.answer, judged.rubric, judged.verdict));
+    for (answer, verdicts) in outcome.iter().flatten().enumerate() {
+        for (rubric, verdict) in verdicts.iter().enumerate() {
+            let _ = hand(answer, rubric, verdict.clone());
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(outcome.map(drop)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reports every other verdict, one of them twice and one of no answer, and returns all; or breaks off where it is told to,
+    /// unless it is stubborn.
+    struct Sloppy {
+        stubborn: bool,
+    }
+
+    impl Judge for Sloppy {
+        fn name(&self) -> String {
+            "sloppy".to_owned()
+        }
+
+        fn judge(
+            &self,
+            rubrics: &[Rubric],
+            answers: &[Answered<'_>],
+            on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
+        ) -> Result<Vec<Verdicts>> {
+            let (total, wide) = (rubrics.len() * answers.len(), rubrics.len());
+            let judged =
+                |at: usize| Judged { answer: at / wide, rubric: at % wide, verdict: verdict(at), done: at + 1, total };
+            for at in (0..total).step_by(2).chain([0, total]) {
+                if on_verdict(judged(at)).is_break() && !self.stubborn {
+                    return Err(Error::Cancelled { done: at, total });
+                }
+            }
+            Ok((0..answers.len())
+                .map(|answer| (0..wide).map(|rubric| verdict(answer * wide + rubric)).collect())
+                .collect())
+        }
+    }
+
+    fn verdict(at: usize) -> Verdict {
+        Verdict::from_text(&at.to_string())
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Failure {
+        Judge,
+        Keep(usize),
+    }
+
+    impl From<Error> for Failure {
+        fn from(_: Error) -> Self {
+            Self::Judge
+        }
+    }
+
+    /// What is handed over, and the outcome, when `keep` fails from so many verdicts on.
+    fn handed(judge: &Sloppy, fails: usize) -> (Vec<usize>, Result<(), Failure>) {
+        let rubrics = [Rubric::coherence(), Rubric::coherence()];
+        let answers = [Answered { question: "Why?", answer: "So." }; 3];
+        let mut seen = Vec::new();
+        let outcome = judge_each(judge, &rubrics, &answers, |answer, rubric, found| {
+            let at = answer * 2 + rubric;
+            assert_eq!(found, verdict(at));
+            seen.push(at);
+            if seen.len() >= fails { Err(Failure::Keep(seen.len())) } else { Ok(()) }
+        });
+        (seen, outcome)
+    }
+
+    #[test]
+    fn each_verdict_is_handed_over_once() {
+        for stubborn in [false, true] {
+            assert_eq!(handed(&Sloppy { stubborn }, 7), (vec![0, 2, 4, 1, 3, 5], Ok(())));
+        }
+    }
+
+    #[test]
+    fn the_first_error_counts_and_no_verdict_is_lost() {
+        assert_eq!(handed(&Sloppy { stubborn: false }, 2), (vec![0, 2], Err(Failure::Keep(2))));
+        assert_eq!(handed(&Sloppy { stubborn: true }, 2), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(2))));
+        // Among those that were not reported on the way.
+        assert_eq!(handed(&Sloppy { stubborn: false }, 5), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(5))));
+    }
 }

@@ -49,7 +49,7 @@ pub use artifacts::{TraitWish, WrittenTrait, write_trait, write_trait_async};
 pub use error::{Error, Result};
 #[cfg(feature = "http")]
 pub use http::{ApiKey, Budget, Forecast, HttpError, HttpJudge, HttpOptions, Logprobs, Prices, Spent};
-pub use judge::{Answered, Judge, Judged, Verdicts};
+pub use judge::{Answered, Judge, Judged, Verdicts, judge_each};
 pub use local::{LocalJudge, NumberDistribution};
 pub use rubric::{COHERENCE, Rubric};
 pub use score::{Abstention, Evidence, LEAST_MASS, Score, Verdict};

@@ -257,7 +257,7 @@ impl Adapter {
                 hash.update(value.to_le_bytes());
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(hash.finalize())
     }
 
     /// Refuses an architecture that the adapter does not fit.

@@ -84,7 +84,7 @@ impl CausalLm {
         let id = ModelId {
             name: name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned(),
             config_hash: config_hash(decoder.config()),
-            template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex(s.as_bytes())),
+            template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex::encode(Sha256::digest(s))),
         };
         Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id }
     }
@@ -246,11 +246,7 @@ impl CausalLm {
 /// SHA-256 of the architecture: equal for every spelling of the same configuration.
 fn config_hash(config: &DecoderConfig) -> String {
     // Serialising plain numbers and strings cannot fail; an empty hash would still never equal another model's.
-    hex(&serde_json::to_vec(config).unwrap_or_default())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(serde_json::to_vec(config).unwrap_or_default()))
 }
 
 const _: () = {

@@ -49,7 +49,7 @@ impl Conversation {
     /// What identifies the conversation wherever it stands: the SHA-256, in hexadecimal, of, for each message, the role and
     /// then the content, each after its length in bytes (8 bytes, little-endian).
     pub fn id(&self) -> String {
-        hex(&self.digest())
+        hex::encode(self.digest())
     }
 
     fn digest(&self) -> [u8; 32] {
@@ -60,11 +60,6 @@ impl Conversation {
         }
         hash.finalize().into()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Where a row stands.

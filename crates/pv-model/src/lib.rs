@@ -53,6 +53,7 @@ mod save;
 mod tensors;
 mod tokenizer;
 mod weights;
+mod whole_file;
 
 pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
@@ -82,3 +83,4 @@ pub use sampling::Sampling;
 pub use tensors::to_f32;
 pub use tokenizer::{AddSpecial, Encoded, TokenStream, Tokenizer, eos_ids};
 pub use weights::{RawTensor, Remaining, StoredDtype, WeightFiles};
+pub use whole_file::write_whole;

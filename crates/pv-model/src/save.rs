@@ -13,6 +13,7 @@ use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Projection};
 use crate::families::expected_tensors;
 use crate::weights::StoredDtype;
+use crate::whole_file::{persist, temporary};
 use crate::{Error, Result, to_f32};
 
 /// One tensor of the file; its values are converted when they are written, so that one copy is in memory at a time.
@@ -158,11 +159,10 @@ impl Decoder {
 /// Lets `write` fill a temporary file beside `path`, which then takes its place.
 pub(crate) fn write_with(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    write(file.path()).and_then(|()| std::fs::File::open(file.path())?.sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let (file, _) = temporary(path).map_err(failed)?;
+    // By its path, where what was written may be another file than the one that was made.
+    let written = write(file.path()).and_then(|()| std::fs::File::open(file.path())?.sync_all());
+    written.and_then(|()| persist(file, path)).map_err(failed)
 }
 
 #[cfg(test)]

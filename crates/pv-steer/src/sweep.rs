@@ -3,13 +3,11 @@
 mod dose_response;
 mod estimate;
 mod halving;
-mod journal;
 mod plan;
 mod proxy;
 mod results;
 mod run;
 mod subject;
-mod write;
 
 pub use dose_response::{Dose, DoseResponse};
 pub use estimate::Estimate;

@@ -1,7 +1,6 @@
 //! Trait expression and coherence of a model's answers, and how they compare between models.
 
 mod compare;
-mod journal;
 mod plan;
 mod results;
 mod run;

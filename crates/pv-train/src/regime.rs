@@ -153,7 +153,7 @@ impl Schedule {
                 }
                 json!({
                     "closed_loop": {
-                        "probes": hex(hash), "along": describe(along), "every": every, "gain": gain, "most": most,
+                        "probes": hex::encode(hash.finalize()), "along": describe(along), "every": every, "gain": gain, "most": most,
                     }
                 })
             }
@@ -164,9 +164,5 @@ impl Schedule {
 fn describe(direction: &Direction) -> Value {
     let mut hash = Sha256::new();
     direction.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
-    json!({ "layer": direction.layer.index(), "sha256": hex(hash) })
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    json!({ "layer": direction.layer.index(), "sha256": hex::encode(hash.finalize()) })
 }

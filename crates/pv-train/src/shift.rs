@@ -4,11 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_hooks::Layer;
-use pv_model::{CausalLm, Sequence};
-use pv_vectors::{ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, scan};
+use pv_model::{CausalLm, Sequence, write_whole};
+use pv_vectors::{
+    CsvTable, ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, pretty_json, scan,
+};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::measure::{BootstrapOptions, Change, Csv, MeasureError, Result, json, read_json, sha256, write};
+use crate::measure::{BootstrapOptions, Change, MeasureError, Result, read_json};
 
 /// What tells a direction from others in a table.
 pub(crate) fn stamp(named: &TraitDirection) -> DirectionStamp {
@@ -39,6 +42,10 @@ pub struct ProjectionTable {
     pub prompts: Vec<String>,
     /// `[prompts, directions]`, in activation units.
     pub projections: Vec<Vec<f32>>,
+}
+
+fn sha256(bytes: impl Iterator<Item = u8>) -> String {
+    hex::encode(Sha256::digest(bytes.collect::<Vec<u8>>()))
 }
 
 fn prompt_hash(prompt: &[u32]) -> String {
@@ -163,7 +170,9 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write(path.as_ref(), json(self))
+        let path = path.as_ref();
+        let written = write_whole(path, pretty_json(self).as_bytes());
+        written.map_err(|source| MeasureError::Write { path: path.to_owned(), source })
     }
 
     /// Reads what [`save`](Self::save) wrote. [`check`](Self::check) says whether it is the table that is wanted.
@@ -213,7 +222,7 @@ impl ShiftReport {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// A row per trait and layer.
@@ -221,14 +230,14 @@ impl ShiftReport {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
+        let mut csv = CsvTable::default();
         csv.fields(["base_model", "finetuned_model", "trait", "layer", "base", "finetuned"]);
-        csv.change_header("shift").end()?;
+        csv.fields(Change::columns("shift")).end();
         for Shift { trait_name, layer, base, finetuned, shift } in &self.shifts {
             csv.fields([&self.base.stamp.name, &self.finetuned.stamp.name, trait_name]).fields([layer.index()]);
-            csv.fields([base, finetuned]).change(Some(shift)).end()?;
+            csv.fields([base, finetuned]).fields(Change::fields(Some(shift))).end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 }
 

@@ -91,13 +91,13 @@ pub fn extract(
     run.score(judge, &rubrics, &mut on_progress)?;
     let kept = run.filter(&options.filter)?;
     let vector = run.vector(&kept)?;
-    vector.save(run.folder().join(VECTOR))?;
+    run.write_vector(VECTOR, &vector)?;
     let neutral = match options.neutral {
         true => Some(NeutralReading::new(model, &run, &kept, &mut on_progress)?),
         false => None,
     };
     if let Some(neutral) = &neutral {
-        neutral.vector.save(run.folder().join(NEUTRAL))?;
+        run.write_vector(NEUTRAL, &neutral.vector)?;
     }
     Ok(TraitExtraction { vector, kept, run, neutral })
 }

@@ -32,7 +32,7 @@ impl ModelIdentity {
         model.decoder().visit(&mut sampler);
         match sampler.failed {
             Some(error) => Err(error.into()),
-            None => Ok(Self { stamp: ModelStamp::of(model), weights: sampler.hex() }),
+            None => Ok(Self { stamp: ModelStamp::of(model), weights: hex::encode(sampler.hash.finalize()) }),
         }
     }
 }
@@ -40,12 +40,6 @@ impl ModelIdentity {
 struct Sampler {
     hash: Sha256,
     failed: Option<pv_model::Error>,
-}
-
-impl Sampler {
-    fn hex(self) -> String {
-        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 impl ModuleVisitor for Sampler {

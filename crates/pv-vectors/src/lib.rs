@@ -18,11 +18,13 @@ mod extract;
 mod files;
 mod filter;
 mod identity;
+mod judged_answers;
 mod line_journal;
 mod matrix;
 mod project;
 mod rollout;
 mod scan;
+mod text;
 mod trait_direction;
 mod uncertainty;
 mod vector;
@@ -36,15 +38,17 @@ pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction,
 pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
 pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
 pub use identity::ModelIdentity;
+pub use judged_answers::{JudgedAnswer, JudgedAnswers};
 pub use line_journal::LineJournal;
 pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
     CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
-    RolloutOptions, RolloutRun, recompute, vector_of,
+    RolloutOptions, RolloutRun, first_difference, recompute, through_text, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
+pub use text::{CsvTable, number_field, pretty_json};
 pub use trait_direction::TraitDirection;
 pub use uncertainty::{
     Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, bootstrap_mean, cohens_d,

@@ -90,7 +90,7 @@ impl LineJournal {
     }
 }
 
-/// The lines that end, without their ends.
-fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The lines that end, without their ends. What follows the last end is the beginning of a line that was never finished.
+pub(crate) fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
 }

@@ -95,7 +95,7 @@ impl Cache {
 
     /// Keeps the answer to a request.
     pub(super) fn put(&self, key: Sum, reply: &Reply) -> Result<(), HttpError> {
-        let line = Line { key: hex(&key), reply: reply.clone() };
+        let line = Line { key: hex::encode(key), reply: reply.clone() };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| self.failed()(error.into()))?;
         let length = bytes.len() as u64;
         bytes.push(b'\n');
@@ -139,19 +139,7 @@ fn places(file: &File) -> std::io::Result<(Places, bool)> {
     Ok((places, torn))
 }
 
-fn hex(sum: &Sum) -> String {
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn parse(text: &str) -> Option<Sum> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
     let mut sum = [0; 32];
-    for (byte, pair) in sum.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |c: u8| char::from(c).to_digit(16);
-        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
-    }
-    Some(sum)
+    hex::decode_to_slice(text, &mut sum).ok().map(|()| sum)
 }

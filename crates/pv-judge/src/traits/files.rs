@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use pv_model::write_whole;
 use serde::{Deserialize, Serialize};
 
 use super::{InstructionPair, TraitFault, TraitSpec};
@@ -185,13 +186,8 @@ fn read(path: &Path) -> Result<TraitJson> {
     serde_json::from_slice(&bytes).map_err(|error| wrong(path)(TraitFault::Json(error)))
 }
 
-/// Writes JSON to a temporary file beside `path`, which then takes its place.
+/// Writes JSON, whole or not at all.
 pub(crate) fn write(path: &Path, json: &impl Serialize) -> Result<()> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    serde_json::to_writer_pretty(&mut file, json).map_err(|error| failed(error.into()))?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let written = serde_json::to_vec_pretty(json).map_err(Into::into).and_then(|json| write_whole(path, &json));
+    written.map_err(|source| Error::Write { path: path.to_owned(), source })
 }

@@ -1,4 +1,4 @@
-//! Files that are written whole: under another name first, and renamed when all of it is there.
+//! Files of JSON lines, compressed as their names say, that are written whole.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 
 use super::files::{self, Compression, Layout};
 use super::{ConversationError, Result};
+use crate::whole_file::{persist, temporary};
 
 /// A file that is being written.
 pub(super) struct Output {
@@ -25,20 +26,6 @@ enum Sink {
 }
 
 pub(super) const JSON_LINES: &[&str] = &[".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst"];
-
-/// A temporary file beside the path, and a handle to write it through.
-pub(super) fn temporary(path: &Path) -> io::Result<(NamedTempFile, File)> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = NamedTempFile::new_in(folder)?;
-    let handle = file.reopen()?;
-    Ok((file, handle))
-}
-
-/// Gives the file its name, once its bytes are on the disk.
-pub(super) fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
-    file.as_file().sync_all()?;
-    file.persist(path).map(|_| ()).map_err(|error| error.error)
-}
 
 impl Output {
     /// A file of JSON lines, compressed as its name says.

@@ -6,7 +6,7 @@ use super::csv::CsvRows;
 use super::files::{self, KNOWN, Layout};
 use super::json::JsonRows;
 use super::lines::Lines;
-use super::{BadRow, Conversation, ConversationError, Result, Row, RowPlace, hex};
+use super::{BadRow, Conversation, ConversationError, Result, Row, RowPlace};
 use crate::Message;
 
 /// The messages of a row, or why there are none.
@@ -134,7 +134,7 @@ impl ConversationReader {
         let duplicate = !self.seen.insert(half.iter().fold(0, |key, byte| key << 8 | u128::from(*byte)));
         self.summary.rows += 1;
         self.summary.duplicates += u64::from(duplicate);
-        Ok(Row { place, id: hex(&digest), duplicate, conversation })
+        Ok(Row { place, id: hex::encode(digest), duplicate, conversation })
     }
 }
 

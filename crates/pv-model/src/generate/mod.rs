@@ -170,6 +170,29 @@ impl CausalLm {
         }
     }
 
+    /// As [`generate`](Self::generate), for what takes whole answers and may fail: `on_answer` is handed each answer with its
+    /// number as it ends; its error breaks the run off and is returned.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate) and of `on_answer`.
+    pub fn generate_each<E: From<Error>>(
+        &self,
+        requests: &[Request],
+        options: &GenerateOptions,
+        hook: &mut (impl Hook + ?Sized),
+        mut on_answer: impl FnMut(usize, &Generation) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut failure = None;
+        self.generate(requests, options, hook, |event| {
+            if let Event::Finished { sequence, generation } = event {
+                let outcome = on_answer(sequence, generation);
+                failure = failure.take().or(outcome.err());
+            }
+            if failure.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+
     fn check_requests(&self, requests: &[Request], options: &GenerateOptions) -> Result<()> {
         if let Some(reason) = options.sampling.objection() {
             return Err(Error::BadOption { reason });

@@ -266,7 +266,7 @@ impl<'a> Part<'a> {
         if !remote.summed {
             return None;
         }
-        let sum = self.sum.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let sum = hex::encode(self.sum.clone().finalize());
         (sum != remote.blob).then(|| (format!("SHA-256 {}", remote.blob), format!("SHA-256 {sum}")))
     }
 }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use datasketches::tdigest::{TDigest, TDigestMut};
 use serde::{Deserialize, Serialize};
 
-use super::watch::hex;
-
 /// The digest's compression: at most 410 centroids, 6.6 kB, however long the stream.
 const COMPRESSION: u16 = 200;
 /// The percentiles that files show; any other is in the sketch.
@@ -175,7 +173,7 @@ impl From<Distribution> for Stored {
             sum_of_squared_deviations: distribution.tally.squares,
             sd: distribution.sd(),
             percentiles: SHOWN.into_iter().filter_map(percentile).collect(),
-            tdigest: hex(&distribution.digest.serialize()),
+            tdigest: hex::encode(distribution.digest.serialize()),
         }
     }
 }
@@ -184,7 +182,7 @@ impl TryFrom<Stored> for Distribution {
     type Error = String;
 
     fn try_from(stored: Stored) -> Result<Self, String> {
-        let bytes = bytes(&stored.tdigest).ok_or("a t-digest is not in hex")?;
+        let bytes = hex::decode(&stored.tdigest).map_err(|_| "a t-digest is not in hex")?;
         let digest = TDigestMut::deserialize(&bytes).map_err(|error| format!("a t-digest is unreadable: {error}"))?;
         let Stored { n, mean, sum_of_squared_deviations: squares, .. } = stored;
         if digest.total_weight() != n {
@@ -195,10 +193,4 @@ impl TryFrom<Stored> for Distribution {
         }
         Ok(Self::new(Tally { n, mean, squares, digest }))
     }
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex.chars().map(|c| Some(c.to_digit(16)? as u8)).collect();
-    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

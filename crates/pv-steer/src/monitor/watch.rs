@@ -1,7 +1,5 @@
 //! What is watched: named directions.
 
-use std::fmt::Write;
-
 use pv_hooks::Layer;
 use pv_model::ModelId;
 use pv_vectors::{PersonaVector, UnitDirection};
@@ -41,7 +39,11 @@ impl Watch {
     /// What identifies it in files.
     pub fn id(&self) -> WatchId {
         let bytes: Vec<u8> = self.direction.values().iter().flat_map(|value| value.to_le_bytes()).collect();
-        WatchId { trait_name: self.trait_name.clone(), layer: self.layer(), direction_sha256: sha256(&bytes) }
+        WatchId {
+            trait_name: self.trait_name.clone(),
+            layer: self.layer(),
+            direction_sha256: hex::encode(Sha256::digest(bytes)),
+        }
     }
 }
 
@@ -87,17 +89,4 @@ pub(super) fn check(watches: &[Watch]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// SHA-256 in hex.
-fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

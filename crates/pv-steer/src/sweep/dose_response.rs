@@ -4,13 +4,12 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::spearman;
-use pv_vectors::{ModelStamp, Provenance};
+use pv_vectors::{CsvTable, ModelStamp, Provenance, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::plan::SweepPlan;
 use super::results::{CellResult, SweepResults};
-use super::write::{Csv, json};
 use crate::files::write;
 use crate::{Error, Result};
 
@@ -104,7 +103,7 @@ fn greatest_fall(values: impl IntoIterator<Item = f64>) -> f64 {
 impl DoseResponse {
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// A row per strength.
@@ -112,16 +111,16 @@ impl DoseResponse {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
+        let mut csv = CsvTable::default();
         csv.fields(["model", "trait", "vector", "judge", "layer", "strength", "unit", "raw"]);
-        csv.estimate_header("expression").estimate_header("coherence").fields(["seed"]).end()?;
+        csv.fields(Estimate::columns("expression")).fields(Estimate::columns("coherence")).fields(["seed"]).end();
         for dose in &self.doses {
             csv.fields([&self.model.name, &self.plan.trait_name, &self.vector.trait_name, &self.judge]);
             csv.fields([self.layer.index().to_string(), dose.strength.to_string(), self.plan.unit.name().to_owned()]);
-            csv.fields([dose.raw]).estimate(&dose.expression).estimate(&dose.coherence);
-            csv.fields([self.plan.seed]).end()?;
+            csv.fields([dose.raw]).fields(dose.expression.fields()).fields(dose.coherence.fields());
+            csv.fields([self.plan.seed]).end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 
     /// Writes [`to_json`](Self::to_json) into a file.

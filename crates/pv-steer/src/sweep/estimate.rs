@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pv_vectors::number_field;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -52,6 +53,19 @@ impl Estimate {
             scored: by_question.values().map(|(_, n)| n).sum(),
             abstained,
         }
+    }
+
+    /// The headers of an estimate's columns in a table.
+    pub fn columns(name: &str) -> [String; 6] {
+        ["", "_low", "_high", "_questions", "_scored", "_abstained"].map(|part| format!("{name}{part}"))
+    }
+
+    /// Its fields in a table. What is not known is empty.
+    pub fn fields(&self) -> [String; 6] {
+        let Self { mean, low, high, questions, scored, abstained } = *self;
+        let ([mean, low, high], [questions, scored, abstained]) =
+            ([mean, low, high].map(number_field), [questions, scored, abstained].map(|count| count.to_string()));
+        [mean, low, high, questions, scored, abstained]
     }
 
     /// Whether at least half of the answers were scored: a mean over a few that the judge did not refuse says little about

@@ -4,14 +4,12 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_model::FinishReason;
-use pv_vectors::{ModelStamp, Provenance};
+use pv_vectors::{CsvTable, JudgedAnswer, JudgedAnswers, ModelStamp, Provenance, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::halving::Standing;
-use super::journal::Journal;
 use super::plan::{Place, SweepPlan};
-use super::write::Csv;
 use crate::Result;
 use crate::files::write;
 
@@ -41,6 +39,14 @@ pub struct AnswerScores {
     pub coherence: Option<f64>,
 }
 
+impl AnswerScores {
+    /// Of an answer whose first rubric is the trait's and whose second is that for coherence.
+    pub fn of(answer: &JudgedAnswer, question: usize, rollout: usize, seed: u64) -> Self {
+        let (expression, coherence) = (answer.score(0), answer.score(1));
+        Self { question, rollout, seed, text: answer.text.clone(), expression, coherence }
+    }
+}
+
 /// One layer and strength.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CellResult {
@@ -66,24 +72,24 @@ pub struct CellResult {
 
 impl CellResult {
     /// From the answers at some places of a cell.
-    pub(crate) fn new(plan: &SweepPlan, cell: usize, raw: f32, places: Vec<Place>, journal: &Journal) -> Self {
-        let entries = || places.iter().filter_map(|place| Some((place, journal.entries.get(place)?)));
-        let scores = entries().map(|(&place, entry)| AnswerScores {
-            question: place.question,
-            rollout: place.rollout,
-            seed: plan.seed(place),
-            text: entry.text.clone(),
-            expression: entry.value(0),
-            coherence: entry.value(1),
-        });
+    pub(crate) fn new(
+        plan: &SweepPlan,
+        cell: usize,
+        raw: f32,
+        places: &[Place],
+        answers: &JudgedAnswers<Place>,
+    ) -> Self {
+        let found = || places.iter().filter_map(|&place| Some((place, answers.get(place)?)));
+        let scores =
+            found().map(|(place, answer)| AnswerScores::of(answer, place.question, place.rollout, plan.seed(place)));
         let scores: Vec<AnswerScores> = scores.collect();
         Self {
             layer: plan.layers[plan.layer_index(cell)],
             strength: plan.strength(cell),
             raw,
             answers: scores.len(),
-            empty: entries().filter(|(_, entry)| entry.tokens == 0).count(),
-            cut: entries().filter(|(_, entry)| entry.finish == FinishReason::Length).count(),
+            empty: found().filter(|(_, answer)| answer.tokens == 0).count(),
+            cut: found().filter(|(_, answer)| answer.finish == FinishReason::Length).count(),
             expression: Estimate::of(scores.iter().map(|scores| (scores.question, scores.expression))),
             coherence: Estimate::of(scores.iter().map(|scores| (scores.question, scores.coherence))),
             scores,
@@ -194,7 +200,7 @@ impl SweepResults {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        super::write::json(self)
+        pretty_json(self)
     }
 
     /// A row per cell, each with all that is needed to draw it or to repeat it.
@@ -202,25 +208,29 @@ impl SweepResults {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
+        let mut csv = CsvTable::default();
         csv.fields(["model", "trait", "vector", "judge", "layer", "strength", "unit", "raw", "positions"]);
-        csv.fields(["answers", "empty", "cut"]).estimate_header("expression").estimate_header("coherence");
+        csv.fields(["answers", "empty", "cut"])
+            .fields(Estimate::columns("expression"))
+            .fields(Estimate::columns("coherence"));
         csv.fields(["coherence_min", "coherent", "per_question", "max_new_tokens", "temperature", "top_p"]);
         csv.fields(["clean_cache", "seed"]);
-        csv.end()?;
+        csv.end();
         let plan = &self.plan;
         for cell in &self.cells {
             csv.fields([&self.model.name, &plan.trait_name, &self.vector.trait_name, &self.judge]);
             csv.fields([cell.layer.index().to_string(), cell.strength.to_string(), plan.unit.name().to_owned()]);
             csv.fields([cell.raw.to_string(), format!("{:?}", plan.positions).to_lowercase()]);
-            csv.fields([cell.answers, cell.empty, cell.cut]).estimate(&cell.expression).estimate(&cell.coherence);
+            csv.fields([cell.answers, cell.empty, cell.cut])
+                .fields(cell.expression.fields())
+                .fields(cell.coherence.fields());
             csv.fields([plan.coherence_min]).fields([cell.is_coherent(plan.coherence_min)]);
             csv.fields([plan.per_question, plan.max_new_tokens]);
             csv.fields([plan.sampling.temperature, plan.sampling.top_p]);
             csv.fields([plan.clean_cache]).fields([plan.seed]);
-            csv.end()?;
+            csv.end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 
     /// Writes [`to_json`](Self::to_json) into a file.

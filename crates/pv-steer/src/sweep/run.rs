@@ -1,19 +1,17 @@
 //! Generates and judges the answers of a sweep.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_hooks::Hook;
-use pv_judge::{Answered, Judge, Rubric, TraitSpec, Verdict};
-use pv_model::{CausalLm, Event, GenerateOptions, Generation, Request};
-use pv_vectors::{Direction, ModelStamp, PersonaVector, Progress, Provenance, RunFolder};
+use pv_judge::{Judge, TraitSpec};
+use pv_model::{CausalLm, GenerateOptions};
+use pv_vectors::{Direction, JudgedAnswers, ModelStamp, PersonaVector, Progress, Provenance, RunFolder, through_text};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::halving::survivors;
-use super::journal::{Journal, Line};
 use super::plan::{Place, SweepOptions, SweepPlan};
 use super::results::{CellResult, Round, SweepResults};
 use super::subject::{directions, prompt};
@@ -118,7 +116,8 @@ impl<'a> Sweep<'a> {
     ) -> Result<SweepResults> {
         let folder = RunFolder::lock(folder.as_ref())?;
         folder.claim(RUN, &self.header())?;
-        let mut run = Running { sweep: self, journal: Journal::open(&folder, &self.plan)?, folder };
+        let seed = |place| self.plan.contains(place).then(|| self.plan.seed(place));
+        let mut run = Running { sweep: self, answers: JudgedAnswers::open(folder, seed)? };
         let mut cells: Vec<usize> = (0..self.plan.cells()).collect();
         let mut rounds = Vec::new();
         // How many questions each cell has got.
@@ -139,11 +138,12 @@ impl<'a> Sweep<'a> {
                 break;
             }
         }
-        run.journal.sort(&run.folder)?;
+        run.answers.sort()?;
         let results = run.results(&rounds, &asked);
         let (text, table) = (results.to_json(), results.to_csv()?);
-        run.folder.write(RESULTS, |file| file.write_all(text.as_bytes()))?;
-        run.folder.write(TABLE, |file| file.write_all(table.as_bytes()))?;
+        let folder = run.answers.folder();
+        folder.write(RESULTS, |file| file.write_all(text.as_bytes()))?;
+        folder.write(TABLE, |file| file.write_all(table.as_bytes()))?;
         Ok(results)
     }
 
@@ -155,17 +155,12 @@ impl<'a> Sweep<'a> {
             let norm = direction.mean_residual_norm.unwrap_or(-1.0);
             direction.values.iter().chain([&norm]).for_each(|value| hash.update(value.to_le_bytes()));
         }
-        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        // Numbers go through text once, as those in a file have.
-        let text = |text: serde_json::Result<String>| -> Value {
-            text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-        };
         json!({
             "format": FORMAT,
-            "model": text(serde_json::to_string(&ModelStamp::of(self.model))),
+            "model": through_text(&ModelStamp::of(self.model)),
             "judge": self.judge.name(),
-            "plan": text(serde_json::to_string(&self.plan)),
-            "vector": { "provenance": text(serde_json::to_string(&self.vector)), "sha256": hash },
+            "plan": through_text(&self.plan),
+            "vector": { "provenance": through_text(&self.vector), "sha256": hex::encode(hash.finalize()) },
         })
     }
 
@@ -179,122 +174,44 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// A sweep and its folder.
+/// A sweep and what has been reached of it.
 struct Running<'a> {
     sweep: &'a Sweep<'a>,
-    folder: RunFolder,
-    journal: Journal,
+    answers: JudgedAnswers<Place>,
 }
 
 impl Running<'_> {
     /// Generates the answers that are missing, cell by cell.
     fn generate(&mut self, wanted: &[Place], on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
-        let total = wanted.len();
-        let missing: Vec<Place> =
-            wanted.iter().copied().filter(|place| !self.journal.entries.contains_key(place)).collect();
-        let mut done = total - missing.len();
-        for part in missing.chunk_by(|a, b| a.cell == b.cell) {
-            self.generate_cell(part, &mut || {
+        let Self { sweep, answers } = self;
+        let plan = &sweep.plan;
+        let (mut done, total) = (answers.answered(wanted), wanted.len());
+        for part in wanted.chunk_by(|a, b| a.cell == b.cell) {
+            let options = GenerateOptions {
+                max_new_tokens: plan.max_new_tokens,
+                sampling: plan.sampling.clone(),
+                batch_size: sweep.batch_size,
+                clean_cache: plan.clean_cache,
+                ..GenerateOptions::default()
+            };
+            let asked = |place: Place| (sweep.prompts[place.question].as_slice(), plan.seed(place));
+            answers.generate(sweep.model, part, asked, options, &mut sweep.steerer(part[0].cell)?, || {
                 done += 1;
-                on_progress(Progress::Answering { done, total })
+                unless_broken(on_progress(Progress::Answering { done, total }))
             })?;
-            self.journal.sync(&self.folder)?;
         }
         Ok(())
     }
 
-    fn generate_cell(&mut self, part: &[Place], on_answer: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
-        let Self { sweep, folder, journal } = self;
-        let plan = &sweep.plan;
-        let Some(first) = part.first() else { return Ok(()) };
-        let requests = part.chunk_by(|a, b| a.question == b.question).map(|group| Request {
-            prompt: sweep.prompts[group[0].question].clone(),
-            seeds: group.iter().map(|&place| plan.seed(place)).collect(),
-        });
-        let requests: Vec<Request> = requests.collect();
-        let options = GenerateOptions {
-            max_new_tokens: plan.max_new_tokens,
-            sampling: plan.sampling.clone(),
-            batch_size: sweep.batch_size,
-            clean_cache: plan.clean_cache,
-            // Every prompt by itself: in a batch, it would depend on its neighbours in its last bits.
-            prefill_tokens: 0,
-            ..GenerateOptions::default()
-        };
-        let mut ended = |sequence: usize, generation: &Generation| -> Result<()> {
-            let place = part[sequence];
-            let Generation { tokens, text, finish } = generation;
-            let (seed, text, tokens, finish) = (plan.seed(place), text.clone(), tokens.len(), *finish);
-            journal.keep(folder, plan, &Line::Answer { place, seed, text, tokens, finish })?;
-            if on_answer().is_break() { Err(Error::Cancelled) } else { Ok(()) }
-        };
-        let mut failure = None;
-        sweep.model.generate(&requests, &options, &mut sweep.steerer(first.cell)?, |event| {
-            let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
-            match ended(sequence, generation) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Asks the judge for the verdicts that are missing; answers that lack the same ones are judged together.
+    /// Asks the judge for the verdicts that are missing.
     fn score(&mut self, wanted: &[Place], on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
-        let Self { sweep, folder, journal } = self;
-        let (plan, judge) = (&sweep.plan, sweep.judge);
-        let mut groups: BTreeMap<Vec<usize>, Vec<Place>> = BTreeMap::new();
-        for &place in wanted {
-            let Some(entry) = journal.entries.get(&place) else { continue };
-            let lacking = (0..plan.rubrics.len()).filter(|&rubric| entry.verdicts[rubric].is_none()).collect();
-            groups.entry(lacking).or_default().push(place);
-        }
-        groups.remove(&Vec::new());
-        let total = wanted.len() * plan.rubrics.len();
-        let mut done = total - groups.iter().map(|(rubrics, places)| rubrics.len() * places.len()).sum::<usize>();
-        for (lacking, places) in groups {
-            let asked: Vec<Rubric> = lacking.iter().map(|&rubric| plan.rubrics[rubric].clone()).collect();
-            let texts: Vec<String> = places.iter().map(|place| journal.entries[place].text.clone()).collect();
-            let question = |place: &Place| plan.questions[place.question].as_str();
-            let answered = places.iter().zip(&texts);
-            let answered: Vec<Answered<'_>> =
-                answered.map(|(place, answer)| Answered { question: question(place), answer }).collect();
-            let mut failure = None;
-            let mut keep = |answer: usize, rubric: usize, verdict: Verdict| -> ControlFlow<()> {
-                let (Some(&place), Some(&rubric)) = (places.get(answer), lacking.get(rubric)) else {
-                    return ControlFlow::Continue(());
-                };
-                if journal.entries.get(&place).is_none_or(|entry| entry.verdicts[rubric].is_some()) {
-                    return ControlFlow::Continue(());
-                }
-                if let Err(error) = journal.keep(folder, plan, &Line::Verdict { place, rubric, verdict }) {
-                    failure = Some(error);
-                    return ControlFlow::Break(());
-                }
-                done += 1;
-                on_progress(Progress::Judging { done, total })
-            };
-            let outcome = judge.judge(&asked, &answered, &mut |j| keep(j.answer, j.rubric, j.verdict));
-            let outcome = outcome.map(|all| {
-                // Those that were not reported on the way, if any.
-                for (answer, verdicts) in all.into_iter().enumerate() {
-                    for (rubric, verdict) in verdicts.into_iter().enumerate() {
-                        let _ = keep(answer, rubric, verdict);
-                    }
-                }
-            });
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            match outcome {
-                Err(pv_judge::Error::Cancelled { .. }) => return Err(Error::Cancelled),
-                other => other?,
-            }
-            journal.sync(folder)?;
-        }
+        let Self { sweep: Sweep { plan, judge, .. }, answers } = self;
+        let (mut done, total) = (answers.judged(wanted), wanted.len() * plan.rubrics.len());
+        let question = |place: Place| plan.questions[place.question].as_str();
+        answers.judge(*judge, wanted, plan.rubrics.each_ref(), question, || {
+            done += 1;
+            unless_broken(on_progress(Progress::Judging { done, total }))
+        })?;
         match done < total {
             true => Err(Error::MissingVerdicts { judge: judge.name(), done, total }),
             false => Ok(()),
@@ -304,7 +221,7 @@ impl Running<'_> {
     /// Refuses a judge that scores nothing: there would be nothing to compare.
     fn check_scored(&self, wanted: &[Place]) -> Result<()> {
         for (rubric, asked) in self.sweep.plan.rubrics.iter().enumerate() {
-            let score = |place: &Place| self.journal.entries.get(place).and_then(|entry| entry.value(rubric));
+            let score = |place: &Place| self.answers.get(*place).and_then(|answer| answer.score(rubric));
             if wanted.iter().all(|place| score(place).is_none()) {
                 let (judge, rubric) = (self.sweep.judge.name(), asked.name.clone());
                 return Err(Error::NothingScored { judge, rubric, answers: wanted.len() });
@@ -323,7 +240,7 @@ impl Running<'_> {
         };
         let cells = asked.iter().enumerate().map(|(cell, &questions)| {
             let places = plan.places(&[cell], questions);
-            CellResult::new(plan, cell, raw(cell), places, &self.journal)
+            CellResult::new(plan, cell, raw(cell), &places, &self.answers)
         });
         SweepResults {
             model: ModelStamp::of(model),
@@ -334,4 +251,8 @@ impl Running<'_> {
             cells: cells.collect(),
         }
     }
+}
+
+fn unless_broken(flow: ControlFlow<()>) -> Result<()> {
+    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }

@@ -9,7 +9,6 @@ use pv_model::{CausalLm, ConversationReader, Row};
 use sha2::{Digest, Sha256};
 
 use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
-use crate::measure::hex;
 use crate::{EncodeOptions, Error, Regime, Result, Sample};
 
 impl DataSet {
@@ -194,7 +193,7 @@ fn sha256(path: &Path) -> Result<(String, u64)> {
     let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
     loop {
         match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok((hex(&hash.finalize()), length)),
+            0 => return Ok((hex::encode(hash.finalize()), length)),
             n => {
                 hash.update(&buffer[..n]);
                 length += n as u64;

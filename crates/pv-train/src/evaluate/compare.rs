@@ -1,10 +1,11 @@
 //! Several evaluations side by side.
 
 use pv_steer::{AnswerScores, Estimate};
+use pv_vectors::{CsvTable, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::results::{EvaluationResults, TraitResult};
-use crate::measure::{BootstrapOptions, Change, Csv, MeasureError, Result, json};
+use crate::measure::{BootstrapOptions, Change, MeasureError, Result};
 
 /// A trait under one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,7 +83,7 @@ impl Comparison {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// A row per trait and model.
@@ -90,15 +91,20 @@ impl Comparison {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
-        csv.fields(["trait", "model", "judge"]).estimate_header("expression").estimate_header("coherence");
-        csv.change_header("expression_change").change_header("coherence_change").end()?;
+        let mut csv = CsvTable::default();
+        csv.fields(["trait", "model", "judge"])
+            .fields(Estimate::columns("expression"))
+            .fields(Estimate::columns("coherence"));
+        csv.fields(Change::columns("expression_change")).fields(Change::columns("coherence_change")).end();
         for row in &self.rows {
             csv.fields([&row.trait_name, &row.model, &self.judge]);
-            csv.estimate(&row.expression).estimate(&row.coherence);
-            csv.change(row.expression_change.as_ref()).change(row.coherence_change.as_ref()).end()?;
+            csv.fields(row.expression.fields()).fields(row.coherence.fields());
+            for change in [&row.expression_change, &row.coherence_change] {
+                csv.fields(Change::fields(change.as_ref()));
+            }
+            csv.end();
         }
-        csv.finish()
+        Ok(csv.finish()?)
     }
 }
 

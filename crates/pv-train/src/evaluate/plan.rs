@@ -141,11 +141,6 @@ impl EvaluationPlan {
         place.question < questions && place.rollout < self.per_question
     }
 
-    /// Rubric 0 is the trait's, 1 coherence.
-    pub(super) fn rubric(&self, which: usize, rubric: usize) -> &Rubric {
-        if rubric == 0 { &self.traits[which].rubric } else { &self.coherence }
-    }
-
     /// The seed of an answer. It depends on the evaluation's seed, the trait's name, the question's index and the number of
     /// the answer alone: neither other traits nor the order change it.
     pub(super) fn seed(&self, place: Place) -> u64 {

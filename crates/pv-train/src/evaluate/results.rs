@@ -4,13 +4,11 @@ use std::path::Path;
 
 use pv_model::FinishReason;
 use pv_steer::{AnswerScores, Estimate};
+use pv_vectors::{JudgedAnswers, ModelIdentity, pretty_json};
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Answers, Entry};
 use super::plan::{EvaluationPlan, Place};
-use pv_vectors::ModelIdentity;
-
-use crate::measure::{Result, json, read_json};
+use crate::measure::{Result, read_json};
 
 /// What was measured on one trait's questions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,24 +55,26 @@ pub struct EvaluationResults {
 }
 
 impl EvaluationResults {
-    pub(super) fn new(model: ModelIdentity, judge: String, plan: EvaluationPlan, answers: &Answers) -> Self {
+    pub(super) fn new(
+        model: ModelIdentity,
+        judge: String,
+        plan: EvaluationPlan,
+        answers: &JudgedAnswers<Place>,
+    ) -> Self {
+        let places = plan.places();
         let of = |which: usize| {
-            let entries = answers.entries.iter().filter(|(place, _)| place.which == which);
-            let entries: Vec<(&Place, &Entry)> = entries.collect();
-            let scores = entries.iter().map(|(place, entry)| AnswerScores {
-                question: place.question,
-                rollout: place.rollout,
-                seed: plan.seed(**place),
-                text: entry.text.clone(),
-                expression: entry.value(0),
-                coherence: entry.value(1),
-            });
+            let found = || {
+                let places = places.iter().filter(|place| place.which == which);
+                places.filter_map(|&place| Some((place, answers.get(place)?)))
+            };
+            let scores = found()
+                .map(|(place, answer)| AnswerScores::of(answer, place.question, place.rollout, plan.seed(place)));
             let scores: Vec<AnswerScores> = scores.collect();
             TraitResult {
                 trait_name: plan.traits[which].trait_name.clone(),
                 answers: scores.len(),
-                empty: entries.iter().filter(|(_, entry)| entry.tokens == 0).count(),
-                cut: entries.iter().filter(|(_, entry)| entry.finish == FinishReason::Length).count(),
+                empty: found().filter(|(_, answer)| answer.tokens == 0).count(),
+                cut: found().filter(|(_, answer)| answer.finish == FinishReason::Length).count(),
                 expression: Estimate::of(scores.iter().map(|scores| (scores.question, scores.expression))),
                 coherence: Estimate::of(scores.iter().map(|scores| (scores.question, scores.coherence))),
                 scores,
@@ -91,7 +91,7 @@ impl EvaluationResults {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// Reads a run's `results.json`.

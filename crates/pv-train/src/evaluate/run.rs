@@ -1,20 +1,18 @@
 //! Generates and judges a model's answers to the traits' evaluation questions.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_hooks::{Hook, LayerSet};
-use pv_judge::{Answered, Judge, Rubric, TraitSpec, Verdict};
-use pv_model::{CausalLm, Event, GenerateOptions, Generation, Message, Request};
-use pv_vectors::{ModelIdentity, Progress, RunFolder};
+use pv_hooks::Hook;
+use pv_judge::{Judge, TraitSpec};
+use pv_model::{CausalLm, GenerateOptions, Message};
+use pv_vectors::{JudgedAnswers, ModelIdentity, Progress, RunFolder, through_text};
 use serde_json::{Value, json};
 
-use super::journal::{Answers, Line};
-use super::plan::{EvaluateOptions, EvaluationPlan, Place};
+use super::plan::{EvaluateOptions, EvaluationPlan, Place, TraitQuestions};
 use super::results::EvaluationResults;
-use crate::measure::{MeasureError, Result, through_text};
+use crate::measure::{MeasureError, Result, check_said};
 
 const FORMAT: &str = "pv-evaluation/1";
 const RUN: &str = "run.json";
@@ -98,20 +96,17 @@ impl<'a> Evaluation<'a> {
         hook: &mut (impl Hook + ?Sized),
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<EvaluationResults> {
-        let acts = hook.layers() != LayerSet::none();
-        if acts != self.plan.intervention.is_some() {
-            let said = if acts { "what the hook does is not said" } else { "there is no hook that does it" };
-            return Err(MeasureError::bad(format!("intervention is {:?}: {said}", self.plan.intervention)));
-        }
+        check_said(hook, self.plan.intervention.as_deref())?;
         pv_hooks::check(hook, &self.model.shape(), None)?;
         let folder = RunFolder::lock(folder.as_ref())?;
         folder.claim(RUN, &self.header())?;
-        let mut run = Running { of: self, answers: Answers::open(&folder, &self.plan)?, folder };
-        run.generate(hook, &mut on_progress)?;
-        run.score(&mut on_progress)?;
-        run.answers.sort(&run.folder)?;
-        let results = EvaluationResults::new(self.measured.clone(), self.judge.name(), self.plan.clone(), &run.answers);
-        run.folder.write(RESULTS, |file| file.write_all(results.to_json().as_bytes()))?;
+        let seed = |place| self.plan.contains(place).then(|| self.plan.seed(place));
+        let mut answers = JudgedAnswers::open(folder, seed)?;
+        self.generate(&mut answers, hook, &mut on_progress)?;
+        self.score(&mut answers, &mut on_progress)?;
+        answers.sort()?;
+        let results = EvaluationResults::new(self.measured.clone(), self.judge.name(), self.plan.clone(), &answers);
+        answers.folder().write(RESULTS, |file| file.write_all(results.to_json().as_bytes()))?;
         Ok(results)
     }
 
@@ -124,138 +119,55 @@ impl<'a> Evaluation<'a> {
             "plan": through_text(&self.plan),
         })
     }
-}
 
-/// An evaluation and its folder.
-struct Running<'a> {
-    of: &'a Evaluation<'a>,
-    folder: RunFolder,
-    answers: Answers,
-}
-
-impl Running<'_> {
     /// Generates the answers that are missing, trait by trait.
     fn generate(
-        &mut self,
+        &self,
+        answers: &mut JudgedAnswers<Place>,
         hook: &mut (impl Hook + ?Sized),
         on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut missing = self.of.plan.places();
-        let total = missing.len();
-        missing.retain(|place| !self.answers.entries.contains_key(place));
-        let mut done = total - missing.len();
-        for part in missing.chunk_by(|a, b| a.which == b.which) {
-            self.generate_part(part, hook, &mut || {
+        let (plan, places) = (&self.plan, self.plan.places());
+        let (mut done, total) = (answers.answered(&places), places.len());
+        for part in places.chunk_by(|a, b| a.which == b.which) {
+            let options = GenerateOptions {
+                max_new_tokens: plan.max_new_tokens,
+                sampling: plan.sampling.clone(),
+                batch_size: self.batch_size,
+                ..GenerateOptions::default()
+            };
+            let asked = |place: Place| (self.prompts[place.which][place.question].as_slice(), plan.seed(place));
+            answers.generate(self.model, part, asked, options, hook, || {
                 done += 1;
-                on_progress(Progress::Answering { done, total })
+                unless_broken(on_progress(Progress::Answering { done, total }))
             })?;
-            self.answers.sync(&self.folder)?;
         }
         Ok(())
     }
 
-    fn generate_part(
-        &mut self,
-        part: &[Place],
-        hook: &mut (impl Hook + ?Sized),
-        on_answer: &mut dyn FnMut() -> ControlFlow<()>,
+    /// Asks the judge for the verdicts that are missing, trait by trait.
+    fn score(
+        &self,
+        answers: &mut JudgedAnswers<Place>,
+        on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        let Self { of, folder, answers } = self;
-        let plan = &of.plan;
-        let requests = part.chunk_by(|a, b| a.question == b.question).map(|group| Request {
-            prompt: of.prompts[group[0].which][group[0].question].clone(),
-            seeds: group.iter().map(|&place| plan.seed(place)).collect(),
-        });
-        let requests: Vec<Request> = requests.collect();
-        let options = GenerateOptions {
-            max_new_tokens: plan.max_new_tokens,
-            sampling: plan.sampling.clone(),
-            batch_size: of.batch_size,
-            // Every prompt by itself: in a batch, it would depend on its neighbours in its last bits.
-            prefill_tokens: 0,
-            ..GenerateOptions::default()
-        };
-        let mut ended = |sequence: usize, generation: &Generation| -> Result<()> {
-            let place = part[sequence];
-            let Generation { tokens, text, finish } = generation;
-            let (seed, text, tokens, finish) = (plan.seed(place), text.clone(), tokens.len(), *finish);
-            answers.keep(folder, plan, &Line::Answer { place, seed, text, tokens, finish })?;
-            if on_answer().is_break() { Err(MeasureError::Cancelled) } else { Ok(()) }
-        };
-        let mut failure = None;
-        of.model.generate(&requests, &options, hook, |event| {
-            let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
-            match ended(sequence, generation) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Asks the judge for the verdicts that are missing; answers that lack the same ones are judged together.
-    fn score(&mut self, on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
-        let Self { of, folder, answers } = self;
-        let (plan, judge) = (&of.plan, of.judge);
-        let mut groups: BTreeMap<(usize, Vec<usize>), Vec<Place>> = BTreeMap::new();
-        for (&place, entry) in &answers.entries {
-            let lacking: Vec<usize> = (0..2).filter(|&rubric| entry.verdicts[rubric].is_none()).collect();
-            if !lacking.is_empty() {
-                groups.entry((place.which, lacking)).or_default().push(place);
-            }
-        }
-        let total = plan.answers() * 2;
-        let mut done = total - groups.iter().map(|((_, lacking), places)| lacking.len() * places.len()).sum::<usize>();
-        for ((which, lacking), places) in groups {
-            let asked: Vec<Rubric> = lacking.iter().map(|&rubric| plan.rubric(which, rubric).clone()).collect();
-            let texts: Vec<String> = places.iter().map(|place| answers.entries[place].text.clone()).collect();
-            let question = |place: &Place| plan.traits[which].questions[place.question].as_str();
-            let answered = places.iter().zip(&texts);
-            let answered: Vec<Answered<'_>> =
-                answered.map(|(place, answer)| Answered { question: question(place), answer }).collect();
-            let mut failure = None;
-            let mut keep = |answer: usize, rubric: usize, verdict: Verdict| -> ControlFlow<()> {
-                let (Some(&place), Some(&rubric)) = (places.get(answer), lacking.get(rubric)) else {
-                    return ControlFlow::Continue(());
-                };
-                if answers.entries.get(&place).is_none_or(|entry| entry.verdicts[rubric].is_some()) {
-                    return ControlFlow::Continue(());
-                }
-                if let Err(error) = answers.keep(folder, plan, &Line::Verdict { place, rubric, verdict }) {
-                    failure = Some(error);
-                    return ControlFlow::Break(());
-                }
+        let (plan, places) = (&self.plan, self.plan.places());
+        let (mut done, total) = (answers.judged(&places), places.len() * 2);
+        for part in places.chunk_by(|a, b| a.which == b.which) {
+            let TraitQuestions { questions, rubric, .. } = &plan.traits[part[0].which];
+            let question = |place: Place| questions[place.question].as_str();
+            answers.judge(self.judge, part, [rubric, &plan.coherence], question, || {
                 done += 1;
-                on_progress(Progress::Judging { done, total })
-            };
-            let outcome = judge.judge(&asked, &answered, &mut |j| keep(j.answer, j.rubric, j.verdict));
-            let mut broken = false;
-            let outcome = outcome.map(|all| {
-                // Those that were not reported on the way, if any.
-                for (answer, verdicts) in all.into_iter().enumerate() {
-                    for (rubric, verdict) in verdicts.into_iter().enumerate() {
-                        broken |= keep(answer, rubric, verdict).is_break();
-                    }
-                }
-            });
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            match outcome {
-                Err(pv_judge::Error::Cancelled { .. }) => return Err(MeasureError::Cancelled),
-                other => other?,
-            }
-            answers.sync(folder)?;
-            if broken {
-                return Err(MeasureError::Cancelled);
-            }
+                unless_broken(on_progress(Progress::Judging { done, total }))
+            })?;
         }
         match done < total {
-            true => Err(MeasureError::MissingVerdicts { judge: judge.name(), done, total }),
+            true => Err(MeasureError::MissingVerdicts { judge: self.judge.name(), done, total }),
             false => Ok(()),
         }
     }
+}
+
+fn unless_broken(flow: ControlFlow<()>) -> Result<()> {
+    if flow.is_break() { Err(MeasureError::Cancelled) } else { Ok(()) }
 }

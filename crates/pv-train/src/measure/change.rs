@@ -1,6 +1,6 @@
 //! A mean change between two measurements of the same things.
 
-use pv_vectors::{Interval, bootstrap_mean};
+use pv_vectors::{Interval, bootstrap_mean, number_field};
 use serde::{Deserialize, Serialize};
 
 use super::error::{MeasureError, Result};
@@ -53,6 +53,19 @@ impl Change {
         }
         let interval = (n > 1).then(|| bootstrap_mean(&differences, resamples, level, seed)).transpose()?;
         Ok(Some(Self { mean, interval, pairs: n }))
+    }
+
+    /// The headers of a change's columns in a table.
+    pub(crate) fn columns(name: &str) -> [String; 4] {
+        ["", "_low", "_high", "_pairs"].map(|part| format!("{name}{part}"))
+    }
+
+    /// A change's fields in a table.
+    pub(crate) fn fields(change: Option<&Self>) -> [String; 4] {
+        let interval = change.and_then(|change| change.interval);
+        let [mean, low, high] =
+            [change.map(|c| c.mean), interval.map(|i| i.low), interval.map(|i| i.high)].map(number_field);
+        [mean, low, high, change.map_or(0, |change| change.pairs).to_string()]
     }
 }
 

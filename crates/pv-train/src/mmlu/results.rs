@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pv_vectors::{Interval, ModelIdentity};
+use pv_vectors::{CsvTable, Interval, ModelIdentity, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::question::Question;
-use crate::measure::{Csv, Proportion, Result, json, read_json};
+use crate::measure::{Proportion, Result, read_json};
 
 /// What a model chose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ impl MmluResults {
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        json(self)
+        pretty_json(self)
     }
 
     /// A row per subject, then those of all questions ("micro") and of the mean over subjects ("macro").
@@ -99,18 +99,18 @@ impl MmluResults {
     /// # Errors
     /// None that memory does not give.
     pub fn to_csv(&self) -> Result<String> {
-        let mut csv = Csv::new();
-        csv.fields(["model", "subject", "correct", "questions", "accuracy", "low", "high"]).end()?;
+        let mut csv = CsvTable::default();
+        csv.fields(["model", "subject", "correct", "questions", "accuracy", "low", "high"]).end();
         let rows = self.subjects.iter().map(|found| (found.subject.as_str(), &found.accuracy));
         for (name, accuracy) in rows.chain([("micro", &self.micro)]) {
             let Proportion { successes, trials, value, low, high } = *accuracy;
             csv.fields([self.model.stamp.name.as_str(), name]).fields([successes, trials]);
-            csv.fields([value, low, high]).end()?;
+            csv.fields([value, low, high]).end();
         }
         let Interval { low, high } = self.macro_interval;
         csv.fields([self.model.stamp.name.as_str(), "macro"]).fields([self.micro.successes, self.micro.trials]);
-        csv.fields([self.macro_average, low, high]).end()?;
-        csv.finish()
+        csv.fields([self.macro_average, low, high]).end();
+        Ok(csv.finish()?)
     }
 
     /// Reads a run's `results.json`.

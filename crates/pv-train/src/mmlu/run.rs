@@ -5,15 +5,16 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_hooks::{Hook, LayerSet};
+use pv_hooks::Hook;
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
-use pv_vectors::{LineJournal, ModelIdentity, RunFolder};
+use pv_vectors::{LineJournal, ModelIdentity, RunFolder, through_text};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::prompt::{Encoded, common, encode};
 use super::question::{Question, QuestionSet};
 use super::results::{Answer, MmluResults};
-use crate::measure::{MeasureError, Result, sha256, through_text};
+use crate::measure::{MeasureError, Result, check_said};
 
 const FORMAT: &str = "pv-mmlu/1";
 const RUN: &str = "run.json";
@@ -97,7 +98,7 @@ impl<'a> Mmlu<'a> {
             groups.entry((subject, encoded.shots)).or_default().push((index, encoded));
         }
         let groups = groups.into_iter().map(|((_, shots), encoded)| group(shots, encoded)).collect();
-        let hash = sha256(serde_json::to_vec(set).unwrap_or_default());
+        let hash = hex::encode(Sha256::digest(serde_json::to_vec(set).unwrap_or_default()));
         let (measured, questions) = (ModelIdentity::of(model)?, set.test.clone());
         Ok(Self { model, options: options.clone(), questions, groups, measured, hash })
     }
@@ -118,11 +119,7 @@ impl<'a> Mmlu<'a> {
         hook: &mut (impl Hook + ?Sized),
         mut on_answer: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<MmluResults> {
-        let acts = hook.layers() != LayerSet::none();
-        if acts != self.options.intervention.is_some() {
-            let said = if acts { "what the hook does is not said" } else { "there is no hook that does it" };
-            return Err(MeasureError::bad(format!("intervention is {:?}: {said}", self.options.intervention)));
-        }
+        check_said(hook, self.options.intervention.as_deref())?;
         let folder = RunFolder::lock(folder.as_ref())?;
         folder.claim(RUN, &self.header())?;
         let total = self.questions.len();

@@ -1,19 +1,16 @@
 //! What a run's folder says of the run.
 
-use pv_vectors::RunFolder;
-use serde_json::{Map, Value, json};
+use pv_vectors::{RunFolder, first_difference, through_text};
+use serde_json::{Value, json};
 
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
-use crate::measure::{hex, through_text};
 use crate::probes::Probes;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
-/// The longest value that an error shows.
-const LONGEST: usize = 80;
 
 /// Writes what the run is into a folder that does not say so yet, or refuses a folder of another run. `run` decides the
 /// result; `environment` is for the record, and may change between one start and the next.
@@ -28,7 +25,7 @@ pub(super) fn claim(folder: &RunFolder, run: &Value, environment: &Value) -> Res
     let damaged = |reason: String| Error::DamagedRun { path: folder.path().to_owned(), reason };
     let saved: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{CONFIG}: {error}")))?;
     for part in ["format", "run"] {
-        if let Some((what, saved, given)) = difference("", &saved[part], &given[part]) {
+        if let Some((what, saved, given)) = first_difference(&saved[part], &given[part]) {
             let what = if what.is_empty() { part.to_owned() } else { what };
             return Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given });
         }
@@ -61,37 +58,7 @@ pub(super) fn probes(probes: &Probes) -> Value {
         prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
     }
     json!({
-        "prompts": { "count": probes.prompts().len(), "sha256": hex(&hash.finalize()) },
+        "prompts": { "count": probes.prompts().len(), "sha256": hex::encode(hash.finalize()) },
         "directions": probes.directions().iter().map(crate::shift::stamp).collect::<Vec<_>>(),
     })
-}
-
-/// The first place at which two values differ, with both values in short.
-fn difference(at: &str, saved: &Value, given: &Value) -> Option<(String, String, String)> {
-    match (saved, given) {
-        (Value::Object(a), Value::Object(b)) => {
-            let names = b.keys().chain(a.keys().filter(|name| !b.contains_key(*name)));
-            names.into_iter().find_map(|name| {
-                let value = |all: &Map<String, Value>| all.get(name).cloned().unwrap_or(Value::Null);
-                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-                difference(&at, &value(a), &value(b))
-            })
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{at}[{i}]"), a, b))
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            Some((format!("number of {at}"), a.len().to_string(), b.len().to_string()))
-        }
-        _ if saved == given => None,
-        _ => Some((at.to_owned(), short(saved), short(given))),
-    }
-}
-
-fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

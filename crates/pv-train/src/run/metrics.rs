@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use pv_vectors::RunFolder;
+use pv_vectors::{CsvTable, RunFolder};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::Csv;
 use crate::{Error, Result, StepReport};
 
 pub(super) const METRICS: &str = "metrics.jsonl";
@@ -169,19 +168,16 @@ pub fn metrics_csv(metrics: &[StepMetrics]) -> Result<String> {
         let names: std::collections::BTreeSet<&String> = metrics.iter().flat_map(|row| group(row).keys()).collect();
         columns.extend(names.into_iter().map(|name| (prefix, group, name)));
     }
-    let table = || -> crate::measure::Result<String> {
-        let mut csv = Csv::new();
-        csv.fields(["step", "epoch", "loss", "penalty", "grad_norm", "learning_rate", "tokens", "trained_tokens"]);
-        csv.fields(["seconds", "tokens_per_second", "held_out_loss"]);
-        csv.fields(columns.iter().map(|(prefix, _, name)| format!("{prefix}{name}"))).end()?;
-        for row in metrics {
-            csv.fields([row.step]).fields([row.epoch]);
-            csv.numbers([row.loss, row.penalty, row.grad_norm, row.learning_rate]);
-            csv.fields([row.tokens, row.trained_tokens]).fields([row.seconds, row.tokens_per_second]);
-            csv.numbers([row.held_out_loss]);
-            csv.numbers(columns.iter().map(|(_, group, name)| group(row).get(*name).copied())).end()?;
-        }
-        csv.finish()
-    };
-    Ok(table()?)
+    let mut csv = CsvTable::default();
+    csv.fields(["step", "epoch", "loss", "penalty", "grad_norm", "learning_rate", "tokens", "trained_tokens"]);
+    csv.fields(["seconds", "tokens_per_second", "held_out_loss"]);
+    csv.fields(columns.iter().map(|(prefix, _, name)| format!("{prefix}{name}"))).end();
+    for row in metrics {
+        csv.fields([row.step]).fields([row.epoch]);
+        csv.numbers([row.loss, row.penalty, row.grad_norm, row.learning_rate]);
+        csv.fields([row.tokens, row.trained_tokens]).fields([row.seconds, row.tokens_per_second]);
+        csv.numbers([row.held_out_loss]);
+        csv.numbers(columns.iter().map(|(_, group, name)| group(row).get(*name).copied())).end();
+    }
+    Ok(csv.finish()?)
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use prost::Message;
+use pv_model::write_whole;
 
 use super::metrics::{METRICS, StepMetrics, read_metrics};
-use crate::{Error, Result, measure};
+use crate::{Error, Result};
 
 /// TensorBoard reads files with `tfevents` in their names. Always the same, so that a second export replaces the first.
 const FILE: &str = "events.out.tfevents.pv-train";
@@ -65,9 +66,9 @@ pub fn write_tensorboard(run: impl AsRef<Path>, folder: impl AsRef<Path>) -> Res
     let end = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
     let path = folder.join(FILE);
-    match measure::write(&path, file(&metrics, end)) {
-        Err(measure::MeasureError::Write { path, source }) => Err(Error::Write { path, source }),
-        other => Ok(other.map(|()| path)?),
+    match write_whole(&path, &file(&metrics, end)) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(Error::Write { path, source }),
     }
 }
 

@@ -33,7 +33,7 @@ impl PersonaVector {
         write(path, &encoded)
     }
 
-    fn to_bytes(&self) -> std::result::Result<Vec<u8>, String> {
+    pub(crate) fn to_bytes(&self) -> std::result::Result<Vec<u8>, String> {
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .tables

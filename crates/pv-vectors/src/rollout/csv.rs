@@ -9,7 +9,7 @@ use pv_model::Tokenizer;
 
 use super::record::answer_ids;
 use super::{Place, Record, RolloutRun, side};
-use crate::{Error, Result, Scored, files};
+use crate::{CsvTable, Error, Result, Scored, files};
 
 /// Rollouts with their scores from CSV files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,17 +128,13 @@ pub(crate) fn write_csv<'a>(
     trait_name: &str,
     rows: impl Iterator<Item = (&'a Record, Option<f64>, Option<f64>)>,
 ) -> Result<()> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let mut put = |fields: [&str; 6]| writer.write_record(fields).map_err(|error| failed(std::io::Error::other(error)));
-    put(["question", "prompt", "answer", "question_id", trait_name, COHERENCE])?;
-    let number = |score: Option<f64>| score.map_or_else(String::new, |score| score.to_string());
+    let mut table = CsvTable::default();
+    table.fields(["question", "prompt", "answer", "question_id", trait_name, COHERENCE]).end();
     for (record, shown, coherence) in rows {
         let Record { question, prompt, answer, question_id, .. } = record;
-        put([question, prompt, answer, question_id, &number(shown), &number(coherence)])?;
+        table.fields([question, prompt, answer, question_id]).numbers([shown, coherence]).end();
     }
-    let bytes = writer.into_inner().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-    files::write(path, &bytes)
+    files::write(path, table.finish()?.as_bytes())
 }
 
 /// The question, polarity and pair that an id names.

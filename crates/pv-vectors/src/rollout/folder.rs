@@ -123,10 +123,3 @@ impl Folder {
         open().map_err(|source| Error::Write { path: path.clone(), source })
     }
 }
-
-/// The lines of a file that end, without their ends. What follows the last end is the beginning of a line that was never
-/// finished.
-pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    bytes[..whole].split_inclusive(|&byte| byte == b'\n').map(|line| &line[..line.len() - 1])
-}

@@ -52,10 +52,15 @@ impl ModelStamp {
     }
 }
 
+/// A value as JSON whose numbers have gone through text once, as those in a file have: reading may round them.
+pub fn through_text(value: &impl Serialize) -> Value {
+    serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
 impl Folder {
     /// Writes what a run is into a folder that does not say so yet, or refuses a folder of another run.
     ///
-    /// Numbers must have gone through text once, as those in a file have: reading may round them.
+    /// Its numbers must have gone [through text](through_text).
     ///
     /// # Errors
     /// [`Error::OtherRun`], which names the first thing that differs; [`Error::DamagedRun`] for a file that is not JSON.
@@ -65,7 +70,7 @@ impl Folder {
         };
         let damaged = |error: serde_json::Error| Error::DamagedRun { path: self.file(name), reason: error.to_string() };
         let saved: Value = serde_json::from_slice(&saved).map_err(damaged)?;
-        match difference("", &saved, given) {
+        match first_difference(&saved, given) {
             None => Ok(()),
             Some((what, saved, given)) => Err(Error::OtherRun { path: self.path().to_owned(), what, saved, given }),
         }
@@ -82,11 +87,9 @@ impl Header {
         Layout { layers, d_model, precision: self.plan.options.precision }
     }
 
-    /// As JSON, without what may change from one start to the next. Numbers have gone through text once, as those in a
-    /// file have: reading may round them.
+    /// As JSON, without what may change from one start to the next.
     fn json(&self) -> Value {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        let mut value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let mut value = through_text(self);
         if let Some(options) = value.pointer_mut("/plan/options").and_then(Value::as_object_mut) {
             options.shift_remove("batch_size");
         }
@@ -126,18 +129,20 @@ fn damaged(folder: &Folder, reason: impl ToString) -> Error {
     Error::DamagedRun { path: folder.file(HEADER), reason: reason.to_string() }
 }
 
-/// The first place at which two values differ, with both values in short.
+/// The first place at which two values differ, with both values in short; the place of the whole is empty.
+pub fn first_difference(saved: &Value, given: &Value) -> Option<(String, String, String)> {
+    difference("", saved, given)
+}
+
 fn difference(at: &str, saved: &Value, given: &Value) -> Option<(String, String, String)> {
-    let inside = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
     match (saved, given) {
         (Value::Object(a), Value::Object(b)) => {
-            let names = b.keys().chain(a.keys().filter(|name| !b.contains_key(*name)));
-            names
-                .filter_map(|name| {
-                    let value = |all: &serde_json::Map<String, Value>| all.get(name).cloned().unwrap_or(Value::Null);
-                    difference(&inside(name), &value(a), &value(b))
-                })
-                .next()
+            let mut names = b.keys().chain(a.keys().filter(|name| !b.contains_key(*name)));
+            names.find_map(|name| {
+                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                let value = |all: &serde_json::Map<String, Value>| all.get(name).cloned().unwrap_or(Value::Null);
+                difference(&at, &value(a), &value(b))
+            })
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{at}[{i}]"), a, b))

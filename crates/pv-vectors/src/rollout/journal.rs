@@ -9,9 +9,10 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::folder::{Folder, lines};
+use super::folder::Folder;
 use super::store::Layout;
 use super::{Plan, Record, RolloutMeans};
+use crate::line_journal::whole_lines;
 use crate::{Error, Result};
 
 pub(super) const ROLLOUTS: &str = "rollouts.jsonl";
@@ -44,7 +45,7 @@ impl Journal {
         let mut seen = vec![false; plan.len()];
         let (mut order, mut records, mut length) = (Vec::new(), Vec::new(), 0);
         let mut item = vec![0; item_size(layout)];
-        for line in lines(&text) {
+        for line in whole_lines(&text) {
             if reader.read_exact(&mut item).is_err() {
                 break;
             }
@@ -57,7 +58,7 @@ impl Journal {
         drop(reader);
         let good = (order.len() * item_size(layout)) as u64;
         // One unfinished rollout is what a killed process leaves; more than that is worth a word.
-        let lost = lines(&text).count() - order.len();
+        let lost = whole_lines(&text).count() - order.len();
         if lost > 1 {
             tracing::warn!(lost, kept = order.len(), folder = %folder.path().display(), "rollouts are damaged; generating them again");
         }

@@ -14,7 +14,7 @@ mod store;
 
 pub use self::csv::CsvRollouts;
 pub use folder::Folder;
-pub use header::ModelStamp;
+pub use header::{ModelStamp, first_difference, through_text};
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
 pub(crate) use means::{difference, read_sequences};
 use plan::side;

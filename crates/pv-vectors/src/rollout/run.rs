@@ -6,16 +6,17 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::{COHERENCE, Judge, Rubric, Verdict};
-use pv_model::{CausalLm, Event, GenerateOptions, Generation, Message, RenderOptions, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use sha2::{Digest, Sha256};
 
-use super::folder::{Folder, lines};
+use super::folder::Folder;
 use super::header::{Header, ModelStamp};
 use super::journal::{ACTIVATIONS, Journal, ROLLOUTS};
 use super::means::{MeansTable, Shared, difference};
 use super::means_file::{MEANS, MeansFile};
 use super::scores::Scores;
 use super::{KeptActivations, Plan, Record, RolloutMeans};
+use crate::line_journal::whole_lines;
 use crate::vector::{PersonaVector, Pooling, Provenance};
 use crate::{Error, Filter, Kept, Progress, Result, Scored};
 
@@ -173,7 +174,7 @@ impl RolloutRun {
         let mut lines_of = vec![0; plan.len()];
         journal.order().iter().enumerate().for_each(|(line, &index)| lines_of[index] = line);
         let text = self.folder.read(ROLLOUTS)?.unwrap_or_default();
-        let hash = hash(&sorted(&text, &lines_of));
+        let hash = hex::encode(Sha256::digest(sorted(&text, &lines_of)));
         MeansFile::write(&self.folder, layout, plan.len(), &hash, |rollout, offset, into| {
             journal.read(lines_of[rollout], offset, into)
         })?;
@@ -259,6 +260,12 @@ impl RolloutRun {
         difference(self.means()?, &Pooling::ALL, [&kept.pos, &kept.neg], self.provenance(kept))
     }
 
+    /// Writes a vector into the run's folder, by the folder's own means: of a process that is killed meanwhile, the next start
+    /// removes what it left.
+    pub(crate) fn write_vector(&self, name: &str, vector: &PersonaVector) -> Result<()> {
+        self.folder.write(name, |file| file.write_all(&vector.to_bytes().map_err(std::io::Error::other)?))
+    }
+
     /// Where a vector of the kept rollouts comes from.
     pub(crate) fn provenance(&self, kept: &Kept) -> Provenance {
         let (plan, model) = (self.plan(), &self.header.model);
@@ -329,8 +336,7 @@ fn generate_part(
         ..GenerateOptions::default()
     };
     let recorder = Shared::new();
-    let mut failure = None;
-    let mut ended = |sequence: usize, generation: &Generation| -> Result<()> {
+    model.generate_each(&requests, &options, &mut recorder.clone(), |sequence, generation| {
         let means = RolloutMeans::of(&recorder.lock(), sequence, model.shape(), generation.tokens.is_empty())?;
         let index = part[sequence];
         let place = plan.place(index);
@@ -345,23 +351,12 @@ fn generate_part(
             finish: Some(generation.finish),
         };
         keep(index, record, means)
-    };
-    model.generate(&requests, &options, &mut recorder.clone(), |event| {
-        let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
-        match ended(sequence, generation) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    failure.map_or(Ok(()), Err)
+    })
 }
 
 /// The lines in the order of the plan; `lines_of[index]` is the line of a rollout.
 fn sorted(text: &[u8], lines_of: &[usize]) -> Vec<u8> {
-    let all: Vec<&[u8]> = lines(text).collect();
+    let all: Vec<&[u8]> = whole_lines(text).collect();
     lines_of.iter().flat_map(|&line| [all.get(line).copied().unwrap_or_default(), b"\n"]).collect::<Vec<_>>().concat()
 }
 
@@ -371,7 +366,7 @@ fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>
     let text = folder.read(ROLLOUTS)?.unwrap_or_default();
     let mut records = vec![None; plan.len()];
     let mut lines_of = vec![0; plan.len()];
-    for (at, line) in lines(&text).enumerate() {
+    for (at, line) in whole_lines(&text).enumerate() {
         let record: Record =
             serde_json::from_slice(line).map_err(|error| damaged(format!("line {}: {error}", at + 1)))?;
         let index = plan.index(record.place).filter(|&index| records[index].is_none());
@@ -384,15 +379,11 @@ fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>
         return Err(damaged(format!("{missing} of {} rollouts are missing", plan.len())));
     }
     let ordered = sorted(&text, &lines_of);
-    if hash(&ordered) != expected {
+    if hex::encode(Sha256::digest(&ordered)) != expected {
         return Err(damaged(format!("it was changed after {MEANS} was written")));
     }
     if ordered != text {
         folder.write(ROLLOUTS, |file| file.write_all(&ordered))?;
     }
     Ok(records.into_iter().flatten().collect())
-}
-
-fn hash(text: &[u8]) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

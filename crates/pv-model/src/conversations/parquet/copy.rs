@@ -15,10 +15,10 @@ use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, Seri
 use ::parquet::schema::types::{Type, TypePtr};
 
 use super::super::files::{self, Layout};
-use super::super::output::{persist, temporary};
 use super::super::write::{Answer, Cell, CellType, NewColumn, Written, ask, unique};
 use super::super::{ConversationError, Result, RowPlace};
 use super::{damaged, open, rows_at_once, survive};
+use crate::whole_file::{persist, temporary};
 
 /// What Arrow's writers note about the columns; with further columns it would be wrong, and readers do without.
 const ARROW_SCHEMA: &str = "ARROW:schema";

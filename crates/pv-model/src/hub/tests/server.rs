@@ -161,7 +161,7 @@ impl Entry {
     }
 
     pub(super) fn sum(&self) -> String {
-        Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(&self.bytes))
     }
 
     /// Its name among the blobs; the sum that git takes is stood in for by a part of another.

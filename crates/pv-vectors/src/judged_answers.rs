@@ -1,0 +1,202 @@
+//! Answers to prompts and a judge's verdicts on them, in a run's folder.
+
+use std::collections::BTreeMap;
+
+use pv_hooks::Hook;
+use pv_judge::{Answered, Judge, Rubric, Verdict, judge_each};
+use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, LineJournal, RunFolder};
+
+const JOURNAL: &str = "journal.jsonl";
+
+/// A line of the file. The order is that of the file when all is done: every answer before its verdicts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Line<P> {
+    /// An answer.
+    Answer { place: P, seed: u64, text: String, tokens: usize, finish: FinishReason },
+    /// What the judge says of it by a rubric, 0 the trait, 1 coherence.
+    Verdict { place: P, rubric: usize, verdict: Verdict },
+}
+
+/// An answer, and what a judge has said of it so far.
+#[derive(Clone, Debug)]
+pub struct JudgedAnswer {
+    /// The answer.
+    pub text: String,
+    /// How many tokens it has.
+    pub tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// The verdicts by both rubrics, where they have been reached.
+    pub verdicts: [Option<Verdict>; 2],
+}
+
+impl JudgedAnswer {
+    /// The score by a rubric, 0 to 100; `None` where the judge has given none.
+    pub fn score(&self, rubric: usize) -> Option<f64> {
+        self.verdicts.get(rubric)?.as_ref().and_then(Verdict::value)
+    }
+
+    /// The rubrics by which there is no verdict yet.
+    fn lacking(&self) -> Vec<usize> {
+        (0..self.verdicts.len()).filter(|&rubric| self.verdicts[rubric].is_none()).collect()
+    }
+}
+
+/// Answers of a model with a judge's verdicts by two rubrics, kept in a folder's `journal.jsonl` as they are reached: work that
+/// was broken off or killed generates and asks about what is missing only.
+///
+/// A place `P` says which of the work's answers one is; the order of places is that of the file at the end.
+#[derive(Debug)]
+pub struct JudgedAnswers<P> {
+    folder: RunFolder,
+    journal: LineJournal,
+    answers: BTreeMap<P, JudgedAnswer>,
+}
+
+impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
+    /// Opens those of a folder, and begins where there are none. `seed` gives the seed of the answer at a place, and `None` at a
+    /// place that does not belong to the work: from the first line on that is another work's, lines are dropped.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn open(folder: RunFolder, seed: impl Fn(P) -> Option<u64>) -> Result<Self, Error> {
+        let mut answers = BTreeMap::new();
+        let journal = LineJournal::open(&folder, JOURNAL, |line: Line<P>| {
+            let known = match line {
+                Line::Answer { place, seed: kept, .. } => seed(place) == Some(kept),
+                Line::Verdict { .. } => true,
+            };
+            known && take(&mut answers, line)
+        })?;
+        Ok(Self { folder, journal, answers })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// The answer at a place, where there is one.
+    pub fn get(&self, place: P) -> Option<&JudgedAnswer> {
+        self.answers.get(&place)
+    }
+
+    /// How many of some answers there are.
+    pub fn answered(&self, places: &[P]) -> usize {
+        places.iter().filter_map(|place| self.answers.get(place)).count()
+    }
+
+    /// How many verdicts on some answers there are, of two on each.
+    pub fn judged(&self, places: &[P]) -> usize {
+        let answers = places.iter().filter_map(|place| self.answers.get(place));
+        answers.map(|answer| answer.verdicts.iter().flatten().count()).sum()
+    }
+
+    /// Generates those answers at `places` that are missing, and says so after each. `asked` gives the prompt and the seed at a
+    /// place. Every prompt is read by itself: in a batch, its answers would depend on its neighbours in their last bits.
+    ///
+    /// # Errors
+    /// Those of [`CausalLm::generate`] and of `on_answer`, which breaks off by one; a file that cannot be written. The answers
+    /// that had ended are kept.
+    pub fn generate<'p, E: From<Error> + From<pv_model::Error>>(
+        &mut self,
+        model: &CausalLm,
+        places: &[P],
+        asked: impl Fn(P) -> (&'p [u32], u64),
+        options: GenerateOptions,
+        hook: &mut (impl Hook + ?Sized),
+        mut on_answer: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { folder, journal, answers } = self;
+        let missing: Vec<P> = places.iter().copied().filter(|place| !answers.contains_key(place)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut requests: Vec<Request> = Vec::new();
+        for &place in &missing {
+            let (prompt, seed) = asked(place);
+            match requests.last_mut() {
+                Some(request) if request.prompt == prompt => request.seeds.push(seed),
+                _ => requests.push(Request::new(prompt.to_vec(), seed)),
+            }
+        }
+        let options = GenerateOptions { prefill_tokens: 0, ..options };
+        model.generate_each(&requests, &options, hook, |sequence, generation| -> Result<(), E> {
+            let Generation { tokens, text, finish } = generation;
+            let place = missing[sequence];
+            let (seed, text, tokens, finish) = (asked(place).1, text.clone(), tokens.len(), *finish);
+            take(answers, journal.keep(folder, &Line::Answer { place, seed, text, tokens, finish })?);
+            on_answer()
+        })?;
+        Ok(journal.sync(folder)?)
+    }
+
+    /// Asks a judge for those verdicts on the answers at `places` that are missing, and says so after each. Answers that lack
+    /// the same ones are judged together.
+    ///
+    /// # Errors
+    /// Those of the judge and of `on_verdict`, which breaks off by one; a file that cannot be written. The verdicts that had been
+    /// reached are kept.
+    pub fn judge<'q, E: From<Error> + From<pv_judge::Error>>(
+        &mut self,
+        judge: &dyn Judge,
+        places: &[P],
+        rubrics: [&Rubric; 2],
+        question: impl Fn(P) -> &'q str,
+        mut on_verdict: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { folder, journal, answers } = self;
+        let mut groups: BTreeMap<Vec<usize>, Vec<P>> = BTreeMap::new();
+        for &place in places {
+            if let Some(answer) = answers.get(&place) {
+                groups.entry(answer.lacking()).or_default().push(place);
+            }
+        }
+        groups.remove(&Vec::new());
+        for (lacking, places) in groups {
+            let asked: Vec<Rubric> = lacking.iter().map(|&rubric| rubrics[rubric].clone()).collect();
+            let texts: Vec<String> = places.iter().map(|place| answers[place].text.clone()).collect();
+            let answered = places.iter().zip(&texts);
+            let answered: Vec<Answered<'_>> =
+                answered.map(|(&place, answer)| Answered { question: question(place), answer }).collect();
+            judge_each(judge, &asked, &answered, |answer, rubric, verdict| -> Result<(), E> {
+                let (place, rubric) = (places[answer], lacking[rubric]);
+                take(answers, journal.keep(folder, &Line::Verdict { place, rubric, verdict })?);
+                on_verdict()
+            })?;
+            journal.sync(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the file into the order of places, whatever the order in which answers and verdicts were reached.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn sort(&mut self) -> Result<(), Error> {
+        self.journal.sort(&self.folder, |line: &Line<P>| match *line {
+            Line::Answer { place, .. } => (place, 0),
+            Line::Verdict { place, rubric, .. } => (place, 1 + rubric),
+        })
+    }
+}
+
+/// Takes a line in; whether it says anything new.
+fn take<P: Ord>(answers: &mut BTreeMap<P, JudgedAnswer>, line: Line<P>) -> bool {
+    match line {
+        Line::Answer { place, text, tokens, finish, .. } => {
+            let fresh = !answers.contains_key(&place);
+            answers.entry(place).or_insert(JudgedAnswer { text, tokens, finish, verdicts: [None, None] });
+            fresh
+        }
+        Line::Verdict { place, rubric, verdict } => {
+            let free = answers.get_mut(&place).and_then(|answer| answer.verdicts.get_mut(rubric));
+            free.filter(|free| free.is_none()).map(|free| *free = Some(verdict)).is_some()
+        }
+    }
+}
