@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
-use pv_model::{CausalLm, Event, FinishReason, GenerateOptions, Generation, Request, Sampling, Sequence, to_f32};
-use pv_vectors::{RunFolder, response_mean};
+use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request, Sampling, Sequence, to_f32};
+use pv_vectors::{RunFolder, response_mean, through_text};
 use serde::{Deserialize, Serialize};
 
-use crate::hashes::{draw, key, sha256, through_text};
+use crate::hashes::{draw, key, sha256};
 use crate::journal::{Journal, RowFile};
 use crate::{Error, ModelIdentity, Result};
 
@@ -229,26 +229,18 @@ impl<'a> BaseAnswers<'a> {
             ..GenerateOptions::default()
         };
         let recorder = Shared::new(self.layers.iter().map(|(layer, _)| *layer).collect());
-        let (model, mut failure) = (self.model, None);
-        model.generate(&requests, &options, &mut recorder.clone(), |event| {
-            let Event::Finished { sequence, generation } = event else { return ControlFlow::Continue(()) };
+        let model = self.model;
+        let outcome = model.generate_each(&requests, &options, &mut recorder.clone(), |sequence, generation| {
             let (id, prompt) = wanted[sequence];
-            let kept = self.keep(id, prompt, generation, sequence, &recorder.lock());
-            match kept.map(|()| on_answer()) {
-                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
-                Ok(ControlFlow::Break(())) => {
-                    failure = Some(Error::Cancelled);
-                    ControlFlow::Break(())
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
+            self.keep(id, prompt, generation, sequence, &recorder.lock())?;
+            match on_answer() {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Error::Cancelled),
             }
-        })?;
+        });
         self.layers.iter().try_for_each(|(_, file)| file.sync())?;
         self.journal.sync()?;
-        failure.map_or(Ok(()), Err)
+        outcome
     }
 
     /// Keeps an answer: its activations first, since the line says that they are there.

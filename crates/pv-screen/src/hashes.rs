@@ -4,18 +4,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// SHA-256 of a file, in hex, read piece by piece.
@@ -26,7 +20,7 @@ pub(crate) fn of_file(path: &Path) -> Result<String> {
     loop {
         let read = file.read(&mut buffer).map_err(failed)?;
         if read == 0 {
-            return Ok(hex(&hash.finalize()));
+            return Ok(hex::encode(hash.finalize()));
         }
         hash.update(&buffer[..read]);
     }
@@ -43,9 +37,4 @@ pub(crate) fn key(id: &str) -> u128 {
 pub(crate) fn draw(seed: u64, id: &str) -> u64 {
     let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(id).finalize();
     hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// A value whose numbers have gone through text once, as those in a file have: reading may round them.
-pub(crate) fn through_text(value: &impl Serialize) -> Value {
-    serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }

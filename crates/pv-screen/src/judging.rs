@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_judge::{Answered, Judge, Rubric, Verdict};
+use pv_judge::{Answered, Judge, Rubric, Verdict, judge_each};
 use pv_vectors::{LineJournal, RunFolder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -188,41 +188,23 @@ impl<'a> Judging<'a> {
         let Self { judge, rubric, folder, journal, known, .. } = self;
         let answered = chunk.iter().map(|&at| Answered { question: samples[at].question, answer: samples[at].answer });
         let answered: Vec<Answered<'_>> = answered.collect();
-        let (mut failure, mut broken) = (None, false);
-        let mut keep = |answer: usize, rubric: usize, verdict: Verdict| -> ControlFlow<()> {
-            let sample = chunk.get(answer).map(|&at| &samples[at]).filter(|_| rubric == 0);
-            if let Some(sample) = sample.filter(|sample| failure.is_none() && !known.contains_key(sample.id)) {
-                match journal.keep(folder, &Line { id: sample.id.to_owned(), texts: sample.texts(), verdict }) {
-                    Ok(Line { id, texts, verdict }) => {
-                        known.insert(id, Known { texts, verdict });
-                        broken = broken || on_verdict().is_break();
-                    }
-                    Err(error) => failure = Some(error),
-                }
+        let outcome = judge_each(*judge, std::slice::from_ref(rubric), &answered, |answer, _, verdict| {
+            let sample = &samples[chunk[answer]];
+            let line = Line { id: sample.id.to_owned(), texts: sample.texts(), verdict };
+            let Line { id, texts, verdict } = journal.keep(folder, &line)?;
+            known.insert(id, Known { texts, verdict });
+            match on_verdict() {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Error::Cancelled),
             }
-            if broken || failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let outcome = judge.judge(std::slice::from_ref(rubric), &answered, &mut |judged| {
-            keep(judged.answer, judged.rubric, judged.verdict)
         });
-        if let Ok(all) = &outcome {
-            // Those that were not reported on the way, if any.
-            for (answer, verdict) in all.iter().enumerate().filter_map(|(at, all)| Some((at, all.first()?))) {
-                let _ = keep(answer, 0, verdict.clone());
-            }
-        }
-        if let Some(failure) = failure {
-            return Err(failure.into());
-        }
         journal.sync(folder)?;
-        match outcome {
-            Ok(_) if !broken => Ok(()),
-            Ok(_) | Err(pv_judge::Error::Cancelled { .. }) => Err(Error::Cancelled),
-            Err(pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }) => {
+        outcome.map_err(|error| match error {
+            Error::Judge(pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }) => {
                 let answer = chunk.get(answer).copied().unwrap_or(answer);
-                Err(pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }.into())
+                pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }.into()
             }
-            Err(error) => Err(error.into()),
-        }
+            error => error,
+        })
     }
 }

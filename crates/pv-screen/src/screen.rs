@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use pv_hooks::HookError;
 use pv_model::{CausalLm, ConversationReader};
-use pv_vectors::RunFolder;
+use pv_vectors::{RunFolder, through_text};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::estimate::{EstimateOptions, Stop};
-use crate::hashes::{self, through_text};
+use crate::hashes;
 use crate::journal::Journal;
 use crate::likelihood::Persona;
 use crate::{BaseOptions, Error, ModelIdentity, Result, TraitDirection, Turns};
