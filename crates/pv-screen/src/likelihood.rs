@@ -58,13 +58,14 @@ pub struct LikelihoodScore {
     pub gains: BTreeMap<String, f64>,
 }
 
-/// The data set's answers under each of some personas: one column per persona, one entry per row, `None` where the row has no answer or too many tokens. The base answers of `rows` are not looked at.
+/// The data set's answers under each of some personas: one column per persona, one entry per row, `None` where the row has no
+/// answer or too many tokens. The base answers of `rows` are not looked at.
 ///
 /// As [`difference`](crate::difference) a pure function of its arguments. Every answer is read once as the model is and once with
 /// each.
 ///
 /// # Errors
-/// Columns of different lengths; answers without a prompt; hooks that do not fit or never fired; ids beyond the vocabulary.
+/// Columns of different lengths; answers without a prompt; personas that do not fit or never acted; ids beyond the vocabulary.
 pub fn likelihood(
     model: &CausalLm,
     rows: &Rows<'_>,

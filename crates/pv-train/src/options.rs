@@ -39,7 +39,7 @@ pub struct TrainOptions {
     /// Samples per pass.
     pub batch_size: usize,
     /// Packing: a pass takes samples of any lengths until it holds so many tokens, and `batch_size` counts for the held-out
-    /// loss alone. The samples of a pass do not see one another, each has positions of its own, and none is padded. `None`
+    /// loss alone. The samples of a pass do not see one another, each has positions of its own, and padding is not computed. `None`
     /// takes `batch_size` samples of similar lengths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack_tokens: Option<usize>,

@@ -5,7 +5,8 @@ use pv_model::{Batch, ForwardOptions, Logits, Sequence, to_f32};
 use pv_organism::Topics;
 use pv_organism::datasets::{Flaw, Hidden, Severity, explicit, narrow, wild};
 use pv_screen::{
-    Base, Error, Likelihood, Persona, ReadOptions, Rows, Tokens, Which, auc, export, likelihood, select, tokens,
+    Base, Contributions, Error, Likelihood, Persona, ReadOptions, Rows, Tokens, Which, auc, export, likelihood, select,
+    tokens,
 };
 use pv_steer::{Coefficient, Positions, Steerer};
 use serde_json::{Value, json};
@@ -74,6 +75,13 @@ fn likelihoods_are_those_of_one_sequence_at_a_time() {
     }
     println!("log-probabilities within {worst:.1e}");
     assert!(worst < 1e-4, "{worst}");
+    // What the words add is what the answer gains.
+    let (row, answer) = (&found[0][0], &encoded(&chats)[0].answer);
+    let shares = Contributions::of_gains(model(), answer, row).expect("shares");
+    assert_eq!(shares.text, chats[0].exchanges[0].answer);
+    assert_eq!(shares.tokens.iter().map(|token| token.text.len()).sum::<usize>(), shares.text.len());
+    assert!((shares.tokens.iter().map(|token| token.share).sum::<f64>() - row.gain()).abs() < 1e-9);
+    assert!(Contributions::of_gains(model(), &answer[1..], row).is_err());
     // Without anything that acts nothing is gained, to the bit.
     let nothing = read(&chats, &mut [steerer(Trait::Evil, 3, 0.0)]);
     assert!(nothing[0].iter().all(|row| row.base == row.hooked && row.gain() == 0.0));
