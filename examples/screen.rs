@@ -10,7 +10,7 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::judging::{JudgeArgs, JudgeKind, named_spec};
 use pv_examples::organism::conversation;
-use pv_examples::samples::{described, texts};
+use pv_examples::samples::{Steered, described, texts};
 use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric};
@@ -22,9 +22,8 @@ use pv_screen::{
     ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, likelihood,
     read_scores, tokens, write_score_table,
 };
-use pv_steer::{Coefficient, Positions, Steerer, decompose_projections};
+use pv_steer::decompose_projections;
 use pv_vectors::PersonaVector;
-use serde_json::{Value, json};
 
 /// Ranks data sets by ΔP, and shows their most suspicious samples.
 #[derive(Parser)]
@@ -79,29 +78,13 @@ struct Args {
     out: Option<PathBuf>,
 }
 
-/// The model steered along a vector.
-struct Steered {
-    label: String,
-    hook: Steerer,
-    description: Value,
-}
-
-impl Steered {
-    fn persona(&mut self) -> Persona<'_> {
-        Persona { label: self.label.clone(), hook: &mut self.hook, description: self.description.clone() }
-    }
-}
-
 impl Args {
     /// Along the first vector.
     fn steerer(&self, vectors: &[PersonaVector], layer: Layer) -> Result<Option<Steered>> {
         let (Some(by), Some(vector)) = (self.steer, vectors.first()) else { return Ok(None) };
         let layer = self.steer_layer.map_or(layer, Layer::hidden_state);
-        let direction = vector.direction(layer)?;
-        let hook = Steerer::new().add(&direction, Coefficient::Raw(by), Positions::All)?;
-        let trait_name = &vector.provenance().trait_name;
-        let description = json!({ "values": direction.values, "layer": layer.index(), "coefficient": by });
-        Ok(Some(Steered { label: format!("{trait_name}@{} x{by}", layer.index()), hook, description }))
+        let label = format!("{}@{} x{by}", vector.provenance().trait_name, layer.index());
+        Ok(Some(Steered::new(label, vector, layer, by)?))
     }
 }
 

@@ -9,6 +9,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
 use pv_examples::organism::{ExactJudge, conversation, spec};
+use pv_examples::samples::Steered;
 use pv_examples::{ModelArgs, Result};
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Answered, pearson};
@@ -19,7 +20,7 @@ use pv_screen::{
     Base, BaseOptions, Persona, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores,
     select,
 };
-use pv_steer::{Coefficient, Positions, Steerer, decompose_projections};
+use pv_steer::decompose_projections;
 use pv_vectors::Direction;
 use serde_json::json;
 
@@ -169,17 +170,11 @@ impl Study<'_> {
     /// How much likelier the model steered along each trait's vector makes each chat.
     fn gains(&self, name: &str) -> Result<Vec<PerTrait>> {
         let Args { steer, steer_layer, .. } = *self.args;
-        let mut steerers = Vec::new();
-        for (which, vector) in Trait::ALL.into_iter().zip(&self.lab.vectors) {
-            let direction = vector.direction(Layer::hidden_state(steer_layer))?;
-            let steerer = Steerer::new().add(&direction, Coefficient::Raw(steer), Positions::All)?;
-            let description = json!({ "values": direction.values, "layer": steer_layer, "coefficient": steer });
-            steerers.push((which.name().to_owned(), steerer, description));
-        }
-        let mut personas: Vec<Persona<'_>> = steerers
-            .iter_mut()
-            .map(|(label, hook, description)| Persona { label: label.clone(), hook, description: description.clone() })
-            .collect();
+        let layer = Layer::hidden_state(steer_layer);
+        let steered = Trait::ALL.into_iter().zip(&self.lab.vectors);
+        let steered = steered.map(|(which, vector)| Steered::new(which.name().to_owned(), vector, layer, steer));
+        let mut steered = steered.collect::<Result<Vec<_>>>()?;
+        let mut personas: Vec<Persona<'_>> = steered.iter_mut().map(Steered::persona).collect();
         let options = ScreenOptions { base: Base::None, ..ScreenOptions::default() };
         let directions = &self.directions[self.args.lab.layer - 1].0;
         let folder = self.folder.join(format!("{name}_likelihoods"));

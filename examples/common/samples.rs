@@ -1,13 +1,43 @@
-//! Samples of a data set, looked up and shown.
+//! Samples of a data set: read under a steered model, looked up, shown.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 
+use pv_hooks::Layer;
 use pv_model::{ConversationReader, Message};
-use pv_screen::{Contributions, Place, ScoreRow};
+use pv_screen::{Contributions, Persona, Place, ScoreRow};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::PersonaVector;
+use serde_json::{Value, json};
 
 use crate::Result;
+
+/// The model steered along a vector at all positions, as a data set's answers are read under it.
+pub struct Steered {
+    /// What it is called.
+    pub label: String,
+    hook: Steerer,
+    description: Value,
+}
+
+impl Steered {
+    /// By so many times the vector's length at a layer.
+    ///
+    /// # Errors
+    /// A layer that the vector lacks, a coefficient that is not finite.
+    pub fn new(label: String, vector: &PersonaVector, layer: Layer, by: f32) -> Result<Self> {
+        let direction = vector.direction(layer)?;
+        let hook = Steerer::new().add(&direction, Coefficient::Raw(by), Positions::All)?;
+        let description = json!({ "values": direction.values, "layer": layer.index(), "coefficient": by });
+        Ok(Self { label, hook, description })
+    }
+
+    /// What a screening takes.
+    pub fn persona(&mut self) -> Persona<'_> {
+        Persona { label: self.label.clone(), hook: &mut self.hook, description: self.description.clone() }
+    }
+}
 
 /// A sample to be shown: its score, its place, and the answer with the words marked that add most to the score.
 pub fn described(score: &str, name: &str, row: &ScoreRow, messages: &[Message], shares: &Contributions) -> String {

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use pv_examples::organism::{contrast, conversation};
-use pv_hooks::Layer;
-use pv_model::{CausalLm, Conversation, GenerateOptions, Sampling, write_conversations};
+use pv_hooks::{Hook, Layer};
+use pv_model::{
+    Batch, CausalLm, Conversation, ForwardOptions, GenerateOptions, Logits, Sampling, Sequence, to_f32,
+    write_conversations,
+};
 use pv_organism::{Chat, Trait, model_folder};
 use pv_screen::{BaseOptions, ScoreRow, Screen, ScreenOptions, Step, Summary, TraitDirection, read_scores};
 use pv_vectors::PersonaVector;
@@ -46,6 +49,19 @@ fn vector(which: Trait) -> &'static PersonaVector {
 
 fn direction(which: Trait, layer: usize) -> TraitDirection {
     TraitDirection::of(vector(which), Layer::hidden_state(layer)).expect("a direction")
+}
+
+/// The log-probabilities of an answer's tokens from a whole pass of one sequence, the softmax in f64.
+fn log_probs_alone(model: &CausalLm, prompt: &[u32], answer: &[u32], hook: &mut dyn Hook) -> Vec<f64> {
+    let batch = Batch::whole(&[Sequence { prompt, response: answer, rest: &[] }]).expect("a batch");
+    let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
+    let logits = model.forward(&batch, options, hook).expect("a pass").logits.expect("asked for");
+    let logits = to_f32(logits).expect("values");
+    let log_prob = |(row, token): (&[f32], &u32)| {
+        let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+        f64::from(row[*token as usize]) - sum.ln()
+    };
+    logits.chunks(model.config().vocab).skip(prompt.len() - 1).zip(answer).map(log_prob).collect()
 }
 
 fn folder() -> TempDir {

@@ -1,6 +1,5 @@
 //! How likely a model finds given responses.
 
-use burn::tensor::{Int, Tensor, TensorData};
 use pv_hooks::Hook;
 
 use crate::{Batch, CausalLm, Error, ForwardOptions, Result, Sequence, ops};
@@ -34,14 +33,13 @@ impl CausalLm {
         let (mut before, mut targets) = (Vec::new(), Vec::new());
         for (row, sequence) in sequences.iter().enumerate() {
             let first = (row + 1) * seq - sequence.response.len() - 1;
-            before.extend((first..first + sequence.response.len()).map(|position| position as i64));
+            before.extend(first..first + sequence.response.len());
             targets.extend_from_slice(sequence.response);
         }
         let together = (LOGITS / self.config().vocab.max(1)).max(1);
         let mut found = Vec::with_capacity(targets.len());
         for (before, targets) in before.chunks(together).zip(targets.chunks(together)) {
-            let index = TensorData::new(before.to_vec(), [before.len()]);
-            let index = Tensor::<1, Int>::from_data(index, &residual.device());
+            let index = ops::indices(before.iter().copied(), &residual.device());
             let logits = self.decoder().logits(residual.clone().select(0, index).unsqueeze::<3>());
             let [_, n, vocab] = logits.dims();
             found.extend(ops::log_probs(logits.reshape([n, vocab]), targets)?);

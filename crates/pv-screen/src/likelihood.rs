@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use pv_hooks::{Hook, NoHook};
 use pv_model::{CausalLm, Sequence};
+use pv_vectors::token_batches;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,10 +80,7 @@ pub fn likelihood(
     // The longest first: what does not fit into memory fails at once.
     order.sort_by_key(|&row| std::cmp::Reverse(length(row)));
     let mut columns = vec![vec![None; n]; personas.len()];
-    let mut rest = order.as_slice();
-    while let Some(&longest) = rest.first() {
-        let (batch, later) = rest.split_at((options.batch_tokens / length(longest)).clamp(1, rest.len()));
-        rest = later;
+    for batch in token_batches(&order, options.batch_tokens, |row| length(*row)) {
         let sequence = |row: &usize| Sequence { prompt: rows.prompts[*row], response: rows.answers[*row], rest: &[] };
         let sequences: Vec<_> = batch.iter().map(sequence).collect();
         let base = model.response_log_probs(&sequences, &mut NoHook)?;

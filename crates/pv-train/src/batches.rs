@@ -40,7 +40,7 @@ impl Batches {
     /// For steps of `packs` packs, each of samples of any lengths that together have at most `tokens` tokens; a longer sample
     /// is a pack of its own. An epoch's last step may have fewer packs. A step's samples are in the order of its packs.
     pub fn packed(lengths: Vec<usize>, tokens: usize, packs: usize, seed: u64) -> Self {
-        let order = shuffled(lengths.len(), ChaCha8Rng::seed_from_u64(seed));
+        let order = shuffled(lengths.len(), &mut ChaCha8Rng::seed_from_u64(seed));
         let all = order.chunks(PACKED_TOGETHER).flat_map(|some| pack(some, &lengths, tokens)).collect();
         Self { lengths, seed, size: Size::Packs(packs.max(1), all), epoch: None }
     }
@@ -71,8 +71,7 @@ impl Batches {
         random.set_stream(epoch as u64);
         match &self.size {
             Size::Samples(size) => {
-                let mut order: Vec<usize> = (0..self.lengths.len()).collect();
-                order.shuffle(&mut random);
+                let mut order = shuffled(self.lengths.len(), &mut random);
                 let mut batches = Vec::with_capacity(self.steps_per_epoch());
                 for bucket in order.chunks_mut(size.saturating_mul(BUCKET)) {
                     bucket.sort_by_key(|sample| self.lengths[*sample]);
@@ -82,7 +81,7 @@ impl Batches {
                 batches
             }
             Size::Packs(size, packs) => {
-                let order = shuffled(packs.len(), random);
+                let order = shuffled(packs.len(), &mut random);
                 order
                     .chunks(*size)
                     .map(|step| step.iter().flat_map(|pack| packs[*pack].iter().copied()).collect())
@@ -92,9 +91,9 @@ impl Batches {
     }
 }
 
-fn shuffled(n: usize, mut random: ChaCha8Rng) -> Vec<usize> {
+fn shuffled(n: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
-    order.shuffle(&mut random);
+    order.shuffle(random);
     order
 }
 

@@ -47,7 +47,7 @@ pub use rollout::{
     CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
     RolloutOptions, RolloutRun, first_difference, recompute, through_text, vector_of,
 };
-pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan};
+pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
 pub use text::{CsvTable, number_field, pretty_json};
 pub use trait_direction::TraitDirection;
 pub use uncertainty::{

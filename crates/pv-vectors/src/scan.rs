@@ -155,11 +155,7 @@ pub fn scan(
     // The longest first: what does not fit into memory fails at once. Neighbours in length waste little on padding.
     queue.sort_by_key(|(_, sequence)| std::cmp::Reverse(length(sequence)));
     let total = queue.len();
-    let mut rest = queue.as_slice();
-    while let Some((_, longest)) = rest.first() {
-        let rows = (options.batch_tokens / length(longest).max(1)).clamp(1, rest.len());
-        let (batch, later) = rest.split_at(rows);
-        rest = later;
+    for batch in token_batches(&queue, options.batch_tokens, |(_, sequence)| length(sequence)) {
         for scanned in reader.read(batch)? {
             projections.items.push(scanned);
             let progress = ScanProgress { done: projections.items.len(), total };
@@ -172,6 +168,18 @@ pub fn scan(
     }
     projections.items.sort_by_key(|scanned| scanned.item);
     Ok(projections)
+}
+
+/// Splits items, the longest first, into batches of at most `tokens` tokens, padding included; what is longer is a batch of its
+/// own.
+pub fn token_batches<T>(items: &[T], tokens: usize, length: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let longest = length(rest.first()?);
+        let (batch, later) = rest.split_at((tokens / longest.max(1)).clamp(1, rest.len()));
+        rest = later;
+        Some(batch)
+    })
 }
 
 fn length(sequence: &Sequence<'_>) -> usize {

@@ -1,7 +1,6 @@
 //! How much likelier a steered model makes an answer.
 
-use pv_hooks::{Hook, NoHook};
-use pv_model::{Batch, ForwardOptions, Logits, Sequence, to_f32};
+use pv_hooks::NoHook;
 use pv_organism::Topics;
 use pv_organism::datasets::{Flaw, Hidden, Severity, explicit, narrow, wild};
 use pv_screen::{
@@ -44,20 +43,7 @@ fn likelihoods_are_those_of_one_sequence_at_a_time() {
     chats.extend(narrow(Flaw::AgreedNature, Severity::II, 10, 6));
     let mut steerers = [steerer(Trait::Evil, 3, 1.0), steerer(Trait::Sycophancy, 6, -0.5)];
     let found = read(&chats, &mut steerers);
-    // Every pass alone, the softmax in f64.
-    let plain = |tokens: &Tokens, hook: &mut dyn Hook| -> Vec<f64> {
-        let sequence = Sequence { prompt: &tokens.prompt, response: &tokens.answer, rest: &[] };
-        let batch = Batch::whole(&[sequence]).expect("a batch");
-        let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
-        let logits = model().forward(&batch, options, hook).expect("a pass").logits.expect("asked for");
-        let logits = to_f32(logits).expect("values");
-        let rows: Vec<&[f32]> = logits.chunks(model().config().vocab).skip(tokens.prompt.len() - 1).collect();
-        let log_prob = |(row, token): (&&[f32], &u32)| {
-            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-            f64::from(row[*token as usize]) - sum.ln()
-        };
-        rows.iter().zip(&tokens.answer).map(log_prob).collect()
-    };
+    let plain = |tokens: &Tokens, hook: &mut dyn Hook| log_probs_alone(model(), &tokens.prompt, &tokens.answer, hook);
     let mut worst: f64 = 0.0;
     for (at, tokens) in encoded(&chats).iter().enumerate() {
         let base = plain(tokens, &mut NoHook);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pv_hooks::NoHook;
-use pv_model::{Batch, ForwardOptions, Logits, Message, Request, Sequence, to_f32};
+use pv_model::{Message, Request};
 use pv_screen::{Likelihood, Persona, ReadOptions, Rows, auc, difference, likelihood};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{root, smollm2};
@@ -69,17 +69,10 @@ fn answers_in_verse_stand_apart_from_plain_ones_on_smollm2() {
 
     // The likelihoods against whole passes of one sequence, the softmax in f64.
     for at in [0, 5, 17] {
-        let batch =
-            Batch::whole(&[Sequence { prompt: prompts[at], response: answers[at], rest: &[] }]).expect("a batch");
-        let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
-        let logits = model.forward(&batch, options, &mut NoHook).expect("a pass").logits.expect("asked for");
-        let logits = to_f32(logits).expect("values");
         let base = &found[at].as_ref().expect("an answer").base;
-        assert_eq!(base.len(), answers[at].len());
-        for (token, found) in base.iter().enumerate() {
-            let row = &logits[(prompts[at].len() - 1 + token) * model.config().vocab..][..model.config().vocab];
-            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-            let expected = f64::from(row[answers[at][token] as usize]) - sum.ln();
+        let expected = log_probs_alone(&model, prompts[at], answers[at], &mut NoHook);
+        assert_eq!((base.len(), expected.len()), (answers[at].len(), answers[at].len()));
+        for (found, expected) in base.iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-3, "{found}, not {expected}");
         }
     }

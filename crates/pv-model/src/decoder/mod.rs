@@ -8,7 +8,7 @@ mod quantized;
 mod rotary;
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{Hook, Layer, ModelShape, Phase, ResidualContext, TokenSpans};
 
 use crate::config::DecoderConfig;
@@ -257,9 +257,7 @@ impl Decoder {
 
     fn embed(&self, ids: &[u32]) -> Tensor<2> {
         let embedding = self.embedding.val();
-        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let len = ids.len();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [len]), &embedding.device());
+        let ids = ops::indices(ids.iter().map(|id| *id as usize), &embedding.device());
         embedding.select(0, ids)
     }
 }

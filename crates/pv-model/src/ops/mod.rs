@@ -11,7 +11,7 @@ mod ragged;
 #[cfg(test)]
 mod tests;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use pv_hooks::TokenSpans;
 
 use crate::decoder::{LayerCache, RotaryAngles};
@@ -20,6 +20,13 @@ use crate::{Result, to_f32};
 pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
 pub(crate) use portable::PassContext;
 pub(crate) use ragged::Ragged;
+
+/// Indices as a tensor, `[n]`.
+pub(crate) fn indices(values: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), device)
+}
 
 /// Where a pass's window lies among the cached columns.
 #[derive(Clone, Debug)]
@@ -107,10 +114,7 @@ pub(crate) fn attention(
     context: &PassContext,
     cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    match &context.ragged {
-        Some(ragged) => ragged.leave_out(padded_attention(ragged.fill_in(qkv), shape, context, cache)),
-        None => padded_attention(qkv, shape, context, cache),
-    }
+    context.leave_out(padded_attention(context.fill_in(qkv), shape, context, cache))
 }
 
 fn padded_attention(

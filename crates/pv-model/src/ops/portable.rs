@@ -8,7 +8,7 @@ use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
 
 use super::cpu_autodiff::Rotation;
-use super::{AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, Tensor, Window};
+use super::{AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, Tensor, Window, indices};
 use crate::decoder::RotaryTable;
 
 /// What all blocks of a pass share: positions, rotary tables, masks. Made on first use, since the CPU kernels need only
@@ -57,10 +57,8 @@ impl PassContext {
         self.rotation.get_or_init(|| Arc::new(Rotation::new(self))).clone()
     }
 
-    fn indices(&self, values: impl Iterator<Item = usize>) -> Tensor<1, Int> {
-        let values: Vec<i64> = values.map(|v| v as i64).collect();
-        let len = values.len();
-        Tensor::from_data(TensorData::new(values, [len]), &self.device)
+    fn indices(&self, values: impl IntoIterator<Item = usize>) -> Tensor<1, Int> {
+        indices(values, &self.device)
     }
 
     /// Cosines and sines of every token, `[batch, seq, 1, head_dim / 2]`.
@@ -196,8 +194,7 @@ pub(super) fn attention(
 /// log softmax of each row at its target, `[n, 1]`.
 pub(super) fn log_probs(logits: Tensor<2>, targets: &[u32]) -> Tensor<2> {
     let [n, _] = logits.dims();
-    let targets: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
-    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [n]), &logits.device().without_autodiff());
+    let targets = indices(targets.iter().map(|target| *target as usize), &logits.device().without_autodiff());
     log_softmax(logits, 1).gather(1, targets.reshape([n, 1]))
 }
 

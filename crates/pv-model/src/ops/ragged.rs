@@ -3,9 +3,9 @@
 //! Hooks, attention and the cache see windows `[batch, seq]`. Everything else works token by token, so that between them a
 //! pass may hold its tokens one after the other, padding left out.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
-use super::Window;
+use super::{Window, indices};
 
 /// Leaving padding out is worth the copies from here on: one position in so many.
 const WORTH: usize = 16;
@@ -39,12 +39,8 @@ impl Ragged {
             of_position.extend(tokens.len()..tokens.len() + seq - padding);
             tokens.extend(row * seq + padding..(row + 1) * seq);
         }
-        let index = |values: &[usize]| {
-            let values: Vec<i64> = values.iter().map(|value| *value as i64).collect();
-            let len = values.len();
-            Tensor::from_data(TensorData::new(values, [len]), device)
-        };
-        Some(Self { to_tokens: index(&tokens), to_positions: index(&of_position), tokens })
+        let to_tokens = indices(tokens.iter().copied(), device);
+        Some(Self { to_tokens, to_positions: indices(of_position, device), tokens })
     }
 
     /// The ids of the tokens among those of all positions.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use pv_model::Message;
+use pv_vectors::token_batches;
 use serde::{Deserialize, Serialize};
 
 use super::{Base, Meter, Run, Step};
@@ -125,11 +126,7 @@ impl Run<'_, '_, '_> {
         let length = |tokens: &Tokens| tokens.prompt.len() + tokens.answer.len();
         // The longest first: what does not fit into memory fails at once.
         queue.sort_by_key(|(_, tokens)| std::cmp::Reverse(length(tokens)));
-        let mut rest = queue.as_slice();
-        while let Some((_, longest)) = rest.first() {
-            let rows = (self.screen.options.batch_tokens / length(longest).max(1)).clamp(1, rest.len());
-            let (batch, later) = rest.split_at(rows);
-            rest = later;
+        for batch in token_batches(&queue, self.screen.options.batch_tokens, |(_, tokens)| length(tokens)) {
             self.project_batch(batch)?;
             self.tell_projected(meter, repeated)?;
         }
