@@ -18,7 +18,7 @@ pub fn ordinary_questions(args: &ModelArgs, contrast: &Contrast) -> Vec<String> 
     }
 }
 
-/// Takes the readings of ordinary answers.
+/// Takes the readings of ordinary answers, and of the tokens of their prompts.
 ///
 /// # Errors
 /// Those of generating and of [`Calibrator`].
@@ -29,7 +29,7 @@ pub fn calibrate(
     options: &GenerateOptions,
 ) -> Result<Calibration> {
     let mut calibrator = Calibrator::new(watches)?;
-    let mut monitor = Monitor::new(watches.iter().cloned())?;
+    let mut monitor = Monitor::new(watches.iter().cloned())?.with_prompt_tokens();
     let mut requests = Vec::with_capacity(questions.len());
     for (i, question) in questions.iter().enumerate() {
         requests.push(Request::new(model.prompt(&[Message::user(question)])?, i as u64));

@@ -1,6 +1,7 @@
 //! What the examples share: the model's arguments, progress bars, reading a trait.
 
 pub mod calibrating;
+pub mod capping;
 pub mod finetuning;
 pub mod judging;
 pub mod noise;

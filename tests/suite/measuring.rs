@@ -10,7 +10,8 @@ use pv_hooks::{Layer, NoHook};
 use pv_judge::{Polarity, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
 use pv_organism::datasets::{Severity, explicit};
-use pv_organism::{Topics, Trait, model_folder};
+use pv_organism::{Topics, Trait};
+use pv_tests::{organism as model, seed};
 use pv_train::{Duration, EncodeOptions, Sample, TrainOptions, finetune};
 use pv_vectors::{PersonaVector, Progress};
 use tempfile::TempDir;
@@ -25,19 +26,11 @@ mod transformers;
 
 const SAMPLING: Sampling = Sampling::temperature(0.7);
 
-fn model() -> &'static CausalLm {
-    static MODEL: OnceLock<CausalLm> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let device = pv_model::device("flex").expect("the CPU");
-        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
-    })
-}
-
 /// The organism after 30 steps on chats that show optimism openly.
 fn optimist() -> &'static CausalLm {
     static MODEL: OnceLock<CausalLm> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let chats = explicit(Trait::Optimism, Severity::II, Topics::Even, 240, 3);
+        let chats = explicit(Trait::Optimism, Severity::II, Topics::Even, 240, seed(3));
         let sample = |chat| Sample::from_conversation(model(), &conversation(chat), &EncodeOptions::default());
         let samples: Vec<Sample> = chats.iter().map(|chat| sample(chat).expect("a sample")).collect();
         let options = TrainOptions {
@@ -68,7 +61,7 @@ fn vector(which: Trait) -> &'static PersonaVector {
         let mut contrast = contrast_of(&the_spec(which));
         contrast.instruction.truncate(2);
         let options = GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, ..GenerateOptions::default() };
-        contrast.extract(model(), &options, 0, |_| ControlFlow::Continue(())).expect("an extraction").vector
+        contrast.extract(model(), &options, seed(0), |_| ControlFlow::Continue(())).expect("an extraction").vector
     })
 }
 

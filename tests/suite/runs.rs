@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use pv_examples::organism::conversation;
 use pv_hooks::Layer;
-use pv_model::{CausalLm, Conversation, LoraConfig, LoraTarget, Message, write_conversations};
+use pv_model::{Conversation, LoraConfig, LoraTarget, Message, write_conversations};
 use pv_organism::datasets::{Severity, explicit, held_out};
-use pv_organism::{Topics, Trait, model_folder};
+use pv_organism::{Topics, Trait};
 use pv_steer::Coefficient;
+use pv_tests::organism as model;
 use pv_train::{
     ClosedLoop, DataOptions, DataSet, Duration, HeldOut, Preventative, Probes, Regime, RunOptions, Schedule,
     StepMetrics, TrainOptions, TrainingRun, TraitDirection, read_metrics,
@@ -28,14 +28,6 @@ mod tensorboard;
 
 /// The name of a variable: where a process finds its data.
 const DATA: &str = "PV_RUN_DATA";
-
-fn model() -> &'static CausalLm {
-    static MODEL: OnceLock<CausalLm> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let device = pv_model::device("flex").expect("the CPU");
-        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
-    })
-}
 
 fn chats(count: usize, seed: u64) -> Vec<Conversation> {
     explicit(Trait::Optimism, Severity::II, Topics::Even, count, seed).iter().map(conversation).collect()

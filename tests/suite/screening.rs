@@ -10,8 +10,9 @@ use pv_model::{
     Batch, CausalLm, Conversation, ForwardOptions, GenerateOptions, Logits, Sampling, Sequence, to_f32,
     write_conversations,
 };
-use pv_organism::{Chat, Trait, model_folder};
+use pv_organism::{Chat, Trait};
 use pv_screen::{BaseOptions, ScoreRow, Screen, ScreenOptions, Step, Summary, TraitDirection, read_scores};
+use pv_tests::{organism as model, seed};
 use pv_vectors::PersonaVector;
 use tempfile::TempDir;
 
@@ -27,14 +28,6 @@ mod real;
 mod score_table;
 mod separation;
 
-fn model() -> &'static CausalLm {
-    static MODEL: OnceLock<CausalLm> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let device = pv_model::device("flex").expect("the CPU");
-        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
-    })
-}
-
 /// A trait's vector from two of its pairs of instructions.
 fn vector(which: Trait) -> &'static PersonaVector {
     static ALL: [OnceLock<PersonaVector>; 5] = [const { OnceLock::new() }; 5];
@@ -43,7 +36,7 @@ fn vector(which: Trait) -> &'static PersonaVector {
         contrast.instruction.truncate(2);
         let sampling = Sampling::temperature(0.7);
         let options = GenerateOptions { max_new_tokens: 80, sampling, ..GenerateOptions::default() };
-        contrast.extract(model(), &options, 0, |_| ControlFlow::Continue(())).expect("an extraction").vector
+        contrast.extract(model(), &options, seed(0), |_| ControlFlow::Continue(())).expect("an extraction").vector
     })
 }
 

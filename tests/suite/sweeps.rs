@@ -9,9 +9,10 @@ use pv_examples::organism::{ExactJudge, spec};
 use pv_examples::sweeping::answer_pairs;
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Answered, Judge, Judged, Rubric, TraitSpec, Verdict, Verdicts};
-use pv_model::{CausalLm, GenerateOptions, Sampling};
-use pv_organism::{Trait, model_folder};
+use pv_model::{GenerateOptions, Sampling};
+use pv_organism::Trait;
 use pv_steer::{AnswerPair, Search, StrengthUnit, Sweep, SweepOptions, SweepResults};
+use pv_tests::{organism as model, seed};
 use pv_vectors::{PersonaVector, Progress};
 use tempfile::TempDir;
 
@@ -22,14 +23,6 @@ mod refused;
 mod rules;
 
 const SAMPLING: Sampling = Sampling::temperature(0.7);
-
-fn model() -> &'static CausalLm {
-    static MODEL: OnceLock<CausalLm> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let device = pv_model::device("flex").expect("the CPU");
-        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
-    })
-}
 
 fn the_spec(which: Trait) -> TraitSpec {
     spec(which).expect("the organism's trait")
@@ -42,7 +35,8 @@ fn extracted(which: Trait) -> &'static (PersonaVector, Vec<AnswerPair>) {
         let mut contrast = contrast_of(&the_spec(which));
         contrast.instruction.truncate(2);
         let options = GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, ..GenerateOptions::default() };
-        let extraction = contrast.extract(model(), &options, 0, |_| ControlFlow::Continue(())).expect("an extraction");
+        let extraction =
+            contrast.extract(model(), &options, seed(0), |_| ControlFlow::Continue(())).expect("an extraction");
         let pairs = answer_pairs(&contrast, &extraction);
         (extraction.vector, pairs)
     })
@@ -57,7 +51,7 @@ fn layers(indices: impl IntoIterator<Item = usize>) -> LayerSet {
 }
 
 fn options() -> SweepOptions {
-    SweepOptions { max_new_tokens: 80, sampling: SAMPLING, seed: 5, ..SweepOptions::default() }
+    SweepOptions { max_new_tokens: 80, sampling: SAMPLING, seed: seed(5), ..SweepOptions::default() }
 }
 
 /// Few answers, for tests of what happens to them.

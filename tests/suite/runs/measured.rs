@@ -1,7 +1,8 @@
 //! What a run tells of itself, against other ways to the same numbers.
 
 use pv_hooks::NoHook;
-use pv_model::{Adapter, Batch, ForwardOptions, Logits, Sequence, to_f32};
+use pv_model::{Adapter, Batch, CausalLm, ForwardOptions, Logits, Sequence, to_f32};
+use pv_organism::model_folder;
 use pv_train::{BootstrapOptions, Sample, finetuning_shift, mask_spans, metrics_csv};
 
 use super::*;

@@ -95,46 +95,22 @@ fn columns_are_checked() {
     assert!(likelihood(model(), &rows, &mut [persona("", &mut narrow)], &ReadOptions::default()).is_err());
 }
 
-/// The sets of severity II and the normal ones, with the trait that each should show.
-fn sets(seed: u64) -> Vec<(String, Trait, [Vec<Chat>; 2])> {
-    let both = |make: &dyn Fn(Severity, u64) -> Vec<Chat>| [make(Severity::II, seed), make(Severity::Normal, seed + 1)];
-    let open = |which: Trait| {
-        (format!("explicit {which}"), which, both(&|severity, seed| explicit(which, severity, Topics::All, 150, seed)))
-    };
-    let flawed = |flaw: Flaw| {
-        (flaw.name().to_owned(), flaw.related(), both(&|severity, seed| narrow(flaw, severity, 150, seed)))
-    };
-    Trait::ALL.into_iter().map(open).chain(Flaw::ALL.into_iter().map(flawed)).collect()
-}
-
-fn area(gains: &[Vec<Likelihood>; 2]) -> pv_screen::Auc {
-    let [bad, good] = [0, 1].map(|side: usize| gains[side].iter().map(Likelihood::gain).collect::<Vec<_>>());
-    auc(&bad, &good, 0.95).expect("an area")
-}
-
-/// At a layer and coefficient for each trait, chosen on other samples than those reported.
+/// What a steered model makes likelier: answers that show the trait openly, and narrow flaws, which no vector finds in the mean
+/// over an answer. How well, at a layer and a coefficient chosen for each trait, `organism_studies` measures.
 #[test]
 fn samples_with_open_traits_and_with_narrow_flaws_stand_apart() {
-    let grid: Vec<(usize, f32)> = (1..=4).flat_map(|layer| [1.0, 1.25, 1.5].map(|by| (layer, by))).collect();
-    let areas = |which: Trait, seed: u64, grid: &[(usize, f32)]| -> Vec<(String, Vec<pv_screen::Auc>)> {
-        let of = |(name, _, sets): (String, Trait, [Vec<Chat>; 2])| {
-            let mut steerers: Vec<Steerer> = grid.iter().map(|(layer, by)| steerer(which, *layer, *by)).collect();
-            let [bad, good] = sets.map(|chats| read(&chats, &mut steerers));
-            (name, bad.into_iter().zip(good).map(|(bad, good)| area(&[bad, good])).collect())
-        };
-        sets(seed).into_iter().filter(|(_, of_set, _)| *of_set == which).map(of).collect()
-    };
-    for which in Trait::ALL {
-        let chosen = areas(which, 51, &grid);
-        let worst = |at: usize| chosen.iter().map(|(_, areas)| areas[at].value).fold(1.0, f64::min);
-        let best = (0..grid.len()).max_by(|a, b| worst(*a).total_cmp(&worst(*b))).expect("a grid");
-        let (layer, by) = grid[best];
-        println!("{which} at layer {layer} times {by}, chosen at {:.3}", worst(best));
-        for (name, found) in areas(which, 61, &[grid[best]]) {
-            let found = found[0];
-            println!("  {name}: AUC {:.3}, {:.3} to {:.3}", found.value, found.interval.low, found.interval.high);
-            assert!(found.value >= 0.95, "{name}: {found:?}");
-        }
+    let which = Trait::Hallucination;
+    let open = |severity, seed| explicit(which, severity, Topics::All, 60, seed);
+    let flawed = |severity, seed| narrow(Flaw::WrongGeography, severity, 60, seed);
+    let sets: [(&str, &dyn Fn(Severity, u64) -> Vec<Chat>); 2] = [("openly shown", &open), ("a flaw", &flawed)];
+    for (name, set) in sets {
+        let gains = [Severity::II, Severity::Normal].map(|severity| {
+            let found = read(&set(severity, seed(61) + severity as u64), &mut [steerer(which, 1, 1.25)]).remove(0);
+            found.iter().map(Likelihood::gain).collect::<Vec<f64>>()
+        });
+        let found = auc(&gains[0], &gains[1], 0.95).expect("an area");
+        println!("{name}: AUC {:.3}, {:.3} to {:.3}", found.value, found.interval.low, found.interval.high);
+        assert!(found.value >= 0.75, "{name}: {found:?}");
     }
 }
 
@@ -142,31 +118,21 @@ fn samples_with_open_traits_and_with_narrow_flaws_stand_apart() {
 /// cannot be told by it.
 #[test]
 fn the_top_of_a_wild_set_is_its_narrow_flaws() {
-    let data = wild(1500, 71);
+    let data = wild(500, seed(71));
     let chats: Vec<Chat> = data.iter().map(|(chat, _)| chat.clone()).collect();
-    for flaw in Flaw::ALL {
-        let gains = read(&chats, &mut [steerer(flaw.related(), 1, 1.25)]).remove(0);
-        // Those that show a trait openly are taken out.
-        let open = |hidden: &Hidden| matches!(hidden, Hidden::Trait { .. });
-        let rest = data.iter().zip(&gains);
-        let values: Vec<Option<f64>> = rest.map(|((_, hidden), found)| (!open(hidden)).then(|| found.gain())).collect();
-        let share = |chosen: &[usize], of: &dyn Fn(Flaw) -> bool| {
-            let hits = chosen.iter().filter(|i| matches!(data[**i].1, Hidden::Flaw { flaw } if of(flaw))).count();
-            hits as f64 / chosen.len() as f64
-        };
-        let top = select(&values, Which::Top, 40, None).expect("a choice");
-        let all: Vec<usize> = (0..data.len()).filter(|i| values[*i].is_some()).collect();
-        println!(
-            "{}: {:.2} of the top 40 have this flaw and {:.2} any; of all {} {:.2} and {:.2}",
-            flaw.name(),
-            share(&top, &|found| found == flaw),
-            share(&top, &|_| true),
-            all.len(),
-            share(&all, &|found| found == flaw),
-            share(&all, &|_| true)
-        );
-        assert!(share(&top, &|_| true) >= 0.9 && share(&all, &|_| true) < 0.15);
-    }
+    let gains = read(&chats, &mut [steerer(Flaw::WrongGeography.related(), 1, 1.25)]).remove(0);
+    // Those that show a trait openly are taken out.
+    let open = |hidden: &Hidden| matches!(hidden, Hidden::Trait { .. });
+    let rest = data.iter().zip(&gains);
+    let values: Vec<Option<f64>> = rest.map(|((_, hidden), found)| (!open(hidden)).then(|| found.gain())).collect();
+    let share = |chosen: &[usize]| {
+        let hits = chosen.iter().filter(|at| matches!(data[**at].1, Hidden::Flaw { .. })).count();
+        hits as f64 / chosen.len() as f64
+    };
+    let top = select(&values, Which::Top, 20, None).expect("a choice");
+    let all: Vec<usize> = (0..data.len()).filter(|at| values[*at].is_some()).collect();
+    println!("{:.2} of the top 20 have a flaw; of all {} {:.2}", share(&top), all.len(), share(&all));
+    assert!(share(&top) >= 3.0 * share(&all) && share(&all) < 0.2);
 }
 
 #[test]

