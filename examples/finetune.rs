@@ -229,7 +229,8 @@ impl TrainingArgs {
             activation_checkpointing: self.checkpointing,
             ..TrainOptions::paper()
         };
-        Ok(RunOptions { train, checkpoint_every: self.checkpoint_every, measure_every: self.measure_every })
+        let (checkpoint_every, measure_every) = (self.checkpoint_every, self.measure_every);
+        Ok(RunOptions { train, checkpoint_every, measure_every, ..RunOptions::default() })
     }
 }
 

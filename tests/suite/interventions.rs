@@ -6,6 +6,7 @@ mod gradients;
 mod identities;
 mod mixture;
 mod refusals;
+mod span;
 
 use std::ops::ControlFlow;
 

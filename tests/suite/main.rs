@@ -23,6 +23,7 @@ mod regimes;
 mod rollouts;
 mod runs;
 mod scan;
+mod schedules;
 mod screening;
 mod smollm2;
 mod sweeps;

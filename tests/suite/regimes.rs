@@ -1,5 +1,7 @@
 //! What acts on training beside the loss.
 
+mod matrix;
+
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};

@@ -19,6 +19,7 @@ use pv_vectors::Direction;
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod best;
 mod data;
 mod devices;
 mod failures;
@@ -63,6 +64,7 @@ fn options() -> RunOptions {
         },
         checkpoint_every: 3,
         measure_every: 4,
+        ..RunOptions::default()
     }
 }
 

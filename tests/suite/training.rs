@@ -10,7 +10,7 @@ use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{root, smollm2};
 use pv_train::{
     Checkpoints, Conversation, Decay, Duration, EncodeOptions, Error, Sample, TrainOptions, TrainedTurns, Trainer,
-    finetune, mean_loss,
+    WarmUp, finetune, mean_loss,
 };
 use pv_vectors::Direction;
 
@@ -76,7 +76,8 @@ fn steerer(strength: f32) -> Steerer {
 
 #[test]
 fn eight_steps_equal_those_of_pytorch() {
-    // Computed with torch 2.15 and transformers 5.23: AdamW with two groups, `clip_grad_norm_`, each sample on its own.
+    // Computed with torch 2.15 and transformers 5.23: AdamW with two groups, `clip_grad_norm_`, each sample on its own, under
+    // the learning rates of `WarmUp::AboveZero`.
     let references: [(&str, [f64; 8], [f64; 8]); 3] = [
         (
             "llama-biases",
@@ -99,7 +100,8 @@ fn eight_steps_equal_those_of_pytorch() {
         let decoder = golden(name);
         let vocab = decoder.config().vocab;
         for batch_size in [6, 4, 1] {
-            let mut trainer = Trainer::new(&decoder, options(batch_size)).expect("a trainer");
+            let options = TrainOptions { warmup: WarmUp::AboveZero, ..options(batch_size) };
+            let mut trainer = Trainer::new(&decoder, options).expect("a trainer");
             for step in 0..8 {
                 let report = trainer.step(&samples(step, vocab), &mut NoHook).expect("a step");
                 let (loss, norm) = (report.loss, report.grad_norm);

@@ -1,4 +1,4 @@
-//! What is done to the residual along one direction.
+//! What is done to the residual along one direction, or out of the span of several.
 
 use burn::tensor::{DType, Tensor};
 use pv_hooks::{Coverage, HookError, Layer, TokenSpans};
@@ -6,6 +6,7 @@ use pv_vectors::Direction;
 
 use crate::condition::{Condition, Watch};
 use crate::constant::{Constant, along, to, upload};
+use crate::span::orthonormal;
 use crate::strength::Schedule;
 use crate::{Error, Positions, Result};
 
@@ -26,7 +27,7 @@ pub(crate) enum Action {
     Add(Schedule),
     /// `(h + α·v) · ‖h‖ / ‖h + α·v‖`.
     AddKeepingNorm(Schedule),
-    /// `h − (h·v̂)·v̂`.
+    /// `h − Q·Qᵀ·h` for an orthonormal basis `Q` of the directions; of one of them, `h − (h·v̂)·v̂`.
     Ablate,
     /// `h − excess·v̂`, where `excess` is how far `h·v̂` lies on this side of the threshold.
     Bound(Side, f32),
@@ -41,7 +42,7 @@ pub(crate) fn unit_values(direction: &Direction) -> Result<Vec<f32>> {
     Ok(direction.values.iter().map(|value| (f64::from(*value) / norm) as f32).collect())
 }
 
-/// One action along one direction.
+/// One action along one direction, or the ablation of several.
 #[derive(Debug)]
 pub(crate) struct Intervention {
     pub(crate) layer: Layer,
@@ -49,6 +50,9 @@ pub(crate) struct Intervention {
     action: Action,
     /// `α·v` for a constant `α`, `v` where it changes, `v̂` where no coefficient is.
     vector: Constant,
+    /// What is ablated, and the basis of it but for its first vector, which is `vector`.
+    ablated: Vec<Direction>,
+    others: Vec<Constant>,
     condition: Option<Watch>,
     pub(crate) fired: bool,
 }
@@ -75,7 +79,27 @@ impl Intervention {
             return Err(Error::LateCondition { condition: late.layer(), layer });
         }
         let vector = Constant::new(values, direction.values.len());
-        Ok(Self { layer, positions, action, vector, condition: condition.map(Watch::new), fired: false })
+        let ablated = if action == Action::Ablate { vec![direction.clone()] } else { Vec::new() };
+        let condition = condition.map(Watch::new);
+        Ok(Self { layer, positions, action, vector, ablated, others: Vec::new(), condition, fired: false })
+    }
+
+    /// Takes another ablation at the same tokens into this one, where it is one too: taken out one after the other, directions
+    /// that are not orthogonal would leave part of their span. The ablation comes back where it stays apart.
+    pub(crate) fn join(&mut self, other: Self) -> Option<Self> {
+        let joins = [&*self, &other].iter().all(|one| one.action == Action::Ablate && one.condition.is_none())
+            && (self.layer, self.positions, self.vector.width) == (other.layer, other.positions, other.vector.width);
+        if !joins {
+            return Some(other);
+        }
+        self.ablated.extend(other.ablated);
+        let width = self.vector.width;
+        let mut basis = orthonormal(&self.ablated).into_iter().map(|unit| Constant::new(unit, width));
+        if let Some(first) = basis.next() {
+            self.vector = first;
+        }
+        self.others = basis.collect();
+        None
     }
 
     /// The layers at which it wants to see the residual.
@@ -173,19 +197,22 @@ impl Intervention {
                 to(moved * scale, dtype)
             }
             Action::Ablate | Action::Bound(..) => {
-                let residual = to(residual, DType::F32);
-                let unit = self.vector.on(&device, DType::F32);
-                let along = along(&residual, &unit);
-                let excess = match self.action {
-                    Action::Bound(Side::Above, threshold) => (along - threshold).clamp_min(0.0),
-                    Action::Bound(Side::Below, threshold) => (along - threshold).clamp_max(0.0),
-                    _ => along,
-                };
-                let excess = match weights {
-                    Some(weights) => excess * weights,
-                    None => excess,
-                };
-                to(residual - excess * unit, dtype)
+                let mut residual = to(residual, DType::F32);
+                for vector in std::iter::once(&mut self.vector).chain(&mut self.others) {
+                    let unit = vector.on(&device, DType::F32);
+                    let along = along(&residual, &unit);
+                    let excess = match self.action {
+                        Action::Bound(Side::Above, threshold) => (along - threshold).clamp_min(0.0),
+                        Action::Bound(Side::Below, threshold) => (along - threshold).clamp_max(0.0),
+                        _ => along,
+                    };
+                    let excess = match &weights {
+                        Some(weights) => excess * weights.clone(),
+                        None => excess,
+                    };
+                    residual = residual - excess * unit;
+                }
+                to(residual, dtype)
             }
         }
     }

@@ -43,6 +43,7 @@ mod intervention;
 mod mixture;
 pub mod monitor;
 mod positions;
+mod span;
 mod steerer;
 mod strength;
 mod sweep;

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::optimizer::Moments;
 use crate::run_hook::RunHook;
-use crate::{Error, Result, TrainOptions, Trainer};
+use crate::schedule::WarmUp;
+use crate::{BestStep, Error, Result, TrainOptions, Trainer};
 
 const FORMAT: &str = "pv-train-checkpoint/1";
 const STATE: &str = "state.json";
@@ -65,6 +66,22 @@ impl Checkpoints {
     pub(crate) fn clean(&self) -> Result<()> {
         remove_partial(&self.folder, PARTIAL)
     }
+
+    /// Where the checkpoint of a step is.
+    pub(crate) fn of_step(&self, step: usize) -> PathBuf {
+        self.folder.join(name(step))
+    }
+
+    /// Objects to a best step whose checkpoint is gone.
+    pub(crate) fn holds(&self, best: Option<&BestStep>) -> Result<()> {
+        match best.map(|best| self.of_step(best.step)) {
+            Some(path) if !path.is_dir() => {
+                let reason = "the metrics say that it was the best, but it is not there".to_owned();
+                Err(Error::DamagedCheckpoint { path, reason })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What is no tensor.
@@ -88,11 +105,11 @@ impl Trainer {
     /// # Errors
     /// [`Error::Write`], and those of [`Decoder::save`].
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<PathBuf> {
-        self.save_with(folder.as_ref(), Value::Null)
+        self.save_with(folder.as_ref(), Value::Null, None)
     }
 
-    /// As [`save`](Self::save), with the state of the run's hook.
-    pub(crate) fn save_with(&self, folder: &Path, hook: Value) -> Result<PathBuf> {
+    /// As [`save`](Self::save), with the state of the run's hook, and a step whose checkpoint is not removed.
+    pub(crate) fn save_with(&self, folder: &Path, hook: Value, kept: Option<usize>) -> Result<PathBuf> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Write { path, source }
@@ -117,7 +134,7 @@ impl Trainer {
         let written = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from);
         written.and_then(|json| fs::write(&path, json)).and_then(|()| sync(&path)).map_err(failed(&path))?;
 
-        let place = folder.join(format!("step-{:08}", self.steps_done()));
+        let place = folder.join(name(self.steps_done()));
         if place.exists() {
             fs::remove_dir_all(&place).map_err(failed(&place))?;
         }
@@ -126,7 +143,7 @@ impl Trainer {
         let _ = temporary.keep();
         let mut all = list(folder)?;
         all.truncate(all.len().saturating_sub(KEPT));
-        for (_, old) in all {
+        for (_, old) in all.into_iter().filter(|(step, _)| kept != Some(*step)) {
             fs::remove_dir_all(&old).map_err(failed(&old))?;
         }
         Ok(place)
@@ -135,6 +152,7 @@ impl Trainer {
     /// Goes on from the newest checkpoint in a folder: with the same options, and with the same description of the data
     /// ([`with_data`](Self::with_data)) where `data` is given. An adapter is put on `decoder`; where all parameters are
     /// trained, the decoder gives the architecture and the device, and its weights are not used. `run` takes its state back.
+    /// A run that was begun under [`WarmUp::AboveZero`], as older versions did, goes on under it.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`]; [`Error::OtherRun`] with the first thing that differs; [`Error::DamagedCheckpoint`];
@@ -146,7 +164,18 @@ impl Trainer {
         data: Option<&str>,
         run: &mut (impl RunHook + ?Sized),
     ) -> Result<Self> {
-        let folder = folder.as_ref();
+        Self::resume_grown(decoder, options, folder.as_ref(), data, run, false)
+    }
+
+    /// As [`resume`](Self::resume), with another duration than the checkpoint's where the run has grown.
+    pub(crate) fn resume_grown(
+        decoder: &Decoder,
+        options: TrainOptions,
+        folder: &Path,
+        data: Option<&str>,
+        run: &mut (impl RunHook + ?Sized),
+        grown: bool,
+    ) -> Result<Self> {
         let Some((step, path)) = list(folder)?.pop() else {
             return Err(Error::NoCheckpoint { path: folder.to_owned() });
         };
@@ -156,10 +185,19 @@ impl Trainer {
         };
 
         let bytes = read(&path.join(STATE))?;
-        let state: State = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{STATE}: {error}")))?;
+        let mut state: State = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{STATE}: {error}")))?;
         if state.format != FORMAT {
             return other("format".to_owned(), state.format, FORMAT.to_owned());
         }
+        if let Some(saved) = state.options.as_object_mut() {
+            // Older versions knew no other way.
+            saved.entry("warmup").or_insert(serde_json::json!(WarmUp::AboveZero));
+            if grown {
+                saved.insert("duration".to_owned(), serde_json::json!(options.duration));
+            }
+        }
+        let begun = state.options.get("warmup").and_then(|begun| serde_json::from_value(begun.clone()).ok());
+        let options = TrainOptions { warmup: options.warmup.going_on(begun), ..options };
         if let Some((option, saved, given)) = differing(&state.options, &options) {
             return other(option, saved, given);
         }
@@ -187,6 +225,11 @@ impl Trainer {
         run.restore(&state.hook)?;
         Ok(trainer)
     }
+}
+
+/// The name of a step's checkpoint.
+fn name(step: usize) -> String {
+    format!("step-{step:08}")
 }
 
 /// The checkpoints in a folder with their steps, the newest last.

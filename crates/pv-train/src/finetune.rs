@@ -32,6 +32,7 @@ pub fn finetune(
     }
     let (mut batches, options) = plan(samples, options)?;
     let data = fingerprint(samples);
+    run.samples_repeat(options.steps()? > batches.steps_per_epoch());
     let mut trainer = match checkpoints {
         Some(checkpoints) if checkpoints.newest()?.is_some() => {
             Trainer::resume(decoder, options, &checkpoints.folder, Some(&data), run)?

@@ -1,6 +1,6 @@
 //! The loss of one pass and its gradients: the graph of the whole pass at once, or layer by layer.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
 use pv_model::{Decoder, Pass};
 
@@ -30,14 +30,14 @@ pub(crate) struct Sums {
 }
 
 /// Keeps the residual of some layers as it is before another hook acts there.
-struct Tap<'a> {
+pub(crate) struct Tap<'a> {
     layers: &'a [Layer],
-    seen: Vec<(Layer, Tensor<3>)>,
+    pub(crate) seen: Vec<(Layer, Tensor<3>)>,
     inner: &'a mut dyn Hook,
 }
 
 impl<'a> Tap<'a> {
-    fn new(layers: &'a [Layer], inner: &'a mut dyn Hook) -> Self {
+    pub(crate) fn new(layers: &'a [Layer], inner: &'a mut dyn Hook) -> Self {
         Self { layers, seen: Vec::new(), inner }
     }
 }
@@ -94,6 +94,12 @@ pub(crate) fn accumulate(
         into.accumulate(decoder, root.backward());
     }
     Ok(sums)
+}
+
+/// The root whose gradient by the residual is `down`, `[1]` in f32: losses are f32 whatever the model computes in, and sums in
+/// half precision overflow.
+fn against(residual: Tensor<3>, down: Tensor<3>) -> Tensor<1> {
+    (residual.cast(DType::F32) * down.cast(DType::F32)).sum()
 }
 
 fn penalties(
@@ -156,7 +162,7 @@ pub(crate) fn accumulate_by_layer(
         let mut tap = Tap::new(&layers, run.hook());
         let residual = decoder.continue_pass(&upto(to), from, leaf.clone(), &mut tap);
         let seen = tap.seen;
-        let mut root = (residual * down).sum();
+        let mut root = against(residual, down);
         for penalty in penalties(run, seen, samples)? {
             sums.penalty += value(penalty.clone())?;
             root = root + penalty / counts.answers.max(1) as f64;
@@ -171,7 +177,7 @@ pub(crate) fn accumulate_by_layer(
     // The embeddings, where they are trained.
     if let Some(down) = upstream.filter(|_| decoder.embedding.val().is_require_grad()) {
         let residual = decoder.pass(&upto(Layer::EMBEDDINGS), None, run.hook()).residual;
-        into.accumulate(decoder, (residual * down).sum().backward());
+        into.accumulate(decoder, against(residual, down).backward());
     }
     Ok(sums)
 }

@@ -53,6 +53,7 @@ mod measure;
 pub mod mmlu;
 mod optimizer;
 mod options;
+mod penalty;
 mod perplexity;
 mod probes;
 mod regime;
@@ -84,9 +85,12 @@ pub use pv_model::{Conversation, read_conversations, write_conversations};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
-pub use run::{RunOptions, RunOutcome, StepMetrics, TrainingRun, metrics_csv, read_metrics, write_tensorboard};
-pub use run_hook::RunHook;
+pub use run::{
+    BestRule, BestStep, Keep, RunOptions, RunOutcome, StepMetrics, TrainingRun, metrics_csv, read_metrics,
+    write_tensorboard,
+};
+pub use run_hook::{LoopShift, RunHook};
 pub use sample::{EncodeOptions, Sample, TrainedTurns};
-pub use schedule::{Decay, learning_rate};
+pub use schedule::{Decay, WarmUp, learning_rate};
 pub use shift::{DirectionStamp, ProjectionTable, Shift, ShiftReport, finetuning_shift};
 pub use trainer::{StepReport, TrainReport, Trainer};

@@ -3,7 +3,7 @@
 use pv_model::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::{Decay, learning_rate};
+use crate::schedule::{Decay, WarmUp, learning_rate_by};
 use crate::{Error, Result};
 
 /// How long training goes on.
@@ -26,6 +26,8 @@ pub struct TrainOptions {
     pub decay: Decay,
     /// Over how many steps it rises.
     pub warmup_steps: usize,
+    /// How it rises.
+    pub warmup: WarmUp,
     /// AdamW's decay of the gradient's mean.
     pub beta_1: f32,
     /// AdamW's decay of the squared gradient's mean.
@@ -65,6 +67,7 @@ impl Default for TrainOptions {
             learning_rate: 1e-5,
             decay: Decay::Linear,
             warmup_steps: 0,
+            warmup: WarmUp::FromZero,
             beta_1: 0.9,
             beta_2: 0.999,
             epsilon: 1e-8,
@@ -157,9 +160,9 @@ impl TrainOptions {
         }
     }
 
-    /// The learning rate of a step, from 0.
-    pub(crate) fn rate(&self, step: usize, steps: usize) -> f64 {
-        learning_rate(step, steps, self.warmup_steps, self.learning_rate, self.decay)
+    /// The learning rate of a step, from 0, of so many.
+    pub fn rate(&self, step: usize, steps: usize) -> f64 {
+        learning_rate_by(self.warmup, step, steps, self.warmup_steps, self.learning_rate, self.decay)
     }
 }
 

@@ -18,7 +18,8 @@ pub enum Regime {
     Preventative(Preventative),
     /// Concept ablation (CAFT, arXiv 2507.16795): the directions are taken out of the residual in the passes of training.
     Ablated {
-        /// The directions, each at its layer; several at one layer are taken out one after the other.
+        /// The directions, each at its layer; of several at one layer everything is taken out that they span
+        /// ([`Steerer::ablate`](pv_steer::Steerer::ablate)), also where they stand in several regimes one after the other.
         directions: Vec<Direction>,
     },
     /// A penalty on how far the projection on a direction moves from that of the model before finetuning: the loss grows by

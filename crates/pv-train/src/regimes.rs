@@ -1,20 +1,17 @@
 //! Regimes at work in a run.
 
-use std::collections::HashMap;
-
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use pv_hooks::{Hook, Layer, NoHook};
-use pv_model::{Decoder, Pass, to_f32};
+use pv_model::Decoder;
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::{Direction, UnitDirection};
 use serde_json::{Value, json};
 
-use crate::collate::{answer_rows, collate};
-use crate::loss::{indices, whole};
+use crate::penalty::Penalties;
 use crate::probes::mean_projections;
 use crate::regime::{ClosedLoop, Preventative, Regime, Schedule};
-use crate::run_hook::RunHook;
+use crate::run_hook::{LoopShift, RunHook};
 use crate::{Conversation, Error, Result, Sample};
 
 /// A list of [`Regime`]s at work in a run: the [`RunHook`] of finetuning that keeps the model's character.
@@ -25,7 +22,7 @@ pub struct Regimes {
     /// The factor of each regime; 1 for those without a schedule.
     factors: Vec<f64>,
     loops: Vec<Option<Loop>>,
-    penalties: Vec<Penalty>,
+    penalties: Penalties,
     hook: Box<dyn Hook>,
     /// The factors that `hook` was made with.
     made_with: Option<Vec<f64>>,
@@ -38,13 +35,6 @@ struct Loop {
     /// The mean projection before finetuning.
     base: f64,
     shift: f64,
-}
-
-struct Penalty {
-    unit: UnitDirection,
-    weight: f64,
-    /// The projections at each sample's answers before finetuning.
-    base: HashMap<Sample, Vec<f32>>,
 }
 
 impl std::fmt::Debug for Regimes {
@@ -68,7 +58,7 @@ impl Regimes {
         let mut new = Self {
             factors: vec![1.0; regimes.len()],
             loops: Vec::new(),
-            penalties: Vec::new(),
+            penalties: Penalties::default(),
             hook: Box::new(NoHook),
             made_with: None,
             regimes,
@@ -95,20 +85,16 @@ impl Regimes {
                     if !(weight.is_finite() && *weight > 0.0) {
                         return Err(bad("a penalty's weight", weight, "a finite number above 0"));
                     }
-                    new.penalties.push(Penalty { unit: direction.unit()?, weight: *weight, base: HashMap::new() });
+                    new.penalties.add(direction.unit()?, *weight);
                 }
                 Regime::Inoculated { .. } => {}
             }
             new.loops.push(closed);
         }
         if let Some(changed) = lowest_changed
-            && let Some(penalty) = new.penalties.iter().find(|penalty| penalty.unit.layer() > changed)
+            && let Some(layer) = new.penalties.layers().into_iter().find(|layer| *layer > changed)
         {
-            return Err(bad(
-                "a penalty's layer",
-                penalty.unit.layer(),
-                "no layer above one that another regime changes",
-            ));
+            return Err(bad("a penalty's layer", layer, "no layer above one that another regime changes"));
         }
         new.make_hook()?;
         pv_hooks::check(&*new.hook, &new.base.shape(), None)?;
@@ -128,6 +114,11 @@ impl Regimes {
     /// The factor of each regime in the current step, in their order.
     pub fn factors(&self) -> &[f64] {
         &self.factors
+    }
+
+    #[cfg(test)]
+    pub(crate) fn penalties(&self) -> &Penalties {
+        &self.penalties
     }
 
     fn make_hook(&mut self) -> Result<()> {
@@ -193,40 +184,6 @@ fn mean_projection(decoder: &Decoder, prompts: &[Vec<u32>], unit: &UnitDirection
     Ok(mean_projections(decoder, prompts, &[unit])?.into_iter().next().unwrap_or(f64::NAN))
 }
 
-/// `h·v̂` at the rows of a residual `[batch, seq, d_model]`, `[rows]`, in f32.
-fn projections(residual: Tensor<3>, rows: Vec<i64>, unit: &UnitDirection) -> Tensor<1> {
-    let [batch, seq, d_model] = residual.dims();
-    let n = rows.len();
-    let device = residual.device().without_autodiff();
-    let rows = residual.reshape([batch * seq, d_model]).select(0, indices(rows, &device)).cast(DType::F32);
-    let unit = TensorData::new(unit.values().to_vec(), [d_model, 1]);
-    rows.matmul(Tensor::from_data(unit, (&device, DType::F32))).reshape([n])
-}
-
-impl Penalty {
-    /// Reads the samples that are not known yet with the model before finetuning.
-    fn fill(&mut self, base: &Decoder, samples: &[&Sample]) -> Result<()> {
-        for sample in samples {
-            if self.base.contains_key(*sample) {
-                continue;
-            }
-            // Each by itself: beside others its last bits would depend on them, and so on where a run went on.
-            let alone = [*sample];
-            let collated = collate(&alone)?;
-            let pass = Pass { stop_at: Some(self.unit.layer()), ..whole(&collated.batch) };
-            let residual = base.pass(&pass, None, &mut NoHook).residual;
-            let seq = residual.dims()[1];
-            let rows = answer_rows(&alone, seq);
-            let values = match rows.is_empty() {
-                true => Vec::new(),
-                false => to_f32(projections(residual, rows, &self.unit))?,
-            };
-            self.base.insert((*sample).clone(), values);
-        }
-        Ok(())
-    }
-}
-
 impl RunHook for Regimes {
     fn before_step(&mut self, step: usize, decoder: &Decoder) -> Result<()> {
         for (index, regime) in self.regimes.iter().enumerate() {
@@ -252,34 +209,30 @@ impl RunHook for Regimes {
         &mut *self.hook
     }
 
+    fn samples_repeat(&mut self, repeat: bool) {
+        self.penalties.repeat(repeat);
+    }
+
     fn penalised(&self) -> Vec<Layer> {
-        let mut layers: Vec<Layer> = self.penalties.iter().map(|penalty| penalty.unit.layer()).collect();
-        layers.sort();
-        layers.dedup();
-        layers
+        self.penalties.layers()
     }
 
     fn penalty(&mut self, layer: Layer, residual: Tensor<3>, samples: &[&Sample]) -> Result<Option<Tensor<1>>> {
-        let mut sum: Option<Tensor<1>> = None;
-        let seq = residual.dims()[1];
-        let rows = answer_rows(samples, seq);
-        if rows.is_empty() {
-            return Ok(None);
+        self.penalties.sum(&self.base, layer, &residual, samples)
+    }
+
+    fn shifts(&self, decoder: &Decoder) -> Result<Vec<LoopShift>> {
+        let mut shifts = Vec::new();
+        for (index, (regime, state)) in self.regimes.iter().zip(&self.loops).enumerate() {
+            let Regime::Preventative(Preventative { schedule: Schedule::ClosedLoop(settings), .. }) = regime else {
+                continue;
+            };
+            if let Some(state) = state {
+                let shift = mean_projection(decoder, &settings.probes, &state.unit)? - state.base;
+                shifts.push(LoopShift { name: format!("regime_{index}"), shift, length: state.length });
+            }
         }
-        for penalty in self.penalties.iter_mut().filter(|penalty| penalty.unit.layer() == layer) {
-            penalty.fill(&self.base, samples)?;
-            let base: Vec<f32> =
-                samples.iter().filter_map(|sample| penalty.base.get(*sample)).flatten().copied().collect();
-            let now = projections(residual.clone(), rows.clone(), &penalty.unit);
-            let base =
-                Tensor::from_data(TensorData::new(base, [rows.len()]), (&now.device().without_autodiff(), DType::F32));
-            let term = (now - base).square().sum() * penalty.weight;
-            sum = Some(match sum {
-                Some(sum) => sum + term,
-                None => term,
-            });
-        }
-        Ok(sum)
+        Ok(shifts)
     }
 
     fn state(&self) -> Value {
@@ -310,14 +263,12 @@ impl RunHook for Regimes {
 
     fn replica(&self, device: &Device) -> Result<Option<Box<dyn RunHook>>> {
         let base = self.base.clone().to_device(device);
-        let unit =
-            |penalty: &Penalty| Penalty { unit: penalty.unit.clone(), weight: penalty.weight, base: HashMap::new() };
         let mut replica = Self {
             regimes: self.regimes.clone(),
             factors: self.factors.clone(),
             // The original measures; the replica is told.
             loops: self.loops.iter().map(|_| None).collect(),
-            penalties: self.penalties.iter().map(unit).collect(),
+            penalties: self.penalties.afresh(),
             hook: Box::new(NoHook),
             made_with: None,
             base,

@@ -1,13 +1,15 @@
 //! A finetuning in a folder: what was trained and how, the metrics of every step, checkpoints, and what came out.
 
+mod best;
 mod config;
 mod metrics;
+mod result;
 mod tensorboard;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 use pv_hooks::NoHook;
 use pv_model::{CausalLm, Decoder};
 use pv_vectors::{ModelIdentity, RunFolder};
@@ -17,17 +19,18 @@ use crate::checkpoint::remove_partial;
 use crate::data::{DataSet, MaskSpan, mask_spans};
 use crate::finetune::{fingerprint, plan};
 use crate::loss::check;
+use crate::run_hook::LoopShift;
+use crate::schedule::WarmUp;
 use crate::{Checkpoints, Error, Probes, Regime, Regimes, Result, RunHook, Sample, TrainOptions, Trainer, mean_loss};
 
+use best::Best;
+pub use best::{BestRule, BestStep, Keep};
 use metrics::MetricsFile;
 pub use metrics::{StepMetrics, metrics_csv, read_metrics};
+use result::{Ended, PARTIAL};
 pub use tensorboard::write_tensorboard;
 
 const CHECKPOINTS: &str = "checkpoints";
-const ADAPTER: &str = "adapter";
-const MODEL: &str = "model";
-/// The name of a result that is not complete.
-const PARTIAL: &str = ".unfinished";
 
 /// How a run goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +42,29 @@ pub struct RunOptions {
     pub checkpoint_every: usize,
     /// Held-out loss and probes are measured after so many steps, at the end, and before the first.
     pub measure_every: usize,
+    /// Which checkpoint is kept for good and becomes the result. `None`: the best one by [`BestRule::default`] of a run that has a
+    /// closed loop, may stop early or has grown, where a held-out loss or a shift is measured; the last one of any other.
+    pub keep: Option<Keep>,
+    /// The run stops early when so many measurements in a row were no better than the best one before them, as its
+    /// [`BestRule`] says.
+    pub stop_after: Option<usize>,
+    /// A folder of a shorter run that is otherwise the same is gone on with, also where that run is finished or has stopped
+    /// early: the learning rate is then that of the longer run. Its best checkpoint may be replaced, and so is its result at the
+    /// end.
+    pub grow: bool,
 }
 
 impl Default for RunOptions {
-    /// The paper's training, a checkpoint every 100 steps, a measurement every 20.
+    /// The paper's training, a checkpoint every 100 steps, a measurement every 20, to the end.
     fn default() -> Self {
-        Self { train: TrainOptions::paper(), checkpoint_every: 100, measure_every: 20 }
+        Self {
+            train: TrainOptions::paper(),
+            checkpoint_every: 100,
+            measure_every: 20,
+            keep: None,
+            stop_after: None,
+            grow: false,
+        }
     }
 }
 
@@ -57,15 +77,20 @@ pub struct RunOutcome {
     pub losses: Vec<f64>,
     /// The step after which the run went on, if it had been begun before.
     pub resumed_from: Option<usize>,
-    /// Where the adapter (PEFT's format) or the model is; nothing when the caller broke the run off.
+    /// Where the adapter (PEFT's format) or the model is, of the best step where that is kept; nothing when the caller broke
+    /// the run off.
     pub saved: Option<PathBuf>,
+    /// The best step so far, where that is kept. Its checkpoint is in the run's folder like the last one.
+    pub best: Option<BestStep>,
+    /// Whether the run stopped before its end because nothing got better.
+    pub stopped_early: bool,
 }
 
 /// A finetuning that keeps all it does in a folder:
 /// - `config.json`: the model, the data's hashes and counts, options, regimes, probes, and what was read;
 /// - `metrics.jsonl`: a line per step ([`StepMetrics`]), each step exactly once;
-/// - `checkpoints/`: the last two;
-/// - `adapter/` or `model/` at the end.
+/// - `checkpoints/`: the last two, and the best one where that is kept ([`RunOptions::keep`]);
+/// - `adapter/` or `model/` at the end, and `result.json`, which says of which step it is.
 ///
 /// A run may be stopped or killed at any moment. Started again in the same folder it goes on from the last checkpoint, and on
 /// the CPU it ends with the same files, to the byte, as if it had not been interrupted. A folder of another run is refused,
@@ -73,7 +98,7 @@ pub struct RunOutcome {
 ///
 /// ```no_run
 /// # use std::ops::ControlFlow;
-/// # use burn::tensor::{DType, Device};
+/// # use burn::tensor::Device;
 /// # use pv_model::CausalLm;
 /// # use pv_train::{DataOptions, DataSet, HeldOut, RunOptions, TrainingRun};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -178,39 +203,80 @@ impl<'a> TrainingRun<'a> {
         mut progress: impl FnMut(&StepMetrics) -> ControlFlow<()>,
     ) -> Result<RunOutcome> {
         self.validate()?;
+        let loops = hook.shifts(self.model.decoder())?;
+        let measures = self.held_out.is_some() || self.probes.is_some() || !loops.is_empty();
+        if !measures && (matches!(self.options.keep, Some(Keep::Best(_))) || self.options.stop_after.is_some()) {
+            let (name, expected) =
+                ("what a best checkpoint is chosen by", "held-out samples, probes, or a closed loop");
+            return Err(Error::BadOption { name, value: "nothing".to_owned(), expected });
+        }
         let samples = self.train.samples();
         let (mut batches, options) = plan(samples, &self.options.train)?;
         let steps = options.steps()?;
         let folder = RunFolder::lock(folder.as_ref())?;
-        config::claim(&folder, &self.describe(steps, description)?, &self.environment())?;
-        remove_partial(folder.path(), PARTIAL)?;
+        let saved = config::Saved::read(&folder)?;
+        let warmup = options.warmup.going_on(saved.as_ref().map(config::Saved::warmup));
+        let options = TrainOptions { warmup, ..options };
+        let grows =
+            self.options.grow && saved.as_ref().is_some_and(|saved| saved.grows(steps, self.options.stop_after));
+        let keep = match (self.options.keep, saved.as_ref().and_then(config::Saved::keep)) {
+            (Some(keep), _) => keep,
+            (None, Some(kept)) if !grows || kept != Keep::Last => kept,
+            _ if measures && (grows || self.options.stop_after.is_some() || !loops.is_empty()) => {
+                Keep::Best(BestRule::default())
+            }
+            _ => Keep::Last,
+        };
         let checkpoints = Checkpoints { folder: folder.file(CHECKPOINTS), every: self.options.checkpoint_every };
+        let newest = checkpoints.newest()?.map(|(step, _)| step);
+        let grow = grows.then_some(newest.unwrap_or(0));
+        let run = self.describe(warmup, keep, steps, description)?;
+        let claimed = config::claim(&folder, saved, &run, &self.environment(), grow)?;
+        remove_partial(folder.path(), PARTIAL)?;
         checkpoints.clean()?;
 
         let data = fingerprint(samples);
-        let (trainer, resumed_from) = match checkpoints.newest()? {
-            Some((step, _)) => {
-                let decoder = self.model.decoder();
-                (Trainer::resume(decoder, options, &checkpoints.folder, Some(&data), hook)?, Some(step))
+        hook.samples_repeat(steps > batches.steps_per_epoch());
+        let trainer = match newest {
+            Some(_) => {
+                let (decoder, grown) = (self.model.decoder(), claimed.grown > 0);
+                Trainer::resume_grown(decoder, options, &checkpoints.folder, Some(&data), hook, grown)?
             }
-            None => (Trainer::new(self.model.decoder(), options)?.with_data(data), None),
+            None => Trainer::new(self.model.decoder(), options)?.with_data(data),
         };
         let mut trainer = trainer.with_devices(&self.devices)?;
-        let measured = self.held_out.is_some() || self.probes.is_some();
+        // A closed loop's shifts are looked at where they decide something.
+        let followed = matches!(keep, Keep::Best(_)) && !loops.is_empty();
+        let measured = self.held_out.is_some() || self.probes.is_some() || followed;
         let mut metrics = MetricsFile::open(&folder, usize::from(!measured), trainer.steps_done())?;
+        let mut best = match keep {
+            Keep::Best(rule) => Some(Best::new(rule, &loops, claimed.best_from, claimed.begun)),
+            Keep::Last => None,
+        };
+        if let Some(best) = &mut best {
+            for line in &read_metrics(folder.path())? {
+                best.see(line);
+            }
+            checkpoints.holds(best.best())?;
+        }
         let base = self.probes.map(|probes| probes.measure(self.model.decoder())).transpose()?;
         let base = base.unwrap_or_default();
+        let enough = |best: &Option<Best>| {
+            let since = best.as_ref().map_or(0, Best::since);
+            self.options.stop_after.is_some_and(|patience| since >= patience)
+        };
 
         let mut stopped = false;
         if metrics.next == 0 {
             let mut line = StepMetrics { steps, ..StepMetrics::default() };
-            self.measure(&trainer.decoder(), &base, &mut line)?;
+            self.measure(&trainer.decoder(), &base, followed.then_some(loops.as_slice()), &mut line)?;
             metrics.append(&line)?;
             stopped = progress(&line).is_break();
         }
         let first = trainer.steps_done();
         let per_epoch = batches.steps_per_epoch().max(1) as f64;
-        while trainer.steps_done() < steps && !stopped {
+        let mut early = enough(&best);
+        while trainer.steps_done() < steps && !stopped && !early {
             let chosen = batches.step(trainer.steps_done());
             let batch: Vec<Sample> = chosen.iter().map(|&index| samples[index].clone()).collect();
             let report = trainer.step(&batch, hook).inspect_err(|error| {
@@ -221,22 +287,38 @@ impl<'a> TrainingRun<'a> {
             let last = report.step == steps;
             let mut line = StepMetrics::of(&report, report.step as f64 / per_epoch, hook.metrics());
             if measured && (last || report.step.is_multiple_of(self.options.measure_every)) {
-                self.measure(&trainer.decoder(), &base, &mut line)?;
+                let decoder = trainer.decoder();
+                let now = if followed { Some(hook.shifts(&decoder)?) } else { None };
+                self.measure(&decoder, &base, now.as_deref(), &mut line)?;
             }
             metrics.append(&line)?;
+            let better = best.as_mut().is_some_and(|best| best.see(&line));
+            early = enough(&best);
+            let last = last || early;
             stopped = progress(&line).is_break() && !last;
-            if last || stopped || report.step.is_multiple_of(self.options.checkpoint_every) {
+            if last || stopped || better || report.step.is_multiple_of(self.options.checkpoint_every) {
                 // A checkpoint's steps are in the metrics, whatever happens.
                 metrics.sync()?;
-                trainer.save_with(&checkpoints.folder, hook.state())?;
+                let kept = best.as_ref().and_then(Best::best).map(|best| best.step);
+                trainer.save_with(&checkpoints.folder, hook.state(), kept)?;
             }
         }
-        let finished = trainer.steps_done() == steps;
+        let finished = trainer.steps_done() == steps || early;
         if trainer.steps_done() > first {
             hook.hook().finish()?;
         }
-        let saved = if finished { Some(self.save(&folder, &trainer)?) } else { None };
-        Ok(RunOutcome { decoder: trainer.decoder(), losses: trainer.losses.clone(), resumed_from, saved })
+        let chosen = best.as_ref().and_then(Best::best);
+        let ended =
+            Ended { trainer: &trainer, checkpoints: &checkpoints, keep, best: chosen, steps, grown: claimed.grown };
+        let saved = if finished { Some(ended.save(&folder, self.model)?) } else { None };
+        Ok(RunOutcome {
+            decoder: trainer.decoder(),
+            losses: trainer.losses.clone(),
+            resumed_from: newest,
+            saved,
+            best: chosen.cloned(),
+            stopped_early: early && trainer.steps_done() < steps,
+        })
     }
 
     fn validate(&self) -> Result<()> {
@@ -248,23 +330,26 @@ impl<'a> TrainingRun<'a> {
                 return Err(Error::BadOption { name, value: "0".to_owned(), expected: "at least 1" });
             }
         }
+        best::validate(self.options.keep, self.options.stop_after)?;
         // Before anything is written, and not first in the middle of the run.
         check(self.model.decoder(), self.train.samples(), 1)?;
         self.held_out.map_or(Ok(()), |held_out| check(self.model.decoder(), held_out.samples(), 0))
     }
 
     /// What decides the result.
-    fn describe(&self, steps: usize, hook: &Value) -> Result<Value> {
+    fn describe(&self, warmup: WarmUp, keep: Keep, steps: usize, hook: &Value) -> Result<Value> {
         let model = ModelIdentity::of(self.model)?;
         Ok(json!({
             "model": model,
             "data": config::data(self.train),
             "held_out": self.held_out.map(config::data),
-            "train": self.options.train,
+            "train": TrainOptions { warmup, ..self.options.train.clone() },
             "steps": steps,
             "regimes": hook,
             "probes": self.probes.map(config::probes),
             "measure_every": self.options.measure_every,
+            "keep": keep,
+            "stop_after": self.options.stop_after,
         }))
     }
 
@@ -280,8 +365,15 @@ impl<'a> TrainingRun<'a> {
         })
     }
 
-    /// Measures what was asked for on the decoder as it is. `base` are the probes' projections before training.
-    fn measure(&self, decoder: &Decoder, base: &[f64], line: &mut StepMetrics) -> Result<()> {
+    /// Measures what was asked for on the decoder as it is. `base` are the probes' projections before training, `loops` the
+    /// closed loops' shifts.
+    fn measure(
+        &self,
+        decoder: &Decoder,
+        base: &[f64],
+        loops: Option<&[LoopShift]>,
+        line: &mut StepMetrics,
+    ) -> Result<()> {
         let finite = |value: f64| match value.is_finite() {
             true => Ok(value),
             false => Err(Error::BadLoss { step: line.step, loss: value }),
@@ -299,32 +391,9 @@ impl<'a> TrainingRun<'a> {
         line.held_out_loss = held_out.transpose()?;
         line.shifts = projections.iter().zip(base).map(|((name, now), base)| (name.clone(), now - base)).collect();
         line.projections = projections.into_iter().collect();
+        for LoopShift { name, shift, .. } in loops.unwrap_or_default() {
+            line.shifts.insert(name.clone(), finite(*shift)?);
+        }
         Ok(())
-    }
-
-    /// Writes the adapter or the model, where it is not there yet: it takes its name when it is complete.
-    fn save(&self, folder: &RunFolder, trainer: &Trainer) -> Result<PathBuf> {
-        let adapter = self.options.train.adapter.is_some();
-        let place = folder.file(if adapter { ADAPTER } else { MODEL });
-        if place.exists() {
-            return Ok(place);
-        }
-        let failed = |source| Error::Write { path: place.clone(), source };
-        let temporary = folder.file(PARTIAL);
-        std::fs::create_dir(&temporary).map_err(failed)?;
-        if adapter {
-            // What PEFT loads the base model by: its name on the hub, or where it lies.
-            let name = &self.model.id().name;
-            let path = self.model.folder();
-            let base = match name.contains('/') {
-                true => name.clone(),
-                false => path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string(),
-            };
-            trainer.adapter()?.with_base(base).save(&temporary)?;
-        } else {
-            self.model.clone().with_decoder(trainer.decoder())?.save(&temporary, DType::F32)?;
-        }
-        std::fs::rename(&temporary, &place).map_err(failed)?;
-        Ok(place)
     }
 }

@@ -7,6 +7,17 @@ use serde_json::Value;
 
 use crate::{Result, Sample};
 
+/// The shift that a closed loop follows, see [`RunHook::shifts`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoopShift {
+    /// What tells it from others, such as `regime_0`.
+    pub name: String,
+    /// How far the probe prompts' mean projection has moved since before the training, in activation units.
+    pub shift: f64,
+    /// The length of the vector whose coefficient follows it.
+    pub length: f64,
+}
+
 /// What acts on a training run: interventions on the residual stream that may change from step to step, and penalties that
 /// are added to the loss. Every [`Hook`] is one that stays the same; [`Regimes`](crate::Regimes) are the usual ones.
 ///
@@ -19,6 +30,12 @@ pub trait RunHook: Send {
     fn before_step(&mut self, step: usize, decoder: &Decoder) -> Result<()> {
         let _ = (step, decoder);
         Ok(())
+    }
+
+    /// Says, before a run's first step, whether samples are used more than once in it: what is known of one is then worth
+    /// keeping. Where nobody says, it is not.
+    fn samples_repeat(&mut self, repeat: bool) {
+        let _ = repeat;
     }
 
     /// What acts on the residual stream in the passes of the current step.
@@ -37,6 +54,15 @@ pub trait RunHook: Send {
     fn penalty(&mut self, layer: Layer, residual: Tensor<3>, samples: &[&Sample]) -> Result<Option<Tensor<1>>> {
         let _ = (layer, residual, samples);
         Ok(None)
+    }
+
+    /// The shifts that its closed loops follow, as they are for this decoder, without interventions.
+    ///
+    /// # Errors
+    /// Anything that keeps them from being measured.
+    fn shifts(&self, decoder: &Decoder) -> Result<Vec<LoopShift>> {
+        let _ = decoder;
+        Ok(Vec::new())
     }
 
     /// What a checkpoint must hold for the run to go on as if it had not been interrupted.

@@ -256,7 +256,7 @@ impl Trainer {
             if let Some(checkpoints) = checkpoints {
                 let last = stopped || report.step == self.steps;
                 if last || report.step.is_multiple_of(checkpoints.every.max(1)) {
-                    self.save_with(&checkpoints.folder, run.state())?;
+                    self.save_with(&checkpoints.folder, run.state(), None)?;
                 }
             }
         }

@@ -39,6 +39,7 @@ fn hooks() -> Vec<(&'static str, Box<dyn Hook>)> {
         ("keep", steerer(new().add_keeping_norm(&v, c(1.5), Positions::All))),
         ("keep along a ramp", steerer(new().add_keeping_norm(&v, ramp, Positions::Response))),
         ("ablate", steerer(new().ablate(&v, Positions::Prompt))),
+        ("ablate both", steerer(new().ablate(&v, Positions::All).and_then(|s| s.ablate(&w, Positions::All)))),
         ("cap", steerer(new().cap(&v, 0.1, Positions::All))),
         ("floor", steerer(new().floor(&v, 0.1, Positions::ResponseFrom(1)))),
         ("inhibit", steerer(new().inhibit_when(&v, -0.5, above, Positions::All))),

@@ -31,6 +31,7 @@ fn held_out_loss_and_shift_are_those_of_the_adapter_in_the_folder() {
     // Under regimes and dropout, which measurements must not see.
     let mut case = Case::named("closed_loop");
     case.options.train.adapter.as_mut().expect("an adapter").dropout = 0.2;
+    case.options.keep = Some(pv_train::Keep::Last);
     let place = folder();
     let outcome = case.run().run(place.path(), go_on).expect("a run");
     let adapter = Adapter::load_for(outcome.saved.expect("a folder"), model().config()).expect("an adapter");

@@ -6,34 +6,124 @@ use serde_json::{Value, json};
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
 use crate::probes::Probes;
+use crate::schedule::WarmUp;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 
+use super::best::Keep;
+
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
+const WARMUP: &str = "warmup";
+
+/// What a folder says of the run in it.
+pub(super) struct Saved(Value);
+
+/// A folder that a run may use.
+pub(super) struct Claimed {
+    /// How often the run has grown.
+    pub(super) grown: usize,
+    /// The step after which it grew last, 0 where it never did.
+    pub(super) begun: usize,
+    /// From which step on the best checkpoint was kept.
+    pub(super) best_from: usize,
+}
+
+impl Saved {
+    /// Reads it, where the folder says something. What older versions did not write is filled in as they did it.
+    pub(super) fn read(folder: &RunFolder) -> Result<Option<Self>> {
+        let Some(bytes) = folder.read(CONFIG)? else { return Ok(None) };
+        let damaged = |reason: String| Error::DamagedRun { path: folder.path().to_owned(), reason };
+        let mut all: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{CONFIG}: {error}")))?;
+        if let Some(run) = all.get_mut("run").and_then(Value::as_object_mut) {
+            run.entry("keep").or_insert(json!(Keep::Last));
+            run.entry("stop_after").or_insert(Value::Null);
+            if let Some(train) = run.get_mut("train").and_then(Value::as_object_mut) {
+                train.entry(WARMUP).or_insert(json!(WarmUp::AboveZero));
+            }
+        }
+        Ok(Some(Self(all)))
+    }
+
+    /// How the run's learning rate rises.
+    pub(super) fn warmup(&self) -> WarmUp {
+        serde_json::from_value(self.0["run"]["train"][WARMUP].clone()).unwrap_or_default()
+    }
+
+    /// Which checkpoint it keeps.
+    pub(super) fn keep(&self) -> Option<Keep> {
+        serde_json::from_value(self.0["run"]["keep"].clone()).ok()
+    }
+
+    fn steps(&self) -> usize {
+        self.0["run"]["steps"].as_u64().unwrap_or_default() as usize
+    }
+
+    /// Whether a run of so many steps, which may grow, would be a longer one, or go on after it was stopped early.
+    pub(super) fn grows(&self, steps: usize, stop_after: Option<usize>) -> bool {
+        let run = &self.0["run"];
+        // Anything else is refused by what differs.
+        run["train"].is_object()
+            && (steps > self.steps() || steps == self.steps() && run["stop_after"] != json!(stop_after))
+    }
+}
 
 /// Writes what the run is into a folder that does not say so yet, or refuses a folder of another run. `run` decides the
-/// result; `environment` is for the record, and may change between one start and the next.
-pub(super) fn claim(folder: &RunFolder, run: &Value, environment: &Value) -> Result<()> {
-    let given = json!({ "format": FORMAT, "run": through_text(run) });
-    let Some(bytes) = folder.read(CONFIG)? else {
-        let mut all = given;
-        all["environment"] = environment.clone();
-        let write = |file: &mut std::io::BufWriter<&std::fs::File>| Ok(serde_json::to_writer_pretty(file, &all)?);
-        return Ok(folder.write(CONFIG, write)?);
+/// result; `environment` is for the record, and may change between one start and the next. `grow` is the last step that
+/// has a checkpoint, where a longer run than the folder's may go on there.
+pub(super) fn claim(
+    folder: &RunFolder,
+    saved: Option<Saved>,
+    run: &Value,
+    environment: &Value,
+    grow: Option<usize>,
+) -> Result<Claimed> {
+    let mut given = json!({ "format": FORMAT, "run": through_text(run) });
+    let write = |all: &Value| -> Result<()> {
+        let write = |file: &mut std::io::BufWriter<&std::fs::File>| Ok(serde_json::to_writer_pretty(file, all)?);
+        Ok(folder.write(CONFIG, write)?)
     };
-    let damaged = |reason: String| Error::DamagedRun { path: folder.path().to_owned(), reason };
-    let saved: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{CONFIG}: {error}")))?;
-    for part in ["format", "run"] {
-        if let Some((what, saved, given)) = first_difference(&saved[part], &given[part]) {
-            let what = if what.is_empty() { part.to_owned() } else { what };
-            return Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given });
+    let Some(Saved(mut saved)) = saved else {
+        given["environment"] = environment.clone();
+        write(&given)?;
+        return Ok(Claimed { grown: 0, begun: 0, best_from: 0 });
+    };
+    if let Some(done) = grow {
+        let before = saved["run"].clone();
+        for changed in ["steps", "keep", "stop_after"] {
+            saved["run"][changed] = given["run"][changed].clone();
         }
+        saved["run"]["train"]["duration"] = given["run"]["train"]["duration"].clone();
+        refuse(folder, &saved, &given)?;
+        let kept_best = before["keep"].get("best").is_some();
+        let mut grown = saved["grown"].as_array().cloned().unwrap_or_default();
+        grown.push(json!({ "after_step": done, "steps": before["steps"] }));
+        saved["grown"] = grown.into();
+        if !kept_best {
+            saved["best_from"] = json!(done);
+        }
+        write(&saved)?;
+    } else {
+        refuse(folder, &saved, &given)?;
     }
     let version = |all: &Value| all["version"].as_str().unwrap_or("unknown").to_owned();
     let (then, now) = (version(&saved["environment"]), version(environment));
     if then != now {
         tracing::warn!(then, now, "the run was begun by another version; it may not end the same to the bit");
+    }
+    let number = |value: &Value| value.as_u64().unwrap_or_default() as usize;
+    let grown = saved["grown"].as_array().map_or(&[][..], Vec::as_slice);
+    let begun = grown.last().map_or(0, |last| number(&last["after_step"]));
+    Ok(Claimed { grown: grown.len(), begun, best_from: number(&saved["best_from"]) })
+}
+
+/// Refuses a folder of another run.
+fn refuse(folder: &RunFolder, saved: &Value, given: &Value) -> Result<()> {
+    for part in ["format", "run"] {
+        if let Some((what, saved, given)) = first_difference(&saved[part], &given[part]) {
+            let what = if what.is_empty() { part.to_owned() } else { what };
+            return Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given });
+        }
     }
     Ok(())
 }

@@ -91,15 +91,17 @@ pub(super) struct MetricsFile<'a> {
 
 impl<'a> MetricsFile<'a> {
     /// Opens the file of a run whose first line is of step `first`, cut to the lines up to `done`, the last step that the
-    /// run goes on from.
+    /// run goes on from. A file that begins with step 0 or 1 already does so whatever is measured by now.
     pub(super) fn open(folder: &'a RunFolder, first: usize, done: usize) -> Result<Self> {
         let bytes = folder.read(METRICS)?.unwrap_or_default();
-        let (mut next, mut length) = (first, 0);
         // What follows the last end is the beginning of a line that was never finished.
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        for line in bytes[..whole].split_inclusive(|&byte| byte == b'\n') {
-            let step = serde_json::from_slice::<StepMetrics>(line).map(|line| line.step);
-            if next > done || step.ok() != Some(next) {
+        let lines = || bytes[..whole].split_inclusive(|&byte| byte == b'\n');
+        let step = |line: &[u8]| serde_json::from_slice::<StepMetrics>(line).ok().map(|line| line.step);
+        let begun = lines().next().and_then(step).filter(|step| *step <= 1 && done > 0);
+        let (mut next, mut length) = (begun.unwrap_or(first), 0);
+        for line in lines() {
+            if next > done || step(line) != Some(next) {
                 break;
             }
             next += 1;

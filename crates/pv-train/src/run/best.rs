@@ -1,0 +1,231 @@
+//! Which of a run's checkpoints is its best one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::StepMetrics;
+use crate::run_hook::LoopShift;
+use crate::{Error, Result};
+
+/// Which checkpoint of a run is kept beside the last two, and becomes its result.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The last one.
+    Last,
+    /// The best one. The last is at hand in `checkpoints/` too.
+    Best(BestRule),
+}
+
+/// What makes a checkpoint the best of a run. Candidates are the steps after which something was measured.
+///
+/// A candidate is within bounds when no measured finetuning shift is farther from zero than it may be. One within bounds is
+/// better than one outside. Of two within, that of the lower held-out loss is better, and of the same (or no) held-out loss that
+/// whose greatest shift is smaller. Of two outside, the one that exceeds its bounds less is better: the greatest ratio
+/// of a shift to its bound decides. Where nothing tells two apart, the earlier stays.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BestRule {
+    /// How far every shift may be from zero, those on a run's probes and those that closed loops follow, in activation units.
+    /// `None` sets no such bound.
+    pub max_shift: Option<f64>,
+    /// How far, besides, the shift that a closed loop follows may be from zero, in lengths of its vector.
+    pub max_loop_shift: f64,
+}
+
+impl Default for BestRule {
+    /// A closed loop's shift may be a quarter of its vector's length; there is no other bound.
+    fn default() -> Self {
+        Self { max_shift: None, max_loop_shift: 0.25 }
+    }
+}
+
+/// Refuses choices that cannot be.
+///
+/// # Errors
+/// [`Error::BadOption`].
+pub(super) fn validate(keep: Option<Keep>, stop_after: Option<usize>) -> Result<()> {
+    let bad = |name, value: String, expected| Err(Error::BadOption { name, value, expected });
+    if stop_after == Some(0) {
+        return bad("stop_after", "0".to_owned(), "at least 1");
+    }
+    if stop_after.is_some() && keep == Some(Keep::Last) {
+        return bad("keep", "last".to_owned(), "the best checkpoint, where a run stops early");
+    }
+    let Some(Keep::Best(BestRule { max_shift, max_loop_shift })) = keep else { return Ok(()) };
+    for (name, bound) in [("max_shift", max_shift.unwrap_or(0.0)), ("max_loop_shift", max_loop_shift)] {
+        if !(bound.is_finite() && bound >= 0.0) {
+            return bad(name, bound.to_string(), "a finite number from 0");
+        }
+    }
+    Ok(())
+}
+
+/// A step of a run that was the best so far, as [`BestRule`] says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BestStep {
+    /// The step, from 1.
+    pub step: usize,
+    /// The held-out loss after it, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_out_loss: Option<f64>,
+    /// The shifts after it.
+    pub shifts: BTreeMap<String, f64>,
+    /// Whether they are within the rule's bounds.
+    pub within_bounds: bool,
+}
+
+/// The best step of a run as it goes on, from its metrics alone: so a run that goes on chooses as one that was not
+/// interrupted.
+pub(super) struct Best {
+    rule: BestRule,
+    /// The lengths of the vectors of closed loops, by the names of their shifts.
+    lengths: BTreeMap<String, f64>,
+    /// Steps before this one have no checkpoint that was kept for being the best.
+    from: usize,
+    /// Patience counts from here.
+    begun: usize,
+    best: Option<BestStep>,
+    /// How many measurements have come since the best one.
+    since: usize,
+}
+
+/// What one step is worth; smaller is better.
+#[derive(PartialEq, PartialOrd)]
+struct Rank(f64, f64, f64);
+
+impl Best {
+    pub(super) fn new(rule: BestRule, loops: &[LoopShift], from: usize, begun: usize) -> Self {
+        let lengths = loops.iter().map(|shift| (shift.name.clone(), shift.length)).collect();
+        Self { rule, lengths, from, begun, best: None, since: 0 }
+    }
+
+    /// Looks at a step's metrics; whether it is the best so far.
+    pub(super) fn see(&mut self, line: &StepMetrics) -> bool {
+        let measured = line.held_out_loss.is_some() || !line.shifts.is_empty();
+        if !measured || line.step == 0 || line.step < self.from {
+            return false;
+        }
+        let step = BestStep {
+            step: line.step,
+            held_out_loss: line.held_out_loss,
+            shifts: line.shifts.clone(),
+            within_bounds: self.excess(&line.shifts) <= 1.0,
+        };
+        let better = self.best.as_ref().is_none_or(|best| self.rank(&step) < self.rank(best));
+        if better {
+            self.best = Some(step);
+        }
+        self.since = if better || line.step <= self.begun { 0 } else { self.since + 1 };
+        better
+    }
+
+    pub(super) fn best(&self) -> Option<&BestStep> {
+        self.best.as_ref()
+    }
+
+    pub(super) fn since(&self) -> usize {
+        self.since
+    }
+
+    /// The greatest ratio of a shift to its bound; 0 where there are no bounds.
+    fn excess(&self, shifts: &BTreeMap<String, f64>) -> f64 {
+        let ratio = |(name, shift): (&String, &f64)| {
+            let looped = self.lengths.get(name).map(|length| length * self.rule.max_loop_shift);
+            let bounds = self.rule.max_shift.into_iter().chain(looped);
+            bounds.map(|bound| if *shift == 0.0 { 0.0 } else { shift.abs() / bound }).fold(0.0, f64::max)
+        };
+        shifts.iter().map(ratio).fold(0.0, f64::max)
+    }
+
+    fn rank(&self, step: &BestStep) -> Rank {
+        let greatest = step.shifts.values().map(|shift| shift.abs()).fold(0.0, f64::max);
+        match step.within_bounds {
+            true => Rank(0.0, step.held_out_loss.unwrap_or(0.0), greatest),
+            false => Rank(1.0, self.excess(&step.shifts), step.held_out_loss.unwrap_or(0.0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize, loss: Option<f64>, shifts: &[(&str, f64)]) -> StepMetrics {
+        let shifts = shifts.iter().map(|(name, shift)| ((*name).to_owned(), *shift)).collect();
+        StepMetrics { step, held_out_loss: loss, shifts, ..StepMetrics::default() }
+    }
+
+    fn chosen(rule: BestRule, loops: &[LoopShift], lines: &[StepMetrics]) -> (Option<usize>, usize) {
+        let mut best = Best::new(rule, loops, 0, 0);
+        for line in lines {
+            best.see(line);
+        }
+        (best.best().map(|best| best.step), best.since())
+    }
+
+    #[test]
+    fn the_lowest_loss_within_bounds_is_the_best() {
+        let bound = |max_shift| BestRule { max_shift, ..BestRule::default() };
+        let lines = [
+            line(0, Some(0.1), &[("a", 0.0), ("b", 0.0)]),
+            line(2, Some(3.0), &[("a", 0.2), ("b", -0.3)]),
+            line(4, Some(2.0), &[("a", 0.9), ("b", -0.4)]),
+            line(5, None, &[]),
+            line(6, Some(1.0), &[("a", 0.1), ("b", -1.2)]),
+            line(8, Some(1.5), &[("a", 0.4), ("b", 0.1)]),
+        ];
+        // Not the base model, and the loss alone where nothing bounds the shift.
+        assert_eq!(chosen(bound(None), &[], &lines), (Some(6), 1));
+        assert_eq!(chosen(bound(Some(1.0)), &[], &lines), (Some(8), 0));
+        assert_eq!(chosen(bound(Some(1.0)), &[], &lines[..4]), (Some(4), 0));
+        assert_eq!(chosen(bound(Some(0.35)), &[], &lines), (Some(2), 3));
+        // All outside: the least excess.
+        assert_eq!(chosen(bound(Some(0.01)), &[], &lines), (Some(2), 3));
+        assert_eq!(chosen(bound(Some(0.0)), &[], &lines[1..2]), (Some(2), 0));
+        // The same loss: the smaller shift; no loss: the smallest shift; all the same: the first.
+        let even =
+            [line(2, Some(1.0), &[("a", 0.5)]), line(4, Some(1.0), &[("a", -0.2)]), line(6, Some(1.0), &[("a", 0.2)])];
+        assert_eq!(chosen(bound(None), &[], &even), (Some(4), 1));
+        let blind: Vec<StepMetrics> = even.iter().map(|l| StepMetrics { held_out_loss: None, ..l.clone() }).collect();
+        assert_eq!(chosen(bound(None), &[], &blind), (Some(4), 1));
+        assert_eq!(chosen(bound(None), &[], &[line(1, None, &[])]), (None, 0));
+    }
+
+    #[test]
+    fn a_closed_loops_shift_is_bounded_by_its_vectors_length() {
+        let loops = [LoopShift { name: "regime_0".to_owned(), shift: 0.0, length: 2.0 }];
+        let lines = [
+            line(2, Some(3.0), &[("evil@3", 9.0), ("regime_0", 0.49)]),
+            line(4, Some(2.0), &[("evil@3", 9.0), ("regime_0", -0.51)]),
+        ];
+        assert_eq!(chosen(BestRule::default(), &loops, &lines).0, Some(2));
+        let wide = BestRule { max_loop_shift: 0.3, ..BestRule::default() };
+        assert_eq!(chosen(wide, &loops, &lines).0, Some(4));
+        assert_eq!(chosen(BestRule { max_shift: Some(0.5), ..wide }, &loops, &lines[..1]).0, Some(2));
+    }
+
+    #[test]
+    fn a_grown_run_chooses_among_what_was_kept_and_has_its_patience_anew() {
+        let lines: Vec<StepMetrics> =
+            [1.0, 2.0, 3.0, 2.5, 2.6, 2.7].iter().enumerate().map(|(i, loss)| line(i + 1, Some(*loss), &[])).collect();
+        let mut best = Best::new(BestRule::default(), &[], 3, 4);
+        let seen: Vec<bool> = lines.iter().map(|line| best.see(line)).collect();
+        assert_eq!(seen, [false, false, true, true, false, false]);
+        assert_eq!((best.best().map(|best| best.step), best.since()), (Some(4), 2));
+        let mut best = Best::new(BestRule::default(), &[], 0, 4);
+        for line in &lines {
+            best.see(line);
+        }
+        assert_eq!((best.best().map(|best| best.step), best.since()), (Some(1), 2), "two since it has grown");
+    }
+
+    #[test]
+    fn rules_are_read_with_their_defaults() {
+        let read: Keep = serde_json::from_str(r#"{"best": {"max_shift": 2.0}}"#).expect("a rule");
+        assert_eq!(read, Keep::Best(BestRule { max_shift: Some(2.0), ..BestRule::default() }));
+        assert_eq!(serde_json::to_value(Keep::Last).expect("JSON"), "last");
+        assert!(serde_json::from_str::<Keep>(r#"{"best": {"shift": 2.0}}"#).is_err());
+    }
+}

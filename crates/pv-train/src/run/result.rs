@@ -1,0 +1,121 @@
+//! What a run leaves at its end.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::DType;
+use pv_model::{Adapter, CausalLm, Decoder};
+use pv_vectors::RunFolder;
+use serde::{Deserialize, Serialize};
+
+use super::best::{BestStep, Keep};
+use crate::checkpoint::Checkpoints;
+use crate::{Error, Result, Trainer};
+
+const ADAPTER: &str = "adapter";
+const MODEL: &str = "model";
+const RESULT: &str = "result.json";
+/// How the names of results begin that are not complete, or no longer wanted.
+pub(super) const PARTIAL: &str = ".unfinished";
+const REPLACED: &str = ".unfinished-replaced";
+
+/// Which checkpoint a run's result is.
+#[derive(Debug, Serialize, Deserialize)]
+struct RunResult {
+    /// The step whose weights they are.
+    step: usize,
+    /// The last step that was trained.
+    last_step: usize,
+    /// How many steps there were to be.
+    steps: usize,
+    /// How often the run had grown by then.
+    grown: usize,
+    keep: Keep,
+    /// What was measured of it, where the best step was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best: Option<BestStep>,
+}
+
+/// What a result is made of.
+pub(super) struct Ended<'a> {
+    pub(super) trainer: &'a Trainer,
+    pub(super) checkpoints: &'a Checkpoints,
+    pub(super) keep: Keep,
+    /// The best step, where that is kept.
+    pub(super) best: Option<&'a BestStep>,
+    pub(super) steps: usize,
+    pub(super) grown: usize,
+}
+
+impl Ended<'_> {
+    /// Writes the adapter or the model, where it is not there yet, or was written before the run grew: it takes its name when it
+    /// is complete.
+    pub(super) fn save(&self, folder: &RunFolder, model: &CausalLm) -> Result<PathBuf> {
+        let adapter = self.trainer.options().adapter.is_some();
+        let place = folder.file(if adapter { ADAPTER } else { MODEL });
+        let known = folder.read(RESULT)?.and_then(|bytes| serde_json::from_slice::<RunResult>(&bytes).ok());
+        let grown = known.as_ref().map(|known| known.grown);
+        if place.exists() && grown.unwrap_or(0) == self.grown {
+            if grown.is_none() {
+                self.tell(folder)?;
+            }
+            return Ok(place);
+        }
+        let failed = |source| Error::Write { path: place.clone(), source };
+        let temporary = folder.file(PARTIAL);
+        std::fs::create_dir(&temporary).map_err(failed)?;
+        self.write(&temporary, model)?;
+        if place.exists() {
+            let replaced = folder.file(REPLACED);
+            std::fs::rename(&place, &replaced).map_err(failed)?;
+            std::fs::rename(&temporary, &place).map_err(failed)?;
+            std::fs::remove_dir_all(&replaced).map_err(failed)?;
+        } else {
+            std::fs::rename(&temporary, &place).map_err(failed)?;
+        }
+        self.tell(folder)?;
+        Ok(place)
+    }
+
+    /// The step whose weights become the result.
+    fn step(&self) -> usize {
+        self.best.map_or(self.trainer.steps_done(), |best| best.step)
+    }
+
+    fn write(&self, to: &Path, model: &CausalLm) -> Result<()> {
+        // The last step is still here, any other in its checkpoint.
+        let from = (self.step() != self.trainer.steps_done()).then(|| self.checkpoints.of_step(self.step()));
+        if self.trainer.options().adapter.is_some() {
+            // What PEFT loads the base model by: its name on the hub, or where it lies.
+            let name = &model.id().name;
+            let path = model.folder();
+            let base = match name.contains('/') {
+                true => name.clone(),
+                false => path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string(),
+            };
+            let adapter = match from {
+                Some(from) => Adapter::load(from)?,
+                None => self.trainer.adapter()?,
+            };
+            adapter.with_base(base).save(to)?;
+        } else {
+            let decoder = match from {
+                Some(from) => Decoder::from_folder(from, &model.decoder().device().without_autodiff(), DType::F32)?,
+                None => self.trainer.decoder(),
+            };
+            model.clone().with_decoder(decoder)?.save(to, DType::F32)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, folder: &RunFolder) -> Result<()> {
+        let result = RunResult {
+            step: self.step(),
+            last_step: self.trainer.steps_done(),
+            steps: self.steps,
+            grown: self.grown,
+            keep: self.keep,
+            best: self.best.cloned(),
+        };
+        Ok(folder.write(RESULT, |file| Ok(serde_json::to_writer_pretty(file, &result)?))?)
+    }
+}
