@@ -8,7 +8,7 @@ use pv_model::{CausalLm, GenerateOptions, Message, Sampling, Sequence};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
-    MeasureOptions, MonitoredPrompt, MonitoringPoint, MonitoringStudy, Watch, correlations, measure, read_points,
+    MeasureOptions, Measurement, MonitoredPrompt, MonitoringPoint, MonitoringStudy, Watch, correlations, read_points,
     write_points,
 };
 use pv_vectors::{PersonaVector, Pooling, ScanOptions, UnitDirection, scan};
@@ -74,7 +74,10 @@ fn study(
 ) -> MonitoringStudy {
     let rubrics = [spec(which).expect("a trait").rubric().expect("a rubric")];
     let options = MeasureOptions { rollouts, seed: 77, generate: options() };
-    measure(model, watches, prompts, &rubrics, &ExactJudge, &options).expect("a study")
+    let measurement =
+        Measurement::new(model, watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
+    let folder = tempfile::tempdir().expect("a folder");
+    measurement.run(folder.path(), |_| ControlFlow::Continue(())).expect("a study")
 }
 
 /// The layer with the greatest r, and that r.
@@ -200,7 +203,8 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
     let rubric = spec(Trait::Evil).expect("a trait").rubric().expect("a rubric");
     let refused = |prompts: &[MonitoredPrompt], options: &MeasureOptions| {
         let rubrics = std::slice::from_ref(&rubric);
-        measure(&model, &watches, prompts, rubrics, &ExactJudge, options).expect_err("refused").to_string()
+        let refused = Measurement::new(&model, &watches, prompts, rubrics, &ExactJudge, options);
+        refused.expect_err("refused").to_string()
     };
     assert_eq!(refused(&prompts, &options), "there is no rubric for optimism");
     assert!(refused(&[], &options).contains("0 prompts"));
