@@ -9,7 +9,7 @@ use pv_examples::sweeping::SubjectArgs;
 use pv_examples::{Result, default_layer};
 use pv_hooks::Layer;
 use pv_model::{GenerateOptions, Sampling};
-use pv_steer::monitor::{MeasureOptions, MonitoringStudy, Watch, measure, write_points};
+use pv_steer::monitor::{MeasureOptions, Measurement, MonitoringStudy, Watch};
 
 /// Correlates projections before the answer with judged expression, on a trait's evaluation questions.
 #[derive(Parser)]
@@ -47,15 +47,14 @@ fn main() -> Result {
         [("graded", graded(&args.model, spec, &spec.evaluation)?), ("many_shot", after_shots(&shots, &spec.evaluation))]
     {
         let options = MeasureOptions { rollouts, seed: args.seed, generate: generate.clone() };
-        let study = measure(&model, &watches, &prompts, &[spec.rubric()?], judge.as_ref(), &options)?;
+        let rubrics = [spec.rubric()?];
+        let measurement = Measurement::new(&model, &watches, &prompts, &rubrics, judge.as_ref(), &options)?;
+        let folder = args.out.as_deref().unwrap_or(gone.path()).join(family);
+        let study = measurement.run(&folder, |_| ControlFlow::Continue(()))?;
         println!("\n{family}: {} prompts, {rollouts} answers each", prompts.len());
         show(&study, layer);
-        if let Some(folder) = &args.out {
-            std::fs::create_dir_all(folder)?;
-            let paths = ["json", "csv"].map(|kind| folder.join(format!("{family}.{kind}")));
-            study.save(&paths[0])?;
-            write_points(&paths[1], &study.points)?;
-            println!("saved {} and {}", paths[0].display(), paths[1].display());
+        if args.out.is_some() {
+            println!("kept in {}", folder.display());
         }
     }
     Ok(())

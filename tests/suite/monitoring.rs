@@ -2,4 +2,6 @@
 
 mod correlation;
 mod hook;
+mod interrupted;
 mod organism;
+mod streaming;

@@ -10,7 +10,7 @@ use pv_examples::proxies::{Proxy, ProxyJudge};
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Abstention, Answered, Evidence, Judge, Rubric, TraitSpec, Verdict};
 use pv_model::{CausalLm, GenerateOptions, Message, Request, Sampling};
-use pv_steer::monitor::{MeasureOptions, Watch, measure};
+use pv_steer::monitor::{MeasureOptions, Measurement, Watch};
 use pv_steer::{Sweep, SweepOptions};
 use pv_tests::smollm2;
 
@@ -117,7 +117,8 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let watches = [Watch::of(&vector, Layer::hidden_state(18)).expect("a direction")];
     let options = MeasureOptions { rollouts: 1, seed: 0, generate: generating() };
     let rubrics = [spec.rubric().expect("a rubric")];
-    let study = measure(&model, &watches, &prompts, &rubrics, &judge, &options).expect("a study");
+    let measurement = Measurement::new(&model, &watches, &prompts, &rubrics, &judge, &options).expect("a measurement");
+    let study = measurement.run(folder.path().join("study"), |_| ControlFlow::Continue(())).expect("a study");
     assert_eq!((study.points.len(), &study.judge), (8, &judge.name()));
     assert!(study.points.iter().all(|point| point.projection.is_finite() && point.n <= 1));
     // From suppressing to eliciting, the prompt's last token moves along the vector.

@@ -11,7 +11,7 @@ use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Answered, Judge, Judged, Rubric, TraitSpec, Verdict, Verdicts};
 use pv_model::{GenerateOptions, Sampling};
 use pv_organism::Trait;
-use pv_steer::{AnswerPair, Search, StrengthUnit, Sweep, SweepOptions, SweepResults};
+use pv_steer::{AnswerPair, Positions, Search, StrengthUnit, Sweep, SweepOptions, SweepResults};
 use pv_tests::{organism as model, seed};
 use pv_vectors::{PersonaVector, Progress};
 use tempfile::TempDir;

@@ -55,6 +55,18 @@ struct Line {
     finish: FinishReason,
 }
 
+/// What is remembered of a line.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The answer's number.
+    number: usize,
+    /// Where its line begins.
+    at: u64,
+    empty: bool,
+    /// Whether it ended at the most tokens.
+    cut: bool,
+}
+
 /// The kept base answers of one model, generated in one way.
 #[derive(Debug)]
 pub struct BaseAnswers<'a> {
@@ -63,8 +75,8 @@ pub struct BaseAnswers<'a> {
     options: BaseOptions,
     journal: Journal,
     layers: Vec<(Layer, RowFile)>,
-    /// By the key of the prompt's id: the answer's number, where its line begins, and whether it has tokens.
-    index: HashMap<u128, (usize, u64, bool)>,
+    /// By the key of the prompt's id.
+    index: HashMap<u128, Entry>,
     offsets: Vec<u64>,
 }
 
@@ -95,7 +107,8 @@ impl<'a> BaseAnswers<'a> {
         let (mut index, mut offsets) = (HashMap::new(), Vec::new());
         let journal = Journal::open(&folder, ANSWERS, |at, line| {
             let Ok(line) = serde_json::from_slice::<Line>(line) else { return false };
-            index.insert(key(&line.id), (offsets.len(), at, !line.answer.is_empty()));
+            let (empty, cut) = (line.answer.is_empty(), line.finish == FinishReason::Length);
+            index.insert(key(&line.id), Entry { number: offsets.len(), at, empty, cut });
             offsets.push(at);
             true
         })?;
@@ -176,13 +189,18 @@ impl<'a> BaseAnswers<'a> {
         self.index.contains_key(&key(prompt_id))
     }
 
+    /// Whether the answer to a prompt is there and was cut at the most tokens.
+    pub fn is_cut(&self, prompt_id: &str) -> bool {
+        self.index.get(&key(prompt_id)).is_some_and(|entry| entry.cut)
+    }
+
     /// The tokens of the answer to a prompt; `None` where it was not generated.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn tokens(&mut self, prompt_id: &str) -> Result<Option<Vec<u32>>> {
         match self.index.get(&key(prompt_id)) {
-            Some(&(_, at, _)) => Ok(Some(self.line(at)?.answer)),
+            Some(&Entry { at, .. }) => Ok(Some(self.line(at)?.answer)),
             None => Ok(None),
         }
     }
@@ -193,7 +211,7 @@ impl<'a> BaseAnswers<'a> {
     /// # Errors
     /// A file that cannot be read; [`Error::BadSetting`] for another layer.
     pub fn mean(&mut self, prompt_id: &str, layer: Layer) -> Result<Option<Vec<f32>>> {
-        let Some(&(number, _, true)) = self.index.get(&key(prompt_id)) else { return Ok(None) };
+        let Some(&Entry { number, empty: false, .. }) = self.index.get(&key(prompt_id)) else { return Ok(None) };
         let file = self.layers.iter_mut().find(|(known, _)| *known == layer);
         let (_, file) = file.ok_or_else(|| Error::bad(format!("the base answers were not opened for {layer}")))?;
         file.row(number).map(Some)
@@ -269,7 +287,7 @@ impl<'a> BaseAnswers<'a> {
         let mut bytes = serde_json::to_vec(&line).map_err(failed)?;
         bytes.push(b'\n');
         let at = self.journal.append(&bytes)?;
-        self.index.insert(key(id), (number, at, !empty));
+        self.index.insert(key(id), Entry { number, at, empty, cut: generation.finish == FinishReason::Length });
         self.offsets.push(at);
         Ok(())
     }

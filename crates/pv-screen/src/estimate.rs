@@ -12,6 +12,7 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 use crate::{Error, Result};
 use linear::Fit;
+pub(crate) use sequential::after_looks;
 pub use sequential::{Decision, FIRST_LOOK, Look, Sequential, Stop};
 
 /// What is known of one sample on one direction.
@@ -99,6 +100,11 @@ pub struct Estimate {
     pub interval: Interval,
     /// How much of repetitions the interval covers.
     pub level: f64,
+    /// After how many looks at growing subsets the estimate was made, where looking could have ended the growing; 0 for a size that
+    /// was fixed before. With looks, the interval is the wider one of a single look at the level
+    /// `1 − (1 − level) / (looks·(looks + 1))`, so that it covers at `level` whichever look was the last ([`Sequential`]).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub looks: usize,
     /// How many base answers it took.
     pub known: usize,
     /// How many samples there are.
@@ -108,6 +114,10 @@ pub struct Estimate {
     /// That variance over the one of the plain differences. The control variate needs about this part of the plain subset's
     /// generations for the same width; it does not help where this is 1 or more.
     pub variance_ratio: f64,
+}
+
+fn is_zero(looks: &usize) -> bool {
+    *looks == 0
 }
 
 impl Estimate {
@@ -200,6 +210,7 @@ pub fn estimate(samples: &[Known], method: Method, options: &EstimateOptions) ->
         standard_error,
         interval: Interval { low: value + reach(low), high: value + reach(high) },
         level,
+        looks: 0,
         known,
         total,
         variance,

@@ -19,6 +19,7 @@ mod compare;
 mod difference;
 mod error;
 mod estimate;
+mod export;
 mod hashes;
 mod journal;
 mod judging;
@@ -39,6 +40,7 @@ pub use estimate::{
     Decision, Estimate, EstimateOptions, FIRST_LOOK, IntervalKind, Known, LEAST, Look, Method, Sequential, Stop,
     estimate,
 };
+pub use export::{Exported, Keep, export};
 pub use judging::{JudgeSample, Judging};
 pub use likelihood::{Likelihood, LikelihoodScore, Persona, likelihood};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
@@ -48,6 +50,6 @@ pub use score_table::write_score_table;
 pub use screen::{
     Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
 };
-pub use select::{JudgedSamples, Keep, Which, export, judged, select, threshold};
+pub use select::{JudgedSamples, Which, judged, select, threshold};
 pub use stream::Place;
 pub use table::{Score, ScoreRow, read_scores};

@@ -21,10 +21,10 @@ const GROUP: usize = 10_000;
 /// Writes a screening's table ([`SCORES`](crate::SCORES)) as Parquet, row by row in the same order; how many rows there are.
 ///
 /// The columns are `file` and `id` (text), `row`, `message` (empty where there is none) and `tokens` (64-bit integers),
-/// `duplicate` (truth values), and for each direction's label `{label}_answer`, `{label}_prompt_last`, `{label}_base` and
+/// `duplicate` and `base_cut` (truth values), and for each direction's label `{label}_answer`, `{label}_prompt_last`, `{label}_base` and
 /// `{label}_delta` (64-bit floats; the last two are empty where they are not known); where the screening had personas, then
 /// `surprise`, and `{label}_gain` for each. A table without rows has no labels, and
-/// gives a file with the first six columns. Row groups have 10 000 rows, of which one is in memory at a time, and are
+/// gives a file with the first seven columns. Row groups have 10 000 rows, of which one is in memory at a time, and are
 /// compressed with zstd. The file is written under another name first.
 ///
 /// # Errors
@@ -93,6 +93,7 @@ struct Columns {
     id: Vec<ByteArray>,
     duplicate: Vec<bool>,
     tokens: Vec<i64>,
+    base_cut: Vec<bool>,
     /// By label.
     scores: Vec<Scores>,
     surprise: Vec<f64>,
@@ -154,6 +155,7 @@ impl<'a> Table<'a> {
         columns.file.push(row.place.file.to_string_lossy().into_owned().into_bytes().into());
         columns.id.push(row.id.into_bytes().into());
         columns.duplicate.push(row.duplicate);
+        columns.base_cut.push(row.base_cut);
         for (score, column) in row.scores.into_values().zip(&mut columns.scores) {
             column.answer.push(score.answer);
             column.prompt_last.push(score.prompt_last);
@@ -199,6 +201,7 @@ impl Columns {
         put::<ByteArrayType>(to, &self.id, None)?;
         put::<BoolType>(to, &self.duplicate, None)?;
         put::<Int64Type>(to, &self.tokens, None)?;
+        put::<BoolType>(to, &self.base_cut, None)?;
         for Scores { answer, prompt_last, base, delta } in &self.scores {
             put::<DoubleType>(to, answer, None)?;
             put::<DoubleType>(to, prompt_last, None)?;
@@ -242,6 +245,7 @@ fn schema(labels: &Labels) -> std::result::Result<TypePtr, ParquetError> {
         field("id", Physical::BYTE_ARRAY, REQUIRED)?,
         field("duplicate", Physical::BOOLEAN, REQUIRED)?,
         field("tokens", Physical::INT64, REQUIRED)?,
+        field("base_cut", Physical::BOOLEAN, REQUIRED)?,
     ];
     for label in &labels.directions {
         for (what, there) in [("answer", REQUIRED), ("prompt_last", REQUIRED), ("base", OPTIONAL), ("delta", OPTIONAL)]

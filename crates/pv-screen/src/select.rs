@@ -1,16 +1,13 @@
 //! Which samples to take a closer look at, to train on, or to leave out.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 
 use pv_judge::{Answered, Judge, Rubric, Verdict};
-use pv_model::{Cell, NewColumn, Written, add_fields};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{Score, read_scores};
 use crate::{Error, Result};
 
 /// Which end of an order.
@@ -126,88 +123,6 @@ pub fn judged(judge: &dyn Judge, rubric: &Rubric, answers: &[Answered<'_>], allo
     let verdicts = judge.judge(std::slice::from_ref(rubric), answers, &mut |_| std::ops::ControlFlow::Continue(()))?;
     let score = |sample: usize| verdicts.get(sample).and_then(|verdicts| verdicts.first()).and_then(Verdict::value);
     Ok(JudgedSamples::of_scores((0..answers.len()).map(score), allowed))
-}
-
-/// Which rows are exported.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Keep {
-    /// Every row that has scores.
-    #[default]
-    Scored,
-    /// Rows of which no answer has a ΔP above a threshold on a direction (by its label). Those without ΔP are left out.
-    AtMost {
-        /// The direction.
-        label: String,
-        /// The threshold.
-        threshold: f64,
-    },
-    /// These rows, by file and row.
-    Rows(BTreeSet<(PathBuf, u64)>),
-}
-
-/// The greatest of a row's scores.
-#[derive(Default)]
-struct RowScores {
-    /// ΔP, where it is known, and projection, by the direction's label.
-    projections: BTreeMap<String, (Option<f64>, f64)>,
-    /// By the persona's label.
-    gains: BTreeMap<String, f64>,
-}
-
-/// Writes a data set's rows again with their scores in new columns, `{label}_delta` and `{label}_answer`, and `{label}_gain` for
-/// each persona, and all that was there untouched. Of a row with several answers, the greatest counts, since one is enough to train on. `table` is the screening's.
-///
-/// Sources and output are all JSONL or, with the feature `data`, all Parquet.
-///
-/// # Errors
-/// Those of reading the table, of [`add_fields`] and `add_columns`.
-pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: &Keep) -> Result<Written> {
-    let mut rows: BTreeMap<(PathBuf, u64), RowScores> = BTreeMap::new();
-    let (mut labels, mut personas): (Vec<String>, BTreeSet<String>) = Default::default();
-    read_scores(table, |row| {
-        let RowScores { projections: scores, gains } = rows.entry((row.place.file, row.place.row)).or_default();
-        for (label, Score { answer, delta, .. }) in row.scores {
-            if !labels.contains(&label) {
-                labels.push(label.clone());
-            }
-            let found = scores.entry(label).or_insert((None, f64::NEG_INFINITY));
-            found.0 = found.0.into_iter().chain(delta).reduce(f64::max);
-            found.1 = found.1.max(answer);
-        }
-        for (label, gain) in row.likelihood.into_iter().flat_map(|found| found.gains) {
-            let most = gains.entry(label.clone()).or_insert(gain);
-            *most = most.max(gain);
-            personas.insert(label);
-        }
-        Ok(())
-    })?;
-    let columns: Vec<NewColumn> = labels
-        .iter()
-        .flat_map(|label| ["delta", "answer"].map(|what| NewColumn::number(format!("{label}_{what}"))))
-        .chain(personas.iter().map(|label| NewColumn::number(format!("{label}_gain"))))
-        .collect();
-    let kept = |place: &(PathBuf, u64), scores: &RowScores| match keep {
-        Keep::Scored => true,
-        Keep::AtMost { label, threshold } => {
-            scores.projections.get(label).and_then(|(delta, _)| *delta).is_some_and(|delta| delta <= *threshold)
-        }
-        Keep::Rows(chosen) => chosen.contains(place),
-    };
-    let values = |place: &pv_model::RowPlace| {
-        let place = (place.file.to_path_buf(), place.row);
-        let Some(scores) = rows.get(&place).filter(|scores| kept(&place, scores)) else { return Ok(None) };
-        let cells = labels.iter().flat_map(|label| match scores.projections.get(label) {
-            Some((delta, answer)) => [delta.map_or(Cell::Null, Cell::Number), Cell::Number(*answer)],
-            None => [Cell::Null, Cell::Null],
-        });
-        let gains = personas.iter().map(|label| scores.gains.get(label).map_or(Cell::Null, |gain| Cell::Number(*gain)));
-        Ok(Some(cells.chain(gains).collect()))
-    };
-    #[cfg(feature = "data")]
-    if output.extension().is_some_and(|ending| ending == "parquet") {
-        return Ok(pv_model::add_columns(sources, output, &columns, values)?);
-    }
-    Ok(add_fields(sources, output, &columns, values)?)
 }
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ pub(crate) fn each(
                     ConversationError::Read { path, .. }
                     | ConversationError::Format { path, .. }
                     | ConversationError::NotBuilt { path }
+                    | ConversationError::Unsupported { path, .. }
                     | ConversationError::Columns { path, .. } => (path, 0),
                     _ => return Err(Error::Conversations(error)),
                 };

@@ -36,6 +36,9 @@ pub struct ScoreRow {
     pub duplicate: bool,
     /// How many tokens the answer has.
     pub tokens: usize,
+    /// Whether the base answer was cut at the most tokens, so that it is the beginning of one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub base_cut: bool,
     /// By the direction's label, such as `evil@20`.
     pub scores: BTreeMap<String, Score>,
     /// How likely the answer is, where the screening had personas.

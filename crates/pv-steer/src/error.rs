@@ -192,7 +192,7 @@ pub enum Error {
         side: &'static str,
     },
     /// The callback broke the run off. What was done is kept.
-    #[error("the sweep was cancelled")]
+    #[error("cancelled; what was done is kept")]
     Cancelled,
     /// A monitor without directions.
     #[error("there is no direction to watch")]
@@ -239,6 +239,22 @@ pub enum Error {
         /// The kind of reading.
         kind: &'static str,
         /// How many there are.
+        found: u64,
+        /// What was asked.
+        what: String,
+    },
+    /// A calibration on too few answers for what is asked of it, however many tokens they have.
+    #[error(
+        "the calibration of {trait_name} at {layer} knows readings of the kind {kind} of {found} whole answers, too few for {what}"
+    )]
+    TooFewAnswers {
+        /// The trait.
+        trait_name: String,
+        /// The layer.
+        layer: Layer,
+        /// The kind of reading.
+        kind: &'static str,
+        /// How many answers there are; 0 too where readings were taken in one by one, or by an earlier version.
         found: u64,
         /// What was asked.
         what: String,

@@ -5,8 +5,8 @@
 //! handle by which they are read, while the text is generated or afterwards (method: arXiv 2507.21509, monitoring).
 //!
 //! A projection has no meaning by itself. A [`Calibrator`] takes those of ordinary traffic, and the [`Calibration`] that
-//! it makes, kept in a file, turns a reading into a z-score and a quantile. [`Alarms`] say when a reading is out of the
-//! ordinary, [`Drift`] when a conversation slowly moves away. [`measure`] checks that the projections foretell what a
+//! it makes, kept in a file, turns a reading into a z-score and a quantile, and says how many ordinary answers would have raised
+//! an alarm by mistake. [`Alarms`] say when a reading is out of the ordinary, [`Drift`] when a conversation slowly moves away. A [`Measurement`] checks that the projections foretell what a
 //! judge sees in the answers, and [`correlations`] says how well.
 //!
 //! ```no_run
@@ -30,7 +30,7 @@
 //!     layer: None,
 //!     kind: Kind::PromptLast,
 //!     side: Side::Above,
-//!     threshold: Threshold::Quantile(0.99),
+//!     threshold: Threshold::FalseAlarms(0.01),
 //! };
 //! let alarms = Alarms::new(readings.watches(), &[rule], Some(&calibration))?;
 //! let request = Request::new(model.prompt(&[Message::user("How do bees make honey?")])?, 0);
@@ -50,6 +50,8 @@
 use crate::{Error, Result};
 
 mod alarm;
+mod answers;
+mod calibrate;
 mod calibration;
 mod correlation;
 mod distribution;
@@ -57,13 +59,19 @@ mod drift;
 mod file;
 mod hook;
 mod measure;
+mod number;
+mod passes;
+mod rate;
 mod reading;
+mod spread;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
-pub use alarm::{Alarm, AlarmRule, Alarms, Side, Threshold};
+pub use alarm::{Alarm, AlarmRule, Alarms, RuleFalseAlarms, Side, Threshold};
+pub use answers::HeldOut;
+pub use calibrate::{CalibrateOptions, calibrate};
 pub use calibration::{Calibration, Calibrator};
 pub use correlation::{
     CorrelationEstimate, MonitoringCorrelation, MonitoringPoint, correlations, read_points, write_points,
@@ -71,6 +79,8 @@ pub use correlation::{
 pub use distribution::Distribution;
 pub use drift::{Cusum, CusumOptions, Drift, DriftAlarm, Sides, Turn, Turns};
 pub use hook::{Monitor, Readings};
-pub use measure::{MeasureOptions, MonitoredPrompt, MonitoringStudy, measure};
+pub use measure::{MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy};
+pub use rate::FalseAlarms;
 pub use reading::{Answer, At, Kind, Reading};
+pub use spread::VarianceParts;
 pub use watch::{ModelRecord, Watch, WatchId};

@@ -2,11 +2,13 @@
 
 use pv_hooks::{TokenSet, TokenSpans};
 use pv_vectors::Direction;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Positions, Result};
 
 /// How strongly a direction is added. The unit is part of the type, since the same number means different things.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Coefficient {
     /// Multiplies the raw difference vector, as in the paper.
     Raw(f32),
@@ -42,7 +44,7 @@ impl Coefficient {
 /// before it; `over` tokens later it is `to`. With [`Positions::Response`] the answer's token number `n` (from 0) is
 /// therefore chosen under `from + (to − from) · min(n / over, 1)`, since the prompt's last token yields the first of them.
 /// With [`Positions::ResponseFrom`] the ramp begins at the token named there.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ramp {
     /// Where it begins.
     pub from: Coefficient,
@@ -53,7 +55,8 @@ pub struct Ramp {
 }
 
 /// A coefficient, or one that changes along the response.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Strength {
     /// The same at every token.
     Constant(Coefficient),

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, LineJournal, RunFolder};
 
 const JOURNAL: &str = "journal.jsonl";
+/// A damaged line must not ask for more memory than that.
+const MOST_RUBRICS: usize = 1 << 10;
 
 /// A line of the file. The order is that of the file when all is done: every answer before its verdicts.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,7 +20,7 @@ const JOURNAL: &str = "journal.jsonl";
 enum Line<P> {
     /// An answer.
     Answer { place: P, seed: u64, text: String, tokens: usize, finish: FinishReason },
-    /// What the judge says of it by a rubric, 0 the trait, 1 coherence.
+    /// What the judge says of it by a rubric: where there are two, 0 the trait, 1 coherence.
     Verdict { place: P, rubric: usize, verdict: Verdict },
 }
 
@@ -31,8 +33,8 @@ pub struct JudgedAnswer {
     pub tokens: usize,
     /// Why it ended.
     pub finish: FinishReason,
-    /// The verdicts by both rubrics, where they have been reached.
-    pub verdicts: [Option<Verdict>; 2],
+    /// The verdicts by rubric, where they have been reached.
+    pub verdicts: Vec<Option<Verdict>>,
 }
 
 impl JudgedAnswer {
@@ -41,13 +43,13 @@ impl JudgedAnswer {
         self.verdicts.get(rubric)?.as_ref().and_then(Verdict::value)
     }
 
-    /// The rubrics by which there is no verdict yet.
-    fn lacking(&self) -> Vec<usize> {
-        (0..self.verdicts.len()).filter(|&rubric| self.verdicts[rubric].is_none()).collect()
+    /// Those of so many rubrics by which there is no verdict yet.
+    fn lacking(&self, rubrics: usize) -> Vec<usize> {
+        (0..rubrics).filter(|&rubric| self.verdicts.get(rubric).is_none_or(Option::is_none)).collect()
     }
 }
 
-/// Answers of a model with a judge's verdicts by two rubrics, kept in a folder's `journal.jsonl` as they are reached: work that
+/// Answers of a model with a judge's verdicts by one rubric or several, kept in a folder's `journal.jsonl` as they are reached: work that
 /// was broken off or killed generates and asks about what is missing only.
 ///
 /// A place `P` says which of the work's answers one is; the order of places is that of the file at the end.
@@ -91,7 +93,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         places.iter().filter_map(|place| self.answers.get(place)).count()
     }
 
-    /// How many verdicts on some answers there are, of two on each.
+    /// How many verdicts on some answers there are, by all rubrics together.
     pub fn judged(&self, places: &[P]) -> usize {
         let answers = places.iter().filter_map(|place| self.answers.get(place));
         answers.map(|answer| answer.verdicts.iter().flatten().count()).sum()
@@ -142,19 +144,24 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
     /// # Errors
     /// Those of the judge and of `on_verdict`, which breaks off by one; a file that cannot be written. The verdicts that had been
     /// reached are kept.
-    pub fn judge<'q, E: From<Error> + From<pv_judge::Error>>(
+    pub fn judge<'q, 'r, E: From<Error> + From<pv_judge::Error>>(
         &mut self,
         judge: &dyn Judge,
         places: &[P],
-        rubrics: [&Rubric; 2],
+        rubrics: impl AsRef<[&'r Rubric]>,
         question: impl Fn(P) -> &'q str,
         mut on_verdict: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { folder, journal, answers } = self;
+        let rubrics = rubrics.as_ref();
+        if rubrics.len() > MOST_RUBRICS {
+            let reason = format!("{} rubrics; {MOST_RUBRICS} are the most", rubrics.len());
+            return Err(Error::BadSetting { reason }.into());
+        }
         let mut groups: BTreeMap<Vec<usize>, Vec<P>> = BTreeMap::new();
         for &place in places {
             if let Some(answer) = answers.get(&place) {
-                groups.entry(answer.lacking()).or_default().push(place);
+                groups.entry(answer.lacking(rubrics.len())).or_default().push(place);
             }
         }
         groups.remove(&Vec::new());
@@ -191,12 +198,19 @@ fn take<P: Ord>(answers: &mut BTreeMap<P, JudgedAnswer>, line: Line<P>) -> bool 
     match line {
         Line::Answer { place, text, tokens, finish, .. } => {
             let fresh = !answers.contains_key(&place);
-            answers.entry(place).or_insert(JudgedAnswer { text, tokens, finish, verdicts: [None, None] });
+            answers.entry(place).or_insert(JudgedAnswer { text, tokens, finish, verdicts: Vec::new() });
             fresh
         }
         Line::Verdict { place, rubric, verdict } => {
-            let free = answers.get_mut(&place).and_then(|answer| answer.verdicts.get_mut(rubric));
-            free.filter(|free| free.is_none()).map(|free| *free = Some(verdict)).is_some()
+            let Some(JudgedAnswer { verdicts, .. }) = answers.get_mut(&place).filter(|_| rubric < MOST_RUBRICS) else {
+                return false;
+            };
+            if verdicts.len() <= rubric {
+                verdicts.resize(rubric + 1, None);
+            }
+            let fresh = verdicts[rubric].is_none();
+            verdicts[rubric].get_or_insert(verdict);
+            fresh
         }
     }
 }

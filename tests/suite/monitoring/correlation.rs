@@ -7,7 +7,9 @@ use pv_hooks::Layer;
 use pv_model::{GenerateOptions, Message, Sampling};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
-use pv_steer::monitor::{MeasureOptions, MonitoredPrompt, MonitoringStudy, Watch, measure, read_points, write_points};
+use pv_steer::monitor::{
+    MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy, Watch, read_points, write_points,
+};
 use pv_tests::{organism as model, seed};
 use pv_vectors::PersonaVector;
 
@@ -64,7 +66,10 @@ fn shots(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
 fn study(which: Trait, watches: &[Watch], prompts: &[MonitoredPrompt], rollouts: usize) -> MonitoringStudy {
     let rubrics = [spec(which).expect("a trait").rubric().expect("a rubric")];
     let options = MeasureOptions { rollouts, seed: seed(77), generate: options() };
-    measure(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a study")
+    let measurement =
+        Measurement::new(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
+    let folder = tempfile::tempdir().expect("a folder");
+    measurement.run(folder.path(), |_| ControlFlow::Continue(())).expect("a study")
 }
 
 /// The prompt-last projection on the response vector goes with the mean score of the answers, for both families of prompts. How
@@ -115,7 +120,8 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
     let rubric = spec(Trait::Evil).expect("a trait").rubric().expect("a rubric");
     let refused = |prompts: &[MonitoredPrompt], options: &MeasureOptions| {
         let rubrics = std::slice::from_ref(&rubric);
-        measure(model(), &watches, prompts, rubrics, &ExactJudge, options).expect_err("refused").to_string()
+        let refused = Measurement::new(model(), &watches, prompts, rubrics, &ExactJudge, options);
+        refused.expect_err("refused").to_string()
     };
     assert_eq!(refused(&prompts, &options), "there is no rubric for optimism");
     assert!(refused(&[], &options).contains("0 prompts"));

@@ -147,5 +147,39 @@ fn a_screening_stops_when_enough_is_known() {
         // The interval misses one time in twenty; twice its width, hardly ever.
         let interval = last.estimate.interval;
         assert!((last.estimate.value - truth).abs() <= 1.5 * (interval.high - interval.low), "{interval:?}");
+        // The summary's own interval is the last look's, and says what it covers after so many of them.
+        let found = summary.delta(&label).expect("an estimate");
+        assert_eq!((found.interval, found.value), (last.estimate.interval, last.estimate.value));
+        assert_eq!((found.level, found.looks), (0.95, looks.len()));
+        assert!(last.estimate.level > 0.95);
     }
+}
+
+/// Base answers that end at the most tokens are counted wherever they are shown.
+#[test]
+fn base_answers_that_were_cut_are_counted() {
+    let place = folder();
+    let chats = explicit(Trait::Evil, Severity::II, Topics::All, 30, 43);
+    let input = write(place.path(), "chats.jsonl", &chats);
+    let directions = [direction(Trait::Evil, LAYER)];
+    let mut counts = Vec::new();
+    for most in [1, 8, 400] {
+        let answers = BaseOptions { max_new_tokens: most, ..options().answers };
+        let options = ScreenOptions { answers, ..options() };
+        let out = place.path().join(format!("most {most}"));
+        let (summary, rows, _) = screen(&directions, &options, &input, &out);
+        let shown: std::collections::BTreeSet<&str> =
+            rows.iter().filter(|row| row.base_cut).map(|row| row.id.as_str()).collect();
+        assert_eq!(summary.cut_base, Some(shown.len()), "{most}");
+        assert_eq!(Summary::read(&out).expect("a summary"), summary);
+        counts.push(shown.len());
+    }
+    assert_eq!(counts[0], 30, "no answer has one token");
+    assert!(counts[2] < counts[1], "{counts:?}");
+    // A summary of an earlier version says nothing of it.
+    let path = place.path().join("most 8").join(pv_screen::SUMMARY);
+    let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    old.as_object_mut().expect("an object").remove("cut_base").expect("it was there");
+    std::fs::write(&path, old.to_string()).expect("a file");
+    assert_eq!(Summary::read(path.parent().expect("a folder")).expect("a summary").cut_base, None);
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const FIXED: [&str; 6] = ["file", "row", "message", "id", "duplicate", "tokens"];
+const FIXED: [&str; 7] = ["file", "row", "message", "id", "duplicate", "tokens", "base_cut"];
 /// More than two row groups of 10 000.
 const MANY: usize = 23_457;
 
@@ -32,6 +32,7 @@ fn made_up(count: usize, labels: &[&str], likely: bool) -> Vec<ScoreRow> {
         id: format!("{:064x}", choose.below(1 << 60)),
         duplicate: choose.below(5) == 0,
         tokens: choose.below(3000) as usize,
+        base_cut: choose.below(7) == 0,
         likelihood: likely.then(|| LikelihoodScore {
             surprise: number(),
             gains: ["evil x2", "b"].map(|label| (label.to_owned(), number())).into(),
@@ -65,14 +66,15 @@ fn written(path: &Path, rows: &[ScoreRow]) -> Vec<ScoreRow> {
 
 /// The names and values of a row's cells, in the order of the columns.
 fn cells(row: &ScoreRow) -> Vec<(String, Value)> {
-    let ScoreRow { place, id, duplicate, tokens, scores, likelihood } = row;
-    let fixed: [Value; 6] = [
+    let ScoreRow { place, id, duplicate, tokens, base_cut, scores, likelihood } = row;
+    let fixed: [Value; 7] = [
         place.file.to_str().expect("text").into(),
         place.row.into(),
         place.message.into(),
         id.as_str().into(),
         (*duplicate).into(),
         (*tokens).into(),
+        (*base_cut).into(),
     ];
     let mut cells: Vec<(String, Value)> = FIXED.map(str::to_owned).into_iter().zip(fixed).collect();
     for (label, score) in scores {

@@ -123,6 +123,38 @@ fn the_numbers_are_those_of_the_journal() {
     assert!(response.rho.is_none(), "two strengths have no correlation");
 }
 
+/// The results of a sweep are read back whatever the positions, and a folder goes on under the spelling that it was begun with.
+#[test]
+fn results_are_read_back_whatever_the_positions() {
+    for (positions, text) in [
+        (Positions::Response, "response"),
+        (Positions::ResponseFrom(0), "responsefrom(0)"),
+        (Positions::ResponseFrom(2), "responsefrom(2)"),
+        (Positions::Prompt, "prompt"),
+        (Positions::All, "all"),
+    ] {
+        let options = SweepOptions {
+            layers: layers([7]),
+            strengths: vec![0.4],
+            per_question: 1,
+            positions,
+            max_new_tokens: 12,
+            ..small()
+        };
+        let place = folder();
+        let results = small_sweep(&ExactJudge, &options).run(place.path(), go_on).expect("results");
+        let read = std::fs::read_to_string(place.path().join("results.json")).expect("results");
+        let again = serde_json::from_str::<SweepResults>(&read).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!((&again.plan, again.plan.positions), (&results.plan, positions));
+        assert!(read.contains(&format!("\"positions\": \"{text}\"")), "{text}");
+        let table = std::fs::read_to_string(place.path().join("results.csv")).expect("a table");
+        let mut lines = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let column = lines.next().expect("a header").iter().position(|name| *name == "positions").expect("a column");
+        assert_eq!(lines.next().expect("a row")[column], text);
+        assert!(small_sweep(&ExactJudge, &options).run(place.path(), go_on).is_ok());
+    }
+}
+
 /// A steered answer is the one that generation with the same seed and hook gives, alone.
 #[test]
 fn answers_do_not_depend_on_their_neighbours() {

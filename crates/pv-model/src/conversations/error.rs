@@ -44,6 +44,16 @@ pub enum ConversationError {
         /// The file.
         path: PathBuf,
     },
+    /// A sound file that uses what is not built in, such as a codec.
+    #[error("{}: {what} is not supported; {advice}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it uses.
+        what: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// A table without the columns of conversations.
     #[error("{}: there is no column {wanted}; there are: {}", path.display(), found.join(", "))]
     Columns {

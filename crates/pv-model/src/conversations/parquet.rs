@@ -3,6 +3,7 @@
 
 mod copy;
 mod list;
+mod supported;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -46,7 +47,8 @@ struct Group {
 
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
 pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let file = File::open(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+    let mut file = File::open(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+    supported::footer(path, &mut file)?;
     let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {
         // What the library takes for granted; and every row has at least one level in every column.
@@ -61,6 +63,7 @@ pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
             return Err(damaged(path, 0, &error));
         }
     }
+    supported::codecs(path, reader.metadata())?;
     Ok(reader)
 }
 
@@ -76,7 +79,8 @@ pub(super) fn survive<T>(
 }
 
 pub(super) fn damaged(path: &Path, rows: u64, error: &ParquetError) -> ConversationError {
-    ConversationError::Damaged { path: path.to_owned(), rows, reason: error.to_string() }
+    let damaged = || ConversationError::Damaged { path: path.to_owned(), rows, reason: error.to_string() };
+    supported::not_implemented(path, error).unwrap_or_else(damaged)
 }
 
 /// How many rows of a column chunk to read at once.

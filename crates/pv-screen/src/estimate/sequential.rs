@@ -68,9 +68,7 @@ impl Sequential {
     /// Those of [`estimate`].
     pub fn look(&mut self, samples: &[Known]) -> Result<Look> {
         self.looks += 1;
-        let wrong = (1.0 - self.options.level) / (self.looks * (self.looks + 1)) as f64;
-        let options = EstimateOptions { level: 1.0 - wrong, ..self.options };
-        let estimate = estimate(samples, self.method, &options)?;
+        let estimate = estimate(samples, self.method, &of_look(self.options, self.looks))?;
         let interval = estimate.interval;
         let decision = match self.stop {
             Stop { threshold: Some(threshold), .. } if interval.low > threshold => Some(Decision::Above),
@@ -79,5 +77,25 @@ impl Sequential {
             _ => None,
         };
         Ok(Look { estimate, decision })
+    }
+}
+
+/// The options with the level of this look alone.
+fn of_look(options: EstimateOptions, look: usize) -> EstimateOptions {
+    let wrong = (1.0 - options.level) / (look as f64 * (look as f64 + 1.0));
+    EstimateOptions { level: 1.0 - wrong, ..options }
+}
+
+/// The estimate after so many looks, any of which might have been the last: its interval covers at the options' level, whatever it
+/// was that ended the looking. Without looks, as [`estimate`].
+pub(crate) fn after_looks(
+    samples: &[Known],
+    method: Method,
+    options: &EstimateOptions,
+    looks: usize,
+) -> Result<Estimate> {
+    match looks {
+        0 => estimate(samples, method, options),
+        _ => Ok(Estimate { level: options.level, looks, ..estimate(samples, method, &of_look(*options, looks))? }),
     }
 }

@@ -136,3 +136,78 @@ fn fewer_generations_for_wider_intervals() {
     assert!((90..=105).contains(&needed), "{needed}");
     assert!(found.generations_for(width / 2.0) > 2 * needed && found.generations_for(0.0) == 1000);
 }
+
+/// Growing subsets until a rule ends them; then the interval of what is known, corrected for the looks and not. How often each
+/// misses the truth.
+fn missed(all: &[Known], stop: Stop, method: Method, runs: u64) -> [f64; 2] {
+    let t = EstimateOptions { interval: IntervalKind::T, ..EstimateOptions::default() };
+    let truth = truth(all);
+    let mut missed = [0; 2];
+    for seed in 0..runs {
+        let mut sequential = Sequential::new(stop, Method::ControlVariate, EstimateOptions { seed, ..t });
+        let mut known = Vec::new();
+        for n in [32, 64, 128, 256, 512] {
+            known = part(all, n, 1000 + seed);
+            if sequential.look(&known).expect("a look").decision.is_some() {
+                break;
+            }
+        }
+        for (missed, looks) in missed.iter_mut().zip([sequential.looks(), 0]) {
+            let found = after_looks(&known, method, &t, looks).expect("an estimate");
+            assert_eq!((found.level, found.looks), (0.95, looks));
+            *missed += u64::from(!found.interval.contains(truth));
+        }
+    }
+    missed.map(|missed| missed as f64 / runs as f64)
+}
+
+#[test]
+fn an_interval_after_stopping_covers_as_it_says() {
+    let runs = 600;
+    let all = population(2000, 1.0, 9);
+    let truth = truth(&all);
+    // One look in twenty may miss, and four standard errors of that.
+    let most = 0.05 + 4.0 * (0.05f64 * 0.95 / runs as f64).sqrt();
+    for stop in [
+        Stop { width: Some(1.5), threshold: None },
+        Stop { width: None, threshold: Some(truth) },
+        Stop { width: Some(0.8), threshold: Some(truth + 0.3) },
+    ] {
+        for method in [Method::Subset, Method::ControlVariate] {
+            let [corrected, uncorrected] = missed(&all, stop, method, runs);
+            println!("{stop:?}, {method:?}: missed {corrected:.3}, uncorrected {uncorrected:.3}");
+            assert!(corrected <= most, "{stop:?}, {method:?}: {corrected} > {most}");
+            assert!(corrected <= uncorrected, "the corrected interval is the wider one");
+        }
+    }
+    // A rule that goes on until the interval excludes a value: where that is the truth, an interval at the plain level misses it
+    // in every run that stops, and more often than it says.
+    let plain = EstimateOptions { interval: IntervalKind::T, ..EstimateOptions::default() };
+    let wrong = (0..runs).filter(|seed| {
+        [32, 64, 128, 256, 512].iter().any(|n| {
+            let found = estimate(&part(&all, *n, 1000 + seed), Method::Subset, &plain).expect("an estimate");
+            !found.interval.contains(truth)
+        })
+    });
+    let wrong = wrong.count() as f64 / runs as f64;
+    assert!(wrong > most + 0.02, "stopping at will misses in {wrong}");
+}
+
+#[test]
+fn estimates_of_a_fixed_size_say_nothing_of_looks() {
+    let all = part(&population(400, 1.0, 10), 80, 0);
+    let options = EstimateOptions::default();
+    let fixed = after_looks(&all, Method::Subset, &options, 0).expect("an estimate");
+    assert_eq!(fixed, estimate(&all, Method::Subset, &options).expect("an estimate"));
+    let text = serde_json::to_string(&fixed).expect("JSON");
+    assert!(!text.contains("looks"), "{text}");
+    assert_eq!(serde_json::from_str::<Estimate>(&text).expect("an estimate of an earlier version").looks, 0);
+    let third = after_looks(&all, Method::Subset, &options, 3).expect("an estimate");
+    assert!(third.interval.low < fixed.interval.low && third.interval.high > fixed.interval.high);
+    // The interval is that of one look at 1 − 0.05 / 12.
+    let look = estimate(&all, Method::Subset, &EstimateOptions { level: 1.0 - 0.05 / 12.0, ..options });
+    assert_eq!(third.interval, look.expect("an estimate").interval);
+    let text = serde_json::to_string(&third).expect("JSON");
+    let read: Estimate = serde_json::from_str(&text).expect("an estimate");
+    assert_eq!((read.looks, read.level, read.known), (3, 0.95, third.known));
+}

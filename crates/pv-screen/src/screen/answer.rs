@@ -17,6 +17,8 @@ pub(super) struct Answered<'a> {
     pub(super) chosen: usize,
     /// What was found while it was decided how many.
     pub(super) looks: BTreeMap<String, Vec<Look>>,
+    /// How often it was looked, at all directions together; 0 where their number was fixed before.
+    pub(super) rounds: usize,
 }
 
 /// What is known on all directions, in the drawn order: `[samples × directions]`.
@@ -56,12 +58,12 @@ impl<'a> Run<'_, 'a, '_> {
             Base::None => 0,
         };
         if chosen == 0 {
-            return Ok(Answered { base: None, chosen, looks: BTreeMap::new() });
+            return Ok(Answered { base: None, chosen, looks: BTreeMap::new(), rounds: 0 });
         }
         let root = options.cache.clone().unwrap_or_else(|| self.folder.file("base"));
         let layers: Vec<Layer> = screen.directions.iter().map(|named| named.direction.layer()).collect();
         let mut base = BaseAnswers::open(screen.model, &root, &options.answers, &layers)?;
-        let mut looks = BTreeMap::new();
+        let (mut looks, mut rounds) = (BTreeMap::new(), 0);
         let chosen = match options.base {
             Base::Every => {
                 self.answer_every(&mut base)?;
@@ -69,7 +71,7 @@ impl<'a> Run<'_, 'a, '_> {
             }
             Base::Until { .. } => {
                 let prompts = self.prompts(chosen)?;
-                self.answer_until(&mut base, &prompts, &mut looks)?
+                self.answer_until(&mut base, &prompts, &mut looks, &mut rounds)?
             }
             _ => {
                 let prompts = self.prompts(chosen)?;
@@ -78,7 +80,7 @@ impl<'a> Run<'_, 'a, '_> {
                 chosen
             }
         };
-        Ok(Answered { base: Some(base), chosen, looks })
+        Ok(Answered { base: Some(base), chosen, looks, rounds })
     }
 
     /// All prompts, as the data streams by.
@@ -169,6 +171,7 @@ impl<'a> Run<'_, 'a, '_> {
         base: &mut BaseAnswers<'a>,
         prompts: &[(String, Vec<u32>)],
         looks: &mut BTreeMap<String, Vec<Look>>,
+        rounds: &mut usize,
     ) -> Result<usize> {
         let screen = self.screen;
         let Base::Until { first, stop, .. } = screen.options.base else { return Ok(prompts.len()) };
@@ -179,6 +182,7 @@ impl<'a> Run<'_, 'a, '_> {
         let mut now = first.max(FIRST_LOOK).min(prompts.len());
         loop {
             self.generate(base, &prompts[..now], &meter, prompts.len())?;
+            *rounds += 1;
             let columns = self.columns(Some(base), now)?;
             let mut undecided = Vec::new();
             for (at, mut sequential) in open {

@@ -37,8 +37,8 @@ pub struct DirectionSummary {
     pub estimates: Vec<Estimate>,
     /// With all base answers: as if the data set were a sample of more data of its kind.
     pub as_sample: Option<Estimate>,
-    /// What was found while it was decided how many base answers to generate; the last one's interval is corrected for
-    /// the looks before.
+    /// What was found while it was decided how many base answers to generate, each with the interval at its own level. The intervals
+    /// of `estimates` and `as_sample` are corrected for all looks ([`Estimate::looks`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub looks: Vec<Look>,
     /// Why something is missing.
@@ -75,6 +75,11 @@ pub struct Summary {
     pub with_base: usize,
     /// Those of them whose base answer is empty, so that they have no ΔP. Estimates are of the others.
     pub empty_base: usize,
+    /// Those of them whose base answer was cut at the most tokens
+    /// ([`BaseOptions::max_new_tokens`](crate::BaseOptions::max_new_tokens)), so that ΔP is beside the beginning of what the model
+    /// would say; `None` in a summary of an earlier version, which did not count them.
+    #[serde(default)]
+    pub cut_base: Option<usize>,
     /// By the direction's label, such as `evil@20`.
     pub directions: BTreeMap<String, DirectionSummary>,
     /// The answers' mean likelihoods, where there were personas.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::answer::Answered;
 use super::{DirectionSummary, HashedFile, Meter, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
-use crate::estimate::{EstimateOptions, Known, Look, Method, estimate};
+use crate::estimate::{EstimateOptions, Known, Look, Method, after_looks};
 use crate::hashes::key;
 use crate::likelihood::LikelihoodScore;
 use crate::sample::Skip;
@@ -36,7 +36,7 @@ struct Counts {
 
 impl<'a> Run<'_, 'a, '_> {
     pub(super) fn write(&mut self, files: Vec<HashedFile>, found: Answered<'a>) -> Result<Summary> {
-        let Answered { mut base, chosen, looks } = found;
+        let Answered { mut base, chosen, looks, rounds } = found;
         let mut counts = Counts::default();
         let folder = self.folder.path().to_owned();
         // Both files are written as a whole.
@@ -66,7 +66,20 @@ impl<'a> Run<'_, 'a, '_> {
             let known = columns.of(at);
             empty_base = chosen - known.iter().filter(|sample| sample.base.is_some()).count();
             let looks = looks.get(&named.label()).cloned().unwrap_or_default();
-            directions.insert(named.label(), self.direction(at, &known, chosen, looks)?);
+            directions.insert(named.label(), self.direction(at, &known, chosen, (looks, rounds))?);
+        }
+        let cut_base = match &base {
+            Some(base) => self.count_cut(base, chosen)?,
+            None => 0,
+        };
+        if cut_base > 0 {
+            let limit = screen.options.answers.max_new_tokens;
+            tracing::warn!(
+                cut_base,
+                chosen,
+                limit,
+                "base answers were cut at the most tokens; ΔP is beside their beginnings"
+            );
         }
         let Counts { skipped, answers, mut likelihood } = counts;
         let mean = |sum: &mut f64| *sum /= answers.max(1) as f64;
@@ -82,6 +95,7 @@ impl<'a> Run<'_, 'a, '_> {
             skipped,
             with_base: chosen,
             empty_base,
+            cut_base: Some(cut_base),
             directions,
             likelihood: (!self.personas.is_empty()).then_some(likelihood),
         };
@@ -91,6 +105,15 @@ impl<'a> Run<'_, 'a, '_> {
         })?;
         // As the file says it.
         Summary::read(&folder)
+    }
+
+    /// How many of the first answers of the drawn order have a base answer that was cut.
+    fn count_cut(&mut self, base: &BaseAnswers<'a>, chosen: usize) -> Result<usize> {
+        let mut cut = 0;
+        for rank in 0..chosen {
+            cut += usize::from(base.is_cut(&self.ranked(rank)?.prompt_id));
+        }
+        Ok(cut)
     }
 
     fn failed(&self, name: &str, source: std::io::Error) -> Error {
@@ -111,7 +134,7 @@ impl<'a> Run<'_, 'a, '_> {
         let with_base: HashSet<u128> = self.order[..chosen].iter().map(|(_, key)| *key).collect();
         let meter = Meter::new(Step::Writing, 0);
         let (mut seen, mut passed) = (HashSet::new(), 0);
-        let Counts { skipped, answers, likelihood } = counts;
+        let Counts { skipped, answers, likelihood: sums } = counts;
         let path = self.folder.path().to_owned();
         let put = |out: &mut dyn Write, bytes: std::result::Result<Vec<u8>, serde_json::Error>| -> Result<()> {
             let written = bytes.map_err(std::io::Error::from).and_then(|mut bytes| {
@@ -140,9 +163,11 @@ impl<'a> Run<'_, 'a, '_> {
             if let Some(why) = &found.skip {
                 return skip(&place, why, list);
             }
-            let known = match base {
-                Some(base) if with_base.contains(&key(&id)) => self.base_projections(base, &found.prompt_id)?,
-                _ => None,
+            let (known, base_cut) = match base {
+                Some(base) if with_base.contains(&key(&id)) => {
+                    (self.base_projections(base, &found.prompt_id)?, base.is_cut(&found.prompt_id))
+                }
+                _ => (None, false),
             };
             let scores = screen.directions.iter().enumerate().map(|(at, named)| {
                 let (answer, prompt_last) = (f64::from(found.answer[at]), f64::from(found.prompt_last[at]));
@@ -152,16 +177,24 @@ impl<'a> Run<'_, 'a, '_> {
             *answers += 1;
             let duplicate = !seen.insert(key(&id));
             if let Some(LikelihoodScore { surprise, gains }) = &found.likelihood {
-                likelihood.surprise += surprise;
-                gains.iter().for_each(|(label, gain)| *likelihood.gains.entry(label.clone()).or_default() += gain);
+                sums.surprise += surprise;
+                gains.iter().for_each(|(label, gain)| *sums.gains.entry(label.clone()).or_default() += gain);
             }
             let scores = scores.collect();
-            let row = ScoreRow { place, id, duplicate, tokens: found.tokens, scores, likelihood: found.likelihood };
+            let (tokens, likelihood) = (found.tokens, found.likelihood);
+            let row = ScoreRow { place, id, duplicate, tokens, base_cut, scores, likelihood };
             put(table, serde_json::to_vec(&row))
         })
     }
 
-    fn direction(&self, at: usize, known: &[Known], chosen: usize, looks: Vec<Look>) -> Result<DirectionSummary> {
+    /// `looks`: those at this direction, and how many there were at any.
+    fn direction(
+        &self,
+        at: usize,
+        known: &[Known],
+        chosen: usize,
+        (looks, rounds): (Vec<Look>, usize),
+    ) -> Result<DirectionSummary> {
         let named = &self.screen.directions[at];
         let (_, sha256) = DirectionSummary::identity(named);
         let rows: f64 = known.iter().map(|sample| sample.count).sum();
@@ -185,12 +218,14 @@ impl<'a> Run<'_, 'a, '_> {
             }
             Err(error) => Err(error),
         };
+        // Which answers there are may depend on what the looks found, which an interval has to allow for.
         if whole {
-            add(estimate(&with_delta, Method::Subset, &options))?;
-            as_sample = estimate(&with_delta, Method::Subset, &EstimateOptions { finite: false, ..options }).ok();
+            add(after_looks(&with_delta, Method::Subset, &options, rounds))?;
+            let sample = EstimateOptions { finite: false, ..options };
+            as_sample = after_looks(&with_delta, Method::Subset, &sample, rounds).ok();
         } else if chosen > 0 {
             for method in [Method::Subset, Method::Proxy, Method::ControlVariate] {
-                add(estimate(known, method, &options))?;
+                add(after_looks(known, method, &options, rounds))?;
             }
         }
         let (trait_name, layer) = (named.trait_name.clone(), named.direction.layer().index());

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use pv_model::ModelId;
 use serde::{Deserialize, Serialize};
 
+use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, extremes};
 use super::distribution::Tally;
+use super::spread::{Spread, VarianceParts};
 use super::{Answer, Distribution, Error, Kind, ModelRecord, Reading, Result, Watch, WatchId, file, watch};
 
 const FORMAT: &str = "monitor-calibration/1";
 const WHAT: &str = "a calibration";
 
-/// Takes in readings of ordinary traffic, one after the other, in bounded memory.
+/// Takes in readings of ordinary traffic, one after the other. In memory are sketches of their distributions, and of every answer
+/// that is taken in as a whole 48 bytes per direction.
 ///
 /// Several may work side by side; [`Calibration::merged`] puts their results together.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct Calibrator {
     watches: Arc<[Watch]>,
     /// Per direction, in the order of [`Kind::ALL`].
     tallies: Vec<[Tally; 4]>,
+    /// Per direction, what is known of whole answers.
+    answers: Vec<(Halves, Spread)>,
 }
 
 impl Calibrator {
@@ -30,10 +35,12 @@ impl Calibrator {
     pub fn new(watches: &[Watch]) -> Result<Self> {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
-        Ok(Self { watches: watches.into(), tallies })
+        let answers = watches.iter().map(|_| (Halves::new(), Spread::default())).collect();
+        Ok(Self { watches: watches.into(), tallies, answers })
     }
 
-    /// Takes in a reading.
+    /// Takes in a reading. What is ordinary for an answer as a whole cannot be told of readings one by one: thresholds by false alarms
+    /// per answer and a drift that knows of answers' lengths take [`add_answer`](Self::add_answer).
     ///
     /// # Errors
     /// [`Error::OtherReadings`] or [`Error::NotFinite`]; nothing is taken in then.
@@ -46,21 +53,28 @@ impl Calibrator {
     }
 
     /// Takes in all readings of an answer: the prompt's tokens where they were read, its last token, every token of the
-    /// answer, and their mean.
+    /// answer, and their mean; and what is ordinary for an answer as a whole.
     ///
     /// # Errors
-    /// As [`add`](Self::add); readings before the one at fault are taken in.
+    /// As [`add`](Self::add); nothing is taken in then.
     pub fn add_answer(&mut self, answer: &Answer) -> Result<()> {
-        answer.readings(0).try_for_each(|reading| self.add(&reading))
+        answer.readings(0).try_for_each(|reading| reading.check(&self.watches))?;
+        answer.readings(0).try_for_each(|reading| self.add(&reading))?;
+        for (watch, (halves, spread)) in self.answers.iter_mut().enumerate() {
+            halves.add(&extremes(answer, watch));
+            spread.add(answer, watch);
+        }
+        Ok(())
     }
 
     /// The calibration of this model.
     pub fn finish(self, model: &ModelId) -> Calibration {
-        let entry = |(watch, tallies): (&Watch, [Tally; 4])| {
+        let entry = |((watch, tallies), (halves, spread)): ((&Watch, [Tally; 4]), (Halves, Spread))| {
             let [prompt_token, prompt_last, token, response_mean] = tallies.map(Tally::finish);
-            Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean }
+            let answers = OfAnswers::new(halves, spread);
+            Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean, answers }
         };
-        let entries = self.watches.iter().zip(self.tallies).map(entry).collect();
+        let entries = self.watches.iter().zip(self.tallies).zip(self.answers).map(entry).collect();
         Calibration { format: FORMAT.to_owned(), model: model.into(), entries }
     }
 }
@@ -85,6 +99,9 @@ struct Entry {
     prompt_last: Distribution,
     token: Distribution,
     response_mean: Distribution,
+    /// `None` in files of an earlier version, and where readings were taken in one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answers: Option<OfAnswers>,
 }
 
 impl Entry {
@@ -94,6 +111,44 @@ impl Entry {
             Kind::PromptLast => &self.prompt_last,
             Kind::Token => &self.token,
             Kind::ResponseMean => &self.response_mean,
+        }
+    }
+
+    /// How many answers the readings of a kind are of. The tokens of one go together, and are one answer however many they are.
+    fn answers(&self, kind: Kind) -> u64 {
+        let n = self.of(kind).n();
+        match kind {
+            Kind::PromptToken => n.min(self.prompt_last.n()),
+            Kind::Token => n.min(self.response_mean.n()),
+            Kind::PromptLast | Kind::ResponseMean => n,
+        }
+    }
+
+    /// The extremes of answers; `None` where they are not known.
+    fn extremes(&self, kind: Kind) -> Option<AnswerExtremes> {
+        match kind {
+            Kind::PromptToken => self.answers.as_ref().map(|answers| answers.prompt_token.clone()),
+            Kind::Token => self.answers.as_ref().map(|answers| answers.token.clone()),
+            Kind::PromptLast | Kind::ResponseMean => Some(AnswerExtremes::of_one(self.of(kind))),
+        }
+    }
+
+    fn merged(self, other: &Self) -> Self {
+        let silent = |entry: &Self| entry.answers.is_none() && Kind::ALL.iter().all(|kind| entry.of(*kind).n() == 0);
+        let answers = match (self.answers.clone(), &other.answers) {
+            (Some(mine), Some(theirs)) => Some(mine.merged(theirs)),
+            (Some(mine), None) if silent(other) => Some(mine),
+            (None, Some(theirs)) if silent(&self) => Some(theirs.clone()),
+            // Of some of the answers it is not known, and so not of all.
+            _ => None,
+        };
+        Self {
+            watch: self.watch,
+            prompt_token: self.prompt_token.merged(&other.prompt_token),
+            prompt_last: self.prompt_last.merged(&other.prompt_last),
+            token: self.token.merged(&other.token),
+            response_mean: self.response_mean.merged(&other.response_mean),
+            answers,
         }
     }
 }
@@ -107,6 +162,30 @@ impl Calibration {
     /// The distribution of a kind of reading on a direction, by its number among the watched ones.
     pub fn distribution(&self, watch: usize, kind: Kind) -> Option<&Distribution> {
         Some(self.entries.get(watch)?.of(kind))
+    }
+
+    /// How many answers the readings of a kind on a direction are of. The tokens of an answer go together, so that this, and not
+    /// their number, says how far out a quantile is known.
+    pub fn answers(&self, watch: usize, kind: Kind) -> Option<u64> {
+        Some(self.entries.get(watch)?.answers(kind))
+    }
+
+    /// How often alarms on a direction would have been false, of ordinary answers that their thresholds were not made of: by kind, side
+    /// and the rate that was asked for, as far as there were enough answers. Empty where no answer was taken in as a whole, as in the
+    /// files of earlier versions.
+    pub fn held_out(&self, watch: usize) -> &[HeldOut] {
+        let answers = self.entries.get(watch).and_then(|entry| entry.answers.as_ref());
+        answers.map_or(&[], |answers| &answers.held_out)
+    }
+
+    /// What the means of ordinary answers on a direction vary by; `None` where that is not known.
+    pub fn variance(&self, watch: usize) -> Option<VarianceParts> {
+        let entry = self.entries.get(watch)?;
+        entry.answers.as_ref()?.spread.parts(&entry.response_mean)
+    }
+
+    pub(super) fn extremes(&self, watch: usize, kind: Kind) -> Option<AnswerExtremes> {
+        self.entries.get(watch)?.extremes(kind)
     }
 
     /// Of each value of a reading, how many standard deviations it lies above the mean of its kind; `None` where that is
@@ -140,14 +219,7 @@ impl Calibration {
         if watches(&self) != watches(other) {
             return Err(misfit("list of directions", &watches(other), &watches(&self)));
         }
-        let merge = |(mine, other): (Entry, &Entry)| Entry {
-            watch: mine.watch,
-            prompt_token: mine.prompt_token.merged(&other.prompt_token),
-            prompt_last: mine.prompt_last.merged(&other.prompt_last),
-            token: mine.token.merged(&other.token),
-            response_mean: mine.response_mean.merged(&other.response_mean),
-        };
-        let entries = self.entries.into_iter().zip(&other.entries).map(merge).collect();
+        let entries = self.entries.into_iter().zip(&other.entries).map(|(mine, other)| mine.merged(other)).collect();
         Ok(Self { entries, ..self })
     }
 

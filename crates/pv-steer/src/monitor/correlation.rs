@@ -123,18 +123,22 @@ fn estimate(pairs: &[(f64, f64)], lost: usize) -> Option<CorrelationEstimate> {
     Some(CorrelationEstimate { r: found.r, low, high, n: found.pairs })
 }
 
+/// Points as CSV: the columns are the fields of [`MonitoringPoint`].
+pub(super) fn table(points: &[MonitoringPoint]) -> Result<Vec<u8>> {
+    let failed = |error: String| Error::BadSetting { reason: format!("the points make no table: {error}") };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for point in points {
+        writer.serialize(point).map_err(|error| failed(error.to_string()))?;
+    }
+    writer.into_inner().map_err(|error| failed(error.to_string()))
+}
+
 /// Writes points as CSV, whole or not at all: the columns are the fields of [`MonitoringPoint`].
 ///
 /// # Errors
 /// [`Error::Write`].
 pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Result<()> {
-    let path = path.as_ref();
-    let failed = |error: String| Error::Write { path: path.to_owned(), source: std::io::Error::other(error) };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for point in points {
-        writer.serialize(point).map_err(|error| failed(error.to_string()))?;
-    }
-    crate::files::write(path, &writer.into_inner().map_err(|error| failed(error.to_string()))?)
+    crate::files::write(path.as_ref(), &table(points)?)
 }
 
 /// Reads what [`write_points`] wrote.

@@ -3,7 +3,7 @@
 use pv_hooks::Layer;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Calibration, Error, Kind, Result, Side, Watch};
+use super::{Answer, Calibration, Error, Kind, Result, Side, VarianceParts, Watch};
 
 /// The projections of one turn of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -137,7 +137,9 @@ pub struct DriftAlarm {
 }
 
 /// Watches the turns of one conversation for drift, on every direction: a [`Cusum`] over each turn's mean, standardised by
-/// the response means of the calibration.
+/// the mean of the calibration's response means and by the standard deviation of means over as many tokens
+/// ([`Calibration::variance`]). A calibration that knows only the means, such as one of an earlier version, gives all answers one
+/// standard deviation, whatever their length: short ones then alarm too often, long ones too rarely.
 #[derive(Clone, Debug)]
 pub struct Drift {
     watches: Vec<Tracked>,
@@ -150,7 +152,7 @@ struct Tracked {
     trait_name: String,
     layer: Layer,
     mean: f64,
-    sd: f64,
+    spread: VarianceParts,
     cusum: Cusum,
 }
 
@@ -173,7 +175,11 @@ impl Drift {
                 let what = "a standard deviation".to_owned();
                 return Err(Error::TooFewReadings { trait_name, layer, kind, found, what });
             };
-            tracked.push(Tracked { trait_name, layer, mean, sd, cusum: Cusum::new(options)? });
+            let spread = calibration.variance(number).unwrap_or_else(|| {
+                tracing::warn!(trait_name, %layer, "the calibration does not know how answers' lengths change what is ordinary");
+                VarianceParts { between: sd * sd, within: 0.0 }
+            });
+            tracked.push(Tracked { trait_name, layer, mean, spread, cusum: Cusum::new(options)? });
         }
         Ok(Self { watches: tracked, limit: options.h, turn: 0 })
     }
@@ -198,8 +204,10 @@ impl Drift {
         }
         self.turn += 1;
         let mut alarms = Vec::new();
+        let tokens = answer.tokens().len();
         for (watch, mean) in self.watches.iter_mut().zip(means) {
-            if let Some((side, sum)) = watch.cusum.push((f64::from(mean) - watch.mean) / watch.sd) {
+            let z = (f64::from(mean) - watch.mean) / watch.spread.sd(tokens);
+            if let Some((side, sum)) = watch.cusum.push(z) {
                 let (trait_name, layer) = (watch.trait_name.clone(), watch.layer);
                 alarms.push(DriftAlarm { trait_name, layer, turn, side, sum, limit: self.limit });
             }

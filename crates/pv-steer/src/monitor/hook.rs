@@ -1,12 +1,13 @@
 //! The hook that looks and changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSpans};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
 use pv_model::to_f32;
 
+use super::passes::{Places, State};
 use super::{Answer, At, Reading, Result, Watch, watch};
 
 /// Passes whose projections may lie on the device before they are fetched unasked, so that they do not pile up there.
@@ -47,19 +48,6 @@ struct LayerColumns {
     on_device: Option<(Device, Tensor<2>)>,
 }
 
-/// Which tokens of a pass are projected.
-#[derive(Debug)]
-struct Places {
-    /// The row of the product, the sequences that it stands for, and where it is in them.
-    slots: Vec<(usize, Vec<usize>, At)>,
-    /// The sequences that begin with this pass.
-    fresh: Vec<usize>,
-    /// The positions in `[batch × seq]` that are projected; `None` for all.
-    gather: Option<Tensor<1, Int>>,
-    /// The rows of a product.
-    rows: usize,
-}
-
 /// The readings of a [`Monitor`]: a handle that can be read, from any thread, while the run goes on.
 #[derive(Clone, Debug)]
 pub struct Readings {
@@ -67,19 +55,6 @@ pub struct Readings {
     /// Per watched layer from the lowest up, the numbers of its directions.
     numbers: Arc<[Vec<usize>]>,
     state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Passes that have not been fetched: their tokens, and one product per layer.
-    pending: Vec<(Arc<Places>, Vec<Tensor<2>>)>,
-    answers: BTreeMap<usize, Answer>,
-    /// Per sequence with something new, how many of the prompt's tokens have been told, whether its last one has, and how
-    /// many of the answer's.
-    told: BTreeMap<usize, (usize, bool, usize)>,
-    news: BTreeSet<usize>,
-    seen: bool,
-    over: bool,
 }
 
 impl Monitor {
@@ -140,34 +115,6 @@ impl LayerColumns {
     }
 }
 
-impl Places {
-    fn new(spans: &TokenSpans, prompt_tokens: bool, device: &Device) -> Self {
-        let seq = spans.seq();
-        let (mut slots, mut flat) = (Vec::new(), Vec::new());
-        for (row, here) in spans.rows().iter().enumerate() {
-            let prompt = if prompt_tokens { here.prompt.clone() } else { 0..0 };
-            let prompt = prompt.map(|position| (position, At::PromptToken(here.offset + position - here.padding)));
-            let prompt_last = here.prompt_last.map(|position| (position, At::PromptLast));
-            let response = here.response.clone().enumerate();
-            let response = response.map(|(i, position)| (position, At::Token(here.response_offset + i)));
-            for (position, at) in prompt.chain(prompt_last).chain(response) {
-                flat.push((row * seq + position) as i64);
-                slots.push((flat.len() - 1, here.sequences.clone(), at));
-            }
-        }
-        let fresh = spans.rows().iter().filter(|row| row.offset == 0).flat_map(|row| row.sequences.clone()).collect();
-        let all = spans.batch() * seq;
-        // In decoding, rows that stand for no sequence cost less than the selection of the others.
-        if seq == 1 {
-            slots.iter_mut().zip(&flat).for_each(|(slot, position)| slot.0 = *position as usize);
-            return Self { slots, fresh, gather: None, rows: all };
-        }
-        let rows = flat.len();
-        let gather = (rows > 0).then(|| Tensor::from_data(TensorData::new(flat, [rows]), device));
-        Self { slots, fresh, gather, rows }
-    }
-}
-
 impl Hook for Monitor {
     fn name(&self) -> String {
         "monitor".to_owned()
@@ -196,7 +143,7 @@ impl Hook for Monitor {
         let seen = residual.clone().without_autodiff();
         let device = seen.device();
         if at == 0 {
-            let places = Arc::new(Places::new(context.spans, self.prompt_tokens, &device));
+            let places = Arc::new(Places::new(context, self.prompt_tokens, &device));
             self.readings.begin(&places);
             // A pass with nothing but the middle of a prompt, say.
             self.pass = (!places.slots.is_empty()).then_some(places);
@@ -262,10 +209,11 @@ impl Readings {
         let flat: Vec<Tensor<1>> = products.map(|product| product.clone().flatten(0, 1)).collect();
         let values = to_f32(Tensor::cat(flat, 0))?;
         let mut values = values.as_slice();
-        for (places, _) in state.pending.drain(..whole) {
+        let passes: Vec<Arc<Places>> = state.pending.drain(..whole).map(|(places, _)| places).collect();
+        for places in passes {
             for sequence in &places.fresh {
+                state.forget(*sequence);
                 state.answers.insert(*sequence, Answer::default());
-                state.told.remove(sequence);
             }
             let products: Vec<(&[usize], &[f32])> = self
                 .numbers
@@ -284,8 +232,12 @@ impl Readings {
                 for sequence in sequences {
                     state.answers.entry(*sequence).or_default().add(*at, reading.clone());
                     state.news.insert(*sequence);
+                    if let At::Token(_) = at {
+                        state.open.insert(*sequence);
+                    }
                 }
             }
+            state.close(&places);
         }
         Ok(())
     }
@@ -296,32 +248,41 @@ impl Readings {
     }
 
     /// What has been read since the last call: of each sequence, from the lowest number up, the prompt's tokens where they
-    /// were asked for, its last token, and the answer's tokens, each in order.
+    /// were asked for, its last token, the answer's tokens, each in order, and their mean once the answer has ended.
     ///
     /// At [`Event::Prefill`](pv_model::Event::Prefill) the prompt's last token is there, before any token is sampled. At
-    /// the event of a token, those before it are: a token's projection belongs to the pass that it is fed to.
+    /// the event of a token, those before it are: a token's projection belongs to the pass that it is fed to. That an answer has
+    /// ended shows in the next pass, which goes on without it, and for the last ones when the run is over: ask once more
+    /// then, or nothing is said of their means.
     ///
     /// # Errors
     /// Those of the transfer from the device.
     pub fn news(&self) -> Result<Vec<Reading>> {
         let mut state = self.fetched()?;
-        let State { answers, told, news, .. } = &mut *state;
+        if state.over {
+            let open: Vec<usize> = state.open.iter().copied().collect();
+            open.into_iter().for_each(|sequence| state.end(sequence));
+        }
+        let State { answers, told, news, ended, .. } = &mut *state;
         let mut found = Vec::new();
         for sequence in std::mem::take(news) {
             let Some(answer) = answers.get(&sequence) else { continue };
-            let (prompt_tokens_told, prompt_told, tokens_told) = told.entry(sequence).or_default();
-            for (i, values) in answer.prompt_tokens().iter().enumerate().skip(*prompt_tokens_told) {
+            let told = told.entry(sequence).or_default();
+            for (i, values) in answer.prompt_tokens().iter().enumerate().skip(told.prompt_tokens) {
                 found.push(Reading { sequence, at: At::PromptToken(i), values: values.clone() });
             }
-            *prompt_tokens_told = answer.prompt_tokens().len();
-            if let Some(values) = answer.prompt_last().filter(|_| !*prompt_told) {
-                *prompt_told = true;
+            told.prompt_tokens = answer.prompt_tokens().len();
+            if let Some(values) = answer.prompt_last().filter(|_| !told.prompt_last) {
+                told.prompt_last = true;
                 found.push(Reading { sequence, at: At::PromptLast, values: values.to_vec() });
             }
-            for (i, values) in answer.tokens().iter().enumerate().skip(*tokens_told) {
+            for (i, values) in answer.tokens().iter().enumerate().skip(told.tokens) {
                 found.push(Reading { sequence, at: At::Token(i), values: values.clone() });
             }
-            *tokens_told = answer.tokens().len();
+            told.tokens = answer.tokens().len();
+            if let Some(values) = answer.mean().filter(|_| ended.remove(&sequence)) {
+                found.push(Reading { sequence, at: At::ResponseMean, values });
+            }
         }
         Ok(found)
     }
@@ -340,8 +301,7 @@ impl Readings {
     /// Those of the transfer from the device.
     pub fn take(&self, sequence: usize) -> Result<Option<Answer>> {
         let mut state = self.fetched()?;
-        state.told.remove(&sequence);
-        state.news.remove(&sequence);
+        state.forget(sequence);
         Ok(state.answers.remove(&sequence))
     }
 
@@ -351,8 +311,8 @@ impl Readings {
     /// Those of the transfer from the device.
     pub fn take_all(&self) -> Result<BTreeMap<usize, Answer>> {
         let mut state = self.fetched()?;
-        state.told.clear();
-        state.news.clear();
-        Ok(std::mem::take(&mut state.answers))
+        let answers = std::mem::take(&mut state.answers);
+        answers.keys().for_each(|sequence| state.forget(*sequence));
+        Ok(answers)
     }
 }

@@ -15,7 +15,7 @@ pub enum Kind {
     PromptLast,
     /// One token of the answer.
     Token,
-    /// The mean over the answer's tokens, so far or in all.
+    /// The mean over all of the answer's tokens, which is read when the answer has ended.
     ResponseMean,
 }
 
@@ -44,7 +44,7 @@ pub enum At {
     PromptLast,
     /// At this token of the answer, from 0.
     Token(usize),
-    /// Over the answer's tokens.
+    /// Over all of the answer's tokens.
     ResponseMean,
 }
 
@@ -68,6 +68,7 @@ pub struct Reading {
     /// Where in the sequence.
     pub at: At,
     /// The projections, in activation units, in the order of the watched directions.
+    #[serde(with = "super::number::list")]
     pub values: Vec<f32>,
 }
 

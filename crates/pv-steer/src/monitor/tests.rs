@@ -1,6 +1,7 @@
 //! What needs no model.
 
 mod alarms;
+mod answers;
 mod calibration;
 mod correlation;
 mod distribution;

@@ -121,7 +121,6 @@ pub struct SweepPlan {
     /// The strengths' unit.
     pub unit: StrengthUnit,
     /// At which tokens.
-    #[serde(with = "positions")]
     pub positions: Positions,
     /// Which cells get which questions.
     pub search: Search,
@@ -287,28 +286,6 @@ impl SweepPlan {
         let asked = self.asked(questions);
         let rollouts = |(cell, question)| (0..self.per_question).map(move |rollout| Place { cell, question, rollout });
         cells.iter().flat_map(|&cell| asked.iter().map(move |&question| (cell, question))).flat_map(rollouts).collect()
-    }
-}
-
-/// [`Positions`] in files.
-mod positions {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use crate::Positions;
-
-    const KNOWN: [(Positions, &str); 3] =
-        [(Positions::Response, "response"), (Positions::Prompt, "prompt"), (Positions::All, "all")];
-
-    pub(super) fn serialize<S: Serializer>(positions: &Positions, serializer: S) -> Result<S::Ok, S::Error> {
-        let known = KNOWN.iter().find(|(known, _)| known == positions);
-        let name = known.map_or_else(|| format!("{positions:?}").to_lowercase(), |(_, name)| (*name).to_owned());
-        serializer.serialize_str(&name)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Positions, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let known = KNOWN.iter().find(|(_, known)| *known == name);
-        known.map(|(positions, _)| *positions).ok_or_else(|| D::Error::custom(format!("no positions {name:?}")))
     }
 }
 

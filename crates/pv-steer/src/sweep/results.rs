@@ -220,7 +220,7 @@ impl SweepResults {
         for cell in &self.cells {
             csv.fields([&self.model.name, &plan.trait_name, &self.vector.trait_name, &self.judge]);
             csv.fields([cell.layer.index().to_string(), cell.strength.to_string(), plan.unit.name().to_owned()]);
-            csv.fields([cell.raw.to_string(), format!("{:?}", plan.positions).to_lowercase()]);
+            csv.fields([cell.raw.to_string(), plan.positions.to_string()]);
             csv.fields([cell.answers, cell.empty, cell.cut])
                 .fields(cell.expression.fields())
                 .fields(cell.coherence.fields());

@@ -13,8 +13,8 @@ impl PersonaVector {
     /// layer `k + 1`. The numbers are the raw ones, so that the strength given there is a raw coefficient.
     ///
     /// `model_hint` is what llama.cpp calls the model's architecture, such as `qwen2` or `llama`. [`LayerSet::All`]
-    /// writes every row that steers and that the format has a place for: from layer 2 up, without rows that are absent
-    /// or were taken after the final norm.
+    /// writes every row that steers and that the format has a place for: from layer 2 up, without rows that are absent, zero
+    /// or taken after the final norm.
     ///
     /// # Errors
     /// [`Error::ControlVectorLayer`] for layers 0 and 1, which the format has no place for; as
@@ -34,8 +34,9 @@ impl PersonaVector {
         let mut directions = BTreeMap::new();
         for layer in layers.resolve(table.layers() - 1) {
             let number = gguf::direction_number(layer);
-            let steers =
-                number.is_some() && !matches!(table.mark(layer), Some(RowMark::Absent | RowMark::AfterFinalNorm));
+            let marked = matches!(table.mark(layer), Some(RowMark::Absent | RowMark::AfterFinalNorm));
+            let zero = || table.get(layer).is_none_or(|row| row.iter().all(|value| *value == 0.0));
+            let steers = number.is_some() && !marked && !zero();
             if *layers == LayerSet::All && !steers {
                 continue;
             }

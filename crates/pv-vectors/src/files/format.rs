@@ -23,7 +23,8 @@ pub enum Format {
     /// `vec_layer_{b}.pt` of contrastive activation addition: a tensor `[H]` of the output of block `b`, at layer `b + 1`.
     /// One file per layer.
     CaaLayer,
-    /// A GGUF file of architecture `controlvector`, of repeng or llama.cpp: `direction.{k}` belongs to layer `k + 1`.
+    /// A GGUF file of architecture `controlvector`, of repeng, llama.cpp or EasySteer: `direction.{k}` belongs to layer `k + 1`.
+    /// `direction.0` is in EasySteer's files alone, whose rows must be those of its component `hidden_states`.
     ControlVector,
 }
 

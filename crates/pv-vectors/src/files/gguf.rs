@@ -1,14 +1,18 @@
-//! Control vectors in GGUF, as repeng and llama.cpp keep them: the small part of version 3 that they use.
+//! Control vectors in GGUF, as repeng, llama.cpp and EasySteer keep them: the small part of version 3 that they use.
 //!
 //! Nothing of the file is copied before it is known to be there, and arrays of arrays are refused, so that a file can
 //! neither ask for memory beyond its own size nor for depth.
 
+mod easysteer;
+mod element;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 use pv_hooks::Layer;
+
+use element::Element;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -20,7 +24,6 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: usize = 1 << 16;
 
 const U32: u32 = 4;
-const I32: u32 = 5;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 /// The tensor type.
@@ -35,6 +38,38 @@ pub(super) struct ControlVector {
     pub(super) layer_count: Option<i64>,
     /// `direction.{k}` by `k`; all of one width.
     pub(super) directions: BTreeMap<usize, Vec<f32>>,
+    /// `controlvector.method`, which EasySteer and some generators write.
+    method: Option<String>,
+    /// `controlvector.easysteer`.
+    easysteer: Option<String>,
+}
+
+impl ControlVector {
+    /// Whether EasySteer wrote it, whose `direction.0` is of block 0.
+    pub(super) fn is_easysteer(&self) -> bool {
+        self.easysteer.is_some() || self.directions.contains_key(&0)
+    }
+
+    /// Refuses rows that are no directions of the residual stream; what else the file says of them, in words.
+    /// `residual_stream` vouches for rows of which the file does not say it.
+    pub(super) fn check_rows(&self, residual_stream: bool) -> Result<Vec<String>, String> {
+        let mut remarks = easysteer::check(self.easysteer.as_deref(), self.method.as_deref(), residual_stream)?;
+        let held = self.directions.len();
+        if let Some(count) = self.layer_count {
+            let but = if i64::try_from(held) == Ok(count) { String::new() } else { format!(", but holds {held}") };
+            remarks.push(format!("the file counts {count} layers{but}"));
+        }
+        let zero = |values: &Vec<f32>| values.iter().all(|value| *value == 0.0);
+        let zeros: Vec<String> =
+            self.directions.iter().filter(|(_, values)| zero(values)).map(|(k, _)| format!("direction.{k}")).collect();
+        if zeros.len() == held {
+            return Err("all its directions are zero".to_owned());
+        }
+        if !zeros.is_empty() {
+            remarks.push(format!("zero, so that they steer nothing: {}", zeros.join(", ")));
+        }
+        Ok(remarks)
+    }
 }
 
 /// The number of the direction that acts at a layer: llama.cpp adds `direction.{k}` to the output of block `k`, and
@@ -98,22 +133,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<ControlVector, String> {
         Some(other) => return Err(format!("it is a GGUF of {other:?}, not of {ARCHITECTURE:?}")),
         None => return Err("it does not name its general.architecture".to_owned()),
     }
+    // llama.cpp and repeng have no number 0; EasySteer, which names its method, counts blocks from 0.
+    let least = usize::from(header.easysteer.is_none() && header.method.is_none());
     let infos = (0..tensors).map(|_| TensorInfo::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
     let data = reader.at.next_multiple_of(header.alignment);
     let mut directions = BTreeMap::new();
-    let mut numbers = 0;
+    let mut taken = 0;
     for info in infos {
-        // llama.cpp passes over tensors of other names; they would be lost here without a word.
-        let k = info.name.strip_prefix("direction.").and_then(|k| k.parse::<usize>().ok()).filter(|k| *k > 0);
-        let Some(k) = k else {
+        // llama.cpp passes over tensors of other names; they would be lost here without a word. A number has one spelling.
+        let k = info.name.strip_prefix("direction.").and_then(|k| Some((k, k.parse::<usize>().ok()?)));
+        let Some((_, k)) = k.filter(|(text, k)| *k >= least && *text == k.to_string()) else {
             return Err(format!("its tensor {:?} is not direction.1, direction.2, …", info.name));
         };
-        let values = info.values(bytes, data, header.alignment)?;
-        numbers += values.len();
+        let stored = info.stored(bytes, data, header.alignment)?;
+        taken += stored.len();
         // Tensors that share bytes are how a small file becomes large.
-        if numbers > bytes.len() / 4 {
+        if taken > bytes.len() {
             return Err("its tensors overlap".to_owned());
         }
+        let values = info.values(stored)?;
         if directions.insert(k, values).is_some() {
             return Err(format!("it holds {} twice", info.name));
         }
@@ -124,40 +162,51 @@ pub(super) fn read(bytes: &[u8]) -> Result<ControlVector, String> {
     if let Some((k, values)) = directions.iter().find(|(_, values)| values.len() != width) {
         return Err(format!("direction.{k} has {} numbers, the first direction has {width}", values.len()));
     }
-    Ok(ControlVector { model_hint: header.model_hint, layer_count: header.layer_count, directions })
+    let Header { model_hint, layer_count, method, easysteer, .. } = header;
+    Ok(ControlVector { model_hint, layer_count, directions, method, easysteer })
 }
 
 /// What is wanted of the key-value pairs.
+#[derive(Default)]
 struct Header {
     alignment: usize,
     architecture: Option<String>,
     model_hint: Option<String>,
     layer_count: Option<i64>,
+    method: Option<String>,
+    easysteer: Option<String>,
 }
 
 impl Header {
     fn read(reader: &mut Reader<'_>, entries: usize) -> Result<Self, String> {
-        let mut header = Self { alignment: ALIGNMENT, architecture: None, model_hint: None, layer_count: None };
+        let mut header = Self { alignment: ALIGNMENT, ..Self::default() };
         for _ in 0..entries {
-            let key = reader.string()?;
-            let kind = reader.u32()?;
-            match (key, kind) {
-                ("general.architecture", STRING) => header.architecture = Some(reader.string()?.to_owned()),
-                ("controlvector.model_hint", STRING) => header.model_hint = Some(reader.string()?.to_owned()),
-                // repeng writes an unsigned one, llama.cpp's generator a signed one.
-                ("controlvector.layer_count", U32) => header.layer_count = Some(reader.u32()?.into()),
-                ("controlvector.layer_count", I32) => {
-                    header.layer_count = Some(i32::from_le_bytes(reader.array()?).into());
+            let (key, kind) = (reader.string()?, reader.u32()?);
+            let text = match key {
+                "general.architecture" => &mut header.architecture,
+                "controlvector.model_hint" => &mut header.model_hint,
+                "controlvector.method" => &mut header.method,
+                "controlvector.easysteer" => &mut header.easysteer,
+                // repeng writes an unsigned number of 32 bits, llama.cpp's generator a signed one.
+                "controlvector.layer_count" => {
+                    header.layer_count = Some(reader.integer(key, kind)?);
+                    continue;
                 }
-                ("general.alignment", U32) => header.alignment = reader.u32()? as usize,
-                ("general.architecture" | "controlvector.model_hint", _) => {
-                    return Err(format!("its {key} is of type {kind}, not a string"));
+                "general.alignment" => {
+                    let found = reader.integer(key, kind)?;
+                    header.alignment =
+                        usize::try_from(found).map_err(|_| format!("its general.alignment is {found}"))?;
+                    continue;
                 }
-                ("controlvector.layer_count" | "general.alignment", _) => {
-                    return Err(format!("its {key} is of type {kind}, not an integer of 32 bits"));
+                _ => {
+                    reader.skip(kind)?;
+                    continue;
                 }
-                _ => reader.skip(kind)?,
+            };
+            if kind != STRING {
+                return Err(format!("its {key} is of type {kind}, not a string"));
             }
+            *text = Some(reader.string()?.to_owned());
         }
         if !header.alignment.is_power_of_two() || header.alignment > MAX_ALIGNMENT {
             return Err(format!("its general.alignment is {}", header.alignment));
@@ -184,34 +233,46 @@ impl<'a> TensorInfo<'a> {
         Ok(Self { name, shape, kind: reader.u32()?, offset: reader.u64()? })
     }
 
-    /// The tensor's numbers, out of the file whose data starts at `data`.
-    fn values(&self, bytes: &[u8], data: usize, alignment: usize) -> Result<Vec<f32>, String> {
+    fn element(&self) -> Result<Element, String> {
+        Element::of(self.kind).map_err(|what| format!("{} is of {what}", self.name))
+    }
+
+    /// How many numbers the tensor has.
+    fn width(&self) -> Result<u64, String> {
         let name = self.name;
-        if self.kind != F32 {
-            return Err(format!("{name} is of GGML's type {}, directions are F32", self.kind));
-        }
-        let &[width] = &self.shape[..] else {
+        let width = self.shape.first().copied().unwrap_or_default();
+        // Further dimensions of one row each change nothing.
+        if self.shape.is_empty() || self.shape.iter().skip(1).any(|size| *size != 1) {
             return Err(format!("{name} has the shape {:?}, directions have one dimension", self.shape));
-        };
-        if width == 0 {
-            return Err(format!("{name} is empty"));
         }
+        if width == 0 { Err(format!("{name} is empty")) } else { Ok(width) }
+    }
+
+    /// The tensor's bytes, out of the file whose data starts at `data`.
+    fn stored<'b>(&self, bytes: &'b [u8], data: usize, alignment: usize) -> Result<&'b [u8], String> {
+        let (name, element, width) = (self.name, self.element()?, self.width()?);
         if !self.offset.is_multiple_of(alignment as u64) {
             return Err(format!("{name} is at the offset {}, which is not a multiple of {alignment}", self.offset));
         }
+        if element == Element::Q8_0 && element.bytes(width).is_none() {
+            return Err(format!("{name} has {width} numbers, which fill no whole blocks of {element:?}"));
+        }
         let range = || {
             let start = data.checked_add(usize::try_from(self.offset).ok()?)?;
-            let length = usize::try_from(width).ok()?.checked_mul(4)?;
+            let length = usize::try_from(element.bytes(width)?).ok()?;
             bytes.get(start..start.checked_add(length)?)
         };
-        let Some(numbers) = range() else {
-            return Err(format!("{name} of {width} numbers at the offset {} lies beyond the file's end", self.offset));
-        };
-        let numbers = numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let values: Vec<f32> = numbers.collect();
+        range().ok_or_else(|| {
+            format!("{name} of {width} numbers at the offset {} lies beyond the file's end", self.offset)
+        })
+    }
+
+    /// The tensor's numbers, out of its bytes.
+    fn values(&self, stored: &[u8]) -> Result<Vec<f32>, String> {
+        let values = self.element()?.read(stored);
         match values.iter().all(|value| value.is_finite()) {
             true => Ok(values),
-            false => Err(format!("{name} holds numbers that are not finite")),
+            false => Err(format!("{} holds numbers that are not finite", self.name)),
         }
     }
 }
@@ -242,6 +303,21 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, String> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A whole number, whatever its width and sign.
+    fn integer(&mut self, key: &str, kind: u32) -> Result<i64, String> {
+        Ok(match kind {
+            0 => u8::from_le_bytes(self.array()?).into(),
+            1 => i8::from_le_bytes(self.array()?).into(),
+            2 => u16::from_le_bytes(self.array()?).into(),
+            3 => i16::from_le_bytes(self.array()?).into(),
+            U32 => self.u32()?.into(),
+            5 => i32::from_le_bytes(self.array()?).into(),
+            10 => self.u64()?.try_into().unwrap_or(i64::MAX),
+            11 => i64::from_le_bytes(self.array()?),
+            _ => return Err(format!("its {key} is of type {kind}, not an integer")),
+        })
     }
 
     /// A count of things that take at least so many bytes each.
@@ -287,7 +363,7 @@ fn size(kind: u32) -> Result<u64, String> {
     match kind {
         0 | 1 | 7 => Ok(1),
         2 | 3 => Ok(2),
-        U32 | I32 | 6 => Ok(4),
+        U32 | 5 | 6 => Ok(4),
         10..=12 => Ok(8),
         ARRAY => Err("its header holds an array of arrays".to_owned()),
         _ => Err(format!("its header holds a value of the unknown type {kind}")),

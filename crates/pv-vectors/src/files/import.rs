@@ -36,6 +36,9 @@ pub struct ImportOptions {
     /// Whether the directions of a [`Format::ControlVector`] file carry the number of the block after the one that they
     /// were taken from, as those of llama.cpp's own generator do: then `direction.{k}` belongs to layer `k`.
     pub one_block_late: bool,
+    /// Whether the rows of a [`Format::ControlVector`] file are known to be directions of the residual stream although the file
+    /// does not say so: EasySteer's, which hold those of attention heads and routers too, do not always.
+    pub residual_stream: bool,
 }
 
 /// Reads a vector from a file of any [`Format`].
@@ -333,6 +336,14 @@ fn control_vector(path: &Path, options: &ImportOptions) -> Result<Found> {
         return Err(bad(format!("it has more than {MAX_GGUF_BYTES} bytes, more than any control vector")));
     }
     let file = gguf::read(&bytes).map_err(bad)?;
+    let remarks = file.check_rows(options.residual_stream).map_err(bad)?;
+    if options.one_block_late && file.is_easysteer() {
+        return Err(bad("it is EasySteer's, whose directions carry the number of their own block".to_owned()));
+    }
+    if let Some(count) = file.layer_count.filter(|count| i64::try_from(file.directions.len()) != Ok(*count)) {
+        let held = file.directions.len();
+        tracing::warn!(file = %path.display(), count, held, "the file holds another number of directions than it counts");
+    }
     let mut rows = Rows::default();
     for (k, values) in file.directions {
         if k >= MAX_BLOCKS {
@@ -345,9 +356,7 @@ fn control_vector(path: &Path, options: &ImportOptions) -> Result<Found> {
     }
     let mut found = Found::new(options.pooling.unwrap_or_default(), rows, false);
     found.model_hint = file.model_hint;
-    if let Some(count) = file.layer_count {
-        found = found.remark(format!("the file counts {count} layers"));
-    }
+    found.remarks = remarks;
     if options.one_block_late {
         found = found
             .remark("the file's directions were taken one block before those that they are numbered after".to_owned());

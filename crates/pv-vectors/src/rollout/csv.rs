@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use csv::StringRecord;
 use pv_judge::{COHERENCE, Polarity};
 use pv_model::Tokenizer;
 
@@ -26,12 +25,14 @@ impl CsvRollouts {
     /// Reads a file of rollouts.
     ///
     /// Ids are `{trait}_{question}_{pos|neg}_{pair}`, or `{trait}_{question}` in a file all of whose rollouts have the
-    /// `polarity` given; the n-th row of an id is its rollout n. An empty score, or `nan`, is none. The score columns may be
-    /// missing; further columns are passed over. Answers become tokens as the original makes them: prompt and answer
+    /// `polarity` given; the n-th row of an id is its rollout n. A score that is empty, `nan`, `None`, `null`, `NA`, `N/A` or
+    /// `REFUSAL`, in whatever case, is none. Means may leave the scale by their rounding: up to a millionth of it (0.0001)
+    /// beyond 0 or 100 is taken as the end. The score columns may be missing; further columns are passed over. Answers become tokens as the original makes them: prompt and answer
     /// are encoded in one piece.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::BadCsv`] with the line; a text that the tokenizer refuses.
+    /// [`Error::Read`]; [`Error::BadCsv`] with the line, and the column of a score that is none; a text that the tokenizer
+    /// refuses.
     pub fn read(
         path: impl AsRef<Path>,
         trait_name: &str,
@@ -75,7 +76,11 @@ impl CsvRollouts {
                 seed: None,
                 finish: None,
             });
-            let score = |column: Option<usize>| score(&row, column).map_err(|reason| bad(line, reason));
+            let score = |column: Option<usize>| {
+                let text = column.and_then(|column| row.get(column)).unwrap_or_default();
+                let name = column.and_then(|column| header.get(column)).unwrap_or_default();
+                score(text).map_err(|reason| bad(line, format!("column {:?}: {reason}", name.trim())))
+            };
             read.trait_scores.push(score(shown)?);
             read.coherence.push(score(coherence)?);
         }
@@ -160,14 +165,23 @@ fn place(id: &str, trait_name: &str, given: Option<Polarity>) -> std::result::Re
     }
 }
 
-fn score(row: &StringRecord, column: Option<usize>) -> std::result::Result<Option<f64>, String> {
-    let text = column.and_then(|column| row.get(column)).unwrap_or_default().trim();
-    if text.is_empty() || text.eq_ignore_ascii_case("nan") {
+/// How far beyond its ends the rounding of a mean may leave the scale of 0 to 100: a millionth of it, more than that of f32.
+const ROUNDING: f64 = 1e-4;
+
+/// What Python's and other tools write where there is no score, and what a judge does who will not score.
+const NO_SCORE: [&str; 10] = ["", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "refusal"];
+
+/// The score that a text is, 0 to 100; `None` where it says that there is none.
+fn score(text: &str) -> std::result::Result<Option<f64>, String> {
+    let text = text.trim();
+    if NO_SCORE.iter().any(|none| text.eq_ignore_ascii_case(none)) {
         return Ok(None);
     }
     match text.parse::<f64>() {
-        Ok(score) if (0.0..=100.0).contains(&score) => Ok(Some(score)),
-        _ => Err(format!("the score {text:?} is not a number from 0 to 100")),
+        // Adding 0 makes −0 what it is.
+        Ok(score) if (-ROUNDING..=100.0 + ROUNDING).contains(&score) => Ok(Some(score.clamp(0.0, 100.0) + 0.0)),
+        Ok(_) => Err(format!("the score {text:?} is not between 0 and 100")),
+        Err(_) => Err(format!("the score {text:?} is not a number from 0 to 100")),
     }
 }
 

@@ -59,7 +59,9 @@ fn halving_asks_more_and_more_of_the_same_questions() {
 
 #[test]
 fn plans_go_through_files() {
-    for positions in [Positions::Response, Positions::Prompt, Positions::All] {
+    for positions in
+        [Positions::Response, Positions::ResponseFrom(0), Positions::ResponseFrom(9), Positions::Prompt, Positions::All]
+    {
         let options = SweepOptions { positions, strengths: vec![0.1, 1.0 / 3.0], ..SweepOptions::default() };
         let plan = plan(2, &options);
         let text = serde_json::to_string(&plan).unwrap();

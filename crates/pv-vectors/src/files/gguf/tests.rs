@@ -86,7 +86,10 @@ fn damage_is_named() {
     assert!(tensor(1, 3, 0, 1 << 40).contains("beyond"));
     assert!(tensor(1, 3, 0, u64::MAX - 31).contains("beyond"));
     assert!(tensor(1, 3, 0, 4).contains("multiple"));
-    assert!(tensor(1, 3, 1, 0).contains("type 1"));
+    assert!(tensor(1, 3, 12, 0).contains("type 12 (Q4_K)"));
+    assert!(tensor(1, 3, 99, 0).contains("type 99;"));
+    assert!(tensor(1, 3, 8, 0).contains("no whole blocks of Q8_0"));
+    assert!(tensor(1, 6, 1, 0).contains("the first direction has 6"));
     assert!(tensor(5, 3, 0, 0).contains("5 dimensions"));
     assert!(changed(&1e-30f32.to_le_bytes(), &f32::NAN.to_le_bytes()).contains("not finite"));
 }

@@ -56,14 +56,36 @@ fn ids_name_places() {
 
 #[test]
 fn scores_are_numbers_or_nothing() {
-    let of = |text: &str| score(&StringRecord::from(vec![text]), Some(0));
-    assert_eq!(of("12.5"), Ok(Some(12.5)));
-    assert_eq!(of(" 0 "), Ok(Some(0.0)));
-    for nothing in ["", "nan", "NaN", "  "] {
-        assert_eq!(of(nothing), Ok(None), "{nothing:?}");
+    for (text, expected) in [
+        ("12.5", 12.5),
+        (" 0 ", 0.0),
+        ("1e2", 100.0),
+        // What a mean of 100s may come to, in f64 and in f32, and a sum that cancels.
+        ("100.00000000000001", 100.0),
+        ("100.00001", 100.0),
+        ("-1e-15", 0.0),
+        ("-0.00001", 0.0),
+        ("99.99999999999999", 99.999_999_999_999_99),
+    ] {
+        assert_eq!(score(text), Ok(Some(expected)), "{text}");
     }
-    for bad in ["REFUSAL", "101", "-1", "inf", "1,5"] {
-        assert!(of(bad).is_err(), "{bad}");
+    for zero in ["-0", "-0.0", "-1e-15"] {
+        assert!(score(zero).unwrap().is_some_and(|zero| zero.is_sign_positive()), "{zero} has a sign");
     }
-    assert_eq!(score(&StringRecord::from(vec!["5"]), None), Ok(None));
+    for nothing in
+        ["", "nan", "NaN", "-nan", "  ", "None", "none", "null", "NULL", "N/A", "NA", "<NA>", "#N/A", "REFUSAL"]
+    {
+        assert_eq!(score(nothing), Ok(None), "{nothing:?}");
+    }
+    for bad in ["100.001", "-0.001", "101", "-1", "inf", "-inf", "Infinity", "1e999", "1,5", "85%", "no"] {
+        assert!(score(bad).unwrap_err().contains("100"), "{bad}");
+    }
+}
+
+proptest::proptest! {
+    /// A score that is written is the same when it is read, to the last bit.
+    #[test]
+    fn scores_come_back_to_the_last_bit(score in 0.0..=100.0f64) {
+        proptest::prop_assert_eq!(super::score(&crate::number_field(Some(score))).map(|s| s.map(f64::to_bits)), Ok(Some(score.to_bits())));
+    }
 }

@@ -1,0 +1,58 @@
+//! What a Parquet file may use that is not built in, and its name.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use ::parquet::basic::Compression;
+use ::parquet::errors::ParquetError;
+use ::parquet::file::metadata::ParquetMetaData;
+
+use super::super::{ConversationError, Result};
+
+/// What a file ends with whose footer is encrypted.
+const ENCRYPTED: [u8; 4] = *b"PARE";
+
+/// Refuses a file whose description is encrypted.
+pub(super) fn footer(path: &Path, file: &mut File) -> Result<()> {
+    let mut end = [0; ENCRYPTED.len()];
+    let read = file.seek(SeekFrom::End(-(ENCRYPTED.len() as i64))).and_then(|_| file.read_exact(&mut end));
+    let back = file.rewind();
+    // What is too short is found out by the Parquet library.
+    match read.and(back) {
+        Ok(()) if end == ENCRYPTED => {
+            Err(unsupported(path, "an encrypted footer", "write it again without encryption"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a file with a column that is compressed in a way that is not built in.
+pub(super) fn codecs(path: &Path, about: &ParquetMetaData) -> Result<()> {
+    let chunks = about.row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks {
+        let codec = match chunk.compression() {
+            Compression::UNCOMPRESSED
+            | Compression::SNAPPY
+            | Compression::GZIP(_)
+            | Compression::LZ4
+            | Compression::LZ4_RAW
+            | Compression::ZSTD(_) => continue,
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZO => "lzo",
+        };
+        let what = format!("the codec {codec} (column {})", chunk.column_path().string());
+        return Err(unsupported(path, &what, "rewrite it with zstd or snappy"));
+    }
+    Ok(())
+}
+
+/// What the Parquet library says, as an error of a file that is sound, where it does not know how to read it.
+pub(super) fn not_implemented(path: &Path, error: &ParquetError) -> Option<ConversationError> {
+    let ParquetError::NYI(what) = error else { return None };
+    Some(unsupported(path, what, "rewrite it with plain or dictionary encoding and with zstd or snappy"))
+}
+
+fn unsupported(path: &Path, what: &str, advice: &'static str) -> ConversationError {
+    ConversationError::Unsupported { path: path.to_owned(), what: what.to_owned(), advice }
+}

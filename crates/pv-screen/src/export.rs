@@ -1,0 +1,217 @@
+//! A data set's rows with their scores, all of them or those that a rule keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use pv_model::{Cell, NewColumn, RowPlace, Written, add_fields};
+use serde::{Deserialize, Serialize};
+
+use crate::screen::SKIPPED;
+use crate::table::{ScoreRow, read_scores};
+use crate::{Error, Result};
+
+/// Which rows are exported. Where a rule speaks of scores, it speaks of every answer that the screening was to read
+/// ([`Turns`](crate::Turns)): a row with an answer that was not scored is left out, since nobody knows what it would have scored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Rows of which every answer was scored. Whether base answers were generated does not matter.
+    #[default]
+    Scored,
+    /// Rows of which every answer has a ΔP on a direction (by its label) that is no greater than a threshold. A row is left out
+    /// where one answer was too long or refused, or has no base answer or an empty one.
+    AtMost {
+        /// The direction.
+        label: String,
+        /// The threshold.
+        threshold: f64,
+    },
+    /// These rows, by file and row, where they have scores at all.
+    Rows(BTreeSet<(PathBuf, u64)>),
+}
+
+/// What an export did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// Rows that were written.
+    pub kept: u64,
+    /// Rows that were left out.
+    pub left_out: u64,
+    /// How many were left out by reason: `above` (an answer's ΔP is above the threshold), `no_delta` (an answer has no ΔP),
+    /// `not_chosen`, `not_screened` (neither the table nor the list of what was skipped knows the row), or the
+    /// [`Skip::kind`](crate::Skip::kind) of an answer that was not scored, such as `too_long`. A row counts once, for the first of
+    /// its reasons in that order.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// What is known of a row.
+#[derive(Default)]
+struct Row {
+    /// How many of its answers are in the table.
+    scored: usize,
+    /// Why another of its answers, or all of it, was not scored.
+    skipped: Option<String>,
+    /// By the direction's label.
+    projections: BTreeMap<String, Greatest>,
+    /// The greatest, by the persona's label.
+    gains: BTreeMap<String, f64>,
+}
+
+/// The greatest scores of a row's answers on one direction.
+#[derive(Clone, Copy)]
+struct Greatest {
+    delta: f64,
+    answer: f64,
+    /// How many answers have a ΔP.
+    with_delta: usize,
+}
+
+impl Row {
+    fn take(&mut self, row: ScoreRow) {
+        self.scored += 1;
+        for (label, score) in row.scores {
+            let none = Greatest { delta: f64::NEG_INFINITY, answer: f64::NEG_INFINITY, with_delta: 0 };
+            let found = self.projections.entry(label).or_insert(none);
+            found.answer = found.answer.max(score.answer);
+            if let Some(delta) = score.delta {
+                found.delta = found.delta.max(delta);
+                found.with_delta += 1;
+            }
+        }
+        for (label, gain) in row.likelihood.into_iter().flat_map(|found| found.gains) {
+            let most = self.gains.entry(label).or_insert(gain);
+            *most = most.max(gain);
+        }
+    }
+
+    /// The greatest ΔP, where every answer has one.
+    fn delta(&self, label: &str) -> Option<f64> {
+        let found = self.projections.get(label).filter(|_| self.skipped.is_none())?;
+        (found.with_delta == self.scored).then_some(found.delta)
+    }
+
+    /// Why a rule leaves the row out; nothing where it is kept.
+    fn left_out(&self, keep: &Keep, place: &(PathBuf, u64)) -> Option<&str> {
+        match keep {
+            Keep::Rows(chosen) if !chosen.contains(place) => return Some("not_chosen"),
+            Keep::Rows(_) if self.scored > 0 => return None,
+            Keep::AtMost { label, threshold } => {
+                // Also of a row whose other answers are not known.
+                if self.projections.get(label).is_some_and(|found| found.delta > *threshold) {
+                    return Some("above");
+                }
+            }
+            Keep::Scored | Keep::Rows(_) => {}
+        }
+        if let Some(skipped) = &self.skipped {
+            return Some(skipped);
+        }
+        match keep {
+            Keep::AtMost { label, .. } if self.delta(label).is_none() => Some("no_delta"),
+            _ => None,
+        }
+    }
+
+    /// The values of the new columns. The greatest of a row is not known where one of its answers is not.
+    fn cells(&self, labels: &[String], personas: &BTreeSet<String>) -> Vec<Cell> {
+        let whole = self.skipped.is_none();
+        let number = |value: Option<f64>| value.filter(|_| whole).map_or(Cell::Null, Cell::Number);
+        let scores = labels
+            .iter()
+            .flat_map(|label| [self.delta(label), self.projections.get(label).map(|found| found.answer)].map(number));
+        scores.chain(personas.iter().map(|label| number(self.gains.get(label).copied()))).collect()
+    }
+}
+
+/// A line of the list of what was skipped.
+#[derive(Deserialize)]
+struct SkippedRow {
+    file: PathBuf,
+    row: u64,
+    reason: String,
+}
+
+/// Writes a data set's rows again with their scores in new columns, `{label}_delta` and `{label}_answer`, and `{label}_gain` for
+/// each persona, and all that was there untouched. Of a row with several answers, the greatest counts, since one is enough to
+/// train on; where one of them was not scored, the greatest is not known, and the columns are empty. `table` is the screening's,
+/// with its list of what was skipped ([`SKIPPED`]) beside it.
+///
+/// Sources and output are all JSONL or, with the feature `data`, all Parquet.
+///
+/// # Errors
+/// Those of reading the table and the list, of [`add_fields`] and `add_columns`; [`Error::BadSetting`] for a threshold that is no
+/// number, or a direction that the table does not have.
+pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: &Keep) -> Result<Exported> {
+    let mut rows: BTreeMap<(PathBuf, u64), Row> = BTreeMap::new();
+    let (mut labels, mut personas): (Vec<String>, BTreeSet<String>) = Default::default();
+    read_scores(table, |row| {
+        labels.extend(row.scores.keys().filter(|label| !labels.contains(label)).cloned().collect::<Vec<_>>());
+        personas.extend(row.likelihood.iter().flat_map(|found| found.gains.keys().cloned()));
+        rows.entry((row.place.file.clone(), row.place.row)).or_default().take(row);
+        Ok(())
+    })?;
+    read_skipped(&table.with_file_name(SKIPPED), |skipped: SkippedRow| {
+        rows.entry((skipped.file, skipped.row)).or_default().skipped.get_or_insert(skipped.reason);
+    })?;
+    if let Keep::AtMost { label, threshold } = keep {
+        if threshold.is_nan() {
+            return Err(Error::bad("a threshold that is no number"));
+        }
+        if !labels.is_empty() && !labels.contains(label) {
+            return Err(Error::bad(format!("the table has no direction {label:?}; it has {labels:?}")));
+        }
+    }
+    let columns: Vec<NewColumn> = labels
+        .iter()
+        .flat_map(|label| ["delta", "answer"].map(|what| NewColumn::number(format!("{label}_{what}"))))
+        .chain(personas.iter().map(|label| NewColumn::number(format!("{label}_gain"))))
+        .collect();
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    let values = |place: &RowPlace| {
+        let place = (place.file.to_path_buf(), place.row);
+        let row = rows.get(&place);
+        let reason = row.map_or(Some("not_screened"), |row| row.left_out(keep, &place));
+        match (row, reason) {
+            (Some(row), None) => Ok(Some(row.cells(&labels, &personas))),
+            (_, reason) => {
+                *reasons.entry(reason.unwrap_or_default().to_owned()).or_default() += 1;
+                Ok(None)
+            }
+        }
+    };
+    let Written { kept, left_out } = write(sources, output, &columns, values)?;
+    Ok(Exported { kept, left_out, reasons })
+}
+
+type Values = std::result::Result<Option<Vec<Cell>>, Box<dyn std::error::Error + Send + Sync>>;
+
+fn write<P: AsRef<Path>>(
+    sources: &[P],
+    output: &Path,
+    columns: &[NewColumn],
+    values: impl FnMut(&RowPlace) -> Values,
+) -> Result<Written> {
+    #[cfg(feature = "data")]
+    if output.extension().is_some_and(|ending| ending == "parquet") {
+        return Ok(pv_model::add_columns(sources, output, columns, values)?);
+    }
+    Ok(add_fields(sources, output, columns, values)?)
+}
+
+/// Gives the lines of the list to `take`.
+fn read_skipped(path: &Path, mut take: impl FnMut(SkippedRow)) -> Result<()> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    for (at, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
+        let damaged = |error: serde_json::Error| Error::Damaged {
+            path: path.to_owned(),
+            reason: format!("line {}: {error}", at + 1),
+        };
+        take(serde_json::from_str(&line.map_err(failed)?).map_err(damaged)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! Projections in files. JSON has no NaN and no infinity, which an alarm is raised by all the same: they are text there.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A number, or the text of one that is not finite.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Finite(f32),
+    Text(String),
+    /// What earlier versions wrote for all of them.
+    Nothing(()),
+}
+
+impl Written {
+    fn of(value: f32) -> Self {
+        if value.is_finite() { Self::Finite(value) } else { Self::Text(value.to_string()) }
+    }
+
+    fn read<E: serde::de::Error>(self) -> Result<f32, E> {
+        match self {
+            Self::Finite(value) => Ok(value),
+            Self::Text(text) => text.parse().map_err(|_| E::custom(format!("{text:?} is no number"))),
+            Self::Nothing(()) => Ok(f32::NAN),
+        }
+    }
+}
+
+pub(super) fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    Written::of(*value).serialize(serializer)
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Written::deserialize(deserializer)?.read()
+}
+
+/// Several of them.
+pub(super) mod list {
+    use super::{Deserialize, Deserializer, Serializer, Written};
+
+    pub(in super::super) fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|value| Written::of(*value)))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        Vec::<Written>::deserialize(deserializer)?.into_iter().map(Written::read).collect()
+    }
+}

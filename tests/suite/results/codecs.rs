@@ -1,0 +1,83 @@
+//! Parquet files of every codec, in the three places that read them: what is not built in is named.
+
+use std::ops::ControlFlow;
+
+use pv_model::{ConversationError, ConversationReader, NewColumn, add_columns, read_table};
+use pv_train::mmlu::Question;
+
+use super::file;
+
+const READ: [&str; 5] = ["none", "snappy", "gzip", "lz4", "zstd"];
+
+fn conversations(name: &str) -> Result<usize, ConversationError> {
+    let reader = ConversationReader::new([file(name)])?;
+    reader.map(|row| row.map(|row| usize::from(row.is_ok()))).sum()
+}
+
+fn table(name: &str) -> Result<u64, ConversationError> {
+    let mut rows = 0;
+    read_table(file(name), |_, _| {
+        rows += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(rows)
+}
+
+#[test]
+fn what_is_built_in_is_read() {
+    for codec in READ {
+        let (talks, questions) = (format!("talks_{codec}.parquet"), format!("test-{codec}.parquet"));
+        assert_eq!(conversations(&talks).unwrap_or_else(|error| panic!("{codec}: {error}")), 3);
+        assert_eq!(table(&talks).expect(codec), 3);
+        assert_eq!(Question::read_parquet(file(&questions)).expect(codec).len(), 3);
+    }
+}
+
+#[test]
+fn a_codec_that_is_not_built_in_is_named_by_every_reader() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copied = |name: &str| {
+        let new = [NewColumn::number("score")];
+        add_columns(&[file(name)], folder.path().join("out.parquet"), &new, |_| Ok(None)).map(|_| ())
+    };
+    // The case itself, and the same of a file of ours.
+    for name in ["brotli.parquet", "talks_brotli.parquet"] {
+        let errors = [conversations(name).map(|_| ()), table(name).map(|_| ()), copied(name)].map(Result::unwrap_err);
+        for error in errors {
+            let said = error.to_string();
+            assert!(matches!(error, ConversationError::Unsupported { .. }), "{said}");
+            assert!(said.contains("brotli") && said.contains("zstd or snappy") && said.contains(name), "{said}");
+            assert!(!said.contains("damaged") && !said.contains("cut off"), "{said}");
+        }
+    }
+    assert!(!folder.path().join("out.parquet").exists());
+    let said = Question::read_parquet(file("test-brotli.parquet")).expect_err("no brotli").to_string();
+    assert!(said.contains("brotli") && !said.contains("damaged"), "{said}");
+}
+
+#[test]
+fn an_encrypted_file_is_named() {
+    for error in [conversations("encrypted.parquet").map(|_| ()), table("encrypted.parquet").map(|_| ())] {
+        let said = error.expect_err("encrypted").to_string();
+        assert!(said.contains("encrypted") && !said.contains("damaged"), "{said}");
+    }
+}
+
+/// A data set's other files are read, and the one that cannot be is one error.
+#[test]
+fn other_files_are_read_beside_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for codec in ["brotli", "zstd"] {
+        std::fs::copy(file(&format!("talks_{codec}.parquet")), folder.path().join(format!("{codec}.parquet")))
+            .expect("a copy");
+    }
+    let (mut good, mut errors) = (0, Vec::new());
+    for row in ConversationReader::new([folder.path()]).expect("files") {
+        match row {
+            Ok(row) => good += usize::from(row.is_ok()),
+            Err(error) => errors.push(error),
+        }
+    }
+    assert_eq!((good, errors.len()), (3, 1), "{errors:?}");
+    assert!(matches!(errors[0], ConversationError::Unsupported { .. }));
+}
