@@ -2,6 +2,7 @@
 
 pub mod calibrating;
 pub mod finetuning;
+pub mod http_judging;
 pub mod judging;
 pub mod noise;
 pub mod organism;
