@@ -181,6 +181,8 @@ fn a_refusal_is_final_and_says_what_the_server_says() {
 fn an_error_in_a_response_that_claims_success_is_one() {
     let server = Server::script(vec![|| Reply::error(200, "model not loaded")]);
     let error = http(one(&judge(options(&server))));
+    // Whatever form a request has.
+    assert_eq!(server.requests().len(), 4);
     assert!(matches!(&error, HttpError::Refused { status: 200, message, .. } if message == "model not loaded"));
     // With a code that speaks of a passing trouble it is asked again.
     let busy = r#"{"error": {"message": "upstream is busy", "code": 503}}"#;
