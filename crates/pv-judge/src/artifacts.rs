@@ -180,7 +180,6 @@ async fn ask(
     let text = serde_json::to_string(&request.messages).unwrap_or_default();
     let estimate = Tokens { prompt: estimated_tokens(&text), completion: wish.max_tokens.into() };
     let never = AtomicBool::new(false);
-    let attempts = client.options().attempts;
     let failed = |failure: Failure| failure.into_error(client.server());
     if *structured {
         let json_schema = ResponseFormatJsonSchema {
@@ -190,7 +189,7 @@ async fn ask(
             strict: Some(true),
         };
         request.response_format = Some(ResponseFormat::JsonSchema { json_schema });
-        match client.ask(&request, estimate, wish.timeout, attempts, &never).await {
+        match client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await {
             Err(
                 Failure::Unknown { .. }
                 | Failure::Parameter { .. }
@@ -202,7 +201,7 @@ async fn ask(
             outcome => return outcome.map(|reply| reply.text).map_err(failed),
         }
     }
-    client.ask(&request, estimate, wish.timeout, attempts, &never).await.map(|reply| reply.text).map_err(failed)
+    client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await.map(|reply| reply.text).map_err(failed)
 }
 
 fn assistant(text: String) -> ChatCompletionRequestMessage {

@@ -167,13 +167,14 @@ impl Client {
         self.form.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks until there is an answer, a refusal, or an end to patience. Once `stopping` is set, nothing is asked again.
+    /// Asks until there is an answer, a refusal, or an end to patience. After `falls` failures, the last of which has status 500,
+    /// it gives up in any case. Once `stopping` is set, nothing is asked again.
     pub(crate) async fn ask(
         &self,
         request: &CreateChatCompletionRequest,
         estimate: Tokens,
         timeout: Duration,
-        attempts_at_most: u32,
+        falls: u32,
         stopping: &AtomicBool,
     ) -> Result<Reply, Failure> {
         // By its text, in which a temperature of 0.7 stays one.
@@ -182,7 +183,7 @@ impl Client {
             Failure::End(HttpError::Unavailable { reason: format!("a request cannot be written: {error}") })
         })?;
         let (mut attempts, mut failed) = (0, 0);
-        let mut outage: Option<Instant> = None;
+        let (mut outage, mut told) = (None::<Instant>, false);
         loop {
             self.pace.pass(estimate.prompt + estimate.completion).await;
             self.gate.pass().await;
@@ -204,28 +205,24 @@ impl Client {
                 },
                 Attempt::Again { reason, after, status } => (reason, after, status),
             };
-            failed += 1;
             let reached = self.reached.load(Ordering::Relaxed);
             let patience = if reached { self.options.patience } else { self.options.patience_at_start };
-            let waits = match is_outage {
-                true => {
-                    if outage.is_none() && attempts > 1 {
-                        tracing::warn!(server = self.server, reason, ?patience, "the server is waited for");
-                    }
-                    outage.get_or_insert_with(Instant::now).elapsed() < patience
-                }
-                false => {
-                    outage = None;
-                    false
-                }
+            let waits = is_outage && outage.is_none_or(|since| since.elapsed() < patience);
+            if !is_outage {
+                (outage, failed) = (None, failed + 1);
+            } else if outage.replace(outage.unwrap_or_else(Instant::now)).is_some()
+                && !std::mem::replace(&mut told, true)
+            {
+                tracing::warn!(server = self.server, reason, ?patience, "the server is waited for");
+            }
+            let at_most = self.options.attempts;
+            let ends = match is_outage {
+                true => (!waits || patience.is_zero()) && attempts >= at_most,
+                false => failed >= if status == Some(500) { falls.min(at_most) } else { at_most },
             };
-            if (failed >= attempts_at_most && !waits) || stopping.load(Ordering::Relaxed) {
+            if ends || stopping.load(Ordering::Relaxed) {
                 let error = HttpError::GaveUp { server: self.server.clone(), attempts, reason };
                 return Err(Failure::Server { status, error });
-            }
-            if waits {
-                // The others' attempts count when the outage is over.
-                failed = failed.min(1);
             }
             if let Some(asked) = after {
                 let longest = self.options.longest_wait.max(if is_outage { patience } else { Duration::ZERO });

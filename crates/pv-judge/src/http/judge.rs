@@ -407,7 +407,7 @@ impl HttpJudge {
         plan: &Plan<'_>,
         job: &Job,
         mode: Mode,
-        attempts: u32,
+        falls: u32,
         stopping: &AtomicBool,
     ) -> Result<Reply, Failure> {
         let (options, prompt) = (self.options(), plan.prompt(job));
@@ -415,8 +415,7 @@ impl HttpJudge {
         let request = scoring(&options.model, prompt, mode, options.thought_tokens);
         // A thought takes as long as it takes.
         let timeout = if mode == Mode::Reasoned { options.timeout * 5 } else { options.timeout };
-        let attempts = attempts.min(options.attempts);
-        let mut reply = self.client.ask(&request, estimate, timeout, attempts, stopping).await?;
+        let mut reply = self.client.ask(&request, estimate, timeout, falls, stopping).await?;
         self.state().answered = true;
         if mode != Mode::Digits {
             reply.positions.clear();

@@ -1,12 +1,8 @@
 //! Requests and tokens per minute.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use governor::clock::{Clock, MonotonicClock};
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use leaky_bucket::RateLimiter;
 use serde::{Deserialize, Serialize};
 
 use super::HttpError;
@@ -21,57 +17,51 @@ pub struct RateLimits {
     pub tokens_per_minute: Option<u32>,
 }
 
-type Bucket = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+/// How often a bucket is filled up, at most, in a minute.
+const FILLS: u32 = 600;
 
 /// Lets requests through as fast as the limits allow.
 #[derive(Debug)]
 pub(super) struct Pace {
-    requests: Option<Bucket>,
-    tokens: Option<(Bucket, NonZeroU32)>,
+    requests: Option<RateLimiter>,
+    tokens: Option<RateLimiter>,
 }
 
 impl Pace {
     /// # Errors
     /// [`HttpError::Setting`] for a limit of 0.
     pub(super) fn new(limits: RateLimits) -> Result<Self, HttpError> {
-        let nonzero = |limit: u32, what: &str| {
-            let zero = || HttpError::Setting { what: format!("{what} per minute must be at least 1") };
-            NonZeroU32::new(limit).ok_or_else(zero)
+        let bucket = |limit: Option<u32>, what: &str, at_once: u32| match limit {
+            Some(0) => Err(HttpError::Setting { what: format!("{what} per minute must be at least 1") }),
+            None => Ok(None),
+            Some(limit) => {
+                let (refill, at_once) = ((limit / FILLS).max(1), (limit / at_once).max(1) as usize);
+                let interval = Duration::from_secs(60) * refill / limit;
+                let bucket = RateLimiter::builder().max(at_once).initial(at_once);
+                Ok(Some(bucket.refill(refill as usize).interval(interval).build()))
+            }
         };
-        let bucket = |limit: NonZeroU32, at_once: NonZeroU32| {
-            RateLimiter::direct_with_clock(Quota::per_minute(limit).allow_burst(at_once), MonotonicClock)
-        };
-        let part = |limit: NonZeroU32, by: u32| NonZeroU32::new(limit.get() / by).unwrap_or(NonZeroU32::MIN);
-        let requests = limits.requests_per_minute.map(|limit| nonzero(limit, "requests")).transpose()?;
-        let tokens = limits.tokens_per_minute.map(|limit| nonzero(limit, "tokens")).transpose()?;
         Ok(Self {
             // A second's worth at once, so that no minute has many more than were allowed.
-            requests: requests.map(|limit| bucket(limit, part(limit, 60))),
+            requests: bucket(limits.requests_per_minute, "requests", 60)?,
             // A prompt may take many.
-            tokens: tokens.map(|limit| (bucket(limit, part(limit, 4)), part(limit, 4))),
+            tokens: bucket(limits.tokens_per_minute, "tokens", 4)?,
         })
     }
 
     /// Waits until a request of so many tokens may be made.
     pub(super) async fn pass(&self, tokens: u64) {
         if let Some(bucket) = &self.requests {
-            wait(bucket, NonZeroU32::MIN).await;
+            bucket.acquire(1).await;
         }
-        if let Some((bucket, most)) = &self.tokens {
-            let mut rest = tokens;
+        if let Some(bucket) = &self.tokens {
+            let mut rest = usize::try_from(tokens).unwrap_or(usize::MAX);
             // A request larger than what may be taken at once takes it in several parts.
-            while let Some(part) = NonZeroU32::new(rest.min(most.get().into()) as u32) {
-                wait(bucket, part).await;
-                rest -= u64::from(part.get());
+            while rest > 0 {
+                let part = rest.min(bucket.max());
+                bucket.acquire(part).await;
+                rest -= part;
             }
         }
-    }
-}
-
-async fn wait(bucket: &Bucket, cells: NonZeroU32) {
-    // Never more than the bucket holds.
-    while let Ok(Err(not_until)) = bucket.check_n(cells) {
-        let wait = not_until.wait_time_from(MonotonicClock.now());
-        tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
     }
 }

@@ -203,7 +203,9 @@ impl Tree {
         }
         for &(digit, p) in &self.begun {
             mass += p;
-            assumed += p;
+            if self.next.is_some() || !self.whole {
+                assumed += p;
+            }
             let first = f64::from(digit);
             sum += p * match self.next {
                 Some((ends, next)) => {

@@ -38,7 +38,7 @@ impl<'a> Probe<'a> {
             (_, Logprobs::Ignore) => return self.text(Mode::Sampled).await,
             _ => {}
         }
-        match self.send_at_most(Mode::Distribution, FALLS).await {
+        match self.send_falling(Mode::Distribution, FALLS).await {
             Ok(reply) => self.look(reply).await,
             Err(Failure::Room) => self.thinks(String::new()).await,
             Err(Failure::Parameter { name, .. }) if name.ends_with("logprobs") => self.no_probabilities().await,
@@ -49,11 +49,11 @@ impl<'a> Probe<'a> {
     }
 
     async fn send(&self, mode: Mode) -> Result<Reply, Failure> {
-        self.send_at_most(mode, u32::MAX).await
+        self.send_falling(mode, u32::MAX).await
     }
 
-    async fn send_at_most(&self, mode: Mode, attempts: u32) -> Result<Reply, Failure> {
-        self.judge.send(self.plan, self.job, mode, attempts, self.stopping).await
+    async fn send_falling(&self, mode: Mode, falls: u32) -> Result<Reply, Failure> {
+        self.judge.send(self.plan, self.job, mode, falls, self.stopping).await
     }
 
     /// Looks at the first token's distribution.
@@ -193,13 +193,13 @@ impl<'a> Probe<'a> {
             let form = self.judge.form();
             if form != before {
                 self.judge.note("the server takes requests in another form only: max_completion_tokens, temperature");
-                if let Ok(reply) = self.send_at_most(Mode::Distribution, 1).await {
+                if let Ok(reply) = self.send_falling(Mode::Distribution, 1).await {
                     return self.look(reply).await;
                 }
             }
             // So many rivals may have been too many.
             self.judge.change_form(|form| form.top_logprobs = form.top_logprobs.min(FEW_RIVALS));
-            match self.send_at_most(Mode::Distribution, 1).await {
+            match self.send_falling(Mode::Distribution, 1).await {
                 Ok(reply) if reply.top.is_some() => {
                     self.judge.note("the server gives fewer than 20 rivals of a token");
                     return self.look(reply).await;
@@ -224,12 +224,13 @@ impl<'a> Probe<'a> {
         if self.requires() {
             return self.judge.failed(failure);
         }
-        let written = match self.send_at_most(Mode::Sampled, FALLS).await {
+        let written = match self.send_falling(Mode::Sampled, FALLS).await {
             Ok(written) => written,
+            Err(Failure::End(error)) => return Err(error),
             // It fails over everything.
             Err(_) => return self.judge.failed(failure),
         };
-        match self.send_at_most(Mode::Distribution, 1).await {
+        match self.send_falling(Mode::Distribution, 1).await {
             // It had other troubles.
             Ok(reply) => self.look(reply).await,
             Err(Failure::Server { status: Some(500), .. }) => {

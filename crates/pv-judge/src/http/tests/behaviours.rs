@@ -294,18 +294,19 @@ fn cases() -> Vec<Case> {
         },
         Case {
             mode: Some(ScoreMode::Reasoned),
-            requests: 6,
+            requests: 7,
             found: &["cannot be told", "the number after the thought"],
             ..usual("the first token opens a thought", |request| match has(request, "chat_template_kwargs") {
                 true => refuse(400, "Unknown parameter: 'chat_template_kwargs'.", "unknown_parameter"),
-                false if limit(request) > 100 => Reply::text(&format!("<think>\n50 or 60?\n</think>\n\n{}", worth(request))),
+                false if limit(request) > 100 => {
+                    Reply::text(&format!("<think>\n50 or 60?\n</think>\n\n{}", worth(request)))
+                }
                 false => writes(request, &["<think>", "\n", "Well", " so"], "55"),
             })
-            .with_requests(7)
         },
         Case {
             mode: Some(ScoreMode::Reasoned),
-            requests: 6,
+            requests: 5,
             found: &["the number after the thought"],
             ..usual("all tokens go into a thought, which is an error", |request| match limit(request) {
                 ..100 => refuse(
@@ -316,7 +317,6 @@ fn cases() -> Vec<Case> {
                 ),
                 _ => whole(request),
             })
-            .with_requests(5)
         },
         Case {
             mode: Some(ScoreMode::Digits),
@@ -348,7 +348,11 @@ fn cases() -> Vec<Case> {
             ..usual("a label before the number", |request| writes(request, &["Score", ":", " ", worth(request)], "55"))
         },
         one_lacks("a content filter refuses one prompt", |request| match worth(request) {
-            "66" => refuse(400, "The response was filtered due to Azure OpenAI's content management policy.", "content_filter"),
+            "66" => refuse(
+                400,
+                "The response was filtered due to Azure OpenAI's content management policy.",
+                "content_filter",
+            ),
             _ => whole(request),
         }),
         one_lacks("one prompt is too long", |request| match worth(request) {
@@ -449,8 +453,12 @@ fn cases() -> Vec<Case> {
         Case {
             requests: 5,
             ..usual("too many requests", |request| match request.number {
-                1 => refuse(429, "Rate limit reached. Add a payment method at https://x/account/billing", "rate_limit_exceeded")
-                    .with("Retry-After-Ms", "5"),
+                1 => refuse(
+                    429,
+                    "Rate limit reached. Add a payment method at https://x/account/billing",
+                    "rate_limit_exceeded",
+                )
+                .with("Retry-After-Ms", "5"),
                 _ => whole(request),
             })
         },
@@ -464,12 +472,6 @@ fn cases() -> Vec<Case> {
             })
         },
     ]
-}
-
-impl Case {
-    fn with_requests(self, requests: usize) -> Self {
-        Self { requests, ..self }
-    }
 }
 
 #[test]
