@@ -1,3 +1,6 @@
+mod first;
+mod kept;
+
 use std::fmt;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -8,16 +11,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::cache::{Cache, Sum, old_sum, request_sum};
+use super::cache::Cache;
 use super::client::Failure;
 use super::ledger::Tokens;
 use super::plan::{Job, Plan};
 use super::reply::Reply;
 use super::tally::Tally;
 use super::thread::on_own_thread;
-use super::way::Probe;
 use super::wire::{Mode, estimated_tokens, scoring, snippet};
-use super::{Client, Forecast, HttpError, HttpOptions, JudgeReport, Logprobs, RequestForm, Spent, Thinking};
+use super::{Client, Forecast, HttpError, HttpOptions, JudgeReport, RequestForm, Spent};
 use crate::{Abstention, Answered, Error, Judge, Judged, Result, Rubric, ScoreMode, Verdict, VerdictCounts, Verdicts};
 
 /// After so many refusals in a row that do not say what they are about, it is not the prompts.
@@ -32,7 +34,7 @@ const UNEXPLAINED: usize = 8;
 ///
 /// - tokens that are whole numbers: their distribution ([`ScoreMode::Distribution`]);
 /// - numbers of several tokens, or with something before them: the distributions along the reply ([`ScoreMode::Digits`]);
-/// - no probabilities: the number that is written ([`ScoreMode::Sampled`]; see [`Logprobs`]);
+/// - no probabilities: the number that is written ([`ScoreMode::Sampled`]; see [`Logprobs`](crate::Logprobs));
 /// - a model that thinks, and cannot be asked not to: the number after the thought ([`ScoreMode::Reasoned`]).
 ///
 /// A prompt that the server declines, by a content filter or for its length, is an abstention of its own kind
@@ -268,123 +270,6 @@ impl HttpJudge {
         }
     }
 
-    /// Asks one prompt after the other until one has a number; `None` when all have been asked. Verdicts are held back until
-    /// then: should there be no number, they are worth nothing.
-    async fn begin(&self, plan: &Plan<'_>, stopping: &AtomicBool, tally: &mut Tally<'_>) -> Result<Option<Mode>> {
-        let mut held = Vec::new();
-        for job in &plan.jobs {
-            let (known, numbered) = {
-                let state = self.state();
-                (state.mode, state.numbered)
-            };
-            if let (Some(mode), true) = (known, numbered) {
-                self.release(tally, held)?;
-                return Ok(Some(mode));
-            }
-            let outcome = match known {
-                None => Probe::new(self, plan, job, stopping).run().await?,
-                Some(mode) => match self.cached(job, mode)? {
-                    Some(reply) => Outcome::open(reply.verdict(mode)),
-                    None => self.ask(plan, job, mode, stopping).await?,
-                },
-            };
-            self.check_mode()?;
-            self.check_numbers(&outcome)?;
-            held.push((job, outcome));
-        }
-        self.release(tally, held)?;
-        Ok(None)
-    }
-
-    /// Refuses a mode in which scores would be mixed with others.
-    fn check_mode(&self) -> Result<()> {
-        let state = self.state();
-        match (state.mode, state.wanted) {
-            (Some(given), Some(saved)) if given != saved => {
-                Err(self.other_mode(saved.score_mode(), given.score_mode()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn other_mode(&self, saved: ScoreMode, given: ScoreMode) -> Error {
-        Error::OtherMode { judge: self.name(), saved, given }
-    }
-
-    /// Counts the first answers without a number, and gives up when they are too many.
-    fn check_numbers(&self, outcome: &Outcome) -> Result<()> {
-        let mut state = self.state();
-        let quote = match outcome {
-            Outcome::Reached { verdict: Verdict::Scored(_), .. } => {
-                state.numbered = true;
-                return Ok(());
-            }
-            // The word for declining was understood.
-            Outcome::Reached { verdict: Verdict::Abstained(Abstention::NoMass { refusal: Some(p), .. }), .. }
-                if *p > 0.25 =>
-            {
-                return Ok(());
-            }
-            Outcome::Reached { quote, .. } => quote.clone(),
-            Outcome::Unknown { status, message } => format!("status {status}: {message}"),
-        };
-        state.numberless += 1;
-        if state.wrote.as_deref().is_none_or(str::is_empty) {
-            state.wrote = Some(quote);
-        }
-        let (asked, limit) = (state.numberless, self.options().numberless);
-        if state.numbered || limit == 0 || asked < limit {
-            return Ok(());
-        }
-        let wrote = state.wrote.clone().unwrap_or_default();
-        let answered = state.answered;
-        drop(state);
-        let (server, model) = self.names();
-        Err(match outcome {
-            // It was a refusal every time.
-            Outcome::Unknown { status, message } if !answered => {
-                HttpError::Refused { server, status: *status, message: message.clone() }
-            }
-            _ => HttpError::NoNumbers { server, model, asked, wrote },
-        }
-        .into())
-    }
-
-    /// Hands over what was held back.
-    fn release(&self, tally: &mut Tally<'_>, held: Vec<(&Job, Outcome)>) -> Result<()> {
-        for (job, outcome) in held {
-            if let Outcome::Reached { reply: Some((mode, reply)), .. } = &outcome {
-                self.keep(job, *mode, reply)?;
-            }
-            let verdict = self.explained(outcome)?;
-            self.hand(tally, job, verdict)?;
-        }
-        Ok(())
-    }
-
-    fn hand(&self, tally: &mut Tally<'_>, job: &Job, verdict: Verdict) -> Result<()> {
-        self.state().verdicts.add(&verdict);
-        tally.add(job, &verdict)
-    }
-
-    /// The verdict of an outcome. A refusal that does not say what it is about is one of this prompt, if the server answers others.
-    fn explained(&self, outcome: Outcome) -> Result<Verdict, HttpError> {
-        let mut state = self.state();
-        match outcome {
-            Outcome::Reached { verdict, .. } => {
-                state.unexplained = 0;
-                Ok(verdict)
-            }
-            Outcome::Unknown { status, message } => {
-                state.unexplained += 1;
-                if !state.answered || state.unexplained >= UNEXPLAINED {
-                    return Err(HttpError::Refused { server: self.client.server().to_owned(), status, message });
-                }
-                Ok(Verdict::Abstained(Abstention::Refused { status, message }))
-            }
-        }
-    }
-
     /// One prompt in the mode that was found.
     async fn ask(&self, plan: &Plan<'_>, job: &Job, mode: Mode, stopping: &AtomicBool) -> Result<Outcome, HttpError> {
         match self.send(plan, job, mode, u32::MAX, stopping).await {
@@ -493,67 +378,6 @@ impl HttpJudge {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The modes that the options allow.
-    fn usable(&self) -> &'static [Mode] {
-        match (self.options().thinking, self.options().logprobs) {
-            (Thinking::On, _) => &[Mode::Reasoned],
-            (Thinking::Auto, Logprobs::Prefer) => &Mode::ALL,
-            (Thinking::Off, Logprobs::Prefer) => &[Mode::Distribution, Mode::Digits, Mode::Sampled],
-            (_, Logprobs::Require) => &[Mode::Distribution, Mode::Digits],
-            (Thinking::Auto, Logprobs::Ignore) => &[Mode::Sampled, Mode::Reasoned],
-            (Thinking::Off, Logprobs::Ignore) => &[Mode::Sampled],
-        }
-    }
-
-    /// The mode in which most of the answers are in the cache, if any is.
-    fn cached_mode(&self, plan: &Plan<'_>) -> Option<Mode> {
-        self.cache.as_ref()?;
-        let wanted = self.state().wanted;
-        let usable = self.usable().iter().copied().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode));
-        let counted = usable.map(|mode| (plan.jobs.iter().filter(|job| self.is_cached(job, mode)).count(), mode));
-        // Of several with equally many, the first.
-        counted.filter(|(count, _)| *count > 0).rev().max_by_key(|(count, _)| *count).map(|(_, mode)| mode)
-    }
-
-    fn keep(&self, job: &Job, mode: Mode, reply: &Reply) -> Result<(), HttpError> {
-        match &self.cache {
-            Some(cache) => cache.put(self.sum(job, mode), mode, reply),
-            None => Ok(()),
-        }
-    }
-
-    fn sum(&self, job: &Job, mode: Mode) -> Sum {
-        let options = self.options();
-        // With thoughts forbidden or unlimited, and with other fields, the same prompt may be answered otherwise.
-        let wishes = (options.thinking, &options.body);
-        let wishes = serde_json::to_string(&wishes).unwrap_or_default();
-        request_sum(self.client.endpoint(), &options.model, mode, &wishes, &job.prompt)
-    }
-
-    fn is_cached(&self, job: &Job, mode: Mode) -> bool {
-        self.cached(job, mode).is_ok_and(|found| found.is_some())
-    }
-
-    fn cached(&self, job: &Job, mode: Mode) -> Result<Option<Reply>, HttpError> {
-        let Some(cache) = &self.cache else { return Ok(None) };
-        if let Some(reply) = cache.get(&self.sum(job, mode))? {
-            return Ok(Some(reply));
-        }
-        let options = self.options();
-        if options.thinking != Thinking::Auto || !options.body.is_empty() {
-            return Ok(None);
-        }
-        // The first version kept first digits as scores: what it has is good where it shows that tokens are whole numbers.
-        let old = match old_sum(self.client.endpoint(), &options.model, mode, &job.prompt) {
-            Some(sum) => cache.get(&sum)?,
-            None => None,
-        };
-        Ok(old.filter(|reply| match mode {
-            Mode::Distribution => matches!(reply.largest_number(), Some(11..)),
-            _ => reply.written().is_some(),
-        }))
     }
 
     fn estimate(&self, prompt: &str, mode: Mode) -> Tokens {

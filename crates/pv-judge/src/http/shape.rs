@@ -27,6 +27,7 @@ impl TokenLimit {
 
 /// The form of the requests that a server takes. It begins as the protocol has it, and leaves out or renames what the server
 /// refuses.
+#[expect(clippy::struct_excessive_bools, reason = "each is one parameter that is sent or not")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RequestForm {
     /// How the most tokens of a reply are called.
