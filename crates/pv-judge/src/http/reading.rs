@@ -37,7 +37,9 @@ impl Reply {
         let nothing = self.said().trim().is_empty();
         let opened = self.text.trim_start().starts_with("<think") && !self.text.contains("</think>");
         let opens = |top: &Vec<(String, f32)>| top.iter().any(|(token, p)| token.trim() == "<think>" && *p > -0.7);
-        opened || (nothing && (self.thought.is_some() || self.top.as_ref().is_some_and(opens)))
+        // Some servers keep a thought to themselves.
+        let hidden = self.cut && self.top.as_ref().is_none_or(Vec::is_empty);
+        opened || (nothing && (self.thought.is_some() || hidden || self.top.as_ref().is_some_and(opens)))
     }
 
     /// The largest number among the likely first tokens.

@@ -61,6 +61,8 @@ impl<'a> Probe<'a> {
         if self.asks_for_no_thoughts(&reply) {
             reply = match self.send(Mode::Distribution).await {
                 Ok(reply) => reply,
+                // It does not know the wish, without a word.
+                Err(Failure::Unknown { .. }) => return self.thinks(reply.quote()).await,
                 Err(failure) => return self.judge.failed(failure),
             };
         }
@@ -155,7 +157,11 @@ impl<'a> Probe<'a> {
     async fn text(&self, mode: Mode) -> Result<Outcome, HttpError> {
         let mut sent = self.send(mode).await;
         if mode == Mode::Sampled && sent.as_ref().is_ok_and(|reply| self.asks_for_no_thoughts(reply)) {
-            sent = self.send(mode).await;
+            sent = match self.send(mode).await {
+                // It does not know the wish, without a word.
+                Err(Failure::Unknown { .. }) => Err(Failure::Room),
+                sent => sent,
+            };
         }
         match sent {
             Ok(reply) if mode == Mode::Sampled && reply.is_thinking() => Box::pin(self.thinks(reply.quote())).await,

@@ -219,6 +219,48 @@ pub(super) fn cases() -> Vec<Case> {
             })
         },
         Case {
+            mode: Some(ScoreMode::Reasoned),
+            requests: 6,
+            found: &["the number after the thought"],
+            ..usual("a thought that the server keeps to itself", |request| match limit(request) {
+                ..100 => Reply::choice(json!({"message": {"content": ""}, "finish_reason": "length"})),
+                _ => Reply::text(worth(request)),
+            })
+        },
+        Case {
+            mode: Some(ScoreMode::Reasoned),
+            requests: 6,
+            found: &["the number after the thought"],
+            ..usual("a wish for no thoughts that is refused without a word", |request| {
+                match has(request, "chat_template_kwargs") {
+                    true => refuse(422, "unprocessable", ""),
+                    false => thinker(request, false),
+                }
+            })
+        },
+        Case {
+            mode: Some(ScoreMode::Reasoned),
+            // Two names, the temperature, the log-probabilities, and a thought that takes all tokens; then four.
+            requests: 8,
+            found: &["max_completion_tokens", "no temperature", "no log-probabilities", "the number after the thought"],
+            ..usual("a reasoning model of OpenAI's", |request| {
+                let wrong = ["max_tokens", "temperature", "logprobs"].into_iter().find(|name| has(request, name));
+                match (wrong, limit(request)) {
+                    (Some(name), _) => refuse(
+                        400,
+                        &format!("Unsupported parameter: '{name}' is not supported with this model."),
+                        "unsupported_parameter",
+                    ),
+                    (None, ..100) => refuse(
+                        400,
+                        "Could not finish the message because max_tokens or model output limit was reached.",
+                        "",
+                    ),
+                    (None, _) => whole(request),
+                }
+            })
+        },
+        Case {
             mode: Some(ScoreMode::Digits),
             requests: 5,
             ..usual("a blank comes first", |request| writes(request, &[" ", worth(request)], "55"))
