@@ -128,6 +128,7 @@ impl HttpArgs {
 }
 
 /// Shows a forecast, and asks for consent to it.
+#[allow(clippy::print_stderr, reason = "a question of a program")]
 fn asked(forecast: &Forecast, prices: Option<&Prices>) -> bool {
     let Forecast { requests, prompt_tokens, completion_tokens, .. } = forecast;
     let cost = prices.map(|prices| format!(", about {:.2}", forecast.cost(prices))).unwrap_or_default();

@@ -37,8 +37,9 @@ impl Pace {
             Some(limit) => {
                 let (refill, at_once) = ((limit / FILLS).max(1), (limit / at_once).max(1) as usize);
                 let interval = Duration::from_secs(60) * refill / limit;
-                let bucket = RateLimiter::builder().max(at_once).initial(at_once);
-                Ok(Some(bucket.refill(refill as usize).interval(interval).build()))
+                let mut bucket = RateLimiter::builder();
+                bucket.max(at_once).initial(at_once).refill(refill as usize).interval(interval);
+                Ok(Some(bucket.build()))
             }
         };
         Ok(Self {
