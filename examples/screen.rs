@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::judging::{JudgeArgs, JudgeKind, named_spec};
+use pv_examples::judging::{JudgeArgs, named_spec};
 use pv_examples::organism::conversation;
 use pv_examples::samples::{Steered, described, texts};
 use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
@@ -61,12 +61,9 @@ struct Args {
     /// The layer at which the model is steered; --layer by default.
     #[arg(long, requires = "steer")]
     steer_layer: Option<usize>,
-    /// Also ask this judge which samples show the trait; its verdicts are kept with the rest.
-    #[arg(long)]
-    judge: Option<JudgeKind>,
-    /// The judging model, as in the other examples.
-    #[arg(long, requires = "judge")]
-    judge_model: Option<String>,
+    /// With --judge, the samples are judged too; the verdicts are kept with the rest.
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Samples that the judge scores above this show the trait.
     #[arg(long, default_value_t = 50.0)]
     allowed: f64,
@@ -129,12 +126,11 @@ fn main() -> Result {
     };
     let screen = Screen::new(&model, &directions, &options)?;
     let mut steerer = args.steerer(&vectors, layer)?;
-    let judge = match args.judge {
+    let judge = match args.judge.judge {
         None => None,
         Some(_) => {
-            let which = JudgeArgs { judge: args.judge, judge_model: args.judge_model.clone() };
             let rubric = named_spec(&args.model, &direction.trait_name)?.rubric()?;
-            Some((which.judge(&args.model, &model, &place)?, rubric))
+            Some((args.judge.judge(&args.model, &model, &place)?, rubric))
         }
     };
     let mut screened = Vec::new();

@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use pv_judge::{HttpJudge, HttpOptions, Judge, LocalJudge, Polarity, TraitSpec};
+use pv_judge::{Judge, LocalJudge, Polarity, TraitSpec};
 use pv_model::CausalLm;
 use pv_organism::Trait;
 use pv_vectors::{Contrast, InstructionPair};
 
+use crate::http_judging::HttpArgs;
 use crate::organism::{ExactJudge, spec};
 use crate::proxies::{Proxy, ProxyJudge};
 use crate::{ModelArgs, Result};
 
 /// Who scores the answers.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct JudgeArgs {
     /// Who scores the answers; by default the organism's exact judge for the organism, else the model itself.
     #[arg(long)]
@@ -22,6 +23,9 @@ pub struct JudgeArgs {
     /// HTTP one. Its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
     #[arg(long)]
     pub judge_model: Option<String>,
+    /// How an HTTP judge is asked.
+    #[command(flatten)]
+    pub http: HttpArgs,
 }
 
 /// A kind of judge.
@@ -62,8 +66,7 @@ impl JudgeArgs {
             (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
             (JudgeKind::Http, Some(name)) => {
                 std::fs::create_dir_all(folder)?;
-                let cache = Some(folder.join("judge_cache.jsonl"));
-                Box::new(HttpJudge::new(HttpOptions { cache, ..HttpOptions::from_env(name)? })?)
+                Box::new(self.http.judge(name, folder.join("judge_cache.jsonl"))?)
             }
         })
     }

@@ -3,6 +3,7 @@
 pub mod calibrating;
 pub mod capping;
 pub mod finetuning;
+pub mod http_judging;
 pub mod judging;
 pub mod noise;
 pub mod organism;

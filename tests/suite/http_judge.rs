@@ -7,27 +7,56 @@ use std::ops::ControlFlow;
 
 use pv_judge::{
     Abstention, Answered, Error, Evidence, HttpError, HttpJudge, HttpOptions, Judge, Logprobs, Rubric, Score,
-    TraitSpec, TraitWish, Verdict, write_trait,
+    ScoreMode, TraitSpec, TraitWish, Verdict, write_trait,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use server::{Server, request};
 
-/// Σ k·p(k), Σ p(k) over the numbers of the first token, from a request by hand.
+/// Σ k·p(k), Σ p(k) over the numbers along the digits of a short reply, from a request by hand. The model's tokens are single
+/// digits.
 fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
-    let body = json!({"model": "smollm2", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1,
+    let body = json!({"model": "smollm2", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8,
         "temperature": 0, "logprobs": true, "top_logprobs": 20, "seed": 0});
     let (status, answer) = request(url, "POST", "/chat/completions", &body.to_string()).expect("an answer");
     assert_eq!(status, 200, "{answer}");
-    let top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"].as_array().expect("log-probabilities");
-    assert_eq!(top.len(), 20);
-    top.iter().fold((0.0, 0.0), |(sum, mass), rival| {
-        let p = rival["logprob"].as_f64().expect("a number").exp();
-        match rival["token"].as_str().expect("a token").trim().parse::<u8>() {
-            Ok(k) if k <= 100 => (sum + f64::from(k) * p, mass + p),
-            _ => (sum, mass),
+    let choice = &answer["choices"][0];
+    let positions = choice["logprobs"]["content"].as_array().expect("log-probabilities");
+    let text = choice["message"]["content"].as_str().expect("a text");
+    let is_number = Verdict::from_text(text).value().is_some();
+    let digits = |at: &Value| -> Vec<(u32, f64)> {
+        let top = at["top_logprobs"].as_array().expect("rivals");
+        let digit = |rival: &Value| {
+            let token = rival["token"].as_str().expect("a token").trim().to_owned();
+            Some((token.parse().ok().filter(|_| token.len() == 1)?, rival["logprob"].as_f64().expect("a number").exp()))
+        };
+        top.iter().filter_map(digit).collect()
+    };
+    let (mut sum, mut mass, mut before) = (0.0, 0.0, 1.0);
+    for (at, position) in positions.iter().enumerate() {
+        let written: Option<u32> = position["token"].as_str().and_then(|token| token.trim().parse().ok());
+        // What follows the digit that was written, where that is not 0.
+        let next = positions.get(at + 1).filter(|_| written.is_some_and(|first| first > 0)).map(digits);
+        let next = next.or(written.filter(|first| *first > 0).map(|_| Vec::new()));
+        for (first, p) in digits(position) {
+            let longer: f64 = next.iter().flatten().map(|(_, p)| p).sum();
+            let value = match &next {
+                _ if first == 0 => 0.0,
+                Some(next) => {
+                    let two = next.iter().map(|(second, p)| p * f64::from(10 * first + second)).sum::<f64>();
+                    f64::from(first) * (1.0 - longer) + two
+                }
+                None => f64::from(10 * first) + 4.5,
+            };
+            mass += before * p;
+            sum += before * p * value;
         }
-    })
+        if written.is_some() || !is_number {
+            break;
+        }
+        before *= position["logprob"].as_f64().expect("a number").exp();
+    }
+    (sum, mass)
 }
 
 /// The examples bring a small model to answer with a digit.
@@ -65,8 +94,8 @@ fn a_real_server_judges() {
             let (sum, mass) = by_hand(&server.url, &rubric.fill(answered));
             println!("{} of {:?}: by hand {sum:.4} / {mass:.4}, {verdict:?}", rubric.name, answered.question);
             match verdict {
-                Verdict::Scored(Score { value, evidence: Evidence::Distribution { mass: found } }) => {
-                    assert!((value - sum / mass).abs() < 1e-3 && (found - mass).abs() < 1e-4);
+                Verdict::Scored(Score { value, evidence: Evidence::Digits { mass: found, .. } }) => {
+                    assert!((value - sum / mass).abs() < 1e-2 && (found - mass).abs() < 1e-4);
                     scored += 1;
                 }
                 Verdict::Abstained(Abstention::NoMass { mass: found, .. }) => {
@@ -78,10 +107,16 @@ fn a_real_server_judges() {
         }
     }
     assert!(scored >= 1 && abstained >= 1, "both kinds are to be compared: {scored} scored, {abstained} abstained");
+    // The first token alone was asked for once, and showed a digit; then there was a request for each verdict.
+    let report = judge.report();
+    println!("{} requests, {}", report.requests, report.verdicts);
+    assert_eq!((report.mode, report.requests), (Some(ScoreMode::Digits), 7));
+    assert_eq!(report.verdicts.scored.get(&ScoreMode::Digits), Some(&scored));
+    assert_eq!(report.verdicts.abstained.values().sum::<usize>(), abstained);
     // A rerun asks nothing, wherever the server has gone.
     let again = HttpJudge::new(options()).expect("a judge");
     let rerun = again.judge(&rubrics, &ANSWERS, &mut |_| ControlFlow::Continue(())).expect("verdicts");
-    assert_eq!((rerun, again.spent().requests), (verdicts, 0));
+    assert_eq!((&rerun, again.spent().requests), (&verdicts, 0));
 
     // The text alone, as of a server without probabilities.
     let judge = HttpJudge::new(HttpOptions { logprobs: Logprobs::Ignore, ..server.options() }).expect("a judge");
@@ -95,12 +130,14 @@ fn a_real_server_judges() {
         ));
     }
 
-    // What the server cannot take is told in its words, at once.
+    // What the server cannot take is an abstention in its words, and the others have their verdicts.
     let long = "word ".repeat(20_000);
-    let too_long = [Answered { question: "q", answer: &long }];
-    let error = judge.judge(&rubrics[..1], &too_long, &mut |_| ControlFlow::Continue(())).expect_err("too long");
-    println!("too long: {error}");
-    assert!(matches!(error, Error::Http(HttpError::Refused { status: 400, .. })), "{error:?}");
+    let some_too_long = [ANSWERS[0], Answered { question: "q", answer: &long }, ANSWERS[1]];
+    let verdicts = again.judge(&rubrics[..1], &some_too_long, &mut |_| ControlFlow::Continue(())).expect("verdicts");
+    println!("too long: {:?}", verdicts[1]);
+    assert!(matches!(&verdicts[1][0], Verdict::Abstained(Abstention::Refused { status: 400, .. })), "{verdicts:?}");
+    assert_eq!((&verdicts[0][0], &verdicts[2][0]), (&rerun[0][0], &rerun[1][0]));
+    assert_eq!(again.spent().requests, 1, "the others are in the cache");
 
     // So small a model writes no trait, but the way to it is there, and so is the way around an unknown schema.
     let wish = TraitWish { repairs: 1, max_tokens: 48, ..TraitWish::new("brevity", "Answers in few words.") };

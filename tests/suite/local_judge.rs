@@ -345,25 +345,24 @@ fn nothing_to_judge_is_no_error() {
 }
 
 #[test]
-fn what_does_not_fit_the_model_is_refused_before_anything_is_read() {
+fn what_does_not_fit_the_model_is_an_abstention_of_its_own_kind() {
     let model = model("llama", &Device::flex(), Numbers::Digits);
     let limit = model.config().max_positions;
     let judge = LocalJudge::new(&model).expect("a judge");
     let rubric = Rubric::new("length", "{question}{answer}").expect("a rubric");
-    let refuse = |answer: &str| {
-        let answers = [ANSWERS[0], Answered { question: "", answer }];
-        judge.judge(std::slice::from_ref(&rubric), &answers, &mut |_| ControlFlow::Break(()))
+    let read = |answer: &str| {
+        let answers = [ANSWERS[0], Answered { question: "", answer }, ANSWERS[1]];
+        judge_all(&judge, std::slice::from_ref(&rubric), &answers).concat()
     };
     // Three special tokens, and eight of " REFUSAL".
     let longest = "x".repeat(limit - 11);
-    assert!(matches!(refuse(&longest), Err(Error::Cancelled { .. })), "it fits");
-    let error = refuse(&format!("{longest}x")).expect_err("one too many");
-    assert!(
-        matches!(&error, Error::PromptTooLong { rubric, answer: 1, tokens, limit: most }
-            if rubric == "length" && *tokens == limit + 1 && *most == limit),
-        "{error:?}"
-    );
-    assert!(error.to_string().contains("257"), "{error}");
+    let too_long = |verdict: &Verdict| matches!(verdict, Verdict::Abstained(Abstention::TooLong { .. }));
+    let fitting = read(&longest);
+    assert!(!fitting.iter().any(too_long), "it fits");
+    let verdicts = read(&format!("{longest}x"));
+    assert_eq!(verdicts[1], Verdict::Abstained(Abstention::TooLong { tokens: limit + 1, limit }));
+    // The others are read all the same.
+    assert!(!too_long(&verdicts[0]) && !too_long(&verdicts[2]));
     let too_long = format!("{longest}x");
     let alone = judge.distribution(&rubric, &Answered { question: "", answer: &too_long });
     assert!(matches!(alone, Err(Error::PromptTooLong { answer: 0, .. })));

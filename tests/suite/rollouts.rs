@@ -7,8 +7,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use pv_judge::{
-    Abstention, Answered, COHERENCE, Evidence, InstructionPair, Judge, Judged, Rubric, Score, TraitSpec, Verdict,
-    Verdicts,
+    Abstention, AbstentionKind, Answered, COHERENCE, Evidence, InstructionPair, Judge, Judged, Rubric, Score,
+    ScoreMode, TraitSpec, Verdict, Verdicts,
 };
 use pv_model::{CausalLm, Sampling};
 use pv_tests::chat_model;
@@ -351,4 +351,64 @@ fn only_missing_verdicts_are_asked_for() {
         let error = run.score(judge, &[rubric], go_on).expect_err("refused").to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+/// The same judge by its name, which takes written numbers.
+struct Written(Dice);
+
+impl Judge for Written {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn judge(
+        &self,
+        rubrics: &[Rubric],
+        answers: &[Answered<'_>],
+        on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
+    ) -> pv_judge::Result<Vec<Verdicts>> {
+        let written = |verdict: Verdict| match verdict {
+            Verdict::Scored(score) => Verdict::Scored(Score { evidence: Evidence::Sampled, ..score }),
+            none => none,
+        };
+        let all = self.0.judge(rubrics, answers, &mut |judged| {
+            on_verdict(Judged { verdict: written(judged.verdict.clone()), ..judged })
+        })?;
+        Ok(all.into_iter().map(|row| row.into_iter().map(written).collect()).collect())
+    }
+}
+
+#[test]
+fn scores_of_two_modes_are_not_mixed_in_a_run() {
+    let model = model("qwen3");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = open(&model, folder.path()).expect("a run");
+    run.generate(&model, go_on).expect("rollouts");
+    let rubrics = [spec().rubric().unwrap(), Rubric::coherence()];
+    let mut left = 30;
+    let broken = run.score(&Dice::new(), &rubrics, |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(broken, Err(pv_vectors::Error::Cancelled)));
+    let before = run.verdict_counts();
+    assert!(before.mode() == Some(ScoreMode::Distribution) && before.scored.len() == 1, "{before}");
+    // What comes now was got otherwise, and is refused; what is there stays.
+    let error = run.score(&Written(Dice::new()), &rubrics, go_on).expect_err("another mode");
+    assert!(error.to_string().contains("must not be mixed"), "{error}");
+    drop(run);
+    let mut run = RolloutRun::load(folder.path()).expect("a run");
+    assert_eq!(run.verdict_counts().scored, before.scored);
+    run.score(&Dice::new(), &rubrics, go_on).expect("verdicts");
+    // The vector tells how its verdicts were got, and how many the judge did not give.
+    let kept = run.filter(&extract_options().filter).expect("enough");
+    let vector = run.vector(&kept).expect("a vector");
+    let counts = &vector.provenance().verdicts;
+    assert_eq!(counts, &run.verdict_counts());
+    assert_eq!(counts.scored.keys().collect::<Vec<_>>(), [&ScoreMode::Distribution]);
+    assert!(counts.abstained.get(&AbstentionKind::NotANumber).is_some_and(|count| *count > 0), "{counts}");
+    let path = folder.path().join("again.safetensors");
+    vector.save(&path).expect("a file");
+    let again = PersonaVector::load(&path).expect("a vector");
+    assert_eq!(again.provenance(), vector.provenance());
 }

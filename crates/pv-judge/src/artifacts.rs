@@ -11,7 +11,7 @@ use async_openai::types::chat::{
 };
 use serde::Serialize;
 
-use crate::http::{Client, Tokens, estimated_tokens, on_own_thread, user};
+use crate::http::{Client, Failure, Tokens, estimated_tokens, on_own_thread, user};
 use crate::traits::{TraitJson, write};
 use crate::{Error, HttpError, HttpOptions, Result, TraitFault, TraitSpec};
 
@@ -180,6 +180,7 @@ async fn ask(
     let text = serde_json::to_string(&request.messages).unwrap_or_default();
     let estimate = Tokens { prompt: estimated_tokens(&text), completion: wish.max_tokens.into() };
     let never = AtomicBool::new(false);
+    let failed = |failure: Failure| failure.into_error(client.server());
     if *structured {
         let json_schema = ResponseFormatJsonSchema {
             description: None,
@@ -188,15 +189,19 @@ async fn ask(
             strict: Some(true),
         };
         request.response_format = Some(ResponseFormat::JsonSchema { json_schema });
-        match client.ask(&request, estimate, wish.timeout, &never).await {
-            Err(HttpError::Refused { status: 200 | 400 | 404 | 415 | 422 | 500 | 501, .. }) => {
+        match client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await {
+            Err(
+                Failure::Unknown { .. }
+                | Failure::Parameter { .. }
+                | Failure::End(HttpError::Refused { status: 404 | 415, .. }),
+            ) => {
                 *structured = false;
                 request.response_format = None;
             }
-            outcome => return outcome.map(|reply| reply.text),
+            outcome => return outcome.map(|reply| reply.text).map_err(failed),
         }
     }
-    client.ask(&request, estimate, wish.timeout, &never).await.map(|reply| reply.text)
+    client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await.map(|reply| reply.text).map_err(failed)
 }
 
 fn assistant(text: String) -> ChatCompletionRequestMessage {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::TraitFault;
+use crate::{ScoreMode, TraitFault};
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -99,6 +99,16 @@ pub enum Error {
         tokens: usize,
         /// How many positions the model was made for.
         limit: usize,
+    },
+    /// A judge gets its scores in another way than those that are there, with which they would be mixed.
+    #[error("{judge} scores by {given}, but the scores that are there are by {saved}; the two must not be mixed")]
+    OtherMode {
+        /// The judge.
+        judge: String,
+        /// How the scores that are there were got.
+        saved: ScoreMode,
+        /// How the judge gets its own.
+        given: ScoreMode,
     },
     /// Two judges' verdicts are not about the same answers.
     #[error("{first} verdicts cannot be compared with {second}")]

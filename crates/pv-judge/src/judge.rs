@@ -1,8 +1,9 @@
 //! The one interface of all judges.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use crate::{Error, Result, Rubric, Verdict};
+use crate::{Error, Result, Rubric, ScoreMode, Verdict};
 
 /// A question and the answer to judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,16 @@ pub trait Judge {
     /// Who judges, for files that hold its scores: "gpt-4.1-mini at api.openai.com", "the organism's exact judge".
     fn name(&self) -> String;
 
+    /// Told, before a run goes on, how the scores that are there were got; see [`ScoreMode`]. A judge that can get them in
+    /// several ways keeps to that one. The others ignore it.
+    ///
+    /// # Errors
+    /// [`Error::OtherMode`](crate::Error::OtherMode) from a judge that cannot: its scores must not be mixed with those.
+    fn keep_to(&self, mode: ScoreMode) -> Result<()> {
+        let _ = mode;
+        Ok(())
+    }
+
     /// Judges every answer by every rubric. Verdicts are reported as they are reached, in any order; the caller may break
     /// off, and keeps what was reported.
     ///
@@ -57,21 +68,39 @@ pub trait Judge {
 /// the end where the judge did not report it. The first error of `keep` breaks the judging off and is returned; verdicts that
 /// the judge gives nevertheless are handed over all the same.
 ///
+/// `saved` says for each rubric how the scores were got that are there already, where there are any; it may be shorter. Scores of
+/// another mode are not mixed with those.
+///
 /// # Errors
-/// Those of the judge and of `keep`.
+/// Those of the judge and of `keep`; [`Error::OtherMode`].
 pub fn judge_each<E: From<Error>>(
     judge: &dyn Judge,
     rubrics: &[Rubric],
     answers: &[Answered<'_>],
+    saved: &[Option<ScoreMode>],
     mut keep: impl FnMut(usize, usize, Verdict) -> Result<(), E>,
 ) -> Result<(), E> {
+    if rubrics.is_empty() || answers.is_empty() {
+        return Ok(());
+    }
+    saved.iter().flatten().collect::<BTreeSet<_>>().into_iter().try_for_each(|mode| judge.keep_to(*mode))?;
+    let mut modes: Vec<Option<ScoreMode>> = vec![None; rubrics.len()];
     let mut handed = vec![false; answers.len() * rubrics.len()];
     let mut failure = None;
     let mut hand = |answer: usize, rubric: usize, verdict: Verdict| {
         let known = answer < answers.len() && rubric < rubrics.len();
         if known && !std::mem::replace(&mut handed[answer * rubrics.len() + rubric], true) {
-            let outcome = keep(answer, rubric, verdict);
+            let mode = verdict.mode();
+            let other = mode.zip(saved.get(rubric).copied().flatten()).filter(|(given, saved)| given != saved);
+            let outcome = match other {
+                Some((given, saved)) => Err(E::from(Error::OtherMode { judge: judge.name(), saved, given })),
+                None => keep(answer, rubric, verdict),
+            };
             failure = failure.take().or(outcome.err());
+            if let Some((given, before)) = mode.zip(modes[rubric]).filter(|(given, before)| given != before) {
+                tracing::warn!(judge = judge.name(), %given, %before, "a judge gives scores of two modes");
+            }
+            modes[rubric] = mode.or(modes[rubric]);
         }
         if failure.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
@@ -143,7 +172,7 @@ mod tests {
         let rubrics = [Rubric::coherence(), Rubric::coherence()];
         let answers = [Answered { question: "Why?", answer: "So." }; 3];
         let mut seen = Vec::new();
-        let outcome = judge_each(judge, &rubrics, &answers, |answer, rubric, found| {
+        let outcome = judge_each(judge, &rubrics, &answers, &[], |answer, rubric, found| {
             let at = answer * 2 + rubric;
             assert_eq!(found, verdict(at));
             seen.push(at);
@@ -165,5 +194,25 @@ mod tests {
         assert_eq!(handed(&Sloppy { stubborn: true }, 2), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(2))));
         // Among those that were not reported on the way.
         assert_eq!(handed(&Sloppy { stubborn: false }, 5), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(5))));
+    }
+
+    /// Scores that were got otherwise are not mixed with the judge's.
+    #[test]
+    fn scores_of_another_mode_are_refused() {
+        let (rubrics, answers) = ([Rubric::coherence()], [Answered { question: "", answer: "" }; 2]);
+        let mut kept = 0;
+        let mut keep = |_, _, _| -> Result<()> {
+            kept += 1;
+            Ok(())
+        };
+        let judge = Sloppy { stubborn: false };
+        let saved = [Some(ScoreMode::Distribution)];
+        let error = judge_each(&judge, &rubrics, &answers, &saved, &mut keep).unwrap_err();
+        let Error::OtherMode { saved, given, judge: name } = &error else { panic!("{error:?}") };
+        assert_eq!((*saved, *given, name.as_str()), (ScoreMode::Distribution, ScoreMode::Sampled, "sloppy"));
+        assert!(error.to_string().contains("must not be mixed"), "{error}");
+        judge_each(&judge, &rubrics, &answers, &[Some(ScoreMode::Sampled)], &mut keep).unwrap();
+        judge_each(&judge, &rubrics, &answers, &[None], &mut keep).unwrap();
+        assert_eq!(kept, 4);
     }
 }

@@ -48,10 +48,13 @@ pub use agreement::{Agreement, IsotonicMap};
 pub use artifacts::{TraitWish, WrittenTrait, write_trait, write_trait_async};
 pub use error::{Error, Result};
 #[cfg(feature = "http")]
-pub use http::{ApiKey, Budget, Forecast, HttpError, HttpJudge, HttpOptions, Logprobs, Prices, Spent};
+pub use http::{
+    ApiKey, Budget, Forecast, HttpError, HttpJudge, HttpOptions, JudgeReport, KeyHeader, Logprobs, Prices, RateLimits,
+    RequestForm, Spent, Thinking, TokenLimit,
+};
 pub use judge::{Answered, Judge, Judged, Verdicts, judge_each};
 pub use local::{LocalJudge, NumberDistribution};
 pub use rubric::{COHERENCE, Rubric};
-pub use score::{Abstention, Evidence, LEAST_MASS, Score, Verdict};
+pub use score::{Abstention, AbstentionKind, Evidence, LEAST_MASS, Score, ScoreMode, Verdict, VerdictCounts};
 pub use statistics::{Correlation, pearson, spearman};
 pub use traits::{InstructionPair, Polarity, TraitFault, TraitSpec};

@@ -12,7 +12,7 @@ use pv_model::{CausalLm, Continuations, Message, RenderOptions, ScoreOptions};
 pub use distribution::NumberDistribution;
 use spellings::Spellings;
 
-use crate::{Answered, Error, Judge, Judged, Result, Rubric, Verdict, Verdicts};
+use crate::{Abstention, Answered, Error, Judge, Judged, Result, Rubric, Verdict, Verdicts};
 
 /// Judges by a model on this machine: the filled rubric is the user's message, and the score is the expectation over the
 /// numbers 0 to 100 that the model may begin its reply with.
@@ -87,9 +87,12 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
     /// The whole distribution behind one verdict.
     ///
     /// # Errors
-    /// As [`judge`](Judge::judge).
+    /// As [`judge`](Judge::judge); [`Error::PromptTooLong`] for a prompt that the model has no room for.
     pub fn distribution(&self, rubric: &Rubric, answered: &Answered<'_>) -> Result<NumberDistribution> {
-        let prompt = self.fitting_prompt(rubric, 0, answered)?;
+        let prompt = self.prompt(rubric, answered)?;
+        if let Some((tokens, limit)) = self.excess(&prompt) {
+            return Err(Error::PromptTooLong { rubric: rubric.name.clone(), answer: 0, tokens, limit });
+        }
         let mut found = NumberDistribution::default();
         self.read(&[prompt], |_, distribution| {
             found = distribution;
@@ -98,13 +101,10 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
         Ok(found)
     }
 
-    fn fitting_prompt(&self, rubric: &Rubric, answer: usize, answered: &Answered<'_>) -> Result<Vec<u32>> {
-        let prompt = self.prompt(rubric, answered)?;
+    /// The tokens that a prompt takes with the longest reply, and how many there may be, where those are too few.
+    fn excess(&self, prompt: &[u32]) -> Option<(usize, usize)> {
         let (tokens, limit) = (prompt.len() + self.spellings.longest(), self.model.borrow().config().max_positions);
-        match tokens <= limit {
-            true => Ok(prompt),
-            false => Err(Error::PromptTooLong { rubric: rubric.name.clone(), answer, tokens, limit }),
-        }
+        (tokens > limit).then_some((tokens, limit))
     }
 
     /// Reports the distribution after each prompt.
@@ -127,10 +127,11 @@ impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
         format!("{}, read locally", self.model.borrow().id().name)
     }
 
-    /// All prompts are rendered and checked before the first is read; shorter ones are read first.
+    /// All prompts are rendered and checked before the first is read; shorter ones are read first. One that the model has no
+    /// room for is an abstention of its own kind ([`Abstention::TooLong`]).
     ///
     /// # Errors
-    /// [`Error::PromptTooLong`] for a prompt that the model has no room for; those of the model; [`Error::Cancelled`].
+    /// Those of the model; [`Error::Cancelled`].
     fn judge(
         &self,
         rubrics: &[Rubric],
@@ -138,23 +139,43 @@ impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
         on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
     ) -> Result<Vec<Verdicts>> {
         let total = answers.len() * rubrics.len();
-        let mut prompts = Vec::with_capacity(total);
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; total];
+        let (mut prompts, mut places) = (Vec::with_capacity(total), Vec::with_capacity(total));
         for (answer, answered) in answers.iter().enumerate() {
-            for rubric in rubrics {
-                prompts.push(self.fitting_prompt(rubric, answer, answered)?);
+            for (rubric, asked) in rubrics.iter().enumerate() {
+                let (prompt, index) = (self.prompt(asked, answered)?, answer * rubrics.len() + rubric);
+                match self.excess(&prompt) {
+                    Some((tokens, limit)) => {
+                        verdicts[index] = Some(Verdict::Abstained(Abstention::TooLong { tokens, limit }));
+                    }
+                    None => {
+                        prompts.push(prompt);
+                        places.push(index);
+                    }
+                }
             }
         }
-        let mut verdicts: Vec<Option<Verdict>> = vec![None; total];
         let (mut done, mut broken_off) = (0, false);
-        self.read(&prompts, |index, distribution| {
-            let verdict = distribution.verdict();
-            verdicts[index] = Some(verdict.clone());
+        let mut hand = |index: usize, verdict: Verdict| {
             done += 1;
             let (answer, rubric) = (index / rubrics.len(), index % rubrics.len());
             let flow = on_verdict(Judged { answer, rubric, verdict, done, total });
             broken_off = flow.is_break();
             flow
-        })?;
+        };
+        let too_long: Vec<_> = verdicts.iter().enumerate().filter_map(|(at, one)| Some((at, one.clone()?))).collect();
+        if !too_long.is_empty() {
+            let judge = self.name();
+            tracing::warn!(judge, prompts = too_long.len(), "prompts are too long for the judge, and get no score");
+        }
+        let all_told = too_long.into_iter().all(|(index, verdict)| hand(index, verdict).is_continue());
+        if all_told && !prompts.is_empty() {
+            self.read(&prompts, |read, distribution| {
+                let (index, verdict) = (places[read], distribution.verdict());
+                verdicts[index] = Some(verdict.clone());
+                hand(index, verdict)
+            })?;
+        }
         if broken_off {
             return Err(Error::Cancelled { done, total });
         }

@@ -1,5 +1,8 @@
 //! What a judge says of an answer.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The least probability that the numbers must have together for there to be a score.
@@ -27,12 +30,20 @@ impl Verdict {
         }
     }
 
+    /// How the score was got, if there is one.
+    pub fn mode(&self) -> Option<ScoreMode> {
+        match self {
+            Self::Scored(score) => Some(score.evidence.mode()),
+            Self::Abstained(_) => None,
+        }
+    }
+
     /// The expectation over a judge's first token, `Σ k·p(k) / Σ p(k)` over the tokens that are a number `k` in
     /// `0..=100`; none when those have less than [`LEAST_MASS`] of the probability.
     ///
     /// `tokens` are the most likely ones with the natural logarithms of their probabilities. White space around a token
-    /// does not matter: " 85" and "85" are both 85, and their probabilities add up. Log-probabilities that are not
-    /// numbers count for nothing, and those above 0 as 0.
+    /// does not matter, and neither do the marks that some servers show for it ("▁85", "Ġ85"), quotation marks and emphasis
+    /// ("**85**"): " 85" and "85" are both 85, and their probabilities add up. Log-probabilities that are not numbers count for nothing, and those above 0 as 0.
     pub fn from_logprobs<'a>(tokens: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         let (mut mass, mut sum, mut refusal) = (0.0, 0.0, None);
         for (token, logprob) in tokens {
@@ -76,17 +87,22 @@ impl Verdict {
     }
 }
 
+/// A token without the white space around it (also as vocabularies write it), quotation marks and emphasis.
+pub(crate) fn bare_token(token: &str) -> &str {
+    token.trim_matches(|c: char| c.is_whitespace() || "▁ĠĊ\"'`*".contains(c))
+}
+
 /// The number in `0..=100` that a text is in decimal digits, white space aside.
 pub(crate) fn number(text: &str) -> Option<u32> {
-    let text = text.trim();
+    let text = bare_token(text);
     // Parsing alone would also take a sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number <= 100)
 }
 
 /// Whether a token is the beginning of the word for a refusal; vocabularies split it in different places.
-fn begins_refusal(token: &str) -> bool {
-    let token = token.trim();
+pub(crate) fn begins_refusal(token: &str) -> bool {
+    let token = bare_token(token);
     token.len() >= 2 && REFUSAL.starts_with(token)
 }
 
@@ -117,13 +133,72 @@ pub enum Evidence {
         /// `Σ p(k)`: the probability that the judge gives a number.
         mass: f64,
     },
-    /// One number that the judge wrote; its server gives no probabilities.
+    /// The expectation over the numbers that begin along what the judge wrote, token by token, where a number takes several
+    /// tokens ("8", "5") or something stands before it ("Score: 85").
+    ///
+    /// A server tells the likely next tokens along the reply alone. The numbers that begin otherwise are completed as the one
+    /// that was written, or by the middle of those that they may become: `assumed` is their part of the mass.
+    Digits {
+        /// The probability that the judge gives a number.
+        mass: f64,
+        /// How much of it belongs to numbers whose later digits were not read.
+        assumed: f64,
+    },
+    /// One number that the judge wrote; its server gives no probabilities that could be used.
     Sampled,
+    /// One number that the judge wrote after a thought.
+    Reasoned,
     /// A rule that knows the truth.
     Exact,
     /// A rule that measures something that goes along with what was asked for, such as the tone of words. The judge's name
     /// says what.
     Proxy,
+}
+
+impl Evidence {
+    /// How the number was got.
+    pub fn mode(&self) -> ScoreMode {
+        match self {
+            Self::Distribution { .. } => ScoreMode::Distribution,
+            Self::Digits { .. } => ScoreMode::Digits,
+            Self::Sampled => ScoreMode::Sampled,
+            Self::Reasoned => ScoreMode::Reasoned,
+            Self::Exact => ScoreMode::Exact,
+            Self::Proxy => ScoreMode::Proxy,
+        }
+    }
+}
+
+/// How a judge gets its numbers: the kinds of [`Evidence`]. Scores of different modes are not comparable, and are not mixed in
+/// one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreMode {
+    /// By the distribution over whole numbers.
+    Distribution,
+    /// By the distributions along the digits of the reply.
+    Digits,
+    /// By the number that is written.
+    Sampled,
+    /// By the number that is written after a thought.
+    Reasoned,
+    /// By a rule that knows the truth.
+    Exact,
+    /// By a rule that measures something else.
+    Proxy,
+}
+
+impl fmt::Display for ScoreMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Distribution => "the probabilities of whole numbers",
+            Self::Digits => "the probabilities of digits",
+            Self::Sampled => "written numbers",
+            Self::Reasoned => "numbers written after a thought",
+            Self::Exact => "a rule that knows the truth",
+            Self::Proxy => "a rule that measures something else",
+        })
+    }
 }
 
 /// Why there is no score.
@@ -144,6 +219,115 @@ pub enum Abstention {
     },
     /// There is nothing in the answer that the judge's rule could measure.
     NothingToMeasure,
+    /// The judge's server refused the prompt about this answer, by a content filter or for its length.
+    Refused {
+        /// The HTTP status; 200 where a response says so in its body.
+        status: u16,
+        /// What the server said, shortened.
+        message: String,
+    },
+    /// The prompt about this answer is longer than the judge's model can read.
+    TooLong {
+        /// How many tokens the prompt and the longest number or refusal have.
+        tokens: usize,
+        /// How many positions the model was made for.
+        limit: usize,
+    },
+}
+
+impl Abstention {
+    /// Which kind it is.
+    pub fn kind(&self) -> AbstentionKind {
+        match self {
+            Self::NoMass { .. } => AbstentionKind::NoMass,
+            Self::NotANumber { .. } => AbstentionKind::NotANumber,
+            Self::NothingToMeasure => AbstentionKind::NothingToMeasure,
+            Self::Refused { .. } => AbstentionKind::Refused,
+            Self::TooLong { .. } => AbstentionKind::TooLong,
+        }
+    }
+}
+
+/// The kinds of [`Abstention`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AbstentionKind {
+    /// The numbers had too little probability.
+    NoMass,
+    /// The judge wrote something else.
+    NotANumber,
+    /// Nothing could be measured.
+    NothingToMeasure,
+    /// The server refused the prompt.
+    Refused,
+    /// The prompt was too long.
+    TooLong,
+}
+
+impl fmt::Display for AbstentionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMass => "too little probability on numbers",
+            Self::NotANumber => "not a number",
+            Self::NothingToMeasure => "nothing to measure",
+            Self::Refused => "refused by the server",
+            Self::TooLong => "too long for the judge",
+        })
+    }
+}
+
+/// How verdicts were got: scores by their mode, abstentions by their kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VerdictCounts {
+    /// How many scores there are of each mode.
+    pub scored: BTreeMap<ScoreMode, usize>,
+    /// How many abstentions there are of each kind.
+    pub abstained: BTreeMap<AbstentionKind, usize>,
+}
+
+impl VerdictCounts {
+    /// Counts one more.
+    pub fn add(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Scored(score) => *self.scored.entry(score.evidence.mode()).or_default() += 1,
+            Verdict::Abstained(abstention) => *self.abstained.entry(abstention.kind()).or_default() += 1,
+        }
+    }
+
+    /// Counts those of another as well.
+    pub fn merge(&mut self, other: &Self) {
+        other.scored.iter().for_each(|(mode, count)| *self.scored.entry(*mode).or_default() += count);
+        other.abstained.iter().for_each(|(kind, count)| *self.abstained.entry(*kind).or_default() += count);
+    }
+
+    /// Whether none was counted.
+    pub fn is_empty(&self) -> bool {
+        self.scored.is_empty() && self.abstained.is_empty()
+    }
+
+    /// The mode of the scores; the most frequent one where there are several.
+    pub fn mode(&self) -> Option<ScoreMode> {
+        self.scored.iter().max_by_key(|(_, count)| **count).map(|(mode, _)| *mode)
+    }
+}
+
+impl<'a> FromIterator<&'a Verdict> for VerdictCounts {
+    fn from_iter<I: IntoIterator<Item = &'a Verdict>>(verdicts: I) -> Self {
+        let mut counts = Self::default();
+        verdicts.into_iter().for_each(|verdict| counts.add(verdict));
+        counts
+    }
+}
+
+impl fmt::Display for VerdictCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scored = self.scored.iter().map(|(mode, count)| format!("{count} by {mode}"));
+        let abstained = self.abstained.iter().map(|(kind, count)| format!("{count} without a score ({kind})"));
+        let all = scored.chain(abstained).collect::<Vec<_>>();
+        f.write_str(if all.is_empty() { "no verdicts" } else { "" })?;
+        f.write_str(&all.join(", "))
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_judge::{Answered, Judge, Rubric, Verdict, judge_each};
+use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
 use pv_vectors::{LineJournal, RunFolder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -135,6 +135,11 @@ impl<'a> Judging<'a> {
         self.known.get(id).map(|known| &known.verdict)
     }
 
+    /// How the verdicts were got: the scores by their mode, the abstentions by their kind.
+    pub fn verdict_counts(&self) -> VerdictCounts {
+        self.known.values().map(|known| &known.verdict).collect()
+    }
+
     /// The verdicts on samples, in their order; the judge is asked for those that are missing, once for each id.
     /// [`JudgedSamples::of`](crate::JudgedSamples::of) says which samples they are on the two sides of a score.
     ///
@@ -142,8 +147,7 @@ impl<'a> Judging<'a> {
     /// break off.
     ///
     /// # Errors
-    /// [`Error::OtherTexts`] for an id with two questions or answers, before the judge is asked anything; those of the judge (an
-    /// answer's index is that in `samples`); [`Error::Cancelled`]; a file that cannot be written;
+    /// [`Error::OtherTexts`] for an id with two questions or answers, before the judge is asked anything; those of the judge; [`Error::Cancelled`]; a file that cannot be written;
     /// [`pv_vectors::Error::IncompleteRun`] when the judge leaves verdicts out. Whatever the error, verdicts that were
     /// reported before are kept.
     pub fn run(
@@ -185,10 +189,11 @@ impl<'a> Judging<'a> {
         chunk: &[usize],
         on_verdict: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<()> {
+        let saved = [self.verdict_counts().mode()];
         let Self { judge, rubric, folder, journal, known, .. } = self;
         let answered = chunk.iter().map(|&at| Answered { question: samples[at].question, answer: samples[at].answer });
         let answered: Vec<Answered<'_>> = answered.collect();
-        let outcome = judge_each(*judge, std::slice::from_ref(rubric), &answered, |answer, _, verdict| {
+        let outcome = judge_each(*judge, std::slice::from_ref(rubric), &answered, &saved, |answer, _, verdict| {
             let sample = &samples[chunk[answer]];
             let line = Line { id: sample.id.to_owned(), texts: sample.texts(), verdict };
             let Line { id, texts, verdict } = journal.keep(folder, &line)?;
@@ -199,12 +204,6 @@ impl<'a> Judging<'a> {
             }
         });
         journal.sync(folder)?;
-        outcome.map_err(|error| match error {
-            Error::Judge(pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }) => {
-                let answer = chunk.get(answer).copied().unwrap_or(answer);
-                pv_judge::Error::PromptTooLong { rubric, answer, tokens, limit }.into()
-            }
-            error => error,
-        })
+        outcome
     }
 }

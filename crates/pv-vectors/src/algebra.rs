@@ -187,6 +187,7 @@ impl PersonaVector {
             shared.config_hash = shared.config_hash.or_else(|| other.config_hash.clone());
             keep(&mut shared.template_hash, &other.template_hash);
             keep(&mut shared.judge, &other.judge);
+            shared.verdicts.merge(&other.verdicts);
             keep(&mut shared.filter, &other.filter);
             keep(&mut shared.seed, &other.seed);
             let add = |a: Option<usize>, b: Option<usize>| a.zip(b).map(|(a, b)| a.saturating_add(b));

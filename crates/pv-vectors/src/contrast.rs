@@ -149,6 +149,7 @@ impl Contrast {
             config_hash: Some(model.id().config_hash.clone()),
             template_hash: model.id().template_hash.clone(),
             judge: None,
+            verdicts: Default::default(),
             filter: None,
             kept_positive: Some(positive.len()),
             kept_negative: Some(negative.len()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pv_hooks::Hook;
-use pv_judge::{Answered, Judge, Rubric, Verdict, judge_each};
+use pv_judge::{Answered, Judge, Rubric, ScoreMode, Verdict, VerdictCounts, judge_each};
 use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,12 @@ pub struct JudgedAnswer {
 impl JudgedAnswer {
     /// The score by a rubric, 0 to 100; `None` where the judge has given none.
     pub fn score(&self, rubric: usize) -> Option<f64> {
-        self.verdicts.get(rubric)?.as_ref().and_then(Verdict::value)
+        self.verdict(rubric).and_then(Verdict::value)
+    }
+
+    /// The verdict by a rubric, where it has been reached.
+    pub fn verdict(&self, rubric: usize) -> Option<&Verdict> {
+        self.verdicts.get(rubric)?.as_ref()
     }
 
     /// Those of so many rubrics by which there is no verdict yet.
@@ -99,6 +104,12 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         answers.map(|answer| answer.verdicts.iter().flatten().count()).sum()
     }
 
+    /// How the verdicts on some answers were got: by the trait's rubric, and by that of coherence.
+    pub fn verdict_counts(&self, places: &[P]) -> [VerdictCounts; 2] {
+        let answers = || places.iter().filter_map(|place| self.answers.get(place));
+        [0, 1].map(|rubric| answers().filter_map(|answer| answer.verdict(rubric)).collect())
+    }
+
     /// Generates those answers at `places` that are missing, and says so after each. `asked` gives the prompt and the seed at a
     /// place. Every prompt is read by itself: in a batch, its answers would depend on its neighbours in their last bits.
     ///
@@ -142,8 +153,9 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
     /// the same ones are judged together.
     ///
     /// # Errors
-    /// Those of the judge and of `on_verdict`, which breaks off by one; a file that cannot be written. The verdicts that had been
-    /// reached are kept.
+    /// Those of the judge and of `on_verdict`, which breaks off by one; a file that cannot be written;
+    /// [`pv_judge::Error::OtherMode`] from a judge that would mix its scores with those that are there, got in another way. The
+    /// verdicts that had been reached are kept.
     pub fn judge<'q, 'r, E: From<Error> + From<pv_judge::Error>>(
         &mut self,
         judge: &dyn Judge,
@@ -171,7 +183,12 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
             let answered = places.iter().zip(&texts);
             let answered: Vec<Answered<'_>> =
                 answered.map(|(&place, answer)| Answered { question: question(place), answer }).collect();
-            judge_each(judge, &asked, &answered, |answer, rubric, verdict| -> Result<(), E> {
+            let saved = |&rubric: &usize| -> Option<ScoreMode> {
+                let verdicts = answers.values().filter_map(|answer| answer.verdict(rubric));
+                verdicts.collect::<VerdictCounts>().mode()
+            };
+            let saved: Vec<_> = lacking.iter().map(saved).collect();
+            judge_each(judge, &asked, &answered, &saved, |answer, rubric, verdict| -> Result<(), E> {
                 let (place, rubric) = (places[answer], lacking[rubric]);
                 take(answers, journal.keep(folder, &Line::Verdict { place, rubric, verdict })?);
                 on_verdict()

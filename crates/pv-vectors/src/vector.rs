@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pv_hooks::{Layer, ModelShape};
+use pv_judge::VerdictCounts;
 use pv_model::ModelId;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct Provenance {
     pub template_hash: Option<String>,
     /// Who scored the answers; `None` when all answers were taken as they are.
     pub judge: Option<String>,
+    /// How its verdicts were got: the scores by their mode, the abstentions by their kind. Empty where that is not known.
+    #[serde(default, skip_serializing_if = "VerdictCounts::is_empty")]
+    pub verdicts: VerdictCounts,
     /// What an answer had to score to be kept; `None` when all answers were taken as they are, or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,

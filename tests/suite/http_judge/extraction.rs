@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use pv_hooks::LayerSet;
 use pv_judge::{
     Abstention, Answered, COHERENCE, Evidence, HttpJudge, HttpOptions, Judge, LEAST_MASS, Logprobs, Rubric, Score,
-    TraitSpec, Verdict,
+    ScoreMode, TraitSpec, Verdict,
 };
 use pv_model::{CausalLm, device};
 use pv_tests::smollm2;
@@ -22,7 +22,7 @@ fn a_vector_is_extracted_through_a_real_server() {
     let folder = tempfile::tempdir().expect("a folder");
     let judge = |logprobs| {
         let cache = Some(folder.path().join("cache.jsonl"));
-        HttpJudge::new(HttpOptions { cache, logprobs, ..server.options() }).expect("a judge")
+        HttpJudge::new(HttpOptions { cache, logprobs, numberless: 0, ..server.options() }).expect("a judge")
     };
     let mut spec = TraitSpec::builtin("evil").expect("a trait");
     spec.extraction.truncate(2);
@@ -46,8 +46,8 @@ fn a_vector_is_extracted_through_a_real_server() {
             let (sum, mass) = by_hand(&server.url, prompt);
             println!("{} of {index}: by hand {sum:.4} / {mass:.4}, {verdict:?}", rubric.name);
             match verdict {
-                Verdict::Scored(Score { value, evidence: Evidence::Distribution { mass: found } }) => {
-                    assert!((value - sum / mass).abs() < 1e-3 && (found - mass).abs() < 1e-4);
+                Verdict::Scored(Score { value, evidence: Evidence::Digits { mass: found, .. } }) => {
+                    assert!((value - sum / mass).abs() < 1e-2 && (found - mass).abs() < 1e-4);
                     true
                 }
                 Verdict::Abstained(Abstention::NoMass { mass: found, .. }) => {
@@ -86,6 +86,8 @@ fn a_vector_is_extracted_through_a_real_server() {
     assert!(scored >= 4 * found.kept.pos.len() && !found.kept.pos.is_empty());
     let provenance = found.vector.provenance();
     assert_eq!(provenance.judge, Some(second.name()));
+    assert_eq!(provenance.verdicts.mode(), Some(ScoreMode::Digits));
+    assert_eq!(provenance.verdicts.scored.len(), 1, "scores of one mode");
     assert_eq!((provenance.total, provenance.kept_positive), (Some(8), Some(found.kept.pos.len())));
     for layer in LayerSet::All.resolve(model.config().layers).into_iter().skip(1) {
         let row = found.vector.table(Pooling::ResponseMean).and_then(|table| table.get(layer)).expect("a row");

@@ -27,6 +27,7 @@ fn persona() -> PersonaVector {
         config_hash: None,
         template_hash: None,
         judge: None,
+        verdicts: Default::default(),
         filter: None,
         kept_positive: None,
         kept_negative: None,

@@ -250,3 +250,49 @@ proptest! {
         prop_assert_eq!((spec.instruction.len(), spec.extraction.len(), spec.evaluation.len()), (5, 20, 20));
     }
 }
+
+#[test]
+fn an_author_is_asked_in_the_form_that_its_server_takes() {
+    let server = Server::new(|request| {
+        let has = |name: &str| request.body.get(name).is_some();
+        let wrong = ["max_tokens", "temperature"].into_iter().find(|name| has(name));
+        match (wrong, request.body["stream"] == true) {
+            (Some(name), _) => Reply::error(400, &format!("Unsupported parameter: '{name}'.")),
+            (None, false) => Reply::error(400, "only stream=true is supported"),
+            (None, true) => {
+                // In pieces of ten characters, thoughts first.
+                let text = whole().to_string().chars().collect::<Vec<_>>();
+                let pieces = text.chunks(10).map(|piece| json!({"content": piece.iter().collect::<String>()}));
+                let thought = [json!({"reasoning_content": "Brief, then."})].into_iter();
+                let lines = thought.chain(pieces).map(|delta| {
+                    format!("data: {}\n\n", json!({"choices": [{"delta": delta, "finish_reason": null}]}))
+                });
+                Reply::new(200, lines.collect::<String>() + "data: [DONE]\n\n").packed()
+            }
+        }
+    });
+    let found = write_trait(options(&server), &wish()).unwrap();
+    assert_eq!((found.spec, found.requests), (expected(), 1));
+    let requests = server.requests();
+    assert_eq!(requests.len(), 4);
+    let last = &requests[3].body;
+    assert_eq!(
+        (&last["max_completion_tokens"], &last["response_format"]["type"]),
+        (&json!(8192), &json!("json_schema"))
+    );
+}
+
+#[test]
+fn an_author_whose_server_declines_is_quoted_at_once() {
+    let cases = [(400, "content_filter"), (429, "insufficient_quota"), (401, "invalid_api_key")];
+    for (status, code) in cases {
+        let body = json!({"error": {"message": "not with us", "code": code}}).to_string();
+        let server = Server::new(move |_| Reply::new(status, body.clone()));
+        let error = write_trait(options(&server), &wish()).unwrap_err();
+        assert!(
+            matches!(&error, Error::Http(HttpError::Refused { message, .. }) if message == "not with us"),
+            "{error:?}"
+        );
+        assert_eq!(server.requests().len(), 1, "{code}");
+    }
+}

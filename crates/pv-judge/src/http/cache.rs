@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::HttpError;
-use super::wire::{Mode, Reply};
+use super::reply::Reply;
+use super::wire::Mode;
+use crate::ScoreMode;
 
 /// A SHA-256 sum.
 pub(super) type Sum = [u8; 32];
@@ -24,10 +26,20 @@ pub(super) fn prompt_sum(prompt: &str) -> Sum {
     Sha256::digest(prompt).into()
 }
 
-/// What an answer is found by: server, model, parameters and prompt. The key is no part of it.
-pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, prompt: &Sum) -> Sum {
+/// What an answer is found by: server, model, parameters, wishes and prompt. The key is no part of it.
+pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, wishes: &str, prompt: &Sum) -> Sum {
+    sum_of(&["pv-judge 2", endpoint, model, mode.parameters(), wishes], prompt)
+}
+
+/// What the first version found an answer by, if it had such a mode.
+pub(super) fn old_sum(endpoint: &str, model: &str, mode: Mode, prompt: &Sum) -> Option<Sum> {
+    let known = matches!(mode, Mode::Distribution | Mode::Sampled);
+    known.then(|| sum_of(&["pv-judge 1", endpoint, model, mode.parameters()], prompt))
+}
+
+fn sum_of(parts: &[&str], prompt: &Sum) -> Sum {
     let mut sum = Sha256::new();
-    for part in ["pv-judge 1", endpoint, model, mode.parameters()] {
+    for part in parts {
         // With its length before it, no part can pass for the end of another.
         sum.update((part.len() as u64).to_le_bytes());
         sum.update(part);
@@ -55,6 +67,9 @@ struct Inner {
 #[derive(Serialize, Deserialize)]
 struct Line {
     key: String,
+    /// For people: it is part of the key. The first version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<ScoreMode>,
     reply: Reply,
 }
 
@@ -71,10 +86,6 @@ impl Cache {
             file.write_all(b"\n").map_err(failed)?;
         }
         Ok(Self { path: path.to_owned(), inner: Mutex::new(Inner { file, places }) })
-    }
-
-    pub(super) fn contains(&self, key: &Sum) -> bool {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).places.contains_key(key)
     }
 
     /// The answer to a request.
@@ -94,8 +105,8 @@ impl Cache {
     }
 
     /// Keeps the answer to a request.
-    pub(super) fn put(&self, key: Sum, reply: &Reply) -> Result<(), HttpError> {
-        let line = Line { key: hex::encode(key), reply: reply.clone() };
+    pub(super) fn put(&self, key: Sum, mode: Mode, reply: &Reply) -> Result<(), HttpError> {
+        let line = Line { key: hex::encode(key), mode: Some(mode.score_mode()), reply: reply.clone() };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| self.failed()(error.into()))?;
         let length = bytes.len() as u64;
         bytes.push(b'\n');

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Spent;
+use super::{Forecast, Spent};
 
 /// What keeps a judge behind a server from going on. No message holds the key.
 #[derive(Debug, thiserror::Error)]
@@ -57,13 +57,33 @@ pub enum HttpError {
         /// The model.
         model: String,
     },
-    /// The model writes numbers digit by digit, and a number alone is not wanted.
-    #[error("{model} at {server} writes numbers digit by digit, so that its first token is no score")]
+    /// The model writes numbers digit by digit, its server tells the first digit alone, and a number alone is not wanted.
+    #[error("{model} at {server} writes numbers digit by digit, of which the server tells only the first")]
     DigitTokens {
         /// The server.
         server: String,
         /// The model.
         model: String,
+    },
+    /// The judge gave no number for the first answers. Nothing more was asked.
+    #[error(
+        "{model} at {server} gave no number for the first {asked} answers that it was asked about; it wrote: {wrote}"
+    )]
+    NoNumbers {
+        /// The server.
+        server: String,
+        /// The model.
+        model: String,
+        /// How many answers it was asked about.
+        asked: usize,
+        /// What it wrote, or how the server declined, shortened.
+        wrote: String,
+    },
+    /// Nobody agreed to what a run would take. Nothing was asked.
+    #[error("{} requests and about {} tokens were not agreed to", forecast.requests, forecast.tokens())]
+    NotAgreed {
+        /// What it would take.
+        forecast: Box<Forecast>,
     },
     /// The budget does not cover the next request. What was reached before has been reported, and is in the cache, so
     /// that another run goes on from there.

@@ -7,8 +7,8 @@ pub struct Forecast {
     pub cached: usize,
     /// How many of the others repeat the prompt of another one, which is asked once.
     pub repeated: usize,
-    /// How many requests are left. Attempts that fail come on top, and up to five that find out whether a server gives
-    /// probabilities of whole numbers.
+    /// How many requests are left. Attempts that fail come on top, and a few that find out in which form a server takes requests
+    /// and gives numbers.
     pub requests: usize,
     /// Their prompts' tokens, estimated: a token for every four letters of plain text, or for one of other scripts.
     pub prompt_tokens: u64,
@@ -26,6 +26,11 @@ pub struct Prices {
 }
 
 impl Forecast {
+    /// Tokens, of prompts and completions together.
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens + self.completion_tokens
+    }
+
     /// What the run will cost.
     pub fn cost(&self, prices: &Prices) -> f64 {
         (self.prompt_tokens as f64 * prices.prompt + self.completion_tokens as f64 * prices.completion) / 1e6

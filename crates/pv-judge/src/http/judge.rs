@@ -1,30 +1,45 @@
+mod first;
+mod kept;
+
+use std::fmt;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::cache::{Cache, Sum, request_sum};
+use super::cache::Cache;
+use super::client::Failure;
 use super::ledger::Tokens;
 use super::plan::{Job, Plan};
+use super::reply::Reply;
 use super::tally::Tally;
 use super::thread::on_own_thread;
-use super::wire::{self, Mode, Reply, estimated_tokens};
-use super::{Client, Forecast, HttpError, HttpOptions, Logprobs, Spent};
-use crate::{Answered, Error, Judge, Judged, Result, Rubric, Verdicts};
+use super::wire::{Mode, estimated_tokens, scoring, snippet};
+use super::{Client, Forecast, HttpError, HttpOptions, JudgeReport, RequestForm, Spent};
+use crate::{Abstention, Answered, Error, Judge, Judged, Result, Rubric, ScoreMode, Verdict, VerdictCounts, Verdicts};
 
-/// How many prompts may be asked one after the other to find out what a server's tokens are.
-const PROBES: usize = 5;
+/// After so many refusals in a row that do not say what they are about, it is not the prompts.
+const UNEXPLAINED: usize = 8;
 
-/// A judge behind an OpenAI-compatible server: OpenAI's own, vLLM, llama.cpp, and others.
+/// A judge behind an OpenAI-compatible server: OpenAI's own, Azure's, vLLM, llama.cpp, and others.
 ///
 /// Each answer and rubric makes one request: the filled rubric as the user's message, one token, temperature 0, the 20
-/// most likely tokens with their probabilities. Where there are none, or where a token is not a whole number, a written
-/// number is taken instead, and every verdict says so ([`Logprobs`]). Which it is shows by the first few requests, and
-/// holds for the judge's life.
+/// most likely tokens with their probabilities. The first few prompts are asked one after the other, and show in which form
+/// the server takes requests and how its model gives numbers; that holds for the judge's life, and is told by
+/// [`report`](Self::report) and by every score ([`Evidence`](crate::Evidence)):
+///
+/// - tokens that are whole numbers: their distribution ([`ScoreMode::Distribution`]);
+/// - numbers of several tokens, or with something before them: the distributions along the reply ([`ScoreMode::Digits`]);
+/// - no probabilities: the number that is written ([`ScoreMode::Sampled`]; see [`Logprobs`](crate::Logprobs));
+/// - a model that thinks, and cannot be asked not to: the number after the thought ([`ScoreMode::Reasoned`]).
+///
+/// A prompt that the server declines, by a content filter or for its length, is an abstention of its own kind
+/// ([`Abstention::Refused`]). A judge that gives no number for the first few answers ends with what it wrote
+/// ([`HttpError::NoNumbers`]), before anything else is asked.
 ///
 /// The callback is asked with every verdict; while the server is silent, a wish to break off has to wait.
 ///
@@ -47,12 +62,72 @@ const PROBES: usize = 5;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct HttpJudge {
     client: Client,
     cache: Option<Cache>,
-    /// What the first request has shown.
-    mode: Mutex<Option<Mode>>,
+    consent: Option<Consent>,
+    state: Mutex<State>,
+}
+
+/// Asked before a run that would make requests.
+type Consent = Box<dyn Fn(&Forecast) -> bool + Send + Sync>;
+
+/// What the requests have shown.
+#[derive(Debug, Default)]
+struct State {
+    mode: Option<Mode>,
+    /// How the scores were got with which the judge's are to be compared.
+    wanted: Option<Mode>,
+    /// Whether there was a number.
+    numbered: bool,
+    /// How many answers had none, before the first one that had.
+    numberless: usize,
+    /// What was written in place of the first one.
+    wrote: Option<String>,
+    /// How many refusals in a row did not say what they are about.
+    unexplained: usize,
+    /// Whether the server has given any reply.
+    answered: bool,
+    tried_forms: bool,
+    verdicts: VerdictCounts,
+}
+
+/// What came of one prompt.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// A verdict.
+    Reached {
+        verdict: Verdict,
+        /// The reply, and the mode in which it may be kept.
+        reply: Option<(Mode, Box<Reply>)>,
+        /// What was written, for people.
+        quote: String,
+    },
+    /// A refusal that does not say what it is about.
+    Unknown { status: u16, message: String },
+}
+
+impl Outcome {
+    /// A verdict that leaves the mode open.
+    pub(super) fn open(verdict: Verdict) -> Self {
+        let quote = match &verdict {
+            Verdict::Abstained(Abstention::NotANumber { text }) => snippet(text),
+            Verdict::Abstained(Abstention::Refused { status, message }) => format!("status {status}: {message}"),
+            _ => String::new(),
+        };
+        Self::Reached { verdict, reply: None, quote }
+    }
+
+    pub(super) fn quoting(self, said: String) -> Self {
+        match self {
+            Self::Reached { verdict, reply, .. } => Self::Reached { verdict, reply, quote: said },
+            unknown => unknown,
+        }
+    }
+
+    pub(super) fn has_number(&self) -> bool {
+        matches!(self, Self::Reached { verdict: Verdict::Scored(_), .. })
+    }
 }
 
 impl HttpJudge {
@@ -62,7 +137,14 @@ impl HttpJudge {
     /// [`HttpError::Setting`], [`HttpError::Cache`].
     pub fn new(options: HttpOptions) -> Result<Self> {
         let cache = options.cache.as_deref().map(Cache::open).transpose()?;
-        Ok(Self { client: Client::new(options)?, cache, mode: Mutex::new(None) })
+        Ok(Self { client: Client::new(options)?, cache, consent: None, state: Mutex::default() })
+    }
+
+    /// Asks `agree` before every call that would make requests, with what it would take; without agreement nothing is asked:
+    /// [`HttpError::NotAgreed`].
+    #[must_use]
+    pub fn with_consent(self, agree: impl Fn(&Forecast) -> bool + Send + Sync + 'static) -> Self {
+        Self { consent: Some(Box::new(agree)), ..self }
     }
 
     /// What was spent since the judge was made.
@@ -70,16 +152,40 @@ impl HttpJudge {
         self.client.spent()
     }
 
+    /// Whether the server is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.client.is_local()
+    }
+
+    /// What was found out about the server, and what was done so far.
+    pub fn report(&self) -> JudgeReport {
+        let (form, found) = self.client.form();
+        let state = self.state();
+        JudgeReport {
+            mode: state.mode.map(Mode::score_mode),
+            form,
+            found,
+            requests: self.spent().requests,
+            verdicts: state.verdicts.clone(),
+        }
+    }
+
     /// What it would take to judge these answers. Makes no request.
     pub fn forecast(&self, rubrics: &[Rubric], answers: &[Answered<'_>]) -> Forecast {
-        let plan = Plan::new(rubrics, answers);
-        let mode = self.known_mode(&plan).unwrap_or(Mode::Distribution);
+        self.forecast_of(&Plan::new(rubrics, answers))
+    }
+
+    fn forecast_of(&self, plan: &Plan<'_>) -> Forecast {
+        let known = self.state().mode;
+        // The first of the usable ones is tried first.
+        let mode = known.or_else(|| self.cached_mode(plan)).or(self.usable().first().copied());
+        let mode = mode.unwrap_or(Mode::Distribution);
         let mut forecast = Forecast { verdicts: plan.total(), ..Forecast::default() };
         for job in &plan.jobs {
             if self.is_cached(job, mode) {
                 forecast.cached += job.pairs.len();
             } else {
-                let tokens = estimate(&plan.prompt(job), mode);
+                let tokens = self.estimate(&plan.prompt(job), mode);
                 forecast.requests += 1;
                 forecast.repeated += job.pairs.len() - 1;
                 forecast.prompt_tokens += tokens.prompt;
@@ -103,27 +209,37 @@ impl HttpJudge {
         let plan = Plan::new(rubrics, answers);
         let mut tally = Tally::new(&plan, rubrics.len(), answers.len(), &mut on_verdict);
         if !plan.jobs.is_empty() {
-            self.run(&plan, &mut tally).await?;
+            self.ask_consent(&plan)?;
+            if let Err(error) = self.run(&plan, &mut tally).await {
+                return Err(tally.explain(error, self.spent()));
+            }
         }
         tally.finish()
     }
 
+    fn ask_consent(&self, plan: &Plan<'_>) -> Result<()> {
+        let Some(agree) = &self.consent else { return Ok(()) };
+        let forecast = self.forecast_of(plan);
+        match forecast.requests == 0 || agree(&forecast) {
+            true => Ok(()),
+            false => Err(HttpError::NotAgreed { forecast: Box::new(forecast) }.into()),
+        }
+    }
+
     async fn run(&self, plan: &Plan<'_>, tally: &mut Tally<'_>) -> Result<()> {
         let stopping = AtomicBool::new(false);
-        let mode = match self.known_mode(plan) {
-            Some(mode) => mode,
-            None => match self.find_mode(plan, &stopping, tally).await {
-                Ok(mode) => mode,
-                Err(error) => return Err(tally.explain(error, self.spent())),
-            },
-        };
+        if self.state().mode.is_none() {
+            let cached = self.cached_mode(plan);
+            self.state().mode = cached;
+        }
+        let Some(mode) = self.begin(plan, &stopping, tally).await? else { return Ok(()) };
         let mut open = Vec::new();
         for (index, job) in plan.jobs.iter().enumerate() {
             if tally.has(job) {
                 continue;
             }
             match self.cached(job, mode)? {
-                Some(reply) => tally.add(job, &reply)?,
+                Some(reply) => self.hand(tally, job, reply.verdict(mode))?,
                 None => open.push(index),
             }
         }
@@ -136,11 +252,11 @@ impl HttpJudge {
                 false => (job, Some(self.ask(plan, job, mode, stopping).await)),
             }
         });
-        let mut asked = pin!(stream::iter(asked).buffer_unordered(self.client.options().concurrency));
+        let mut asked = pin!(stream::iter(asked).buffer_unordered(self.options().concurrency));
         let mut first_error = None;
         while let Some((job, outcome)) = asked.next().await {
-            match outcome {
-                Some(Ok(reply)) => tally.add(job, &reply)?,
+            match outcome.map(|outcome| outcome.and_then(|outcome| self.explained(outcome))) {
+                Some(Ok(verdict)) => self.hand(tally, job, verdict)?,
                 Some(Err(error)) => {
                     stopping.store(true, Ordering::Relaxed);
                     first_error.get_or_insert(error);
@@ -149,134 +265,157 @@ impl HttpJudge {
             }
         }
         match first_error {
-            Some(error) => Err(tally.explain(error.into(), self.spent())),
+            Some(error) => Err(error.into()),
             None => Ok(()),
         }
     }
 
-    /// Asks for one prompt and keeps the answer.
-    async fn ask(&self, plan: &Plan<'_>, job: &Job, mode: Mode, stopping: &AtomicBool) -> Result<Reply, HttpError> {
-        let reply = self.request(plan, job, mode, stopping).await?;
-        self.keep(job, mode, &reply)?;
-        Ok(reply)
-    }
-
-    async fn request(&self, plan: &Plan<'_>, job: &Job, mode: Mode, stopping: &AtomicBool) -> Result<Reply, HttpError> {
-        let prompt = plan.prompt(job);
-        let (options, estimate) = (self.client.options(), estimate(&prompt, mode));
-        let request = wire::scoring(&options.model, prompt, mode);
-        let reply = self.client.ask(&request, estimate, options.timeout, stopping).await?;
-        if mode == Mode::Distribution && reply.top.is_none() {
-            let (server, model) = self.names();
-            return Err(HttpError::NoLogprobs { server, model });
-        }
-        Ok(reply)
-    }
-
-    /// The way to ask that needs no request to be found: it was found before, or the cache has all answers in it.
-    fn known_mode(&self, plan: &Plan<'_>) -> Option<Mode> {
-        let usable: &[Mode] = match self.client.options().logprobs {
-            Logprobs::Prefer => &[Mode::Distribution, Mode::Sampled],
-            Logprobs::Require => &[Mode::Distribution],
-            Logprobs::Ignore => return Some(Mode::Sampled),
-        };
-        let found = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = |mode: &Mode| plan.jobs.iter().all(|job| self.is_cached(job, *mode));
-        found.or_else(|| usable.iter().copied().find(cached))
-    }
-
-    /// Finds out whether the server gives probabilities, and whether its model's tokens are whole numbers, by the first
-    /// prompts that the cache cannot answer.
-    async fn find_mode(&self, plan: &Plan<'_>, stopping: &AtomicBool, tally: &mut Tally<'_>) -> Result<Mode> {
-        let prefer = self.client.options().logprobs == Logprobs::Prefer;
-        let (server, model) = self.names();
-        let mut held = Vec::new();
-        for job in plan.jobs.iter().filter(|job| !self.is_cached(job, Mode::Distribution)).take(PROBES) {
-            let reply = match self.request(plan, job, Mode::Distribution, stopping).await {
-                Ok(reply) => reply,
-                // Some servers leave out what they do not have, others refuse a request that asks for it.
-                Err(HttpError::NoLogprobs { .. } | HttpError::Refused { status: 200 | 400 | 422 | 500 | 501, .. })
-                    if prefer && held.is_empty() =>
-                {
-                    if !self.is_cached(job, Mode::Sampled) {
-                        let written = self.ask(plan, job, Mode::Sampled, stopping).await?;
-                        tally.add(job, &written)?;
-                    }
-                    tracing::warn!(server, model, "the server gives no log-probabilities; written numbers are taken");
-                    return Ok(self.found(Mode::Sampled));
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let largest = reply.largest_number();
-            held.push((job, reply));
-            match largest {
-                Some(10..) => {
-                    for (job, reply) in held {
-                        self.keep(job, Mode::Distribution, &reply)?;
-                        tally.add(job, &reply)?;
-                    }
-                    return Ok(self.found(Mode::Distribution));
-                }
-                // A model that knows two-digit tokens would hardly have none of them among its twenty likeliest. What it
-                // writes when it may go on settles the matter.
-                Some(_) => {
-                    let written = self.request(plan, job, Mode::Sampled, stopping).await?;
-                    if written.verdict().value().is_some_and(|value| value >= 10.0) {
-                        if !prefer {
-                            return Err(HttpError::DigitTokens { server, model }.into());
-                        }
-                        tracing::warn!(server, model, "the model writes digit by digit; written numbers are taken");
-                        self.keep(job, Mode::Sampled, &written)?;
-                        tally.add(job, &written)?;
-                        return Ok(self.found(Mode::Sampled));
-                    }
-                }
-                None => {}
+    /// One prompt in the mode that was found.
+    async fn ask(&self, plan: &Plan<'_>, job: &Job, mode: Mode, stopping: &AtomicBool) -> Result<Outcome, HttpError> {
+        match self.send(plan, job, mode, u32::MAX, stopping).await {
+            // What it gave before, it does not give any more.
+            Ok(reply) if mode.wants_logprobs() && reply.top.is_none() && reply.declined.is_none() => {
+                Err(self.no_logprobs())
             }
+            Ok(reply) => {
+                self.keep(job, mode, &reply)?;
+                let quote = reply.quote();
+                Ok(Outcome::open(reply.verdict(mode)).quoting(quote))
+            }
+            Err(failure) => self.failed(failure),
         }
-        // All of them small, or none a number: nothing speaks against what the server says of its tokens so far.
-        for (job, reply) in held {
-            self.keep(job, Mode::Distribution, &reply)?;
-            tally.add(job, &reply)?;
-        }
-        Ok(Mode::Distribution)
     }
 
-    /// Remembers how to ask.
-    fn found(&self, mode: Mode) -> Mode {
-        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
-        mode
+    /// Sends one request.
+    pub(super) async fn send(
+        &self,
+        plan: &Plan<'_>,
+        job: &Job,
+        mode: Mode,
+        falls: u32,
+        stopping: &AtomicBool,
+    ) -> Result<Reply, Failure> {
+        let (options, prompt) = (self.options(), plan.prompt(job));
+        let estimate = self.estimate(&prompt, mode);
+        let request = scoring(&options.model, prompt, mode, options.thought_tokens);
+        // A thought takes as long as it takes.
+        let timeout = if mode == Mode::Reasoned { options.timeout * 5 } else { options.timeout };
+        let mut reply = self.client.ask(&request, estimate, timeout, falls, stopping).await?;
+        self.state().answered = true;
+        if mode != Mode::Digits {
+            reply.positions.clear();
+        }
+        if !mode.wants_logprobs() {
+            reply.top = None;
+        }
+        Ok(reply)
+    }
+
+    /// What a failure means for the verdict.
+    pub(super) fn failed(&self, failure: Failure) -> Result<Outcome, HttpError> {
+        match failure {
+            Failure::Prompt { status, message } => {
+                Ok(Outcome::open(Verdict::Abstained(Abstention::Refused { status, message })))
+            }
+            Failure::Unknown { status, message } => Ok(Outcome::Unknown { status, message }),
+            Failure::Room => {
+                let text = "a thought that took all tokens".to_owned();
+                Ok(Outcome::open(Verdict::Abstained(Abstention::NotANumber { text })))
+            }
+            Failure::Parameter { name, .. } if name.ends_with("logprobs") => Err(self.no_logprobs()),
+            other => Err(other.into_error(self.client.server())),
+        }
+    }
+
+    /// Remembers how to ask, by a reply that shows it.
+    pub(super) fn found(&self, mode: Mode, reply: Reply) -> Outcome {
+        if self.state().mode.replace(mode) != Some(mode) {
+            tracing::info!(judge = self.name(), mode = %mode.score_mode(), "scores are got");
+        }
+        let (verdict, quote) = (reply.verdict(mode), reply.quote());
+        Outcome::Reached { verdict, reply: Some((mode, Box::new(reply))), quote }
+    }
+
+    /// By what was written: the mode is found if it is a number.
+    pub(super) fn written(&self, mode: Mode, reply: Reply) -> Outcome {
+        let verdict = reply.verdict(mode);
+        match verdict.value() {
+            Some(_) => self.found(mode, reply),
+            None => Outcome::open(verdict).quoting(reply.quote()),
+        }
+    }
+
+    /// Whether other forms have been tried; from now on, they have.
+    pub(super) fn has_tried_forms(&self) -> bool {
+        std::mem::replace(&mut self.state().tried_forms, true)
+    }
+
+    pub(super) fn note(&self, what: &str) {
+        self.client.note(what.to_owned());
+    }
+
+    pub(super) fn form(&self) -> RequestForm {
+        self.client.form().0
+    }
+
+    pub(super) fn change_form(&self, change: impl FnOnce(&mut RequestForm)) {
+        self.client.change_form(change);
+    }
+
+    pub(super) fn options(&self) -> &HttpOptions {
+        self.client.options()
+    }
+
+    pub(super) fn no_logprobs(&self) -> HttpError {
+        let (server, model) = self.names();
+        HttpError::NoLogprobs { server, model }
     }
 
     /// The server's and the model's.
-    fn names(&self) -> (String, String) {
-        (self.client.server().to_owned(), self.client.options().model.clone())
+    pub(super) fn names(&self) -> (String, String) {
+        (self.client.server().to_owned(), self.options().model.clone())
     }
 
-    fn keep(&self, job: &Job, mode: Mode, reply: &Reply) -> Result<(), HttpError> {
-        match &self.cache {
-            Some(cache) => cache.put(self.sum(job, mode), reply),
-            None => Ok(()),
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sum(&self, job: &Job, mode: Mode) -> Sum {
-        request_sum(self.client.endpoint(), &self.client.options().model, mode, &job.prompt)
+    fn estimate(&self, prompt: &str, mode: Mode) -> Tokens {
+        let completion = mode.max_tokens(self.options().thought_tokens);
+        Tokens { prompt: estimated_tokens(prompt), completion: completion.into() }
     }
+}
 
-    fn is_cached(&self, job: &Job, mode: Mode) -> bool {
-        self.cache.as_ref().is_some_and(|cache| cache.contains(&self.sum(job, mode)))
-    }
-
-    fn cached(&self, job: &Job, mode: Mode) -> Result<Option<Reply>> {
-        let Some(cache) = &self.cache else { return Ok(None) };
-        Ok(cache.get(&self.sum(job, mode))?)
+impl fmt::Debug for HttpJudge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("HttpJudge").field("client", &self.client).field("mode", &state.mode).finish_non_exhaustive()
     }
 }
 
 impl Judge for HttpJudge {
     fn name(&self) -> String {
         format!("{} at {}", self.client.options().model, self.client.server())
+    }
+
+    /// A judge whose mode is not known yet keeps to this one; [`ScoreMode::Distribution`] has to show itself again, since the
+    /// first digits of numbers pass for it.
+    fn keep_to(&self, mode: ScoreMode) -> Result<()> {
+        let mut state = self.state();
+        let wanted = Mode::of(mode).filter(|wanted| self.usable().contains(wanted));
+        let given = match (wanted, state.mode) {
+            (Some(wanted), Some(known)) if wanted == known => return Ok(()),
+            (Some(wanted), None) => {
+                state.wanted = Some(wanted);
+                if wanted != Mode::Distribution {
+                    state.mode = Some(wanted);
+                }
+                return Ok(());
+            }
+            (_, known) => known.or(self.usable().first().copied()).unwrap_or(Mode::Distribution).score_mode(),
+        };
+        drop(state);
+        Err(self.other_mode(mode, given))
     }
 
     fn judge(
@@ -300,8 +439,4 @@ impl Judge for HttpJudge {
         })?;
         outcome.unwrap_or(Err(Error::Cancelled { done, total }))
     }
-}
-
-fn estimate(prompt: &str, mode: Mode) -> Tokens {
-    Tokens { prompt: estimated_tokens(prompt), completion: mode.max_tokens().into() }
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::{Budget, HttpError};
+use super::{Budget, HttpError, RateLimits, TokenLimit};
 
 /// The public service, which speaks the protocol that others imitate.
 const OPENAI: &str = "https://api.openai.com/v1";
@@ -16,20 +18,43 @@ const SHORTEST_SECRET: usize = 8;
 /// Which server judges, and how it is asked.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// The address that `/chat/completions` is put behind: `https://api.openai.com/v1`, `http://localhost:8080/v1`.
+    /// The address that `/chat/completions` is put behind: `https://api.openai.com/v1`, `http://localhost:8080/v1`. It may be
+    /// there already, and `?api-version=…` may follow, as at Azure:
+    /// `https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21`.
     pub base_url: String,
     /// The model's name there.
     pub model: String,
     /// What the server knows its user by, if it asks for that.
     pub key: Option<ApiKey>,
+    /// In which header the key is sent.
+    pub key_header: KeyHeader,
+    /// Further headers of every request. Their values are as secret as the key. They are no part of what a cached answer is
+    /// found by.
+    pub headers: Vec<(String, ApiKey)>,
+    /// Further fields of every request's body, which overrule ours; null leaves one out. They are part of what a cached answer
+    /// is found by.
+    pub body: Map<String, Value>,
+    /// How the most tokens of a reply are called, at first: a server that refuses one name is asked by the other.
+    pub token_limit: TokenLimit,
+    /// Whether the judge thinks before it writes.
+    pub thinking: Thinking,
+    /// The most tokens of a reply that begins with a thought.
+    pub thought_tokens: u32,
+    /// How many requests and tokens a minute may have.
+    pub rate: RateLimits,
     /// How many requests may be under way at once.
     pub concurrency: usize,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long one request may take, from the first byte sent to the last one received.
     pub timeout: Duration,
-    /// How often a request is made before it is given up; at least 1.
+    /// How often a request is made before it is given up; at least 1. While a server that has answered before cannot be reached
+    /// or is busy (502, 503, 504), [`patience`](Self::patience) counts instead.
     pub attempts: u32,
+    /// How long a server that restarts is waited for.
+    pub patience: Duration,
+    /// The same for one that has not answered yet: it may be the wrong address.
+    pub patience_at_start: Duration,
     /// The wait before the second attempt is a random part of this, before the third of twice as much, and so on.
     pub backoff: Duration,
     /// The longest wait between two attempts. A server that asks for a longer one ends the run.
@@ -42,13 +67,16 @@ pub struct HttpOptions {
     pub cache: Option<PathBuf>,
     /// Whether scores are made of probabilities or of written numbers.
     pub logprobs: Logprobs,
+    /// After so many answers without a number, and none with one, a judge gives up: [`HttpError::NoNumbers`]. 0 for never.
+    pub numberless: usize,
 }
 
 /// Whether scores are made of probabilities or of written numbers.
 ///
-/// Probabilities need a server that gives them, and a model to whose tokenizer "85" is one token. Where it is two, as in
-/// Qwen and Mistral, the first one only says that the number begins with 8.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Probabilities need a server that gives them. Where "85" is two tokens, as in Qwen and Mistral, the first one only says that
+/// the number begins with 8: those of the following tokens are asked for as well ([`Evidence::Digits`](crate::Evidence::Digits)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Logprobs {
     /// Of probabilities where they can be had, else of the one number that the model writes. The verdicts say which by
     /// their [`Evidence`](crate::Evidence).
@@ -60,8 +88,37 @@ pub enum Logprobs {
     Ignore,
 }
 
+/// Whether a judge thinks before it writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thinking {
+    /// As its model does. One whose reply begins with a thought is asked to leave it out; where that does not help, it may think,
+    /// and the number after it is taken.
+    #[default]
+    Auto,
+    /// It is asked to leave thoughts out from the first request on (`chat_template_kwargs.enable_thinking`: vLLM, llama.cpp,
+    /// SGLang).
+    Off,
+    /// It may think, and the number after it is taken.
+    On,
+}
+
+/// In which header a key is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyHeader {
+    /// `api-key` at Azure's addresses and where `?api-version=` is given, else `Authorization`.
+    #[default]
+    Auto,
+    /// `Authorization: Bearer …`.
+    Bearer,
+    /// `api-key: …`.
+    ApiKey,
+}
+
 impl HttpOptions {
-    /// A server and a model there; eight requests at once, six attempts at each, no limit to what may be spent.
+    /// A server and a model there; eight requests at once, six attempts at each, five minutes of patience with a server that
+    /// restarts, no limit to what may be spent.
     ///
     /// The seed for the waits differs from call to call, so that several programs that are turned away together do not
     /// come back together.
@@ -70,16 +127,26 @@ impl HttpOptions {
             base_url: base_url.into(),
             model: model.into(),
             key: None,
+            key_header: KeyHeader::default(),
+            headers: Vec::new(),
+            body: Map::new(),
+            token_limit: TokenLimit::default(),
+            thinking: Thinking::default(),
+            thought_tokens: 4096,
+            rate: RateLimits::default(),
             concurrency: 8,
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             attempts: 6,
+            patience: Duration::from_secs(300),
+            patience_at_start: Duration::from_secs(30),
             backoff: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
             jitter_seed: RandomState::new().hash_one(0),
             budget: Budget::default(),
             cache: None,
             logprobs: Logprobs::default(),
+            numberless: 5,
         }
     }
 
@@ -104,7 +171,7 @@ impl HttpOptions {
     }
 }
 
-/// A server's key. It is never shown, not even by [`Debug`](fmt::Debug), and never stored; where a server repeats it in
+/// A server's key, or the value of another header. It is never shown, not even by [`Debug`](fmt::Debug), and never stored; where a server repeats it in
 /// what it says, it is blotted out.
 #[derive(Clone)]
 pub struct ApiKey(SecretString);
@@ -119,6 +186,20 @@ impl ApiKey {
         match !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(Self(key.into())),
             false => Err(HttpError::Setting { what: "the key is empty, or has characters that no key has".into() }),
+        }
+    }
+
+    /// The value of another header, which may have spaces in it: "Bearer abc".
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) has them.
+    pub fn of_header(value: &str) -> Result<Self, HttpError> {
+        let value = value.trim();
+        match !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            true => Ok(Self(value.into())),
+            false => {
+                Err(HttpError::Setting { what: "the header's value is empty, or has characters that none has".into() })
+            }
         }
     }
 

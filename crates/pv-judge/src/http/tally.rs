@@ -1,7 +1,6 @@
 use std::ops::ControlFlow;
 
 use super::plan::{Job, Plan};
-use super::wire::Reply;
 use super::{HttpError, Spent};
 use crate::{Error, Judged, Result, Verdict, Verdicts};
 
@@ -27,9 +26,9 @@ impl<'a> Tally<'a> {
         job.pairs.iter().all(|(answer, rubric)| self.verdicts[*answer][*rubric].is_some())
     }
 
-    /// Takes up and reports the verdicts of one prompt.
-    pub(super) fn add(&mut self, job: &Job, reply: &Reply) -> Result<()> {
-        let (verdict, total) = (reply.verdict(), self.total);
+    /// Takes up and reports the verdict of one prompt.
+    pub(super) fn add(&mut self, job: &Job, verdict: &Verdict) -> Result<()> {
+        let total = self.total;
         for &(answer, rubric) in &job.pairs {
             self.verdicts[answer][rubric] = Some(verdict.clone());
             self.done += 1;

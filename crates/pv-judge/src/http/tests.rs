@@ -1,8 +1,11 @@
+mod behaviours;
 mod faults;
 mod protocol;
 mod secret;
 pub(crate) mod server;
 mod spending;
+mod ways;
+mod wishes;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -17,6 +20,8 @@ pub(crate) fn options(server: &Server) -> HttpOptions {
         timeout: Duration::from_secs(5),
         backoff: Duration::from_millis(1),
         jitter_seed: 7,
+        patience: Duration::ZERO,
+        patience_at_start: Duration::ZERO,
         ..HttpOptions::new(server.url(), "a-model")
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pv_judge::VerdictCounts;
 use pv_model::FinishReason;
 use pv_steer::{AnswerScores, Estimate};
 use pv_vectors::{JudgedAnswers, ModelIdentity, pretty_json};
@@ -25,6 +26,12 @@ pub struct TraitResult {
     pub expression: Estimate,
     /// The coherence, 0 to 100.
     pub coherence: Estimate,
+    /// How the verdicts by the trait's rubric were got: the scores by their mode, the abstentions by their kind.
+    #[serde(default)]
+    pub verdicts: VerdictCounts,
+    /// The same by that of coherence.
+    #[serde(default)]
+    pub coherence_verdicts: VerdictCounts,
     /// The scores of each answer; `None` where the judge gave none.
     pub scores: Vec<AnswerScores>,
 }
@@ -70,6 +77,8 @@ impl EvaluationResults {
             let scores = found()
                 .map(|(place, answer)| AnswerScores::of(answer, place.question, place.rollout, plan.seed(place)));
             let scores: Vec<AnswerScores> = scores.collect();
+            let of_trait: Vec<Place> = found().map(|(place, _)| place).collect();
+            let [verdicts, coherence_verdicts] = answers.verdict_counts(&of_trait);
             TraitResult {
                 trait_name: plan.traits[which].trait_name.clone(),
                 answers: scores.len(),
@@ -77,6 +86,8 @@ impl EvaluationResults {
                 cut: found().filter(|(_, answer)| answer.finish == FinishReason::Length).count(),
                 expression: Estimate::of(scores.iter().map(|scores| (scores.question, scores.expression))),
                 coherence: Estimate::of(scores.iter().map(|scores| (scores.question, scores.coherence))),
+                verdicts,
+                coherence_verdicts,
                 scores,
             }
         };

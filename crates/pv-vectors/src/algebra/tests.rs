@@ -16,6 +16,7 @@ fn provenance(name: &str) -> Provenance {
         config_hash: Some("ab".into()),
         template_hash: Some("t".into()),
         judge: Some("j".into()),
+        verdicts: Default::default(),
         kept_positive: Some(3),
         kept_negative: Some(4),
         total: Some(8),

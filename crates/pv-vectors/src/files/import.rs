@@ -105,6 +105,7 @@ pub fn import_files(paths: &[impl AsRef<Path>], options: &ImportOptions) -> Resu
         config_hash: None,
         template_hash: None,
         judge: None,
+        verdicts: Default::default(),
         filter: None,
         kept_positive: None,
         kept_negative: None,

@@ -141,6 +141,7 @@ mod tests {
             config_hash: Some("ab".into()),
             template_hash: None,
             judge: None,
+            verdicts: Default::default(),
             filter: None,
             kept_positive: Some(3),
             kept_negative: Some(4),

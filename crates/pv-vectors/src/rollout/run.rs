@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_hooks::Layer;
-use pv_judge::{COHERENCE, Judge, Rubric, Verdict};
+use pv_judge::{COHERENCE, Judge, Rubric, Verdict, VerdictCounts};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use sha2::{Digest, Sha256};
 
@@ -244,6 +244,11 @@ impl RolloutRun {
         Ok(scored.collect())
     }
 
+    /// How the verdicts were got: the scores by their mode, the abstentions by their kind, over all rubrics.
+    pub fn verdict_counts(&self) -> VerdictCounts {
+        self.scores.counts()
+    }
+
     /// Says which rollouts a filter keeps.
     ///
     /// # Errors
@@ -275,6 +280,7 @@ impl RolloutRun {
             config_hash: Some(model.config_hash.clone()),
             template_hash: model.template_hash.clone(),
             judge: self.scores.judge(&plan.trait_name).map(str::to_owned),
+            verdicts: self.scores.counts(),
             filter: Some(kept.filter),
             kept_positive: Some(kept.pos.len()),
             kept_negative: Some(kept.neg.len()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use pv_judge::{Answered, Judge, Rubric, Verdict, judge_each};
+use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -55,6 +55,11 @@ impl Scores {
         self.of(rubric).next().map(|line| line.judge.as_str())
     }
 
+    /// How the verdicts by all rubrics were got.
+    pub(super) fn counts(&self) -> VerdictCounts {
+        self.found.values().map(|line| &line.verdict).collect()
+    }
+
     fn of(&self, rubric: &str) -> impl Iterator<Item = &Line> {
         self.found.range((rubric.to_owned(), 0)..=(rubric.to_owned(), usize::MAX)).map(|(_, line)| line)
     }
@@ -93,7 +98,12 @@ impl Scores {
             let answered = answers.iter().map(|&index| &records[index]);
             let answered: Vec<Answered<'_>> =
                 answered.map(|record| Answered { question: &record.question, answer: &record.answer }).collect();
-            judge_each(judge, &asked, &answered, |answer, rubric, verdict| {
+            let saved = asked.iter().map(|rubric| {
+                let verdicts = self.of(&rubric.name).map(|line| &line.verdict);
+                verdicts.collect::<VerdictCounts>().mode()
+            });
+            let saved: Vec<_> = saved.collect();
+            judge_each(judge, &asked, &answered, &saved, |answer, rubric, verdict| {
                 let (index, rubric) = (answers[answer], &asked[rubric]);
                 if self.get(&rubric.name, index).is_some() {
                     return Ok(());

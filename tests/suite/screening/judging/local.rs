@@ -1,6 +1,6 @@
 //! A model on this machine as the judge.
 
-use pv_judge::LocalJudge;
+use pv_judge::{AbstentionKind, LocalJudge};
 use pv_tests::smollm2;
 
 use super::*;
@@ -58,15 +58,15 @@ fn a_local_judge_is_not_asked_twice() {
     println!("{:?}, by {worst:.1e} apart at most", whole.iter().map(number).collect::<Vec<_>>());
     assert!(worst < 1e-3 && number(&whole[0]) != number(&whole[1]), "{worst}");
 
-    // A prompt for which there is no room is named by its place in the list.
+    // A prompt for which there is no room is an abstention of its own kind; the others have their verdicts.
     let long = "word ".repeat(9000);
     let mut with_long = samples.clone();
     with_long.insert(9, JudgeSample { id: "long", answer: &long, ..samples[0] });
     let place = folder();
     let mut judging = Judging::open(place.path(), &local, &rubric).expect("a folder").with_chunk(4).expect("some");
-    match judging.run(&with_long, go_on) {
-        Err(Error::Judge(pv_judge::Error::PromptTooLong { answer: 9, .. })) => {}
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(judging.len(), 8);
+    let verdicts = judging.run(&with_long, go_on).expect("verdicts");
+    assert_eq!((verdicts.len(), judging.len()), (with_long.len(), with_long.len()));
+    assert!(matches!(verdicts[9], Verdict::Abstained(Abstention::TooLong { tokens: 9000.., .. })), "{:?}", verdicts[9]);
+    let counts = judging.verdict_counts();
+    assert_eq!(counts.abstained.get(&AbstentionKind::TooLong), Some(&1));
 }

@@ -122,21 +122,22 @@ fn waits_grow_up_to_a_limit_and_are_spread_out() {
 
 #[test]
 fn patience_comes_to_an_end_and_says_what_was_wrong_last() {
-    let cases: [(Says, &str); 6] = [
-        (|| Reply::error(500, "the model is on fire"), "status 500: the model is on fire"),
-        (|| Reply::new(502, "<html>\n  bad gateway"), "status 502: <html> bad gateway"),
-        (|| Reply::new(200, "{\"choices\": [{\"mess"), "no JSON: {\"choices\": [{\"mess"),
-        (|| Reply::new(200, "{\"choices\": []}"), "no choice"),
-        (|| Reply::new(200, "[{\"message\": 5}]"), "no choice"),
-        (|| Reply::new(200, "{\"choices\": [{\"message\": 5}]}"), "no message"),
+    // Where a request for log-probabilities fails by 500, another is made without.
+    let cases: [(Says, &str, usize); 6] = [
+        (|| Reply::error(500, "the model is on fire"), "status 500: the model is on fire", 6),
+        (|| Reply::new(502, "<html>\n  bad gateway"), "status 502: <html> bad gateway", 3),
+        (|| Reply::new(200, "{\"choices\": [{\"mess"), "no JSON: {\"choices\": [{\"mess", 3),
+        (|| Reply::new(200, "{\"choices\": []}"), "no choice", 3),
+        (|| Reply::new(200, "[{\"message\": 5}]"), "no choice", 3),
+        (|| Reply::new(200, "{\"choices\": [{\"message\": 5}]}"), "no message", 3),
     ];
-    for (reply, told) in cases {
+    for (reply, told, requests) in cases {
         let server = Server::script(vec![reply]);
         let error = http(one(&judge(HttpOptions { attempts: 3, ..options(&server) })));
         let HttpError::GaveUp { attempts: 3, reason, server: name } = &error else { panic!("{error:?}") };
         assert!(reason.contains(told), "{reason}");
         assert!(error.to_string().contains(name) && *name == server.address.to_string());
-        assert_eq!(server.requests().len(), 3);
+        assert_eq!(server.requests().len(), requests);
     }
 }
 
@@ -181,6 +182,8 @@ fn a_refusal_is_final_and_says_what_the_server_says() {
 fn an_error_in_a_response_that_claims_success_is_one() {
     let server = Server::script(vec![|| Reply::error(200, "model not loaded")]);
     let error = http(one(&judge(options(&server))));
+    // Whatever form a request has.
+    assert_eq!(server.requests().len(), 4);
     assert!(matches!(&error, HttpError::Refused { status: 200, message, .. } if message == "model not loaded"));
     // With a code that speaks of a passing trouble it is asked again.
     let busy = r#"{"error": {"message": "upstream is busy", "code": 503}}"#;

@@ -113,12 +113,13 @@ fn a_server_that_refuses_to_be_asked_for_probabilities_is_asked_without() {
         let verdicts = judged(&judge(options(&server)), &[rubric("r")], &answers(3)).unwrap();
         let expected = Score { value: 2.0, evidence: Evidence::Sampled };
         assert_eq!(verdicts[2][0], Verdict::Scored(expected));
-        assert_eq!(server.requests().len(), 4);
+        // Where the words do not name what is refused, fewer rivals are asked for once.
+        assert_eq!(server.requests().len(), if status == 500 { 4 } else { 5 });
     }
 }
 
-/// A server whose model writes its number digit by digit.
-fn digits(request: &Request, text: &str) -> Reply {
+/// A server whose model writes its number digit by digit, and that tells the first token alone.
+fn first_digit(request: &Request, text: &str) -> Reply {
     match request.wants_logprobs() {
         true => Reply::tokens(&[(&text[..1], 0.8), ("9", 0.1), ("The", 0.1)]),
         false => Reply::text(text),
@@ -128,15 +129,15 @@ fn digits(request: &Request, text: &str) -> Reply {
 #[test]
 fn the_first_digit_of_a_number_is_not_taken_for_the_number() {
     let folder = tempfile::TempDir::new().unwrap();
-    let server = Server::new(|request| digits(request, if request.prompt().ends_with("|0") { "5" } else { "85" }));
+    let server = Server::new(|request| first_digit(request, if request.prompt().ends_with("|0") { "5" } else { "85" }));
     let cached = |logprobs| {
         let cache = Some(folder.path().join("judged.jsonl"));
         HttpOptions { logprobs, cache, ..options(&server) }
     };
     let error = http(judged(&judge(cached(Logprobs::Require)), &[rubric("r")], &answers(4)));
     assert!(matches!(error, HttpError::DigitTokens { model, .. } if model == "a-model"));
-    // The first answer leaves it open, the second one settles it.
-    assert_eq!(server.requests().len(), 4);
+    // The first token, and more of them in vain.
+    assert_eq!(server.requests().len(), 2);
     let verdicts = judged(&judge(cached(Logprobs::Prefer)), &[rubric("r")], &answers(4)).unwrap();
     for (row, value) in verdicts.iter().zip([5.0, 85.0, 85.0, 85.0]) {
         assert_eq!(row[0], Verdict::Scored(Score { value, evidence: Evidence::Sampled }));
@@ -146,17 +147,6 @@ fn the_first_digit_of_a_number_is_not_taken_for_the_number() {
     assert_eq!(judged(&judge(cached(Logprobs::Prefer)), &[rubric("r")], &answers(4)).unwrap(), verdicts);
     assert_eq!(judged(&judge(cached(Logprobs::Ignore)), &[rubric("r")], &answers(4)).unwrap(), verdicts);
     assert!(server.requests().is_empty());
-}
-
-#[test]
-fn small_scores_alone_do_not_speak_against_a_server() {
-    let server = Server::new(|request| digits(request, "5"));
-    let verdicts = judged(&judge(options(&server)), &[rubric("r")], &answers(8)).unwrap();
-    assert!(
-        verdicts.iter().all(|row| matches!(&row[0], Verdict::Scored(score) if score.evidence != Evidence::Sampled))
-    );
-    // Five of the eight are looked at twice.
-    assert_eq!(server.requests().len(), 13);
 }
 
 #[test]
@@ -185,7 +175,7 @@ fn numbers_alone_are_not_taken_where_they_are_not_wanted() {
 #[test]
 fn a_server_whose_probabilities_come_to_an_end_is_not_mixed_with_numbers() {
     let server = Server::new(|request| match request.number {
-        0 => echo(request),
+        0 => Reply::tokens(&[("0", 1.0), ("55", 0.0)]),
         _ => Reply::text("5"),
     });
     let error = http(judged(&judge(options(&server)), &[rubric("r")], &answers(3)));

@@ -75,7 +75,7 @@ fn the_key_is_seen_by_the_server_alone() {
                 Reply::new(200, format!("{{\"choices\": {}", serde_json::to_string(&key).unwrap().replace('/', "\\/")))
             }
             2 => Reply::new(503, format!("<b>{key}</b>")).with("Retry-After", key),
-            3 => Reply::tokens(&[(&key, 0.5), ("5", 0.5)]),
+            3 => Reply::tokens(&[(&key, 0.4), ("55", 0.6)]),
             4 => Reply::new(200, format!("{}{key}", " ".repeat(290))),
             5 => Reply::tokens(&[("7", 0.5), (&key, 0.5)]),
             6 => Reply::new(302, "").with("Location", format!("http://x/{key}")),

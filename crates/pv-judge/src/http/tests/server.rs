@@ -85,7 +85,28 @@ impl Reply {
             "finish_reason": "stop"}))
     }
 
-    fn choice(choice: Value) -> Self {
+    /// Tokens with their rivals, the first of which is written.
+    pub(crate) fn positions(tokens: &[Vec<(&str, f64)>], cut: bool) -> Self {
+        let candidate = |(token, p): &(&str, f64)| json!({"token": token, "logprob": p.ln().max(-9999.0)});
+        let position = |rivals: &Vec<(&str, f64)>| {
+            let mut position = candidate(&rivals[0]);
+            position["top_logprobs"] = rivals.iter().map(candidate).collect();
+            position
+        };
+        let text = tokens.iter().map(|rivals| rivals[0].0).collect::<String>();
+        Self::choice(json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason":
+            if cut { "length" } else { "stop" }, "logprobs": {"content": tokens.iter().map(position).collect::<Vec<_>>()}}))
+    }
+
+    /// The same, packed.
+    pub(crate) fn packed(self) -> Self {
+        let Self::Http { status, headers, body } = self else { return self };
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(&body).unwrap();
+        Self::Http { status, headers, body: packer.finish().unwrap() }.with("Content-Encoding", "gzip")
+    }
+
+    pub(crate) fn choice(choice: Value) -> Self {
         let body = json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}});
         Self::new(200, body.to_string())
@@ -109,7 +130,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), answer)
+    }
+
+    /// At an address, such as that of one that is gone.
+    pub(crate) fn at(address: SocketAddr, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, stop) = (Arc::new(Mutex::new((0, Vec::new()))), Arc::new(AtomicBool::new(false)));
         let (busy, busiest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
