@@ -4,7 +4,7 @@
 usage: adapters.py MODEL_DIR PLACE
 
 Needs torch, transformers and peft. PLACE holds rows.json (rows of token ids) and ours/ (an adapter's folder). Written there are
-logits.safetensors (NAME.ROW, f32 `[tokens, vocab]`, for NAME in ours, peft-rslora, peft-plain) and the folders peft-rslora and
+logits.safetensors (NAME.ROW, f32 `[tokens, vocab]`, for NAME in ours, peft-rslora, peft-plain, peft-sum) and the folders peft-rslora and
 peft-plain. Prints one JSON object: what PEFT says about ours.
 """
 import json
@@ -57,6 +57,13 @@ for name, rslora, targets in (("peft-rslora", True, ALL), ("peft-plain", False, 
     model.save_pretrained(place / name)
     keep(name, model)
     del model
+
+# Half of one and all of the other, summed by PEFT. The plain one first: the sum takes its settings, and its scale is 1 then.
+model = peft.PeftModel.from_pretrained(base(), place / "peft-plain", adapter_name="plain")
+model.load_adapter(place / "peft-rslora", adapter_name="rslora")
+model.add_weighted_adapter(["plain", "rslora"], [0.5, 1.0], adapter_name="sum", combination_type="cat")
+model.set_adapter("sum")
+keep("peft-sum", model)
 
 safetensors.torch.save_file(found, place / "logits.safetensors")
 print(json.dumps({"ours": said}))

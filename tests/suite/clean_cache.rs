@@ -303,9 +303,9 @@ fn answers_depend_neither_on_the_batch_nor_on_shared_prompts() {
             let prompts: Vec<usize> = separate.iter().map(|request| request.prompt.len()).collect();
             let responses: Vec<usize> = alone.iter().map(|answer| answer.tokens.len()).collect();
             for layer in layers(model) {
-                assert_eq!(recorder.counts(&captures[0], layer), prompts);
+                assert_eq!(recorder.counts(&captures[0], layer).into_values().collect::<Vec<_>>(), prompts);
                 let counts = recorder.counts(&captures[1], layer);
-                let known = |i: usize| counts.get(i).copied().unwrap_or(0);
+                let known = |i: usize| counts.get(&i).copied().unwrap_or(0);
                 assert_eq!((0..responses.len()).map(known).collect::<Vec<_>>(), responses);
             }
         }

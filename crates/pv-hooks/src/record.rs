@@ -34,9 +34,31 @@ pub enum Capture {
 pub struct Recorder {
     layers: LayerSet,
     captures: Vec<Capture>,
-    sums: BTreeMap<(Capture, Layer), Tensor<2>>,
-    pieces: BTreeMap<Layer, Vec<Vec<Tensor<2>>>>,
-    counts: BTreeMap<(Capture, Layer), Vec<usize>>,
+    sums: BTreeMap<(Capture, Layer), Sums>,
+    pieces: BTreeMap<Layer, BTreeMap<usize, Vec<Tensor<2>>>>,
+}
+
+/// The sums of one capture at one layer. Sequences have rows in the order in which they appear, so that memory goes with how many
+/// there are, whatever their numbers.
+#[derive(Debug, Default)]
+struct Sums {
+    /// Each sequence's row.
+    rows: BTreeMap<usize, usize>,
+    /// How many tokens each row is the sum of.
+    counts: Vec<usize>,
+    /// `[rows, d_model]` or more rows; nothing before the first token.
+    sums: Option<Tensor<2>>,
+}
+
+impl Sums {
+    /// The row of a sequence, a new one where it has none.
+    fn row(&mut self, sequence: usize) -> usize {
+        let row = *self.rows.entry(sequence).or_insert(self.counts.len());
+        if row == self.counts.len() {
+            self.counts.push(0);
+        }
+        row
+    }
 }
 
 impl Recorder {
@@ -45,41 +67,41 @@ impl Recorder {
         let mut captures: Vec<_> = captures.into_iter().collect();
         captures.sort();
         captures.dedup();
-        Self {
-            layers: layers.into(),
-            captures,
-            sums: BTreeMap::new(),
-            pieces: BTreeMap::new(),
-            counts: BTreeMap::new(),
-        }
+        Self { layers: layers.into(), captures, sums: BTreeMap::new(), pieces: BTreeMap::new() }
     }
 
     /// Forgets all that was recorded, for another run.
     pub fn clear(&mut self) {
         self.sums.clear();
         self.pieces.clear();
-        self.counts.clear();
     }
 
-    /// How many tokens of each sequence a capture has summed at a layer; empty when it was not recorded, and for
-    /// [`Capture::Everything`], which sums nothing.
-    pub fn counts(&self, capture: &Capture, layer: Layer) -> &[usize] {
-        self.counts.get(&(capture.clone(), layer)).map_or(&[], Vec::as_slice)
+    /// How many tokens of each sequence a capture has summed at a layer, by the sequence's number; empty when it was not recorded,
+    /// and for [`Capture::Everything`], which sums nothing.
+    pub fn counts(&self, capture: &Capture, layer: Layer) -> BTreeMap<usize, usize> {
+        let Some(sums) = self.sums.get(&(capture.clone(), layer)) else { return BTreeMap::new() };
+        sums.rows.iter().map(|(sequence, row)| (*sequence, sums.counts[*row])).collect()
     }
 
     /// A capture of every sequence at a layer, `[sequences, d_model]` in f32: the means, or the residual at the one
-    /// position asked for.
+    /// position asked for. Row `i` is sequence `i`.
     ///
     /// # Errors
     /// [`HookError::NotRecorded`] when the recorder was not asked for it or no pass reached the layer (and for
-    /// [`Capture::Everything`], which [`tokens`](Self::tokens) returns); [`HookError::NoTokens`] when a sequence has no
-    /// token of that kind.
+    /// [`Capture::Everything`], which [`tokens`](Self::tokens) returns); [`HookError::NoTokens`] when a sequence up to the
+    /// greatest number has no token of that kind.
     pub fn get(&self, capture: &Capture, layer: Layer) -> Result<Tensor<2>, HookError> {
-        let sequences = self.counts(capture, layer).len();
-        if sequences == 0 {
-            return Err(HookError::NotRecorded { capture: capture.clone(), layer });
+        let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
+        let sums = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
+        if sums.rows.is_empty() {
+            return Err(not_recorded());
         }
-        self.get_of(capture, layer, &(0..sequences).collect::<Vec<_>>())
+        let lacks =
+            |(expected, (sequence, row)): &(usize, (&usize, &usize))| expected != *sequence || sums.counts[**row] == 0;
+        match (0..).zip(&sums.rows).find(lacks) {
+            Some((sequence, _)) => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
+            None => self.get_of(capture, layer, &sums.rows.keys().copied().collect::<Vec<_>>()),
+        }
     }
 
     /// As [`get`](Self::get), of these sequences in this order: `[sequences.len(), d_model]`. For runs in which some
@@ -89,21 +111,21 @@ impl Recorder {
     /// As [`get`](Self::get), about these sequences only. One that the run did not have has no token.
     /// [`HookError::NoSequences`] when none is asked for.
     pub fn get_of(&self, capture: &Capture, layer: Layer, sequences: &[usize]) -> Result<Tensor<2>, HookError> {
-        let key = (capture.clone(), layer);
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
-        let counts = self.counts.get(&key).ok_or_else(not_recorded)?;
-        let count = |&sequence: &usize| match counts.get(sequence) {
-            Some(&n) if n > 0 => Ok(n as f32),
+        let Sums { rows, counts, sums } = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
+        let place = |&sequence: &usize| match rows.get(&sequence).map(|row| (*row, counts[*row])) {
+            Some((row, n)) if n > 0 => Ok((row, n as f32)),
             _ => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
         };
         if sequences.is_empty() {
             return Err(HookError::NoSequences);
         }
-        let divisors = sequences.iter().map(count).collect::<Result<Vec<f32>, _>>()?;
-        let sums = self.sums.get(&key).ok_or_else(not_recorded)?;
+        let places = sequences.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let (places, divisors): (Vec<usize>, Vec<f32>) = places.into_iter().unzip();
+        let sums = sums.as_ref().ok_or_else(not_recorded)?;
         let device = sums.device();
-        let in_order = sequences.iter().copied().eq(0..sums.dims()[0]);
-        let sums = if in_order { sums.clone() } else { sums.clone().select(0, indices(sequences, &device)) };
+        let in_order = places.iter().copied().eq(0..sums.dims()[0]);
+        let sums = if in_order { sums.clone() } else { sums.clone().select(0, indices(&places, &device)) };
         if divisors.iter().all(|&n| n == 1.0) {
             return Ok(sums);
         }
@@ -117,7 +139,7 @@ impl Recorder {
     /// [`HookError::NotRecorded`] or [`HookError::NoTokens`].
     pub fn tokens(&self, sequence: usize, layer: Layer) -> Result<Tensor<2>, HookError> {
         let pieces = self.pieces.get(&layer).ok_or(HookError::NotRecorded { capture: Capture::Everything, layer })?;
-        match pieces.get(sequence).filter(|pieces| !pieces.is_empty()) {
+        match pieces.get(&sequence).filter(|pieces| !pieces.is_empty()) {
             Some(pieces) => Ok(Tensor::cat(pieces.clone(), 0)),
             None => Err(HookError::NoTokens { capture: Capture::Everything, sequence }),
         }
@@ -132,16 +154,17 @@ impl Recorder {
         row_counts: &[usize],
         values: impl FnOnce() -> Tensor<2>,
     ) {
-        let sequences: usize = spans.rows().iter().flat_map(|row| &row.sequences).max().map_or(0, |last| last + 1);
-        let counts = self.counts.entry(key.clone()).or_default();
-        counts.resize(counts.len().max(sequences), 0);
+        let held = self.sums.entry(key).or_default();
         let mut targets = Vec::new();
         let mut sources = Vec::new();
         for (index, row) in spans.rows().iter().enumerate() {
-            for &sequence in row.sequences.iter().filter(|_| row_counts[index] > 0) {
-                counts[sequence] += row_counts[index];
-                targets.push(sequence);
-                sources.push(index);
+            for &sequence in &row.sequences {
+                let place = held.row(sequence);
+                if row_counts[index] > 0 {
+                    held.counts[place] += row_counts[index];
+                    targets.push(place);
+                    sources.push(index);
+                }
             }
         }
         if targets.is_empty() {
@@ -153,19 +176,18 @@ impl Recorder {
         let in_order = |indices: &[usize], n: usize| indices.iter().copied().eq(0..n);
         let values =
             if in_order(&sources, spans.batch()) { values } else { values.select(0, indices(&sources, &device)) };
-        // Taken out of the map, so that the buffer has one owner and is added to in place.
-        let sums = match self.sums.remove(&key) {
-            None if in_order(&targets, counts.len()) => values,
+        // Taken out, so that the buffer has one owner and is added to in place.
+        held.sums = Some(match held.sums.take() {
+            None if in_order(&targets, held.counts.len()) => values,
             found => {
-                let sums = grown(found, counts.len(), width, &device);
+                let sums = grown(found, held.counts.len(), width, &device);
                 if in_order(&targets, sums.dims()[0]) {
                     sums + values
                 } else {
                     sums.select_assign(0, indices(&targets, &device), values, IndexingUpdateOp::Add)
                 }
             }
-        };
-        self.sums.insert(key, sums);
+        });
     }
 
     /// Adds the sum of each row's tokens of a set.
@@ -197,8 +219,7 @@ impl Recorder {
             let piece = residual.clone().slice([index..index + 1, row.padding..seq, 0..width]);
             let piece = piece.reshape([seq - row.padding, width]);
             for &sequence in &row.sequences {
-                pieces.resize(pieces.len().max(sequence + 1), Vec::new());
-                pieces[sequence].push(piece.clone());
+                pieces.entry(sequence).or_default().push(piece.clone());
             }
         }
     }
@@ -248,7 +269,8 @@ impl Hook for Recorder {
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        let nothing = self.counts.values().flatten().all(|&n| n == 0) && self.pieces.values().all(Vec::is_empty);
+        let summed = self.sums.values().flat_map(|sums| &sums.counts);
+        let nothing = summed.copied().all(|n| n == 0) && self.pieces.values().all(BTreeMap::is_empty);
         if nothing { Err(HookError::NeverFired { hook: self.name() }) } else { Ok(()) }
     }
 }

@@ -2,6 +2,7 @@
 
 mod files;
 mod settings;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::targets::Targets;
 use crate::config::DecoderConfig;
 use crate::families::TensorNames;
 use crate::{Error, Result};
@@ -158,11 +160,21 @@ pub struct LoraWeights {
 /// A low-rank adapter: y = W·x + scale·B·A·x for each projection that it updates. It belongs to no model until
 /// [`CausalLm::with_adapter`](crate::CausalLm::with_adapter) or [`Decoder::with_adapter`](crate::Decoder::with_adapter)
 /// puts it on one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Adapter {
     config: LoraConfig,
     base: Option<String>,
     weights: BTreeMap<(usize, LoraTarget), LoraWeights>,
+    /// What the file that it was read from says it should hold: how many blocks the model has is known later.
+    declared: Option<Targets>,
+}
+
+/// Adapters are equal that have the same settings and values.
+impl PartialEq for Adapter {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { config, base, weights, declared: _ } = self;
+        (config, base, weights) == (&other.config, &other.base, &other.weights)
+    }
 }
 
 impl Adapter {
@@ -186,7 +198,7 @@ impl Adapter {
                 weights.insert((block, target), LoraWeights { a, b, inputs, outputs });
             }
         }
-        Ok(Self { config: lora, base: None, weights })
+        Ok(Self { config: lora, base: None, weights, declared: None })
     }
 
     /// An adapter from its parts.
@@ -216,7 +228,7 @@ impl Adapter {
                 return Err(Error::BadAdapter { reason: format!("block {block}, {name}: a value is {value}") });
             }
         }
-        Ok(Self { config, base, weights })
+        Ok(Self { config, base, weights, declared: None })
     }
 
     /// Its settings.
@@ -263,7 +275,8 @@ impl Adapter {
     /// Refuses an architecture that the adapter does not fit.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`].
+    /// [`Error::BadAdapter`]; [`Error::AdapterMismatch`] where the file that it was read from lacks updates which its settings
+    /// ask for on a model of so many blocks.
     pub fn check(&self, config: &DecoderConfig) -> Result<()> {
         for ((block, target), LoraWeights { inputs, outputs, .. }) in &self.weights {
             let name = target.name();
@@ -280,6 +293,9 @@ impl Adapter {
                 return Err(Error::BadAdapter { reason });
             }
         }
-        Ok(())
+        match &self.declared {
+            Some(declared) => declared.check(&self.weights.keys().copied().collect(), config.layers),
+            None => Ok(()),
+        }
     }
 }

@@ -24,8 +24,16 @@ impl Batch {
     /// Prompts to be continued. Row `i` stands for the sequences `sequences[i]`.
     ///
     /// # Errors
-    /// [`HookError::BadSpans`] for a prompt without tokens or a row that stands for no sequence.
+    /// [`HookError::BadSpans`] for a prompt without tokens, a row that stands for no sequence, and another number of prompts than
+    /// of lists of sequences.
     pub fn prompts(prompts: &[&[u32]], sequences: Vec<Vec<usize>>) -> Result<Self, HookError> {
+        let rows = prompts.len().min(sequences.len());
+        if prompts.len() > rows {
+            return Err(HookError::BadSpans { row: rows, reason: "its prompt has no list of sequences" });
+        }
+        if sequences.len() > rows {
+            return Err(HookError::BadSpans { row: rows, reason: "its list of sequences has no prompt" });
+        }
         let rows = prompts.iter().zip(sequences).map(|(prompt, sequences)| (vec![*prompt], sequences)).collect();
         Self::padded(rows, |padding, seq, _, sequences| RowSpans::prompt(sequences, padding, seq))
     }

@@ -10,8 +10,9 @@ use crate::adapter::Adapter;
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
-use crate::save::write_with;
-use crate::tokenizer::Tokenizer;
+use crate::load::LoadOptions;
+use crate::save::beside;
+use crate::tokenizer::{Tokenizer, no_tokenizer};
 use crate::{Batch, Error, Result};
 
 /// How far a [`CausalLm::forward`] goes.
@@ -47,12 +48,26 @@ pub struct CausalLm {
 }
 
 impl CausalLm {
+    /// As [`CausalLm::from_folder_with`], with the default options.
+    ///
+    /// # Errors
+    /// As [`CausalLm::from_folder_with`].
+    pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
+        Self::from_folder_with(folder, device, dtype, &LoadOptions::default())
+    }
+
     /// Loads a Hugging Face model folder. The tokenizer and the chat template may be absent; what needs them then says
     /// so.
     ///
     /// # Errors
-    /// Anything wrong with the folder's files; see [`Error`].
-    pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
+    /// Anything wrong with the folder's files; see [`Error`]. A model that does not fit in the memory that is free
+    /// ([`Error::NotEnoughMemory`]).
+    pub fn from_folder_with(
+        folder: impl AsRef<Path>,
+        device: &Device,
+        dtype: DType,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let folder = folder.as_ref();
         let tokenizer = match folder.join("tokenizer.json").is_file() {
             true => Some(Tokenizer::from_folder(folder)?),
@@ -63,8 +78,13 @@ impl CausalLm {
             Err(Error::NoChatTemplate { .. }) => None,
             Err(error) => return Err(error),
         };
-        let decoder = Decoder::from_folder(folder, device, dtype)?;
-        Ok(Self::new(decoder, tokenizer, template, folder))
+        let decoder = Decoder::from_folder_with(folder, device, dtype, options)?;
+        let model = Self::new(decoder, tokenizer, template, folder);
+        let vocab = model.config().vocab;
+        match model.stop_ids.iter().find(|id| **id as usize >= vocab) {
+            Some(&id) => Err(Error::StopTokenOutOfRange { folder: folder.to_owned(), id, vocab }),
+            None => Ok(model),
+        }
     }
 
     /// Puts a model together. `folder` gives it its name, is what errors speak of, and is where [`save`](Self::save)
@@ -76,10 +96,8 @@ impl CausalLm {
         folder: impl AsRef<Path>,
     ) -> Self {
         let folder = folder.as_ref();
-        let stop_ids = match &tokenizer {
-            Some(tokenizer) => tokenizer.stop_ids().to_vec(),
-            None => decoder.config().tokens.eos.clone(),
-        };
+        let stop_ids = tokenizer.as_ref().map(Tokenizer::stop_ids).filter(|ids| !ids.is_empty());
+        let stop_ids = stop_ids.unwrap_or(&decoder.config().tokens.eos).to_vec();
         let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let id = ModelId {
             name: name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned(),
@@ -110,29 +128,17 @@ impl CausalLm {
         Ok(Self { decoder: self.decoder.with_adapter(adapter, 1.0)?, ..self.clone() })
     }
 
-    /// Writes the decoder as [`Decoder::save`] does, and copies the tokenizer's files, the chat templates and the
-    /// generation settings from the model's own folder where it has them.
+    /// Writes the decoder as [`Decoder::save`] does, and everything else that the model's own folder gives a reader: the
+    /// tokenizer's files, all chat templates and the generation settings are copied. A tokenizer and templates that have no file
+    /// there are written from memory.
     ///
     /// # Errors
     /// Those of [`Decoder::save`].
     pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
-        const BESIDE: [&str; 6] = [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-            "added_tokens.json",
-            "generation_config.json",
-            "chat_template.jinja",
-        ];
         let folder = folder.as_ref();
         self.decoder.save(folder, dtype)?;
-        for file in BESIDE {
-            let (from, to) = (self.folder.join(file), folder.join(file));
-            if from.is_file() && from.canonicalize().ok() != to.canonicalize().ok() {
-                write_with(&to, |path| std::fs::copy(&from, path).map(drop))?;
-            }
-        }
-        Ok(())
+        let copied = beside::copy(&self.folder, folder)?;
+        beside::write_missing(folder, &copied, self.tokenizer.as_ref(), self.template.as_ref(), &self.stop_ids)
     }
 
     /// Gives the model another name than its folder's, such as its name on the hub.
@@ -177,7 +183,7 @@ impl CausalLm {
     /// # Errors
     /// [`Error::NoTokenizer`] when the folder has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { folder: self.folder.clone() })
+        self.tokenizer.as_ref().ok_or_else(|| no_tokenizer(&self.folder))
     }
 
     /// The chat template.

@@ -3,7 +3,7 @@
 //! A model folder's template is Jinja, run as the `transformers` library runs it (`trim_blocks`, `lstrip_blocks`, Python's
 //! string methods, `raise_exception`, …), but within limits: a template can neither run for ever nor fill the memory.
 
-use std::{collections::BTreeMap, fs, ops::Range, path::Path};
+use std::{collections::BTreeMap, fs, io, ops::Range, path::Path};
 
 use minijinja::Environment;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Result},
+    read_file,
     tokenizer::{read_object, special_tokens},
 };
 
@@ -288,10 +289,11 @@ fn jinja_files(folder: &Path) -> Result<Vec<(String, String)>> {
     }
     let mut sources = Vec::new();
     for (name, path) in paths {
-        match fs::read_to_string(&path) {
+        let text = |bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        match read_file(&path).and_then(text) {
             Ok(source) => sources.push((name, source)),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::Read { path, source }),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::read(&path, source)),
         }
     }
     Ok(sources)

@@ -271,7 +271,9 @@ impl<'a> Group<'a> {
         };
         let roots: Vec<(usize, usize)> = (0..ids.len()).map(|place| (place, 0)).collect();
         let unread = self.pass(&batch.ids, &batch.spans, Phase::Prefill, &mut cache, &roots, hook)?;
-        self.descend(&cache, &unread, hook)?;
+        if !unread.is_empty() {
+            self.descend(cache, unread, hook)?;
+        }
         let places = self.prompts.iter().zip(self.log_probs);
         Ok(places.map(|((prompt, ..), log_probs)| ScoredContinuations { prompt: *prompt, log_probs }).collect())
     }
@@ -282,10 +284,15 @@ impl<'a> Group<'a> {
         self.trees[place][node].continuations.iter().map(|continuation| first + continuation).collect()
     }
 
-    /// Reads nodes and all that follow them, a batch at a time, so that no more than a batch of rows per level is kept.
-    fn descend(&mut self, cache: &KvCache, unread: &[Unread], hook: &mut (impl Hook + ?Sized)) -> Result<()> {
-        for batch in unread.chunks(self.options.batch_size) {
-            let mut cache = cache.clone();
+    /// Reads nodes and all that follow them, a batch at a time, so that no more than a batch of rows per level is kept: and of a level
+    /// of which nothing is left to be read, nothing. A continuation without branches goes on in the cache that it began in.
+    fn descend(&mut self, cache: KvCache, unread: Vec<Unread>, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
+        let mut levels = vec![(cache, unread)];
+        while let Some((mut cache, mut batch)) = levels.pop() {
+            if batch.len() > self.options.batch_size {
+                let later = batch.split_off(self.options.batch_size);
+                levels.push((cache.clone(), later));
+            }
             cache.select_rows(&batch.iter().map(|unread| unread.row).collect::<Vec<_>>());
             let ids: Vec<u32> = batch.iter().map(|unread| unread.token).collect();
             let rows = batch.iter().map(|&Unread { place, node, .. }| {
@@ -297,7 +304,9 @@ impl<'a> Group<'a> {
             let spans = TokenSpans::new(rows.collect(), 1)?;
             let nodes: Vec<(usize, usize)> = batch.iter().map(|unread| (unread.place, unread.node)).collect();
             let next = self.pass(&ids, &spans, Phase::Decode, &mut cache, &nodes, hook)?;
-            self.descend(&cache, &next, hook)?;
+            if !next.is_empty() {
+                levels.push((cache, next));
+            }
         }
         Ok(())
     }

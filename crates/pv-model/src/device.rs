@@ -23,7 +23,7 @@ const BACKENDS: [(&str, &str); 7] = [
 ///
 /// # Errors
 /// [`Error::UnknownDevice`]; [`Error::BackendNotBuilt`] when the backend's feature is off; [`Error::NoAdapter`] when
-/// this machine has no such device.
+/// this machine has no such device; [`Error::Device`] when it is there and cannot be opened.
 pub fn device(name: &str) -> Result<Device> {
     let (backend, index) = match name.split_once(':') {
         Some((backend, index)) => (backend, Some(index)),
@@ -85,15 +85,13 @@ fn indexed(
     make: impl Fn(burn::tensor::DeviceIndex) -> Device,
 ) -> Result<Device> {
     use burn::tensor::DeviceIndex;
-    let found = Device::enumerate(kind).len();
-    let index = match index {
-        None => 0,
-        Some(text) => text.parse::<usize>().map_err(|_| Error::NoAdapter { name: name.to_owned(), found })?,
-    };
+    let found = caught(name, || Device::enumerate(kind).len())?;
+    let none = || Error::NoAdapter { name: name.to_owned(), found };
+    let index = index.map_or(Ok(0), |text| text.parse::<usize>().map_err(|_| none()))?;
     if index >= found {
-        return Err(Error::NoAdapter { name: name.to_owned(), found });
+        return Err(none());
     }
-    Ok(make(DeviceIndex::Specified(index)))
+    opened(name, || make(DeviceIndex::Specified(index)))
 }
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "webgpu"))]
@@ -104,16 +102,42 @@ fn adapter(
     make: impl Fn(burn::tensor::DeviceKind) -> Device,
 ) -> Result<Device> {
     use burn::tensor::DeviceKind;
-    let found = Device::enumerate(kind).len();
+    let found = caught(name, || Device::enumerate(kind).len())?;
     let none = || Error::NoAdapter { name: name.to_owned(), found };
-    if found == 0 {
+    let number = match index {
+        None | Some("cpu") => 0,
+        Some(text) => text.parse().map_err(|_| none())?,
+    };
+    if number >= found {
         return Err(none());
     }
-    Ok(make(match index {
-        None => DeviceKind::DefaultDevice,
-        Some("cpu") => DeviceKind::Cpu,
-        Some(text) => DeviceKind::DiscreteGpu(text.parse().map_err(|_| none())?),
-    }))
+    opened(name, || {
+        make(match index {
+            None => DeviceKind::DefaultDevice,
+            Some("cpu") => DeviceKind::Cpu,
+            Some(_) => DeviceKind::DiscreteGpu(number),
+        })
+    })
+}
+
+/// A device that has computed something. Burn opens a device when it is first used, and panics where there is none.
+#[cfg(any(test, feature = "cuda", feature = "rocm", feature = "wgpu"))]
+fn opened(name: &str, make: impl FnOnce() -> Device) -> Result<Device> {
+    caught(name, || {
+        let device = make();
+        let one = burn::tensor::Tensor::<1>::ones([1], (&device, DType::F32));
+        (one + 1.0).try_into_data().map(|_| device)
+    })?
+    .map_err(|error| Error::Device { reason: format!("{name}: {error:?}") })
+}
+
+/// Does something with a backend, which panics without a driver or a device.
+#[cfg(any(test, feature = "cuda", feature = "rocm", feature = "wgpu"))]
+fn caught<T>(name: &str, work: impl FnOnce() -> T) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Error::Device { reason: format!("{name} cannot be opened: {}", said.unwrap_or("its backend gave up")) }
+    })
 }
 
 #[cfg(test)]
@@ -125,7 +149,19 @@ mod tests {
         assert_eq!(device("flex").expect("the CPU is always there"), device("cpu").expect("an alias"));
         assert!(matches!(device("tpu"), Err(Error::UnknownDevice { name, .. }) if name == "tpu"));
         assert!(matches!(device("flex:1"), Err(Error::UnknownDevice { .. })));
+        for name in ["wgpu:7", "vulkan:3", "cuda:99", "webgpu:x", "rocm:-1", "cuda:"] {
+            let error = device(name).expect_err("no such device here");
+            let expected =
+                matches!(error, Error::BackendNotBuilt { .. } | Error::NoAdapter { .. } | Error::Device { .. });
+            assert!(expected && error.to_string().contains(name.split(':').next().expect("a name")), "{error}");
+        }
         #[cfg(not(feature = "metal"))]
         assert!(matches!(device("metal"), Err(Error::BackendNotBuilt { feature: "metal", .. })));
+    }
+    #[test]
+    fn a_backend_that_gives_up_is_an_error() {
+        let error = opened("wgpu:7", || panic!("Unable to acquire wgpu device")).expect_err("it gives up");
+        assert!(matches!(&error, Error::Device { reason } if reason.contains("Unable to acquire")), "{error}");
+        assert!(opened("flex", Device::flex).is_ok());
     }
 }

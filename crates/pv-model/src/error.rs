@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+const GIB: f64 = (1u64 << 30) as f64;
+
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -16,6 +18,14 @@ pub enum Error {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// A file was checked out without git-lfs: a note of a few lines stands in its place.
+    #[error("{} is a git-lfs pointer, not the file itself: {advice}", path.display(), advice = crate::LfsPointer { size: *size })]
+    GitLfsPointer {
+        /// The file.
+        path: PathBuf,
+        /// The size of the file that it points to, in bytes, where it says so.
+        size: Option<u64>,
     },
     /// A file could not be written.
     #[error("cannot write {}", path.display())]
@@ -193,6 +203,16 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// An adapter's file holds other updates than its settings and the model ask for.
+    #[error("{}: {}", path.display(), mismatch(missing, unexpected))]
+    AdapterMismatch {
+        /// The adapter's folder.
+        path: PathBuf,
+        /// The modules that should have an update and have none.
+        missing: Vec<String>,
+        /// The modules that have an update and should have none.
+        unexpected: Vec<String>,
+    },
     /// Tensors that the model needs are not in the folder.
     #[error("{} lacks {} of the model's tensors: {}", path.display(), names.len(), crate::weights::listed(names))]
     MissingTensors {
@@ -248,6 +268,58 @@ pub enum Error {
         path: PathBuf,
         /// What the tokenizer library said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file gives an added token another id than the tokenizer does, or one that no token can be given.
+    #[error(
+        "{} gives the token {token:?} the id {id}, but the tokenizer {}",
+        path.display(),
+        found.map_or("does not know it".to_owned(), |id| format!("gives it {id}"))
+    )]
+    AddedTokenId {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id in the file.
+        id: u32,
+        /// Its id in the tokenizer, if it has one.
+        found: Option<u32>,
+    },
+    /// A file names a token that the tokenizer does not have.
+    #[error("{}: `{key}` is {token:?}, which is no token of the tokenizer's", path.display())]
+    UnknownToken {
+        /// The file.
+        path: PathBuf,
+        /// What the token is for.
+        key: String,
+        /// The token.
+        token: String,
+    },
+    /// A token that ends answers is none of the model's.
+    #[error("{}: the stop token {id} is beyond the model's vocabulary of {vocab}", folder.display())]
+    StopTokenOutOfRange {
+        /// The model folder.
+        folder: PathBuf,
+        /// The token.
+        id: u32,
+        /// How many there are.
+        vocab: usize,
+    },
+    /// A model does not fit in the memory that is free.
+    #[error(
+        "{} needs {:.1} GiB of memory in {dtype}, and {:.1} GiB are available; a smaller type or model may fit, and the check can be \
+         switched off",
+        folder.display(), *needed as f64 / GIB, *available as f64 / GIB
+    )]
+    NotEnoughMemory {
+        /// The model folder.
+        folder: PathBuf,
+        /// The type that it was to compute in.
+        dtype: String,
+        /// The bytes that its weights need.
+        needed: u64,
+        /// The bytes that are free.
+        available: u64,
     },
     /// The tokenizer could not turn a text into ids.
     #[error("cannot encode a text")]
@@ -426,10 +498,12 @@ pub enum Error {
         sequence: usize,
     },
     /// Text is needed, but the folder has no tokenizer.
-    #[error("{} has no tokenizer.json", folder.display())]
+    #[error("{} has no tokenizer.json{found}", folder.display())]
     NoTokenizer {
         /// The model folder.
         folder: PathBuf,
+        /// What is there instead, and what to do about it; empty when nothing is.
+        found: String,
     },
     /// A model's name could not be turned into a local folder.
     #[error(transparent)]
@@ -437,4 +511,23 @@ pub enum Error {
     /// A hook does not fit the model, or did not fire.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),
+}
+
+impl Error {
+    /// A file that could not be read.
+    pub(crate) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
+        match crate::LfsPointer::of(&source) {
+            Some(pointer) => Self::GitLfsPointer { path: path.to_owned(), size: pointer.size },
+            None => Self::Read { path: path.to_owned(), source },
+        }
+    }
+}
+
+fn mismatch(missing: &[String], unexpected: &[String]) -> String {
+    let part = |what: &str, names: &[String]| {
+        (!names.is_empty()).then(|| format!("{what} {}: {}", names.len(), crate::weights::listed(names)))
+    };
+    let missing = part("the adapter lacks the updates that its target_modules ask for of", missing);
+    let unexpected = part("the adapter has updates that its target_modules do not ask for of", unexpected);
+    [missing, unexpected].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -45,6 +45,8 @@ mod hub;
 #[allow(unsafe_code, reason = "a prefetch hint, which says why it is sound")]
 mod kernels;
 mod load;
+mod memory;
+mod open_file;
 mod ops;
 mod response;
 mod rope;
@@ -77,6 +79,8 @@ pub use error::{Error, Result};
 pub use families::{ExpectedTensor, TensorNames};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
 pub use hub::{HubError, HubOptions, HubProgress, HubToken, resolve};
+pub use load::LoadOptions;
+pub use open_file::{LfsPointer, open_file, read_file};
 pub use ops::cross_entropy;
 pub use rope::RotaryTable;
 pub use sampling::Sampling;

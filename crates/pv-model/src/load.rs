@@ -1,13 +1,16 @@
 //! From checked weight files to a decoder on a device.
 
+use std::path::Path;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{DecoderConfig, MlpBias, OutputHead, QkNorm};
 use crate::decoder::{Block, Decoder, Projection};
 use crate::families::expected_tensors;
 use crate::weights::{RawTensor, WeightFiles};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Reads weights one tensor at a time, converting each to the compute type on its way to the device.
 struct Loader<'a> {
@@ -77,15 +80,38 @@ fn converted<T: Copy>(
     Ok(values)
 }
 
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoadOptions {
+    /// Loads a model onto the CPU even when its weights are larger than the memory that is free. The system may then end the
+    /// process.
+    pub ignore_memory: bool,
+}
+
 impl Decoder {
+    /// As [`Decoder::from_folder_with`], with the default options.
+    ///
+    /// # Errors
+    /// As [`Decoder::from_folder_with`].
+    pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
+        Self::from_folder_with(folder, device, dtype, &LoadOptions::default())
+    }
+
     /// Reads `config.json` and the weights of a model folder.
     ///
     /// Weights go tensor by tensor from a memory map to the device, so that little more than the model itself is ever
     /// in memory.
     ///
     /// # Errors
-    /// Anything wrong with the files (see [`Error`]), or [`Error::DtypeUnsupported`].
-    pub fn from_folder(folder: impl AsRef<std::path::Path>, device: &Device, dtype: DType) -> Result<Self> {
+    /// Anything wrong with the files (see [`Error`]), [`Error::DtypeUnsupported`], or [`Error::NotEnoughMemory`] before anything
+    /// large is read.
+    pub fn from_folder_with(
+        folder: impl AsRef<Path>,
+        device: &Device,
+        dtype: DType,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         if !device.supports_dtype(dtype) {
             return Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: format!("{dtype:?}") });
         }
@@ -94,6 +120,9 @@ impl Decoder {
         let files = WeightFiles::open(folder)?;
         config.output_head = files.output_head(config.output_head, &config.names)?;
         files.check(&expected_tensors(&config).collect::<Vec<_>>())?;
+        if !options.ignore_memory {
+            memory::check(folder, &config, device, dtype)?;
+        }
         let loader = Loader { files: &files, device, dtype };
         let embedding = loader.one(config.names.embedding)?;
         let blocks = (0..config.layers).map(|block| loader.block(&config, block)).collect::<Result<_>>()?;

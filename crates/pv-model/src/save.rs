@@ -1,99 +1,69 @@
 //! From a decoder to the files of a model folder.
 
-use std::borrow::Cow;
+pub(crate) mod beside;
+
 use std::collections::HashMap;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, View};
+use serde_json::{Map, Value, json};
 
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Projection};
-use crate::families::expected_tensors;
+use crate::families::{ExpectedTensor, expected_tensors};
 use crate::weights::StoredDtype;
 use crate::whole_file::{persist, temporary};
 use crate::{Error, Result, to_f32};
 
-/// One tensor of the file; its values are converted when they are written, so that one copy is in memory at a time.
-struct Stored {
-    shape: Vec<usize>,
-    values: Vec<f32>,
-    dtype: StoredDtype,
+/// So many values are taken from the device and converted at a time.
+const CHUNK: usize = 4 << 20;
+
+/// The tensor of the decoder that holds a checkpoint's tensor.
+#[derive(Clone, Copy)]
+enum Holder<'a> {
+    Matrix(&'a Param<Tensor<2>>),
+    Vector(&'a Param<Tensor<1>>),
+    Weight(&'a Projection),
 }
 
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        match self.dtype {
-            StoredDtype::F32 => Dtype::F32,
-            StoredDtype::F16 => Dtype::F16,
-            StoredDtype::BF16 => Dtype::BF16,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.values.iter();
-        Cow::Owned(match self.dtype {
-            StoredDtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
-            StoredDtype::F16 => values.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            StoredDtype::BF16 => values.flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        })
-    }
-
-    fn data_len(&self) -> usize {
-        self.values.len() * if self.dtype == StoredDtype::F32 { 4 } else { 2 }
-    }
+/// A tensor of a checkpoint: so many rows of one of the decoder's.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    holder: Holder<'a>,
+    first: usize,
+    rows: usize,
 }
 
-/// The values of every tensor under the name it has in a checkpoint.
-struct Named<'a> {
-    config: &'a DecoderConfig,
-    values: HashMap<String, Vec<f32>>,
-}
-
-impl Named<'_> {
-    fn whole<const D: usize>(&mut self, name: String, tensor: &Param<Tensor<D>>) -> Result<()> {
-        self.values.insert(name, to_f32(tensor.val().without_autodiff())?);
-        Ok(())
-    }
-
-    fn in_block<const D: usize>(&mut self, block: usize, name: &str, tensor: &Param<Tensor<D>>) -> Result<()> {
-        self.whole(self.config.names.in_block(block, name), tensor)
-    }
-
-    /// Takes a stacked tensor apart along its first dimension, into parts of so many rows.
-    fn split<const D: usize>(&mut self, stacked: &Param<Tensor<D>>, parts: &[(String, usize)]) -> Result<()> {
-        let values = to_f32(stacked.val().without_autodiff())?;
-        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
-        let mut rest = values.as_slice();
-        for (name, part) in parts {
-            let (here, after) = rest.split_at(part * values.len() / rows);
-            self.values.insert(name.clone(), here.to_vec());
-            rest = after;
-        }
-        Ok(())
-    }
-
-    fn projection(&mut self, block: usize, projection: &Projection, parts: &[(&str, usize)]) -> Result<()> {
-        let named = |kind: &str| -> Vec<_> {
-            let name = |part: &str| self.config.names.in_block(block, &format!("{part}.{kind}"));
-            parts.iter().map(|(part, rows)| (name(part), *rows)).collect()
+impl Part<'_> {
+    /// Hands the values over, in order, a few million at a time.
+    fn each_chunk(&self, dtype: DType, mut give: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let Self { holder, first, rows } = *self;
+        let matrix = match holder {
+            Holder::Vector(vector) => {
+                return give(&to_f32(vector.val().without_autodiff().slice([first..first + rows]))?);
+            }
+            Holder::Matrix(matrix) => matrix.val(),
+            Holder::Weight(projection) => projection.weight_in(dtype),
         };
-        let (weights, biases) = (named("weight"), named("bias"));
-        self.split(&projection.weight, &weights)?;
-        projection.bias.as_ref().map_or(Ok(()), |bias| self.split(bias, &biases))
+        let matrix = matrix.without_autodiff();
+        let [_, width] = matrix.dims();
+        let step = (CHUNK / width).max(1);
+        for start in (first..first + rows).step_by(step) {
+            let end = (start + step).min(first + rows);
+            give(&to_f32(matrix.clone().slice([start..end, 0..width]))?)?;
+        }
+        Ok(())
     }
 }
 
 impl Decoder {
     /// Writes the decoder to a folder, which is made where it does not exist: `config.json` and `model.safetensors`, in
     /// the form that Hugging Face's `transformers` and [`Decoder::from_folder`] read. Each file is written under
-    /// another name first, so that none is ever seen half-written.
+    /// another name first, so that none is ever seen half-written. Values go to the file a few million at a time: beside the
+    /// decoder itself, only those are in memory.
     ///
     /// `dtype` is that of the file, `F32`, `F16` or `BF16`; values are rounded to it. Quantized weights are written as the values that
     /// they stand for.
@@ -116,43 +86,99 @@ impl Decoder {
         let json = serde_json::to_vec_pretty(&config.to_json()?)
             .map_err(|source| Error::Json { path: folder.join("config.json"), source })?;
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
-        let mut values = self.dequantized().named_values()?;
-        let tensors = expected_tensors(&config).map(|tensor| {
-            let values = values.remove(&tensor.name).unwrap_or_default();
-            (tensor.name, Stored { shape: tensor.shape, values, dtype: stored })
-        });
-        let tensors: Vec<_> = tensors.collect();
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        write_with(&folder.join("model.safetensors"), |path| {
-            safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(std::io::Error::other)
-        })?;
+        self.write_weights(&folder.join("model.safetensors"), stored)?;
         write_with(&folder.join("config.json"), |path| std::fs::write(path, &json))
     }
 
-    fn named_values(&self) -> Result<HashMap<String, Vec<f32>>> {
+    fn write_weights(&self, path: &Path, stored: StoredDtype) -> Result<()> {
+        let failed = |source| Error::Write { path: path.to_owned(), source };
+        let tensors: Vec<ExpectedTensor> = expected_tensors(self.config()).collect();
+        let parts = self.parts();
+        let (file, handle) = temporary(path).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, handle);
+        out.write_all(&header(&tensors, stored)).map_err(failed)?;
+        let dtype = self.dtype();
+        for tensor in &tensors {
+            let part = parts
+                .get(&tensor.name)
+                .ok_or_else(|| Error::MissingTensors { path: path.to_owned(), names: vec![tensor.name.clone()] })?;
+            part.each_chunk(dtype, |values| out.write_all(&encoded(values, stored)).map_err(failed))?;
+        }
+        out.flush().map_err(failed)?;
+        persist(file, path).map_err(failed)
+    }
+
+    /// Where each tensor of a checkpoint is held.
+    fn parts(&self) -> HashMap<String, Part<'_>> {
         let config = self.config();
         let names = &config.names;
         let (queries, keys, d_model, d_ff) = (config.query_width(), config.kv_width(), config.d_model, config.d_ff);
-        let mut named = Named { config, values: HashMap::new() };
-        named.whole(names.embedding.to_owned(), &self.embedding)?;
+        let mut parts = HashMap::new();
+        let vector = |tensor| Part { holder: Holder::Vector(tensor), first: 0, rows: d_model };
+        let matrix = |tensor| Part { holder: Holder::Matrix(tensor), first: 0, rows: config.vocab };
+        parts.insert(names.embedding.to_owned(), matrix(&self.embedding));
         for (index, block) in self.blocks.iter().enumerate() {
-            named.in_block(index, names.attention_norm, &block.attention_norm)?;
-            let qkv = [(names.query, queries), (names.key, keys), (names.value, keys)];
-            named.projection(index, &block.qkv, &qkv)?;
-            if let (Some(q), Some(k)) = (&block.q_norm, &block.k_norm) {
-                named.in_block(index, names.query_norm, q)?;
-                named.in_block(index, names.key_norm, k)?;
+            let name = |part: &str| names.in_block(index, part);
+            parts.insert(name(names.attention_norm), vector(&block.attention_norm));
+            parts.insert(name(names.mlp_norm), vector(&block.mlp_norm));
+            let norms = [(names.query_norm, &block.q_norm), (names.key_norm, &block.k_norm)];
+            for (norm, tensor) in norms.into_iter().filter_map(|(norm, tensor)| Some((norm, tensor.as_ref()?))) {
+                parts.insert(name(norm), Part { rows: config.head_dim, ..vector(tensor) });
             }
-            named.projection(index, &block.out, &[(names.output, d_model)])?;
-            named.in_block(index, names.mlp_norm, &block.mlp_norm)?;
-            named.projection(index, &block.gate_up, &[(names.gate, d_ff), (names.up, d_ff)])?;
-            named.projection(index, &block.down, &[(names.down, d_model)])?;
+            // Projections that read the same input are stacked along their outputs.
+            let stacked = [
+                (&block.qkv, vec![(names.query, queries), (names.key, keys), (names.value, keys)]),
+                (&block.out, vec![(names.output, d_model)]),
+                (&block.gate_up, vec![(names.gate, d_ff), (names.up, d_ff)]),
+                (&block.down, vec![(names.down, d_model)]),
+            ];
+            for (projection, outputs) in stacked {
+                let mut first = 0;
+                for (part, rows) in outputs {
+                    let weight = Part { holder: Holder::Weight(projection), first, rows };
+                    parts.insert(name(&format!("{part}.weight")), weight);
+                    if let Some(bias) = &projection.bias {
+                        parts.insert(name(&format!("{part}.bias")), Part { holder: Holder::Vector(bias), first, rows });
+                    }
+                    first += rows;
+                }
+            }
         }
-        named.whole(names.final_norm.to_owned(), &self.norm)?;
+        parts.insert(names.final_norm.to_owned(), vector(&self.norm));
         if let Some(head) = &self.head {
-            named.whole(names.output_head.to_owned(), head)?;
+            parts.insert(names.output_head.to_owned(), matrix(head));
         }
-        Ok(named.values)
+        parts
+    }
+}
+
+/// The start of a safetensors file that holds these tensors, one after another.
+fn header(tensors: &[ExpectedTensor], stored: StoredDtype) -> Vec<u8> {
+    let dtype = match stored {
+        StoredDtype::F32 => "F32",
+        StoredDtype::F16 => "F16",
+        StoredDtype::BF16 => "BF16",
+    };
+    let mut map = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let mut start = 0;
+    for tensor in tensors {
+        let end = start + tensor.shape.iter().product::<usize>() * stored.bytes();
+        map.insert(tensor.name.clone(), json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] }));
+        start = end;
+    }
+    let mut json = Value::Object(map).to_string().into_bytes();
+    // Values are aligned.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    bytes
+}
+
+fn encoded(values: &[f32], stored: StoredDtype) -> Vec<u8> {
+    match stored {
+        StoredDtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        StoredDtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        StoredDtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
     }
 }
 

@@ -1,10 +1,20 @@
 //! Text to token ids and back, as a model folder's `tokenizer.json` says.
 
-use std::{fs, ops::Range, path::Path};
+mod added;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::{ops::Range, path::Path};
 
 use serde_json::{Map, Value};
+use tokenizers::ModelWrapper;
 
 use crate::error::{Error, Result};
+
+pub(crate) use added::no_tokenizer;
+pub use files::eos_ids;
+pub(crate) use files::{read_object, special_tokens};
 
 /// Whether [`Tokenizer::encode`] adds the tokens that a tokenizer puts around a plain text, such as a BOS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,33 +56,44 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     stop: Vec<u32>,
+    /// Whether spaces before punctuation are taken out of decoded text, as the folder may ask for tokenizers of words.
+    clean_up: bool,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and where they exist `tokenizer_config.json` (which tokens are BOS, EOS and padding) and
-    /// the ids that end generation ([`eos_ids`]).
+    /// Reads `tokenizer.json` and the files beside it that name tokens (`tokenizer_config.json`, `special_tokens_map.json`,
+    /// `added_tokens.json`), as transformers does, and the ids that end generation: [`eos_ids`] and the tokenizer's own EOS.
     ///
     /// Truncation and padding that `tokenizer.json` asks for are switched off: a text's ids depend on that text alone.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::Json`] name the file; [`Error::Tokenizer`] when `tokenizer.json` is not one that the
-    /// `tokenizers` crate can load.
+    /// [`Error::NoTokenizer`] without a `tokenizer.json`; [`Error::Read`], [`Error::Json`] and [`Error::ConfigValue`] name the
+    /// file; [`Error::Tokenizer`] when `tokenizer.json` is not one that the `tokenizers` crate can load;
+    /// [`Error::AddedTokenId`] where two files contradict one another about a token's id; [`Error::UnknownToken`] for an EOS that
+    /// is no token.
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        let bytes = added::read_tokenizer(folder)?;
+        let added = added::AddedTokens::read(folder, &bytes);
         let path = folder.join("tokenizer.json");
-        let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|source| Error::Tokenizer { path: path.clone(), source })?;
-        inner.with_truncation(None).map_err(|source| Error::Tokenizer { path, source })?;
+        let failed = |source| Error::Tokenizer { path: path.clone(), source };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
+        added?.add_to(&mut inner, folder)?;
+
+        let config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+        inner.set_encode_special_tokens(flag("split_special_tokens"));
+        let forced = flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output");
+        let bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
+        let clean_up = flag("clean_up_tokenization_spaces") && (forced || !bpe);
 
         let special = special_tokens(folder)?;
         let id = |name: &str| special.get(name).and_then(Value::as_str).and_then(|token| inner.token_to_id(token));
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
         let mut stop = eos_ids(folder)?;
-        if stop.is_empty() {
-            stop.extend(eos);
-        }
-        Ok(Self { inner, bos, eos, pad, stop })
+        stop.extend(eos.filter(|eos| !stop.contains(eos)));
+        Ok(Self { inner, bos, eos, pad, stop, clean_up })
     }
 
     /// The ids of `text`. Special tokens that are written out in `text` become their single ids.
@@ -113,7 +134,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Decode`] when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|source| Error::Decode { source })
+        let text = self.inner.decode(ids, skip_special).map_err(|source| Error::Decode { source })?;
+        Ok(if self.clean_up { cleaned_up(text) } else { text })
     }
 
     /// Starts decoding a stream of ids, one at a time.
@@ -126,6 +148,18 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The content of a `tokenizer.json` and of a `tokenizer_config.json` that say what this is.
+    pub(crate) fn to_json(&self) -> Result<(String, Value)> {
+        let json = self.inner.to_string(true).map_err(|source| Error::Encode { source })?;
+        let named = [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)];
+        let named =
+            named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), self.inner.id_to_token(id?)?.into())));
+        let mut config: Map<String, Value> = named.collect();
+        config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+        config.insert("clean_up_tokenization_spaces".to_owned(), self.clean_up.into());
+        Ok((json, Value::Object(config)))
+    }
+
     /// How many tokens there are, added ones included. A model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -136,7 +170,7 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The end-of-sequence token that `tokenizer_config.json` names. Generation ends at any of [`Tokenizer::stop_ids`].
+    /// The end-of-sequence token that the tokenizer's files name. Generation ends at any of [`Tokenizer::stop_ids`].
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
@@ -146,7 +180,7 @@ impl Tokenizer {
         self.pad
     }
 
-    /// The ids that end generation: [`eos_ids`] of the folder, or else the tokenizer's own EOS. May be empty.
+    /// The ids that end generation: [`eos_ids`] of the folder and the tokenizer's own EOS. May be empty.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
     }
@@ -204,164 +238,22 @@ impl TokenStream<'_> {
     }
 }
 
-/// The ids that end generation: `eos_token_id` (a number or a list) of `generation_config.json`, or else of `config.json`,
-/// or else of its `text_config`. Empty when no file says any.
-///
-/// # Errors
-/// [`Error::Read`] and [`Error::Json`] name the file.
-pub fn eos_ids(folder: &Path) -> Result<Vec<u32>> {
-    let ids = |object: &Map<String, Value>| -> Vec<u32> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        match object.get("eos_token_id") {
-            Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
-            Some(value) => id(value).into_iter().collect(),
-            None => Vec::new(),
-        }
-    };
-    let generation = read_object(&folder.join("generation_config.json"))?.unwrap_or_default();
-    let found = ids(&generation);
-    if !found.is_empty() {
-        return Ok(found);
+/// Takes the spaces out that tokenizers of words leave before punctuation, as transformers does.
+fn cleaned_up(mut text: String) -> String {
+    const PAIRS: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    for (from, to) in PAIRS {
+        text = text.replace(from, to);
     }
-    let config = read_object(&folder.join("config.json"))?.unwrap_or_default();
-    let found = ids(&config);
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    Ok(config.get("text_config").and_then(Value::as_object).map(ids).unwrap_or_default())
-}
-
-/// The special tokens by name (`bos_token`, …) with their text, from `tokenizer_config.json` or, where that is silent,
-/// from the older `special_tokens_map.json`. Only those that are set.
-pub(crate) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
-    const NAMES: [&str; 7] =
-        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-    let mut found = Map::new();
-    for file in ["tokenizer_config.json", "special_tokens_map.json"] {
-        let config = read_object(&folder.join(file))?.unwrap_or_default();
-        for name in NAMES {
-            let value = config.get(name);
-            let text = value.and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
-            if let Some(text) = text.filter(|_| !found.contains_key(name)) {
-                found.insert(name.to_owned(), text.into());
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// A JSON object from a file; `None` when there is no such file.
-pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Json { path: path.to_owned(), source })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A tokenizer with one token a byte, a BOS that its post-processor adds, and truncation and padding switched on.
-    fn folder(name: &str) -> std::path::PathBuf {
-        let folder = std::env::temp_dir().join(format!("pv-model-tokenizer-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let mut spare = 255;
-        let byte = |byte: u32| {
-            let shown = matches!(byte, 33..=126 | 161..=172 | 174..=255);
-            spare += u32::from(!shown);
-            char::from_u32(if shown { byte } else { spare }).unwrap()
-        };
-        let vocabulary: Map<String, Value> =
-            (0..256).map(byte).map(String::from).zip((0..256).map(Value::from)).collect();
-        let added = |id: u32, content: &str| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true})
-        };
-        let tokenizer = json!({
-            "version": "1.0",
-            "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
-            "padding": {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 257,
-                "pad_type_id": 0, "pad_token": "</s>"},
-            "added_tokens": [added(256, "<s>"), added(257, "</s>")],
-            "normalizer": null,
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
-            "post_processor": {"type": "TemplateProcessing", "pair": [],
-                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}}},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true},
-            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocabulary, "merges": []},
-        });
-        fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null});
-        fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
-        folder
-    }
-
-    #[test]
-    fn special_tokens_are_added_once_and_only_when_asked() {
-        let folder = folder("special");
-        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
-        assert_eq!(tokenizer.encode("abcd", AddSpecial::No).unwrap(), [97, 98, 99, 100]);
-        assert_eq!(tokenizer.encode("a", AddSpecial::Yes).unwrap(), [256, 97]);
-        assert_eq!(tokenizer.encode_rendered("<s>a</s>").unwrap(), [256, 97, 257]);
-        assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pad()), (Some(256), Some(257), None));
-        assert_eq!((tokenizer.vocab_size(), tokenizer.id("</s>"), tokenizer.id("no")), (258, Some(257), None));
-        assert_eq!(tokenizer.stop_ids(), [257]);
-        assert_eq!(tokenizer.decode(&[256, 97, 999_999], true).unwrap(), "a");
-
-        fs::write(folder.join("config.json"), r#"{"eos_token_id": 3}"#).unwrap();
-        assert_eq!(eos_ids(&folder).unwrap(), [3]);
-        fs::write(folder.join("generation_config.json"), r#"{"eos_token_id": [1, 2, -1, "x"]}"#).unwrap();
-        assert_eq!(eos_ids(&folder).unwrap(), [1, 2]);
-        fs::write(folder.join("generation_config.json"), "[").unwrap();
-        assert!(matches!(eos_ids(&folder), Err(Error::Json { .. })));
-        fs::write(folder.join("tokenizer.json"), "{}").unwrap();
-        assert!(matches!(Tokenizer::from_folder(&folder), Err(Error::Tokenizer { .. })));
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn offsets_are_bytes_of_the_text() {
-        let folder = folder("offsets");
-        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
-        let encoded = tokenizer.encode_with_offsets("é b", AddSpecial::Yes).unwrap();
-        assert_eq!(encoded.offsets, [0..0, 0..2, 0..2, 2..3, 3..4]);
-        assert_eq!(encoded.tokens_touching(&(0..1)), 1..3);
-        assert_eq!(encoded.tokens_touching(&(3..4)), 4..5);
-        assert_eq!(encoded.tokens_touching(&(2..2)), 0..0);
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_stream_gives_what_decoding_at_once_gives() {
-        fn shared<T: Send + Sync>() {}
-        shared::<Tokenizer>();
-        let folder = folder("stream");
-        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
-        let mut stream = tokenizer.stream(false);
-        let pieces: Vec<_> =
-            tokenizer.encode_rendered("a👍").unwrap().into_iter().map(|id| stream.push(id).unwrap()).collect();
-        assert_eq!(pieces, [Some("a".to_owned()), None, None, None, Some("👍".to_owned())]);
-        assert_eq!(stream.flush().unwrap(), None);
-
-        let bad = [0xff; 40].to_vec();
-        let cut = vec![97, 0xf0, 0x9f];
-        let text = tokenizer.encode_rendered("naïve \u{fffd} 日本語<s>👩‍👩‍👧").unwrap();
-        for ids in [bad, cut, text] {
-            let mut stream = tokenizer.stream(false);
-            let mut whole = String::new();
-            for id in &ids {
-                whole.extend(stream.push(*id).unwrap());
-            }
-            whole.extend(stream.flush().unwrap());
-            assert_eq!(whole, tokenizer.decode(&ids, false).unwrap());
-        }
-        fs::remove_dir_all(folder).unwrap();
-    }
+    text
 }

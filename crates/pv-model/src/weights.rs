@@ -7,7 +7,6 @@ mod tensor;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -15,8 +14,9 @@ use memmap2::Mmap;
 use crate::config::OutputHead;
 use crate::error::{Error, Result};
 use crate::families::{ExpectedTensor, TensorNames};
+use crate::open_file;
 
-pub(crate) use folder::{describe_folder, read_index, read_limited};
+pub(crate) use folder::{describe_folder, is_bare_file_name, read_index, read_limited};
 use header::Entry;
 pub use tensor::{RawTensor, StoredDtype};
 
@@ -91,7 +91,7 @@ impl WeightFiles {
     }
 
     fn add_shard(&mut self, path: PathBuf) -> Result<()> {
-        let file = File::open(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let file = open_file(&path).map_err(|source| Error::read(&path, source))?;
         // SAFETY: The map is read-only and private to this process. Another process that changes the file meanwhile
         // could change these bytes; all bit patterns are valid for what they are read as (u8), lengths are checked
         // against the map itself, and the type's documentation forbids such changes.

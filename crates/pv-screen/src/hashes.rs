@@ -1,6 +1,5 @@
 //! Hashes, and the short keys that are made of them.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,7 +14,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 /// SHA-256 of a file, in hex, read piece by piece.
 pub(crate) fn of_file(path: &Path) -> Result<String> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = pv_model::open_file(path).map_err(failed)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         let read = file.read(&mut buffer).map_err(failed)?;

@@ -1,7 +1,6 @@
 //! The table of a screening: one line per answer.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -52,7 +51,7 @@ pub struct ScoreRow {
 /// A file that cannot be read, or a line of it that is none of a table; those of `take`.
 pub fn read_scores(path: &Path, mut take: impl FnMut(ScoreRow) -> Result<()>) -> Result<()> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let file = BufReader::new(File::open(path).map_err(failed)?);
+    let file = BufReader::new(pv_model::open_file(path).map_err(failed)?);
     for (at, line) in file.lines().enumerate() {
         let damaged = |error| Error::Damaged { path: path.to_owned(), reason: format!("line {}: {error}", at + 1) };
         take(serde_json::from_str(&line.map_err(failed)?).map_err(damaged)?)?;

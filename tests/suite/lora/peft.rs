@@ -104,6 +104,16 @@ fn adapters_are_exchanged_with_peft() {
         assert_eq!(config.targets.iter().copied().collect::<Vec<_>>(), targets);
         check(name, &adapter);
     }
+    // Several at once, on the decoder and merged into it.
+    let read = |name: &str| Adapter::load_for(place.path().join(name), model.config()).expect("PEFT's adapter");
+    let both = model.decoder().with_adapter(&read("peft-plain"), 0.5).expect("it fits");
+    let both = both.with_adapter(&read("peft-rslora"), 1.0).expect("it fits");
+    for (what, decoder) in [("both", both.clone()), ("both merged", both.merged())] {
+        let model = model.clone().with_decoder(decoder).expect("the same architecture");
+        let (found, greatest) = gap(&model, &rows, &reference, "peft-sum");
+        println!("{what}: logits differ by {found:.1e} of {greatest:.0}");
+        assert!(found <= 2e-4 * (greatest / 16.0).max(1.0), "{what}: {found}");
+    }
     // What PEFT read back from our folder are the settings that we wrote.
     assert_eq!(said["ours"], json!({ "r": 8, "lora_alpha": 16.0, "use_rslora": true, "tensors": 2 * 7 * 30 }));
 }

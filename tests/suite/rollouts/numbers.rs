@@ -94,7 +94,7 @@ fn every_token_of_every_answer_is_seen_once() {
         for layer in layers(&model) {
             let counts = recorder.counts(&Capture::ResponseMean, layer);
             for (sequence, answer) in answers.iter().enumerate() {
-                let seen = counts.get(sequence).copied().unwrap_or(0);
+                let seen = counts.get(&sequence).copied().unwrap_or(0);
                 assert_eq!(seen, answer.tokens.len(), "sequence {sequence}, which ended by {:?}", answer.finish);
             }
         }

@@ -1,5 +1,7 @@
 //! What a recorder keeps, case by case.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{
     Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, Recorder, ResidualContext, RowSpans, TokenSpans,
@@ -37,7 +39,7 @@ fn the_captures_by_hand() {
     assert_eq!(get(Capture::ResponseNorm), [5.0, 6.5]);
     assert_eq!(get(Capture::Position(1)), [2.0, 6.0]);
     assert_eq!(values(recorder.tokens(1, LAYER).expect("tokens")), [5.0, 6.0, 7.0]);
-    assert_eq!(recorder.counts(&Capture::ResponseMean, LAYER), [3, 2]);
+    assert_eq!(recorder.counts(&Capture::ResponseMean, LAYER), BTreeMap::from([(0, 3), (1, 2)]));
 }
 
 #[test]
@@ -52,6 +54,37 @@ fn chosen_sequences_leave_out_those_without_tokens() {
     assert_eq!(values(recorder.get_of(&capture, LAYER, &[2, 0]).expect("two answers")), [8.0, 3.0]);
     assert!(matches!(recorder.get_of(&capture, LAYER, &[7]), Err(HookError::NoTokens { sequence: 7, .. })));
     assert_eq!(recorder.get_of(&capture, LAYER, &[]).err(), Some(HookError::NoSequences));
+}
+
+/// The numbers of sequences are the caller's: memory goes with how many there are.
+#[test]
+fn a_sequence_of_any_number_takes_the_place_of_one() {
+    let far = [5_000_000, usize::MAX, 7];
+    let mut recorder = Recorder::new(LAYER, summed().into_iter().chain([Capture::Everything]));
+    let rows = far.iter().map(|&sequence| RowSpans::whole(sequence, 0, 1, 2)).collect();
+    record(&mut recorder, &spans(rows, 3), &[&[1.0, 2.0, 4.0], &[5.0, 6.0, 8.0], &[0.0, 1.0, 1.0]]);
+    // The second again, before the others of its batch.
+    record(&mut recorder, &spans(vec![RowSpans::generated(usize::MAX, 1, 2)], 1), &[&[13.0]]);
+    assert_eq!(recorder.finish(), Ok(()));
+    let capture = Capture::ResponseMean;
+    assert_eq!(recorder.counts(&capture, LAYER), BTreeMap::from([(7, 2), (5_000_000, 2), (usize::MAX, 3)]));
+    assert_eq!(
+        values(recorder.get_of(&capture, LAYER, &[usize::MAX, 5_000_000, 7]).expect("they are there")),
+        [9.0, 3.0, 1.0]
+    );
+    assert_eq!(values(recorder.get_of(&Capture::PromptLast, LAYER, &[7, usize::MAX]).expect("prompts")), [0.0, 5.0]);
+    assert_eq!(values(recorder.tokens(usize::MAX, LAYER).expect("tokens")), [5.0, 6.0, 8.0, 13.0]);
+    // A table of all up to the greatest number has gaps.
+    assert_eq!(recorder.get(&capture, LAYER).err(), Some(HookError::NoTokens { capture, sequence: 0 }));
+}
+
+/// A sequence may have several rows of a pass.
+#[test]
+fn rows_of_one_sequence_are_summed() {
+    let mut recorder = Recorder::new(LAYER, [Capture::ResponseMean]);
+    let rows = vec![RowSpans::whole(0, 0, 1, 2), RowSpans::whole(0, 0, 1, 2), RowSpans::whole(1, 0, 1, 2)];
+    record(&mut recorder, &spans(rows, 3), &[&[9.0, 1.0, 2.0], &[9.0, 3.0, 6.0], &[9.0, 5.0, 7.0]]);
+    assert_eq!(values(recorder.get(&Capture::ResponseMean, LAYER).expect("means")), [3.0, 6.0]);
 }
 
 #[test]
@@ -277,8 +310,8 @@ fn means_take_the_room_of_the_sequences_and_not_of_their_tokens() {
         pass(&mut recorder, Phase::Decode, &spans(rows, 1), |_| ones([3, 1, SHAPE.d_model]));
         summed().iter().for_each(|capture| sizes(&recorder, capture));
     }
-    assert_eq!(recorder.counts(&Capture::ResponseMean, LAYER), [300; 3]);
-    assert_eq!(recorder.counts(&Capture::PromptMean, LAYER), [37, 37, 40]);
+    assert_eq!(recorder.counts(&Capture::ResponseMean, LAYER), BTreeMap::from([(0, 300), (1, 300), (2, 300)]));
+    assert_eq!(recorder.counts(&Capture::PromptMean, LAYER), BTreeMap::from([(0, 37), (1, 37), (2, 40)]));
     // Nothing was asked for that grows with the tokens.
     assert!(layers().all(|layer| recorder.tokens(0, layer).is_err()));
 }

@@ -1,6 +1,5 @@
 //! A trait's JSON: 40 questions in one file, or 20 each in one for extraction and one for evaluation.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -179,7 +178,7 @@ fn wrong(path: &Path) -> impl Fn(TraitFault) -> Error {
 fn read(path: &Path) -> Result<TraitJson> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    pv_model::open_file(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(Error::FileTooLarge { path: path.to_owned(), limit: LARGEST });
     }

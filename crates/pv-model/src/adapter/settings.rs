@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::targets::module;
 use super::{LoraConfig, LoraTarget};
 use crate::{Error, Result};
 
@@ -17,29 +18,33 @@ pub(super) struct Settings {
     pub(super) base: Option<String>,
 }
 
-/// Keys that change the arithmetic when they are set: an adapter with one of them is refused rather than run wrongly.
-const UNSUPPORTED: [&str; 21] = [
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "trainable_token_indices",
-    "target_parameters",
-    "megatron_config",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-    "lora_ga_config",
-    "corda_config",
-    "eva_config",
-    "loftq_config",
+/// Keys that are read, or that do not change what a trained adapter computes. An adapter with any other key that is set is
+/// refused rather than run wrongly: it may ask for other arithmetic (DoRA, patterns of ranks, trained biases, …).
+const KNOWN: [&str; 24] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "merge_weights",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+    "transformers_version",
+    "unsloth_fixed",
 ];
 
 /// Initialisations after which the base's weights are as they were; others (PiSSA, OLoRA, LoftQ, CorDA) change them.
@@ -66,10 +71,14 @@ impl Settings {
             Value::String(kind) if kind == "LORA" => {}
             other => return Err(unsupported("peft_type", other, "LORA")),
         }
-        for key in UNSUPPORTED {
-            let value = get(key);
+        for (key, value) in json.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
             let unset = match value {
                 Value::Null | Value::Bool(false) => true,
+                // By themselves numbers switch nothing on in PEFT.
+                Value::Number(_) => {
+                    tracing::warn!(path = %path.display(), key, "an unknown setting of an adapter is passed over");
+                    true
+                }
                 Value::Array(values) => values.is_empty(),
                 Value::Object(values) => values.is_empty(),
                 _ => false,
@@ -121,8 +130,19 @@ impl Settings {
 }
 
 /// What is written: PEFT fills in the rest.
-pub(super) fn to_json(config: &LoraConfig, base: Option<&str>) -> Value {
-    let targets: Vec<&str> = config.targets.iter().copied().map(LoraTarget::name).collect();
+pub(super) fn to_json(
+    config: &LoraConfig,
+    base: Option<&str>,
+    updates: impl Iterator<Item = (usize, LoraTarget)>,
+) -> Value {
+    let updates: BTreeSet<(usize, LoraTarget)> = updates.collect();
+    let blocks: BTreeSet<usize> = updates.iter().map(|(block, _)| *block).collect();
+    let kinds: BTreeSet<LoraTarget> = updates.iter().map(|(_, target)| *target).collect();
+    // Where blocks differ in their projections, each is named.
+    let (targets, blocks): (Vec<String>, _) = match updates.len() == blocks.len() * kinds.len() {
+        true => (kinds.into_iter().map(|target| target.name().to_owned()).collect(), config.blocks.as_ref()),
+        false => (updates.into_iter().map(|(block, target)| module(block, target)).collect(), None),
+    };
     // PEFT writes whole numbers as integers.
     let alpha = match config.alpha {
         alpha if alpha.fract() == 0.0 && alpha < 1e15 => json!(alpha as u64),
@@ -137,7 +157,7 @@ pub(super) fn to_json(config: &LoraConfig, base: Option<&str>) -> Value {
         "use_rslora": config.rslora,
         "lora_dropout": config.dropout,
         "target_modules": targets,
-        "layers_to_transform": config.blocks.as_ref().map(|blocks: &BTreeSet<usize>| blocks.iter().collect::<Vec<_>>()),
+        "layers_to_transform": blocks.map(|blocks: &BTreeSet<usize>| blocks.iter().collect::<Vec<_>>()),
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,

@@ -155,3 +155,317 @@ fn what_cannot_be_run_faithfully_is_refused() {
         assert!(matches!(Adapter::init(bad, &config, 0), Err(Error::BadOption { .. })));
     }
 }
+
+/// Writes an adapter's folder with its tensors renamed or left out, and other settings.
+fn write_changed(
+    folder: &std::path::Path,
+    saved: &Adapter,
+    rename: impl Fn(&str) -> Option<String>,
+    settings: &[(&str, Value)],
+) -> Result<Adapter> {
+    saved.save(folder).expect("it is written");
+    let path = folder.join("adapter_model.safetensors");
+    let bytes = std::fs::read(&path).expect("it is there");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+    let views = tensors.iter().filter_map(|(name, view)| Some((rename(name)?, view)));
+    std::fs::write(&path, safetensors::serialize(views, None).expect("a file")).expect("it is written");
+    let path = folder.join("adapter_config.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect("it is there")).expect("JSON");
+    for (key, value) in settings {
+        json[*key] = value.clone();
+    }
+    std::fs::write(&path, json.to_string()).expect("it is written");
+    Adapter::load(folder)
+}
+
+/// The modules that are said to be missing, and those that should not be there.
+fn mismatch<T: std::fmt::Debug>(found: Result<T>) -> (Vec<String>, Vec<String>) {
+    match found {
+        Err(Error::AdapterMismatch { missing, unexpected, .. }) => (missing, unexpected),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_an_adapter_lacks_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let architecture = decoder().config().clone();
+    let saved = adapter(lora(), 4);
+    let without = |part: &'static str| move |name: &str| (!name.contains(part)).then(|| name.to_owned());
+    // A target, a target of one block, a block, the last block, one matrix.
+    let (missing, unexpected) = mismatch(write_changed(folder.path(), &saved, without("v_proj"), &[]));
+    assert_eq!(missing, [0, 1, 2].map(|i| format!("model.layers.{i}.self_attn.v_proj")));
+    assert!(unexpected.is_empty());
+    let (missing, _) = mismatch(write_changed(folder.path(), &saved, without("layers.1.mlp.up_proj"), &[]));
+    assert_eq!(missing, ["model.layers.1.mlp.up_proj"]);
+    let (missing, _) = mismatch(write_changed(folder.path(), &saved, without("layers.0."), &[]));
+    assert_eq!(missing.len(), 7);
+    let last =
+        write_changed(folder.path(), &saved, without("layers.2."), &[]).expect("known to be whole with two blocks");
+    let (missing, _) = mismatch(last.check(&architecture));
+    assert!(missing.len() == 7 && missing.iter().all(|name| name.starts_with("model.layers.2.")), "{missing:?}");
+    assert_eq!(mismatch(Adapter::load_for(folder.path(), &architecture)).0, missing);
+    assert_eq!(mismatch(decoder().with_adapter(&last, 1.0)).0, missing);
+    let half = write_changed(folder.path(), &saved, without("layers.1.self_attn.k_proj.lora_B"), &[]);
+    let Err(Error::AdapterTensor { tensor, reason, .. }) = half else { panic!("{half:?}") };
+    assert!(tensor.contains("layers.1.self_attn.k_proj.lora_A") && reason.contains("layers.1.self_attn.k_proj.lora_B"));
+
+    // What was not asked for.
+    let whole = |name: &str| Some(name.to_owned());
+    let (missing, unexpected) =
+        mismatch(write_changed(folder.path(), &saved, whole, &[("target_modules", json!(["q_proj"]))]));
+    assert!(missing.is_empty() && unexpected.len() == 18, "{unexpected:?}");
+}
+
+#[test]
+fn targets_are_read_as_peft_reads_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let architecture = decoder().config().clone();
+    let part = adapter(LoraConfig { targets: [LoraTarget::Query, LoraTarget::Down].into(), ..lora() }, 4);
+    let upper = adapter(LoraConfig { blocks: Some([1, 2].into()), ..lora() }, 4);
+    let whole = |name: &str| Some(name.to_owned());
+    let check = |saved: &Adapter, settings: &[(&str, Value)]| {
+        write_changed(folder.path(), saved, whole, settings).and_then(|adapter| adapter.check(&architecture))
+    };
+    for targets in [
+        json!(["q_proj", "down_proj"]),
+        json!(["self_attn.q_proj", "mlp.down_proj"]),
+        json!(["q_proj", "down_proj", "c_attn"]),
+        json!(r"model\.layers\.\d+\.(self_attn\.q_proj|mlp\.down_proj)"),
+        json!(r".*(?<!k_|v_)(q_proj|down_proj)"),
+        json!(r"^(?!.*vision).*\.(?P<kind>q_proj|down_proj)$"),
+        json!(
+            [0, 1, 2]
+                .map(|i| [format!("model.layers.{i}.self_attn.q_proj"), format!("model.layers.{i}.mlp.down_proj")])
+                .concat()
+        ),
+        json!(null),
+    ] {
+        check(&part, &[("target_modules", targets.clone())]).unwrap_or_else(|error| panic!("{targets}: {error}"));
+    }
+    let excluded = [
+        ("target_modules", json!("all-linear")),
+        ("exclude_modules", json!(["k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"])),
+    ];
+    check(&part, &excluded).expect("the other projections");
+    let excluded = [("target_modules", json!("All-Linear")), ("exclude_modules", json!(r".*(k|v|o|gate|up)_proj"))];
+    check(&part, &excluded).expect("the other projections");
+    for targets in [json!(["proj"]), json!(r"q_proj|down_proj"), json!(["query_key_value"]), json!("")] {
+        assert!(mismatch(check(&part, &[("target_modules", targets)])).1.len() == 6);
+    }
+    assert_eq!(mismatch(check(&part, &[("target_modules", json!("all-linear"))])).0.len(), 15);
+
+    for blocks in [json!([1, 2]), json!([2, 1, 9])] {
+        check(&upper, &[("layers_to_transform", blocks.clone()), ("layers_pattern", json!("layers"))])
+            .expect("these blocks");
+        check(&upper, &[("layers_to_transform", blocks), ("layers_pattern", json!(["h", "layers"]))])
+            .expect("these blocks");
+    }
+    assert_eq!(mismatch(check(&upper, &[("layers_to_transform", json!(2))])).1.len(), 7);
+    assert_eq!(mismatch(check(&upper, &[("layers_to_transform", json!([0, 1, 2]))])).0.len(), 7);
+    assert_eq!(mismatch(check(&upper, &[("layers_to_transform", json!([]))])).0.len(), 7);
+    assert_eq!(mismatch(check(&upper, &[("layers_pattern", json!("blocks"))])).1.len(), 14);
+
+    // Blocks that differ in their projections are written by name.
+    let mut uneven = adapter(lora(), 4);
+    uneven.weights.remove(&(1, LoraTarget::Key));
+    check(&uneven, &[]).expect("what was written is asked for");
+    for (key, value) in [
+        ("target_modules", json!(["lm_head", "q_proj"])),
+        ("target_modules", json!(["embed_tokens"])),
+        ("target_modules", json!(".*")),
+        ("rank_pattern", json!({"q_proj": 8})),
+        ("alpha_pattern", json!({"q_proj": 8})),
+        ("fan_in_fan_out", json!(true)),
+        ("use_something_new", json!(true)),
+        ("new_kind_config", json!({"a": 1})),
+    ] {
+        let error = check(&part, &[(key, value.clone())]).expect_err("unsupported");
+        assert!(
+            matches!(&error, Error::ConfigUnsupported { key: found, .. } if found == key),
+            "{key} {value}: {error}"
+        );
+    }
+    for (key, value) in [
+        ("target_modules", json!(3)),
+        ("target_modules", json!("(")),
+        ("layers_to_transform", json!(["a"])),
+        ("layers_to_transform", json!(-1)),
+        ("layers_pattern", json!(7)),
+        ("layers_pattern", json!("(")),
+        ("exclude_modules", json!([1])),
+    ] {
+        let error = check(&part, &[(key, value.clone())]).expect_err("impossible");
+        assert!(matches!(&error, Error::ConfigValue { key: found, .. } if found == key), "{key} {value}: {error}");
+    }
+}
+
+#[test]
+fn names_that_wrappers_and_adapters_add_are_understood() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = adapter(lora(), 4);
+    type Rename = fn(&str) -> Option<String>;
+    let renames: [Rename; 8] = [
+        |name| Some(name.replace(".weight", ".default.weight")),
+        |name| Some(name.replace(".weight", ".my_adapter.weight")),
+        |name| Some(format!("_orig_mod.{name}")),
+        |name| Some(format!("module.{name}")),
+        |name| Some(name.replace("base_model.model.model.", "base_model.model.")),
+        |name| Some(name.replace("base_model.model.", "")),
+        |name| {
+            Some(
+                name.replace("base_model.model.", "module.base_model.model._orig_mod.")
+                    .replace(".weight", ".default.weight"),
+            )
+        },
+        |name| Some(name.replace(".self_attn", "._fsdp_wrapped_module._checkpoint_wrapped_module.self_attn")),
+    ];
+    for (i, rename) in renames.into_iter().enumerate() {
+        let loaded = write_changed(folder.path(), &saved, rename, &[]);
+        assert_eq!(loaded.unwrap_or_else(|error| panic!("{i}: {error}")), saved, "{i}");
+    }
+    let refused: [(Rename, &str); 9] =
+        [
+            (
+                |name| {
+                    Some(name.replace(
+                        "layers.1.self_attn.q_proj.lora_A.weight",
+                        "layers.1.self_attn.q_proj.lora_A.b.weight",
+                    ))
+                },
+                "of the adapter",
+            ),
+            (
+                |name| {
+                    Some(name.replace(
+                        "layers.1.self_attn.q_proj.lora_A.weight",
+                        "layers.0.self_attn.q_proj.lora_A.weight.x",
+                    ))
+                },
+                "a weight of the model's own",
+            ),
+            (
+                |name| {
+                    Some(name.replace(
+                        "layers.0.self_attn.q_proj.lora_A.weight",
+                        "layers.0.self_attn.q_proj.lora_magnitude_vector.weight",
+                    ))
+                },
+                "DoRA",
+            ),
+            (
+                |name| {
+                    Some(
+                        name.replace(
+                            "layers.0.self_attn.q_proj.lora_B.weight",
+                            "layers.0.self_attn.q_proj.lora_B.bias",
+                        ),
+                    )
+                },
+                "biases",
+            ),
+            (
+                |name| {
+                    Some(name.replace(
+                        "model.layers.0.self_attn.q_proj.lora_A.weight",
+                        "model.embed_tokens.lora_embedding_A",
+                    ))
+                },
+                "embedding",
+            ),
+            (|name| Some(name.replace("model.layers.0.self_attn.q_proj", "lm_head")), "seven projections"),
+            (
+                |name| {
+                    Some(name.replace(
+                        "layers.0.self_attn.q_proj.lora_A.weight",
+                        "layers.0.self_attn.q_proj.base_layer.weight",
+                    ))
+                },
+                "a weight of the model's own",
+            ),
+            (|name| Some(name.replace("self_attn.q_proj", "self_attn.c_attn")), "seven projections"),
+            (
+                |name| {
+                    Some(name.replace(
+                        "base_model.model.model.layers.1.self_attn.q_proj.lora_A",
+                        "model.layers.0.self_attn.q_proj.lora_A",
+                    ))
+                },
+                "under another name",
+            ),
+        ];
+    for (rename, wanted) in refused {
+        let error = write_changed(folder.path(), &saved, rename, &[]).expect_err(wanted);
+        assert!(
+            matches!(error, Error::AdapterTensor { .. }) && error.to_string().contains(wanted),
+            "{wanted}: {error}"
+        );
+    }
+}
+
+/// Several adapters are summed in f64 and added to the weights once: what rounds twice is further off.
+#[test]
+fn merged_weights_are_rounded_once() {
+    let base = decoder();
+    let exact = |adapters: &[(&Adapter, f64)], block: usize| -> Vec<f64> {
+        let [_, inputs] = base.blocks[block].down.weight.val().dims();
+        let mut weight: Vec<f64> = halved(&base, block).iter().map(|value| f64::from(*value)).collect();
+        for (adapter, by) in adapters {
+            let LoraWeights { a, b, outputs, .. } = &adapter.weights[&(block, LoraTarget::Down)];
+            let (rank, scale) = (adapter.config.rank, adapter.config.scale() * by);
+            for (o, row) in weight.chunks_mut(inputs).enumerate().take(*outputs) {
+                for (i, value) in row.iter_mut().enumerate() {
+                    let product = |r: usize| f64::from(b[o * rank + r]) * f64::from(a[r * inputs + i]);
+                    *value += scale * (0..rank).map(product).sum::<f64>();
+                }
+            }
+        }
+        weight
+    };
+    let bf16 = in_bf16(&base);
+    let (first, second) = (adapter(lora(), 1), adapter(LoraConfig { rslora: false, rank: 2, ..lora() }, 2));
+    let third = adapter(lora(), 5);
+    let parts = [(&first, 1.0), (&second, -0.75), (&third, 0.3)];
+    let put = |decoder: &Decoder| {
+        parts
+            .iter()
+            .fold(decoder.clone(), |decoder, (adapter, by)| decoder.with_adapter(adapter, *by).expect("it fits"))
+    };
+    let merged = put(&bf16).merged();
+    let one_by_one = parts
+        .iter()
+        .fold(bf16.clone(), |decoder, (adapter, by)| decoder.with_adapter(adapter, *by).expect("it fits").merged());
+    let values = |decoder: &Decoder, block: usize| to_f32(decoder.blocks[block].down.weight.val()).expect("values");
+    let mut twice = 0;
+    for block in 0..3 {
+        for ((found, other), exact) in
+            values(&merged, block).iter().zip(values(&one_by_one, block)).zip(exact(&parts, block))
+        {
+            // Half a unit in the last place of bf16, and what f32 adds.
+            assert!((f64::from(*found) - exact).abs() <= exact.abs() / 256.0 + 1e-6, "{found} for {exact}");
+            let nearest = f64::from(half::bf16::from_f64(exact));
+            twice += usize::from(f64::from(other) != nearest);
+            let ties = 1e-5 * exact.abs().max(1.0);
+            assert!(
+                f64::from(*found) == nearest
+                    || (f64::from(half::bf16::from_f64(exact + ties)) - f64::from(half::bf16::from_f64(exact - ties)))
+                        .abs()
+                        > 0.0
+            );
+        }
+    }
+    assert!(twice > 5, "merging one by one rounds otherwise: {twice}");
+}
+
+/// The down projection of a block as bf16 holds it.
+fn halved(decoder: &Decoder, block: usize) -> Vec<f32> {
+    let values = to_f32(decoder.blocks[block].down.weight.val()).expect("values");
+    values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
+}
+
+/// The decoder with its weights in bf16.
+fn in_bf16(decoder: &Decoder) -> Decoder {
+    let folder = tempfile::tempdir().expect("a folder");
+    decoder.save(folder.path(), burn::tensor::DType::BF16).expect("it is written");
+    Decoder::from_folder(folder.path(), &Device::flex(), burn::tensor::DType::BF16).expect("it is read")
+}

@@ -1,7 +1,7 @@
 //! Which files there are to read, what they are, and their bytes.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -122,7 +122,7 @@ fn sort_out(path: PathBuf, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) 
 /// A text file's bytes, decompressed as they are read.
 pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
     let failed = |source| ConversationError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = crate::open_file(path).map_err(failed)?;
     match compression {
         Compression::None => Ok(Box::new(BufReader::new(file))),
         #[cfg(feature = "data")]

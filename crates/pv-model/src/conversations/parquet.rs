@@ -47,7 +47,7 @@ struct Group {
 
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
 pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let mut file = File::open(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+    let mut file = crate::open_file(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
     supported::footer(path, &mut file)?;
     let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {

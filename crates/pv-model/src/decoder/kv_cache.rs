@@ -127,6 +127,9 @@ impl KvCache {
 
     /// Keeps these rows, in this order; a row may be named more than once.
     pub fn select_rows(&mut self, rows: &[usize]) {
+        if rows.iter().copied().eq(0..self.rows()) {
+            return;
+        }
         let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &self.device);
         self.map(|tensor| tensor.select(0, indices.clone()));

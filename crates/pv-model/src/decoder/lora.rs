@@ -169,14 +169,23 @@ impl Decoder {
     }
 
     /// The decoder with its adapters' updates added to its weights, and no adapters: it computes the same up to rounding,
-    /// at its own speed, and can be saved. Quantized weights become the values that they stand for first.
+    /// at its own speed, and can be saved. Updates of the same weights are summed in f32 first, so that the sum with a weight is
+    /// rounded to the weights' type once. Quantized weights become the values that they stand for first.
     #[must_use]
     pub fn merged(&self) -> Self {
         let mut decoder = self.plain().dequantized();
         for projection in decoder.blocks.iter_mut().flat_map(Block::projections) {
+            let mut deltas: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
             for update in std::mem::take(&mut projection.lora) {
                 let Place { first, scale, .. } = update.place;
                 let delta = update.b.val().matmul(update.a.val()) * scale;
+                let sum = match deltas.remove(&first) {
+                    Some(sum) => sum + delta,
+                    None => delta,
+                };
+                deltas.insert(first, sum);
+            }
+            for (first, delta) in deltas {
                 projection.weight = projection.weight.clone().map(|weight| {
                     let ([_, inputs], [outputs, _]) = (weight.dims(), delta.dims());
                     let rows = [first..first + outputs, 0..inputs];

@@ -50,7 +50,7 @@ pub(super) fn is_quantized(weight: &Tensor<2>) -> bool {
 
 impl Projection {
     /// The weight to compute with, in a type: of a quantized one, the values that its integers stand for.
-    pub(super) fn weight_in(&self, dtype: DType) -> Tensor<2> {
+    pub(crate) fn weight_in(&self, dtype: DType) -> Tensor<2> {
         let weight = self.weight.val();
         match is_quantized(&weight) {
             true => weight.dequantize().cast(dtype),

@@ -14,7 +14,7 @@ use crate::{CausalLm, Error, Result, Sampling};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GenerateOptions {
-    /// The most tokens that an answer may have.
+    /// The most tokens that an answer may have. It never has more than the model has positions, so that a run ends.
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
@@ -88,7 +88,7 @@ pub enum FinishReason {
     StopToken,
     /// A stop string appeared.
     StopString,
-    /// The answer has as many tokens as it may.
+    /// The answer has as many tokens as it may, or as the model has positions.
     Length,
     /// The callback broke the run off.
     Cancelled,
@@ -213,7 +213,8 @@ impl CausalLm {
                 return Err(Error::EmptyPrompt { index });
             }
             self.check_ids(&request.prompt)?;
-            let (needed, limit) = (request.prompt.len() + options.max_new_tokens, self.config().max_positions);
+            let (needed, limit) =
+                (request.prompt.len().saturating_add(options.max_new_tokens), self.config().max_positions);
             if needed > limit {
                 tracing::warn!(
                     index,

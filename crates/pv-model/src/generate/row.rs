@@ -13,6 +13,8 @@ pub(super) struct Row<'a> {
     /// Why the answer has ended, while its last token still has to be fed back.
     pub(super) ended: Option<FinishReason>,
     sampler: Sampler,
+    /// The most tokens that it may have.
+    limit: usize,
     /// Absent when the model has no tokenizer: then there is no text, only tokens.
     stream: Option<TokenStream<'a>>,
     text: String,
@@ -42,6 +44,7 @@ impl<'a> Row<'a> {
             tokens: Vec::new(),
             ended: None,
             sampler: Sampler::new(options.sampling.clone(), seed),
+            limit: options.max_new_tokens.min(model.config().max_positions),
             stream: model.tokenizer().ok().map(|tokenizer| tokenizer.stream(true)),
             text: String::new(),
             shown: 0,
@@ -70,7 +73,7 @@ impl<'a> Row<'a> {
             self.text.truncate(end);
             return Ok((Step::Ended(FinishReason::StopString), self.reveal(0)));
         }
-        if self.tokens.len() >= options.max_new_tokens {
+        if self.tokens.len() >= self.limit {
             self.finish_text()?;
             if let Some(end) = first_stop(&self.text, before, &options.stop_strings) {
                 self.text.truncate(end);

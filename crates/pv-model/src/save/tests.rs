@@ -72,7 +72,16 @@ fn configs() -> Vec<DecoderConfig> {
 
 /// All weights, in order, in f32.
 fn weights(decoder: &Decoder) -> Vec<(String, Vec<f32>)> {
-    let mut named: Vec<_> = decoder.named_values().expect("values").into_iter().collect();
+    let values = |part: &Part<'_>| {
+        let mut values = Vec::new();
+        let taken = part.each_chunk(decoder.dtype(), |chunk| {
+            values.extend_from_slice(chunk);
+            Ok(())
+        });
+        taken.expect("values");
+        values
+    };
+    let mut named: Vec<_> = decoder.parts().iter().map(|(name, part)| (name.clone(), values(part))).collect();
     named.sort_by(|left, right| left.0.cmp(&right.0));
     named
 }

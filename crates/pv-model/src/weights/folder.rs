@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -10,15 +9,16 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
+use crate::open_file;
 
 /// Far more than the largest models' indexes have.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 /// Reads a file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let failed = |source| Error::Read { path: path.into(), source };
+    let failed = |source| Error::read(path, source);
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    let file = open_file(path).map_err(failed)?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 > limit {
         true => Err(Error::FileTooLarge { path: path.into(), limit }),
@@ -47,7 +47,7 @@ pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 /// Whether joining `name` to a folder stays in that folder, on every platform.
-fn is_bare_file_name(name: &str) -> bool {
+pub(crate) fn is_bare_file_name(name: &str) -> bool {
     let escapes = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty() && name != "." && !name.contains("..") && !name.contains(escapes)
 }

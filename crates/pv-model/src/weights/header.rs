@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
 
@@ -47,7 +47,8 @@ impl<'de> Deserialize<'de> for Tensors {
                 while let Some(name) = map.next_key::<String>()? {
                     let named = |error| A::Error::custom(format!("`{name}`: {error}"));
                     if name == "__metadata__" {
-                        map.next_value::<HashMap<String, String>>().map_err(named)?;
+                        // Its values are not used, and some writers leave a null there.
+                        map.next_value::<Option<HashMap<String, IgnoredAny>>>().map_err(named)?;
                     } else {
                         let info = map.next_value().map_err(named)?;
                         tensors.push((name, info));

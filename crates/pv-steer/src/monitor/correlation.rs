@@ -147,7 +147,7 @@ pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Resul
 /// [`Error::Read`] or [`Error::BadFile`].
 pub fn read_points(path: impl AsRef<Path>) -> Result<Vec<MonitoringPoint>> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     reader.deserialize().map(|point| point.map_err(|error| file::bad(path, "a table of points", error))).collect()
 }

@@ -16,7 +16,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&bytes).map_err(|error| bad(path, what, error))
 }
 

@@ -1,7 +1,6 @@
 //! From files to samples.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -189,7 +188,7 @@ fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptio
 /// A file's SHA-256 in hex, and its length.
 fn sha256(path: &Path) -> Result<(String, u64)> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = pv_model::open_file(path).map_err(failed)?;
     let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
     loop {
         match file.read(&mut buffer).map_err(failed)? {

@@ -42,7 +42,7 @@ impl Question {
     /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the line.
     pub fn read_csv(path: impl AsRef<Path>, subject: &str) -> Result<Vec<Self>> {
         let path = path.as_ref();
-        let file = std::fs::File::open(path).map_err(|source| MeasureError::Read { path: path.to_owned(), source })?;
+        let file = pv_model::open_file(path).map_err(|source| MeasureError::Read { path: path.to_owned(), source })?;
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
         let mut questions = Vec::new();
         for record in reader.records() {

@@ -130,7 +130,7 @@ impl Source {
     fn open(path: &Path, format: Option<Format>) -> Result<Self> {
         let failed = |source| Error::Read { path: path.to_owned(), source };
         let mut start = Vec::new();
-        std::fs::File::open(path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(failed)?;
+        pv_model::open_file(path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(failed)?;
         let source = |format, pt| Ok(Self { path: path.to_owned(), format, pt });
         match format {
             Some(format @ (Format::PersonaVector | Format::ControlVector)) => return source(format, None),
@@ -332,7 +332,7 @@ fn control_vector(path: &Path, options: &ImportOptions) -> Result<Found> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let bad = |reason: String| Error::Import { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
-    std::fs::File::open(path).and_then(|file| file.take(MAX_GGUF_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    pv_model::open_file(path).and_then(|file| file.take(MAX_GGUF_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_GGUF_BYTES {
         return Err(bad(format!("it has more than {MAX_GGUF_BYTES} bytes, more than any control vector")));
     }

@@ -77,7 +77,7 @@ impl PersonaVector {
         if length > MAX_BYTES {
             return Err(not(format!("it has {length} bytes, more than any vector")));
         }
-        Self::from_bytes(&std::fs::read(path).map_err(failed)?).map_err(not)
+        Self::from_bytes(&pv_model::read_file(path).map_err(failed)?).map_err(not)
     }
 
     fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {

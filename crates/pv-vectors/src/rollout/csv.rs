@@ -40,7 +40,7 @@ impl CsvRollouts {
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let bad = |line: Option<u64>, reason: String| Error::BadCsv { path: path.to_owned(), line, reason };
         let failed = |error: csv::Error| bad(error.position().map(csv::Position::line), plain(&error));
         let mut reader = csv::Reader::from_reader(bytes.as_slice());

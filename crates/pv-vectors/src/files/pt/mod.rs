@@ -83,7 +83,7 @@ impl PtFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Read { path: path.to_owned(), source };
         let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(failed)?;
+        let file = pv_model::open_file(path).map_err(failed)?;
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         Self::from_bytes(path, bytes).map_err(|fault| fault.of(path))
     }

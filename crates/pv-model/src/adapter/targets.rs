@@ -1,0 +1,214 @@
+//! Which of a model's modules an adapter's settings ask for, as PEFT reads them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use onig::{Regex, RegexOptions, Syntax};
+use serde_json::{Map, Value};
+
+use super::LoraTarget;
+use crate::families::TensorNames;
+use crate::{Error, Result};
+
+/// What the settings say: `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
+#[derive(Clone, Debug)]
+pub(super) struct Targets {
+    /// The adapter's folder.
+    folder: PathBuf,
+    /// `None`: what the file holds, in every block.
+    include: Option<Modules>,
+    exclude: Option<Modules>,
+    blocks: Option<BTreeSet<usize>>,
+    block_patterns: Vec<String>,
+}
+
+/// A set of modules.
+#[derive(Clone, Debug)]
+enum Modules {
+    AllLinear,
+    /// Those that have one of these names, or end in one.
+    Named(Vec<String>),
+    /// Those whose whole name matches.
+    Matching(String),
+}
+
+/// Modules of the supported families that an update could be asked for and is not read.
+const OTHERS: [&str; 2] = ["model.embed_tokens", "lm_head"];
+
+/// The name of a projection in the model.
+pub(super) fn module(block: usize, target: LoraTarget) -> String {
+    let names = &TensorNames::HUGGING_FACE;
+    names.in_block(block, target.in_block(names))
+}
+
+fn regex(pattern: &str) -> std::result::Result<Regex, onig::Error> {
+    Regex::with_options(pattern, RegexOptions::REGEX_OPTION_NONE, Syntax::python())
+}
+
+impl Modules {
+    fn parse(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) if text.eq_ignore_ascii_case("all-linear") => Some(Self::AllLinear),
+            Value::String(pattern) => Some(Self::Matching(pattern.clone())),
+            Value::Array(names) => {
+                let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+                let names = names.collect::<Option<Vec<_>>>()?;
+                match names.iter().any(|name| name.eq_ignore_ascii_case("all-linear")) {
+                    true => Some(Self::AllLinear),
+                    false => Some(Self::Named(names)),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// What tells whether a module is one of them.
+    fn matcher(&self) -> std::result::Result<Box<dyn Fn(&str) -> bool + '_>, onig::Error> {
+        Ok(match self {
+            Self::AllLinear => Box::new(|module| !OTHERS.contains(&module)),
+            Self::Named(names) => Box::new(|module| {
+                let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));
+                names.iter().any(|name| module == name || ends(name))
+            }),
+            Self::Matching(pattern) => {
+                let regex = regex(&format!(r"\A(?:{pattern})\Z"))?;
+                Box::new(move |module| regex.find(module).is_some())
+            }
+        })
+    }
+}
+
+impl Targets {
+    /// Reads the settings in the file at `path`.
+    pub(super) fn parse(path: &Path, json: &Map<String, Value>) -> Result<Self> {
+        let wrong = |key: &str, value: &Value, expected: &str| {
+            crate::config::wrong(path, key, crate::config::shortened(value), expected)
+        };
+        let set = |key: &str| json.get(key).filter(|value| !value.is_null() && **value != Value::Array(Vec::new()));
+        let modules = |key: &str| match set(key) {
+            None => Ok(None),
+            Some(value) => match Modules::parse(value) {
+                Some(modules) => match modules.matcher().map(drop) {
+                    Ok(()) => Ok(Some(modules)),
+                    Err(error) => Err(wrong(key, value, &format!("a regular expression ({})", error.description()))),
+                },
+                None => Err(wrong(key, value, "a string or a list of strings")),
+            },
+        };
+        let (include, exclude) = (modules("target_modules")?, modules("exclude_modules")?);
+        let blocks = match set("layers_to_transform") {
+            None => None,
+            Some(value) => {
+                let blocks = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                let blocks: Option<BTreeSet<usize>> =
+                    blocks.iter().map(|block| Some(block.as_u64()? as usize)).collect();
+                match (blocks, &include) {
+                    (None, _) => return Err(wrong("layers_to_transform", value, "a block's index or a list of them")),
+                    (_, Some(Modules::Matching(_))) => {
+                        return Err(wrong(
+                            "layers_to_transform",
+                            value,
+                            "absent where target_modules is a regular expression",
+                        ));
+                    }
+                    (blocks, _) => blocks,
+                }
+            }
+        };
+        let block_patterns = match set("layers_pattern") {
+            None => Vec::new(),
+            Some(Value::String(pattern)) if pattern.is_empty() => Vec::new(),
+            Some(Value::String(pattern)) => vec![pattern.clone()],
+            Some(value) => {
+                let patterns =
+                    value.as_array().and_then(|list| list.iter().map(|p| p.as_str().map(str::to_owned)).collect());
+                match patterns {
+                    Some(patterns) => patterns,
+                    None => return Err(wrong("layers_pattern", value, "a string or a list of strings")),
+                }
+            }
+        };
+        if let Some(pattern) = block_patterns.iter().find(|pattern| block_regex(pattern).is_err()) {
+            return Err(wrong("layers_pattern", &Value::from(pattern.as_str()), "a regular expression"));
+        }
+        let folder = path.parent().unwrap_or(path).to_owned();
+        let targets = Self { folder, include, exclude, blocks, block_patterns };
+        let other = match targets.include {
+            Some(_) => {
+                let asked = targets.asked()?;
+                OTHERS.into_iter().find(|module| asked(module))
+            }
+            None => None,
+        };
+        match other {
+            Some(module) => Err(Error::ConfigUnsupported {
+                path: path.to_owned(),
+                key: "target_modules".into(),
+                value: module.into(),
+                supported: LoraTarget::ALL.map(LoraTarget::name).join(", "),
+            }),
+            None => Ok(targets),
+        }
+    }
+
+    /// What tells whether an update of a module is asked for.
+    fn asked(&self) -> Result<impl Fn(&str) -> bool + '_> {
+        let bad = |error: onig::Error| Error::BadAdapter { reason: error.to_string() };
+        let include = match &self.include {
+            Some(modules) => Some(modules.matcher().map_err(bad)?),
+            None => None,
+        };
+        let exclude = match &self.exclude {
+            Some(modules) => Some(modules.matcher().map_err(bad)?),
+            None => None,
+        };
+        let patterns = match self.block_patterns.as_slice() {
+            [] => vec![regex(r"\A.*?\.[^.]*\.(\d+)\.").map_err(bad)?],
+            patterns => patterns
+                .iter()
+                .map(|pattern| block_regex(pattern))
+                .collect::<std::result::Result<_, _>>()
+                .map_err(bad)?,
+        };
+        let in_blocks = move |module: &str| {
+            let Some(blocks) = &self.blocks else { return true };
+            let index = patterns.iter().find_map(|pattern| pattern.captures(module)?.at(1)?.parse().ok());
+            index.is_some_and(|index: usize| blocks.contains(&index))
+        };
+        Ok(move |module: &str| {
+            include.as_ref().is_none_or(|include| include(module))
+                && !exclude.as_ref().is_some_and(|exclude| exclude(module))
+                && in_blocks(module)
+        })
+    }
+
+    /// Compares what a file holds with what is asked for of a model's blocks.
+    ///
+    /// # Errors
+    /// [`Error::AdapterMismatch`].
+    pub(super) fn check(&self, held: &BTreeSet<(usize, LoraTarget)>, blocks: usize) -> Result<()> {
+        let asked = self.asked()?;
+        let kinds: BTreeSet<LoraTarget> = match self.include {
+            Some(_) => LoraTarget::ALL.into(),
+            None => held.iter().map(|(_, target)| *target).collect(),
+        };
+        let all = (0..blocks).flat_map(|block| LoraTarget::ALL.map(|target| (block, target)));
+        let (mut missing, mut unexpected) = (Vec::new(), Vec::new());
+        for (block, target) in all {
+            let name = module(block, target);
+            match (kinds.contains(&target) && asked(&name), held.contains(&(block, target))) {
+                (true, false) => missing.push(name),
+                (false, true) => unexpected.push(name),
+                _ => {}
+            }
+        }
+        match missing.is_empty() && unexpected.is_empty() {
+            true => Ok(()),
+            false => Err(Error::AdapterMismatch { path: self.folder.clone(), missing, unexpected }),
+        }
+    }
+}
+
+fn block_regex(pattern: &str) -> std::result::Result<Regex, onig::Error> {
+    regex(&format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))
+}

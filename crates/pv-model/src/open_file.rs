@@ -1,0 +1,106 @@
+//! Opening files that others wrote.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+
+/// A git-lfs pointer is shorter, by its specification.
+const LONGEST_POINTER: u64 = 1024;
+
+/// What stands in a file's place where a repository was cloned without git-lfs; the error inside the [`io::Error`] of
+/// [`open_file`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LfsPointer {
+    /// The size of the file itself, in bytes, where the pointer says so.
+    pub size: Option<u64>,
+}
+
+impl LfsPointer {
+    fn parse(start: &[u8]) -> Option<Self> {
+        const VERSIONS: [&str; 2] =
+            ["version https://git-lfs.github.com/spec/", "version https://hawser.github.com/spec/"];
+        let text = String::from_utf8_lossy(start);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        VERSIONS.iter().any(|version| text.starts_with(version)).then(|| {
+            let size =
+                text.lines().find_map(|line| line.strip_prefix("size ")).and_then(|size| size.trim().parse().ok());
+            Self { size }
+        })
+    }
+
+    /// The pointer that an error is about, if it is about one.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl fmt::Display for LfsPointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.size.map_or_else(String::new, |size| format!(" ({size} bytes)"));
+        write!(
+            f,
+            "the file's content{size} was not fetched with its git-lfs pointer; run `git lfs pull` in the repository that it is \
+             from, or download the file itself"
+        )
+    }
+}
+
+impl std::error::Error for LfsPointer {}
+
+/// Opens a file to be read, and refuses a git-lfs pointer in its place. Every reader of files that others wrote comes through
+/// here.
+///
+/// # Errors
+/// What the operating system says; [`LfsPointer`] inside an error of the kind [`InvalidData`](io::ErrorKind::InvalidData).
+pub fn open_file(path: impl AsRef<Path>) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    // What is no plain file may not be rewound.
+    if metadata.is_file() && metadata.len() < LONGEST_POINTER {
+        let mut start = Vec::new();
+        (&mut file).take(LONGEST_POINTER).read_to_end(&mut start)?;
+        if let Some(pointer) = LfsPointer::parse(&start) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, pointer));
+        }
+        file.rewind()?;
+    }
+    Ok(file)
+}
+
+/// The bytes of a file, as [`open_file`] opens it.
+///
+/// # Errors
+/// As [`open_file`].
+pub fn read_file(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut file = open_file(path)?;
+    let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |metadata| metadata.len() as usize));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_are_told_from_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let open = |content: &str| {
+            std::fs::write(&path, content).expect("a file");
+            read_file(&path)
+        };
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4297056\n";
+        let error = open(pointer).expect_err("a pointer");
+        assert_eq!(LfsPointer::of(&error), Some(LfsPointer { size: Some(4_297_056) }));
+        assert!(error.to_string().contains("git lfs pull") && error.to_string().contains("4297056"), "{error}");
+        let crlf = pointer.replace('\n', "\r\n");
+        assert_eq!(LfsPointer::of(&open(&crlf).expect_err("a pointer")), Some(LfsPointer { size: Some(4_297_056) }));
+        assert_eq!(open("version 2").expect("a file"), b"version 2");
+        assert_eq!(open("").expect("a file"), b"");
+        let long = format!("{pointer}{}", " ".repeat(2000));
+        assert_eq!(open(&long).expect("a text that begins so is no pointer").len(), long.len());
+        assert!(LfsPointer::of(&read_file(folder.path().join("none")).expect_err("no file")).is_none());
+    }
+}
