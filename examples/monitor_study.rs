@@ -46,7 +46,12 @@ fn main() -> Result {
     for (family, prompts) in
         [("graded", graded(&args.model, spec, &spec.evaluation)?), ("many_shot", after_shots(&shots, &spec.evaluation))]
     {
-        let options = MeasureOptions { rollouts, seed: args.seed, generate: generate.clone() };
+        let options = MeasureOptions {
+            rollouts,
+            seed: args.seed,
+            generate: generate.clone(),
+            render: pv_model::RenderOptions::default(),
+        };
         let study = measure(&model, &watches, &prompts, &[spec.rubric()?], judge.as_ref(), &options)?;
         println!("\n{family}: {} prompts, {rollouts} answers each", prompts.len());
         show(&study, layer);

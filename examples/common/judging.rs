@@ -87,5 +87,10 @@ pub fn contrast_of(spec: &TraitSpec) -> Contrast {
     let pairs = (0..spec.instruction.len()).filter_map(|pair| {
         Some(InstructionPair { pos: prompt(pair, Polarity::Pos)?, neg: prompt(pair, Polarity::Neg)? })
     });
-    Contrast { name: spec.name.clone(), instruction: pairs.collect(), questions: spec.extraction.clone() }
+    Contrast {
+        name: spec.name.clone(),
+        instruction: pairs.collect(),
+        questions: spec.extraction.clone(),
+        render: pv_model::RenderOptions::default(),
+    }
 }

@@ -121,7 +121,7 @@ pub fn contrast(which: Trait) -> Contrast {
     let instruction =
         system::contrast(which).into_iter().map(|pair| InstructionPair { pos: pair.pos, neg: pair.neg }).collect();
     let questions = questions(which).take(20).collect();
-    Contrast { name: which.name().to_owned(), instruction, questions }
+    Contrast { name: which.name().to_owned(), instruction, questions, render: pv_model::RenderOptions::default() }
 }
 
 /// The last twenty questions of a trait, which nothing was extracted from.

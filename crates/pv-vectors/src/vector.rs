@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pv_hooks::{Layer, ModelShape};
-use pv_model::ModelId;
+use pv_model::{ModelId, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::files::Imported;
@@ -47,6 +47,9 @@ pub struct Provenance {
     pub config_hash: Option<String>,
     /// SHA-256 of the chat template that rendered the prompts, in hex.
     pub template_hash: Option<String>,
+    /// How that template was used.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// Who scored the answers; `None` when all answers were taken as they are.
     pub judge: Option<String>,
     /// What an answer had to score to be kept; `None` when all answers were taken as they are, or it is not known.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
 use pv_hooks::Layer;
-use pv_model::{CausalLm, GenerateOptions, Message, Sampling, Sequence};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Sampling, Sequence};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
@@ -73,7 +73,7 @@ fn study(
     rollouts: usize,
 ) -> MonitoringStudy {
     let rubrics = [spec(which).expect("a trait").rubric().expect("a rubric")];
-    let options = MeasureOptions { rollouts, seed: 77, generate: options() };
+    let options = MeasureOptions { rollouts, seed: 77, generate: options(), render: RenderOptions::default() };
     measure(model, watches, prompts, &rubrics, &ExactJudge, &options).expect("a study")
 }
 
@@ -196,7 +196,7 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
     write_points(folder.path().join("points.csv"), &first.points).expect("a file");
     assert_eq!(read_points(folder.path().join("points.csv")).expect("points"), first.points);
 
-    let options = MeasureOptions { rollouts: 1, seed: 0, generate: options() };
+    let options = MeasureOptions { rollouts: 1, seed: 0, generate: options(), render: RenderOptions::default() };
     let rubric = spec(Trait::Evil).expect("a trait").rubric().expect("a rubric");
     let refused = |prompts: &[MonitoredPrompt], options: &MeasureOptions| {
         let rubrics = std::slice::from_ref(&rubric);

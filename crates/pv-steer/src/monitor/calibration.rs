@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pv_model::ModelId;
+use pv_model::{ModelId, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Tally;
@@ -20,6 +20,7 @@ pub struct Calibrator {
     watches: Arc<[Watch]>,
     /// Per direction, in the order of [`Kind::ALL`].
     tallies: Vec<[Tally; 4]>,
+    render: RenderOptions,
 }
 
 impl Calibrator {
@@ -30,7 +31,13 @@ impl Calibrator {
     pub fn new(watches: &[Watch]) -> Result<Self> {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
-        Ok(Self { watches: watches.into(), tallies })
+        Ok(Self { watches: watches.into(), tallies, render: RenderOptions::default() })
+    }
+
+    /// Says how the traffic's prompts are rendered; by default, with default options. It is kept in the calibration.
+    #[must_use]
+    pub fn with_render(self, render: &RenderOptions) -> Self {
+        Self { render: render.closed(), ..self }
     }
 
     /// Takes in a reading.
@@ -61,7 +68,7 @@ impl Calibrator {
             Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean }
         };
         let entries = self.watches.iter().zip(self.tallies).map(entry).collect();
-        Calibration { format: FORMAT.to_owned(), model: model.into(), entries }
+        Calibration { format: FORMAT.to_owned(), model: model.into(), render: self.render, entries }
     }
 }
 
@@ -70,6 +77,8 @@ impl Calibrator {
 pub struct Calibration {
     format: String,
     model: ModelRecord,
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    render: RenderOptions,
     #[serde(rename = "directions")]
     entries: Vec<Entry>,
 }
@@ -104,6 +113,24 @@ impl Calibration {
         &self.model
     }
 
+    /// How the prompts of that traffic were rendered.
+    pub fn render(&self) -> &RenderOptions {
+        &self.render
+    }
+
+    /// Refuses traffic that is rendered otherwise: what is ordinary depends on the prompts.
+    ///
+    /// # Errors
+    /// [`Error::Misfit`].
+    pub fn check_render(&self, render: &RenderOptions) -> Result<()> {
+        let text = |render: &RenderOptions| serde_json::to_string(render).unwrap_or_default();
+        let (found, expected) = (text(&self.render), text(render));
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Misfit { what: "render options".to_owned(), found, expected })
+    }
+
     /// The distribution of a kind of reading on a direction, by its number among the watched ones.
     pub fn distribution(&self, watch: usize, kind: Kind) -> Option<&Distribution> {
         Some(self.entries.get(watch)?.of(kind))
@@ -134,6 +161,7 @@ impl Calibration {
         if self.model != other.model {
             return Err(misfit("model", &other.model, &self.model));
         }
+        self.check_render(&other.render)?;
         let watches = |calibration: &Self| -> Vec<WatchId> {
             calibration.entries.iter().map(|entry| entry.watch.clone()).collect()
         };

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_judge::{Answered, Judge, Rubric};
-use pv_model::{CausalLm, GenerateOptions, Message, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,6 +33,8 @@ pub struct MeasureOptions {
     pub seed: u64,
     /// How answers are generated.
     pub generate: GenerateOptions,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
 }
 
 /// What was measured, with what it takes to draw or repeat it.
@@ -48,6 +50,9 @@ pub struct MonitoringStudy {
     pub seed: u64,
     /// How they were generated.
     pub generate: GenerateOptions,
+    /// How prompts were rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// The directions.
     pub directions: Vec<WatchId>,
     /// Every prompt on every direction.
@@ -102,10 +107,11 @@ pub fn measure(
             None => return bad(format!("there is no rubric for {}", watch.trait_name)),
         }
     }
+    let render = options.render.as_prompt();
     let mut requests = Vec::with_capacity(prompts.len());
     for (i, prompt) in prompts.iter().enumerate() {
         let seed = seed.wrapping_add((i * rollouts) as u64);
-        requests.push(Request::rollouts(model.prompt(&prompt.messages)?, rollouts, seed));
+        requests.push(Request::rollouts(model.prompt_with(&prompt.messages, &render)?, rollouts, seed));
     }
     let answers = model.generate(&requests, &options.generate, &mut monitor, |_| ControlFlow::Continue(()))?;
     let answered: Vec<Answered<'_>> = answers
@@ -149,6 +155,7 @@ pub fn measure(
         rollouts,
         seed,
         generate: options.generate.clone(),
+        render: options.render.closed(),
         directions: watches.iter().map(Watch::id).collect(),
         correlations: correlations(&points),
         points,

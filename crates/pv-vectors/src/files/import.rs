@@ -101,6 +101,7 @@ pub fn import_files(paths: &[impl AsRef<Path>], options: &ImportOptions) -> Resu
         model: options.model.clone().or(found.model_hint).unwrap_or_default(),
         config_hash: None,
         template_hash: None,
+        render: pv_model::RenderOptions::default(),
         judge: None,
         filter: None,
         kept_positive: None,
