@@ -10,7 +10,7 @@ use pv_organism::{Chat, Exchange, PerTrait, Question, Reading, Trait, judge, sys
 use pv_train::Conversation;
 use pv_vectors::{Contrast, InstructionPair};
 
-use crate::{Result, SAMPLING};
+use crate::{Result, SAMPLING, generate};
 
 /// A question and what stands before it.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub fn answers(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook 
     for (i, ask) in asks.iter().enumerate() {
         requests.push(Request::new(model.prompt(&ask.messages())?, seed.wrapping_add(i as u64)));
     }
-    Ok(model.generate(&requests, &options, hook, |_| ControlFlow::Continue(()))?)
+    generate(model, &requests, &options, hook)
 }
 
 /// The means over answers.

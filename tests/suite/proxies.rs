@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use burn::tensor::DType;
 use pv_examples::ModelArgs;
-use pv_examples::judging::contrast_of;
 use pv_examples::prompts::graded;
 use pv_examples::proxies::{Proxy, ProxyJudge};
+use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Abstention, Answered, Evidence, Judge, Rubric, TraitSpec, Verdict};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request, Sampling};
