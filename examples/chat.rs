@@ -4,19 +4,22 @@
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result, SAMPLING, default_layer};
+use pv_examples::vectors::load;
+use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, default_layer, run};
 use pv_hooks::Layer;
 use pv_model::{Adapter, Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_vectors::PersonaVector;
 
 /// Chats with a model. Commands: /coef NUMBER changes the strength, /reset forgets the conversation, /quit ends.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    render: RenderArgs,
     /// An adapter in PEFT's format, such as finetune saves.
     #[arg(long)]
     adapter: Option<PathBuf>,
@@ -43,8 +46,11 @@ struct Args {
     clean_cache: bool,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let mut model = args.model.load()?;
     if let Some(folder) = &args.adapter {
         model = model.with_adapter(&Adapter::load_for(folder, model.config())?)?;
@@ -52,8 +58,7 @@ fn main() -> Result {
     let direction = match &args.vector {
         None => None,
         Some(path) => {
-            let vector = PersonaVector::load(path)?;
-            vector.check_model(model.id(), &model.shape())?;
+            let vector = load(path, &model)?;
             Some(vector.direction(args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state))?)
         }
     };
@@ -65,6 +70,7 @@ fn main() -> Result {
     };
     let opening: Vec<Message> = args.system.iter().map(Message::system).collect();
     let mut conversation = opening.clone();
+    let render = args.render.options()?;
     let mut coefficient = args.coef;
     let mut seed = 0;
     let mut input = std::io::stdin().lock();
@@ -90,7 +96,7 @@ fn main() -> Result {
                     Some(v) => Some(Steerer::new().add(v, Coefficient::Raw(coefficient), Positions::Response)?),
                     None => None,
                 };
-                let request = Request::new(model.prompt(&conversation)?, seed);
+                let request = Request::new(model.prompt_with(&conversation, &render)?, seed);
                 let answers = model.generate(&[request], &options, &mut steerer, |event| {
                     if let Event::Token { text, .. } = event {
                         print!("{text}");

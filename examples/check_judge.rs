@@ -2,17 +2,18 @@
 //! suppressing ones, and does it find ordinary answers coherent?
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::Table;
-use pv_examples::Result;
-use pv_examples::judging::named_spec;
 use pv_examples::sweeping::SubjectArgs;
+use pv_examples::{Bar, Result, run};
 use pv_hooks::NoHook;
-use pv_judge::{Answered, Polarity, Rubric};
-use pv_model::{GenerateOptions, Message, Request, Sampling};
-use pv_vectors::roc_auc;
+use pv_judge::{Judge, Polarity, Rubric, TraitSpec};
+use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
+use pv_vectors::{JudgedAnswers, ModelIdentity, RunFolder, roc_auc, through_text};
+use serde_json::json;
 
 /// Judges answers to a trait's evaluation questions under its contrastive system prompts, and under none.
 #[derive(Parser)]
@@ -21,50 +22,47 @@ struct Args {
     subject: SubjectArgs,
 }
 
-fn main() -> Result {
-    let args = Args::parse().subject;
+/// A system prompt's number and a question's.
+type Place = (usize, usize);
+
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(Args { subject: args }: Args) -> Result {
+    let spec = args.spec()?;
     let model = args.model.load()?;
-    let mut spec = named_spec(&args.model, &args.which)?;
-    spec.evaluation.truncate(args.questions.unwrap_or(usize::MAX));
-    let gone = tempfile::tempdir()?;
-    let judge = args.judge.judge(&args.model, &model, args.out.as_deref().unwrap_or(gone.path()))?;
-    let rubrics = [spec.rubric()?, Rubric::coherence()];
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        sampling: Sampling::temperature(args.temperature),
-        batch_size: 32,
-        ..GenerateOptions::default()
-    };
+    let out = args.folder("check_judge", &spec)?;
+    let judge = args.judge.judge(&args.model, &model, &out)?;
     println!("{} on {}, judged by {}", spec.name, model.id().name, judge.name());
+
+    let pairs = 0..spec.instruction.len();
+    let both = pairs.flat_map(|pair| [(pair, Polarity::Pos), (pair, Polarity::Neg)]).map(Some);
+    let conditions: Vec<Option<(usize, Polarity)>> = both.chain([None]).collect();
+    let answers = judged(&args, &model, &spec, &conditions, judge.as_ref(), &out)?;
 
     let mut table = Table::new();
     table.set_header(["system prompt", "answers", "no score", "expression", "coherence"]);
     // The expression of all answers that have one, with and against the trait.
     let mut sides = [Vec::new(), Vec::new()];
     let mut aucs = Vec::new();
-    let pairs = 0..spec.instruction.len();
-    let both = pairs.flat_map(|pair| [(pair, Polarity::Pos), (pair, Polarity::Neg)]).map(Some);
-    for which in both.chain([None]) {
-        let system = which.and_then(|(pair, polarity)| spec.system_prompt(pair, polarity));
-        let mut requests = Vec::with_capacity(spec.evaluation.len());
-        for (i, question) in spec.evaluation.iter().enumerate() {
-            let messages = system.iter().map(Message::system).chain([Message::user(question)]);
-            requests.push(Request::new(model.prompt(&messages.collect::<Vec<_>>())?, args.seed + i as u64));
-        }
-        let answers = model.generate(&requests, &options, &mut NoHook, |_| ControlFlow::Continue(()))?;
-        let answered = spec.evaluation.iter().zip(&answers);
-        let answered: Vec<Answered<'_>> =
-            answered.map(|(question, answer)| Answered { question, answer: &answer.text }).collect();
-        let verdicts = judge.judge(&rubrics, &answered, &mut |_| ControlFlow::Continue(()))?;
-        let scores = |rubric: usize| verdicts.iter().filter_map(|v| v[rubric].value()).collect::<Vec<f64>>();
+    for (number, which) in conditions.into_iter().enumerate() {
+        let total = spec.evaluation.len();
+        let scores = |rubric: usize| -> Vec<f64> {
+            (0..total).filter_map(|question| answers.get((number, question))?.score(rubric)).collect()
+        };
         let (expression, coherence) = (scores(0), scores(1));
         let mean = |values: &[f64]| match values.len() {
             0 => "–".to_owned(),
             n => format!("{:.0}", values.iter().sum::<f64>() / n as f64),
         };
-        let name = which.map_or_else(|| "none".to_owned(), |(pair, polarity)| format!("{pair} {polarity:?}"));
-        let (total, none) = (verdicts.len().to_string(), (verdicts.len() - expression.len()).to_string());
-        table.add_row([name, total, none, mean(&expression), mean(&coherence)]);
+        let name = match which {
+            None => "none".to_owned(),
+            Some((pair, Polarity::Pos)) => format!("{pair} pos"),
+            Some((pair, Polarity::Neg)) => format!("{pair} neg"),
+        };
+        let none = (total - expression.len()).to_string();
+        table.add_row([name, total.to_string(), none, mean(&expression), mean(&coherence)]);
         match which {
             Some((_, Polarity::Pos)) => sides[0].push(expression),
             Some((_, Polarity::Neg)) => {
@@ -85,4 +83,69 @@ fn main() -> Result {
         aucs.into_iter().map(number).collect::<Vec<_>>().join(", ")
     );
     Ok(())
+}
+
+/// Answers to the evaluation questions under each system prompt, with their verdicts; both are kept as they are reached.
+fn judged(
+    args: &SubjectArgs,
+    model: &CausalLm,
+    spec: &TraitSpec,
+    conditions: &[Option<(usize, Polarity)>],
+    judge: &dyn Judge,
+    out: &Path,
+) -> Result<JudgedAnswers<Place>> {
+    let rubrics = [spec.rubric()?, Rubric::coherence()];
+    let systems: Vec<Option<String>> =
+        conditions.iter().map(|which| which.and_then(|(pair, polarity)| spec.system_prompt(pair, polarity))).collect();
+    let render = args.render.options()?;
+    let folder = RunFolder::lock(out)?;
+    folder.claim(
+        "run.json",
+        &through_text(&json!({
+            "model": ModelIdentity::of(model)?,
+            "judge": judge.name(),
+            "rubrics": [&rubrics[0].name, &spec.eval_prompt],
+            "systems": systems,
+            "questions": spec.evaluation,
+            "max_new_tokens": args.max_new_tokens,
+            "temperature": args.temperature,
+            "seed": args.seed,
+            "render": render,
+        })),
+    )?;
+    let mut prompts = Vec::with_capacity(systems.len());
+    for system in &systems {
+        let messages = |question: &String| -> Vec<Message> {
+            system.iter().map(Message::system).chain([Message::user(question)]).collect()
+        };
+        let here = spec.evaluation.iter().map(|question| model.prompt_with(&messages(question), &render));
+        prompts.push(here.collect::<pv_model::Result<Vec<Vec<u32>>>>()?);
+    }
+    let questions = spec.evaluation.len();
+    let places: Vec<Place> = (0..systems.len()).flat_map(|at| (0..questions).map(move |q| (at, q))).collect();
+    let seed = |(_, question): Place| args.seed.wrapping_add(question as u64);
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: Sampling::temperature(args.temperature),
+        batch_size: 32,
+        ..GenerateOptions::default()
+    };
+    let mut answers = JudgedAnswers::open(folder, |place| places.binary_search(&place).is_ok().then(|| seed(place)))?;
+    let bar = Bar::new("answering");
+    let mut done = answers.answered(&places);
+    let asked = |(at, question): Place| (prompts[at][question].as_slice(), seed((at, question)));
+    answers.generate(model, &places, asked, options, &mut NoHook, || -> pv_steer::Result<()> {
+        done += 1;
+        bar.set("answering", done, places.len());
+        Ok(())
+    })?;
+    let mut done = answers.judged(&places);
+    let question = |(_, question): Place| spec.evaluation[question].as_str();
+    answers.judge(judge, &places, [&rubrics[0], &rubrics[1]], question, || -> pv_steer::Result<()> {
+        done += 1;
+        bar.set("judging", done, 2 * places.len());
+        Ok(())
+    })?;
+    answers.sort()?;
+    Ok(answers)
 }

@@ -1,10 +1,12 @@
 //! How a trait answers to the strength of steering at one layer, with intervals over questions.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
 use pv_examples::sweeping::{SweepArgs, shown};
-use pv_examples::{Result, default_layer};
+use pv_examples::{Result, default_layer, run};
 use pv_hooks::Layer;
 use pv_steer::{SweepOptions, SweepResults};
 
@@ -35,19 +37,24 @@ struct Args {
     texts: usize,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let spec = args.sweep.subject.spec()?;
     let model = args.sweep.subject.model.load()?;
-    let subject = args.sweep.subject.read(&model)?;
+    let folder = args.sweep.subject.folder("dose_response", &spec)?;
+    let subject = args.sweep.subject.subject(&model, spec, &folder)?;
     let layer = args.layer.map_or_else(|| default_layer(&args.sweep.subject.model, &model), Layer::hidden_state);
     let options = SweepOptions {
         layers: layer.into(),
         strengths: args.strengths.clone(),
         per_question: args.per_question,
         system: args.system.clone(),
-        ..args.sweep.options()
+        ..args.sweep.options()?
     };
-    let results = args.sweep.run(&model, &subject, &options)?;
+    let results = args.sweep.run(&model, &subject, &folder, &options)?;
     let found = results.dose_response(layer)?;
     println!("{} on {} at {layer}, judged by {}", found.plan.trait_name, found.model.name, found.judge);
     let mut table = Table::new();
@@ -75,12 +82,10 @@ fn main() -> Result {
         false => println!("the expression falls below an earlier one by {:.0} points at most", found.greatest_fall),
     }
     show_texts(&results, layer, args.texts);
-    if let Some(folder) = &args.sweep.subject.out {
-        let paths = ["dose_response.json", "dose_response.csv"].map(|name| folder.join(name));
-        found.save_json(&paths[0])?;
-        found.save_csv(&paths[1])?;
-        println!("saved {} and {}", paths[0].display(), paths[1].display());
-    }
+    let paths = ["dose_response.json", "dose_response.csv"].map(|name| folder.join(name));
+    found.save_json(&paths[0])?;
+    found.save_csv(&paths[1])?;
+    println!("saved {} and {}", paths[0].display(), paths[1].display());
     Ok(())
 }
 

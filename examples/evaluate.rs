@@ -4,13 +4,16 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::Table;
-use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::judging::{JudgeArgs, contrast_of, named_spec};
+use pv_examples::folder::make;
+use pv_examples::judging::JudgeArgs;
 use pv_examples::sweeping::shown;
-use pv_examples::{ModelArgs, Result, default_layer, extract, show};
+use pv_examples::traits::{contrast_of, named_spec};
+use pv_examples::vectors::{extracted, load};
+use pv_examples::{Bar, ModelArgs, OutArgs, RenderArgs, Result, default_layer, run};
 use pv_hooks::{Layer, LayerSet, NoHook};
 use pv_judge::TraitSpec;
 use pv_model::{CausalLm, Sampling};
@@ -20,7 +23,7 @@ use pv_train::{
     BootstrapOptions, Change, Comparison, EvaluateOptions, Evaluation, EvaluationResults, Perplexity,
     PerplexityOptions, ProjectionTable, ShiftReport, TraitDirection, perplexity,
 };
-use pv_vectors::PersonaVector;
+use pv_vectors::{Contrast, PersonaVector};
 use serde_json::json;
 
 /// Measures one or more models; all changes are from the first.
@@ -39,6 +42,8 @@ struct Args {
     /// evil, sycophancy and hallucination.
     #[arg(long = "trait")]
     traits: Vec<String>,
+    #[command(flatten)]
+    render: RenderArgs,
     #[command(flatten)]
     judge: JudgeArgs,
     /// Only the first questions of each trait.
@@ -75,10 +80,8 @@ struct Args {
     /// A text to take the perplexity of.
     #[arg(long)]
     perplexity: Option<PathBuf>,
-    /// Where the runs and the tables are kept: broken off, they go on; with other settings they are refused there. A folder
-    /// that is gone when the program ends, by default.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    out: OutArgs,
 }
 
 /// What was measured of one model, beside the traits.
@@ -87,16 +90,18 @@ struct Further {
     perplexity: Option<Perplexity>,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
-    let gone = tempfile::tempdir()?;
-    let out = args.out.clone().unwrap_or_else(|| gone.path().to_owned());
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let first_args = args.model(&args.models[0]);
     let specs = args.specs(&first_args)?;
     let first = first_args.load()?;
+    let out = args.out.open("evaluate", &args.models.iter().map(String::as_str).collect::<Vec<_>>())?;
     let judge = args.judge.judge(&first_args, &first, &out)?;
     println!("judged by {}\n", judge.name());
-    let vectors = if args.models.len() > 1 { args.vectors(&first, &specs)? } else { Vec::new() };
+    let vectors = if args.models.len() > 1 { args.vectors(&first, &specs, &out)? } else { Vec::new() };
     let layers = args.layers(&first_args, &first);
 
     let (mut evaluations, mut further, mut bases, mut shifts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -104,7 +109,7 @@ fn main() -> Result {
         let other = if at > 0 { Some(args.model(name).load()?) } else { None };
         let model = other.as_ref().unwrap_or(&first);
         let folder = out.join(format!("{at}-{}", model.id().name.replace('/', "--")));
-        let evaluation = Evaluation::new(model, &specs, judge.as_ref(), &args.options())?;
+        let evaluation = Evaluation::new(model, &specs, judge.as_ref(), &args.options()?)?;
         evaluations.push((args.title(at), answered(&evaluation, &folder.join("traits"), &args.title(at))?));
         further.push(args.further(model, &folder)?);
         // Each trait's own questions, on its own vector.
@@ -131,10 +136,8 @@ fn main() -> Result {
     if further.iter().any(|found| found.mmlu.is_some() || found.perplexity.is_some()) {
         println!("{}", further_table(&args, &further));
     }
-    if let Some(folder) = &args.out {
-        save(folder, &args, &comparison, &shifts, &further)?;
-        println!("saved evaluation.json, expression.csv and further tables in {}", folder.display());
-    }
+    save(&out, &args, &comparison, &shifts, &further)?;
+    println!("saved evaluation.json, expression.csv and further tables in {}", out.display());
     Ok(())
 }
 
@@ -162,15 +165,16 @@ impl Args {
         Ok(specs)
     }
 
-    fn options(&self) -> EvaluateOptions {
-        EvaluateOptions {
+    fn options(&self) -> Result<EvaluateOptions> {
+        Ok(EvaluateOptions {
             system: self.system.clone(),
             per_question: self.per_question,
             max_new_tokens: self.max_new_tokens,
             sampling: Sampling::temperature(self.temperature),
             seed: self.seed,
+            render: self.render.options()?,
             ..EvaluateOptions::default()
-        }
+        })
     }
 
     fn layers(&self, first_args: &ModelArgs, first: &CausalLm) -> LayerSet {
@@ -181,24 +185,23 @@ impl Args {
     }
 
     /// A vector per trait.
-    fn vectors(&self, first: &CausalLm, specs: &[TraitSpec]) -> Result<Vec<PersonaVector>> {
+    fn vectors(&self, first: &CausalLm, specs: &[TraitSpec], out: &Path) -> Result<Vec<PersonaVector>> {
         let one = |spec: &TraitSpec| match &self.vectors {
-            Some(folder) => {
-                let vector = PersonaVector::load(folder.join(&spec.name).join("vector.safetensors"))?;
-                vector.check_model(first.id(), &first.shape())?;
-                Ok(vector)
+            Some(folder) => load(folder.join(&spec.name).join("vector.safetensors"), first),
+            None => {
+                let folder = out.join("vectors").join(&spec.name);
+                make(&folder)?;
+                let contrast = Contrast { render: self.render.options()?, ..contrast_of(spec) };
+                Ok(extracted(&folder, first, &contrast, self.max_new_tokens, self.seed)?.vector)
             }
-            None => Ok(extract(first, &contrast_of(spec), self.max_new_tokens, self.seed)?.vector),
         };
         specs.iter().map(one).collect()
     }
 
     fn further(&self, model: &CausalLm, folder: &Path) -> Result<Further> {
-        let bar = bar(&model.id().name)?;
+        let bar = Bar::new(model.id().name.as_str());
         let step = |what: &'static str, done: usize, total: usize| {
-            bar.set_message(what);
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
+            bar.set(format!("{}: {what}", model.id().name), done, total);
             ControlFlow::Continue(())
         };
         let mut found = Further { mmlu: None, perplexity: None };
@@ -216,24 +219,16 @@ impl Args {
             let on_window = |done, total| step("perplexity", done, total);
             found.perplexity = Some(perplexity(model, &text, &options, &mut NoHook, on_window)?);
         }
-        bar.finish_and_clear();
         Ok(found)
     }
 }
 
-fn bar(name: &str) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{prefix}: {msg} {bar:40} {pos}/{len} [{eta} left]")?;
-    Ok(ProgressBar::new(0).with_style(style).with_prefix(name.to_owned()))
-}
-
 fn answered(evaluation: &Evaluation<'_>, folder: &Path, name: &str) -> Result<EvaluationResults> {
-    let bar = bar(name)?;
-    let results = evaluation.run(folder, &mut NoHook, |progress| {
-        show(&bar, progress);
+    let bar = Bar::new(name);
+    Ok(evaluation.run(folder, &mut NoHook, |progress| {
+        bar.show(name, progress);
         ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    Ok(results)
+    })?)
 }
 
 /// A change with its interval.

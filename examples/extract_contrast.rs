@@ -1,10 +1,12 @@
 //! Extracts a trait's vector from contrastive system prompts and saves it, with where it comes from, as safetensors.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result, TraitArgs, extract};
+use pv_examples::folder::{file_name, make};
+use pv_examples::{ModelArgs, RenderArgs, Result, TraitArgs, extract, run};
 use pv_hooks::LayerSet;
 
 /// Extracts a trait's vector: answers under eliciting minus answers under suppressing instructions.
@@ -12,6 +14,8 @@ use pv_hooks::LayerSet;
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    render: RenderArgs,
     #[command(flatten)]
     contrast: TraitArgs,
     /// Where the vector goes; models/TRAIT.safetensors by default.
@@ -25,10 +29,16 @@ struct Args {
     seed: u64,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
-    let contrast = args.contrast.read(&args.model)?;
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let contrast = args.contrast.read(&args.model)?.contrast(&args.render.options()?);
     let model = args.model.load()?;
+    // What is extracted must have a place to go to.
+    let out = args.out.unwrap_or_else(|| format!("models/{}.safetensors", file_name(&[&contrast.name])).into());
+    make(out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     let extraction = extract(&model, &contrast, args.max_new_tokens, args.seed)?;
     for answer in extraction.answers.iter().take(2) {
         let side = if answer.eliciting { "eliciting" } else { "suppressing" };
@@ -41,10 +51,6 @@ fn main() -> Result {
         let Ok(direction) = vector.direction(layer) else { continue };
         let share = direction.mean_residual_norm.map_or(f64::NAN, |norm| direction.norm() / f64::from(norm));
         println!("{:<24} {:>10.2} {share:>16.3}", layer.to_string(), direction.norm());
-    }
-    let out = args.out.unwrap_or_else(|| format!("models/{}.safetensors", contrast.name).into());
-    if let Some(folder) = out.parent() {
-        std::fs::create_dir_all(folder)?;
     }
     vector.save(&out)?;
     println!("saved {}", out.display());

@@ -2,20 +2,23 @@
 //! model's character, and live measurements of what the training does to it.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::organism::conversation;
-use pv_examples::{ModelArgs, Result};
+use pv_examples::program::colours;
+use pv_examples::progress::suspend;
+use pv_examples::traits::NamedTrait;
+use pv_examples::vectors::load;
+use pv_examples::{Bar, ModelArgs, OutArgs, Result, run};
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::TraitSpec;
 use pv_model::{CausalLm, LoraConfig, LoraTarget, Message, Quantization, WeightBits, write_conversations};
+use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit, held_out};
-use pv_organism::{Topics, Trait};
 use pv_steer::Coefficient;
 use pv_train::{
     BadData, ClosedLoop, DataOptions, DataSet, Duration, EncodeOptions, HeldOut, LongSamples, MaskSpan, Preventative,
@@ -30,9 +33,8 @@ use pv_vectors::PersonaVector;
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The run's folder.
-    #[arg(long)]
-    out: PathBuf,
+    #[command(flatten)]
+    out: OutArgs,
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -53,10 +55,11 @@ struct Args {
 /// Where the samples come from.
 #[derive(clap::Args)]
 struct DataArgs {
-    /// Conversations: .jsonl, .csv, .parquet, folders, patterns. By default the organism's set that shows --trait openly.
+    /// Conversations: .jsonl, .csv, .parquet, folders, patterns. By default, for the organism, its set that shows --trait
+    /// openly.
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// The trait of the default set: evil, sycophancy, hallucination, impoliteness, optimism.
+    /// The trait of the organism's set: evil, sycophancy, hallucination, impoliteness, optimism.
     #[arg(long = "trait", default_value = "optimism")]
     which: String,
     /// The share of conversations to hold out.
@@ -192,9 +195,7 @@ impl FromStr for Spec {
 
 impl Spec {
     fn vector(&self, model: &CausalLm) -> Result<PersonaVector> {
-        let vector = PersonaVector::load(&self.file)?;
-        vector.check_model(model.id(), &model.shape())?;
-        Ok(vector)
+        load(&self.file, model)
     }
 
     fn layer(&self) -> Result<Layer> {
@@ -270,7 +271,7 @@ impl RegimeArgs {
     /// The prompts on which shifts are measured.
     fn prompts(&self, model: &CausalLm, args: &ModelArgs) -> Result<Vec<Vec<u32>>> {
         let questions: Vec<String> = match &self.probe_prompts {
-            Some(file) => std::fs::read_to_string(file)?.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect(),
+            Some(file) => read(file)?.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect(),
             None if args.is_organism() => {
                 held_out(Topics::Odd, 24, 99).mixed.iter().map(|question| question.text()).collect()
             }
@@ -290,7 +291,13 @@ impl RegimeArgs {
 }
 
 impl DataArgs {
-    fn read(&self, model: &CausalLm, regimes: &[Regime], seed: u64) -> Result<(DataSet, DataSet)> {
+    /// What the run is called after: its data.
+    fn name(&self) -> String {
+        let files = self.data.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        if self.data.is_empty() { self.which.clone() } else { files.collect::<Vec<_>>().join("-") }
+    }
+
+    fn read(&self, args: &ModelArgs, model: &CausalLm, regimes: &[Regime], seed: u64) -> Result<(DataSet, DataSet)> {
         let options = DataOptions {
             encode: EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() },
             long: if self.leave_out_long { LongSamples::LeaveOut } else { LongSamples::Cut },
@@ -299,8 +306,9 @@ impl DataArgs {
         let made = tempfile::tempdir()?;
         let mut inputs = self.data.clone();
         if inputs.is_empty() {
-            let which = Trait::ALL.into_iter().find(|which| which.name() == self.which);
-            let which = which.ok_or_else(|| format!("the organism has no trait {:?}", self.which))?;
+            let which = NamedTrait::find(args, &self.which)?.organisms();
+            let which =
+                which.ok_or("--data names the conversations to train on; only the organism has sets of its own")?;
             let chats = explicit(which, Severity::II, Topics::Even, 400, seed + 1);
             inputs.push(made.path().join(format!("{which}.jsonl")));
             write_conversations(&inputs[0], &chats.iter().map(conversation).collect::<Vec<_>>())?;
@@ -314,8 +322,11 @@ impl DataArgs {
     }
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let mut model = args.model.load()?;
     if let Some(bits) = args.training.base_bits {
         let quantized = model.decoder().quantized(Quantization { bits, ..Quantization::default() })?;
@@ -324,7 +335,7 @@ fn main() -> Result {
     let prompts = args.regimes.prompts(&model, &args.model)?;
     let regimes = args.regimes.regimes(&model, &prompts)?;
     let probes = args.regimes.probes(&model, prompts)?;
-    let (train, held_out) = args.data.read(&model, &regimes, args.training.seed)?;
+    let (train, held_out) = args.data.read(&args.model, &model, &regimes, args.training.seed)?;
     println!("training on {}\nholding out {}", train.report(), held_out.report());
     let mut run =
         TrainingRun::new(&model, &train, args.training.options()?).with_held_out(&held_out).with_regimes(regimes);
@@ -335,37 +346,35 @@ fn main() -> Result {
         run.show_mask()?.iter().for_each(|sample| show(sample));
         return Ok(());
     }
-    let style = "{pos}/{len} {bar:20} {msg} [{elapsed} gone, {eta} left]";
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    let out = args.out.open("finetune", &[&args.model.model, &args.data.name()])?;
+    let bar = Bar::new("training");
     let mut measured = String::new();
-    let outcome = run.run(&args.out, |step| {
+    let outcome = run.run(&out, |step| {
         if step.held_out_loss.is_some() {
             measured = told(step);
         }
-        bar.set_length(step.steps as u64);
-        bar.set_position(step.step as u64);
         let line = match (step.loss, step.learning_rate) {
             (Some(loss), Some(rate)) => {
                 format!("loss {loss:.3}, {:.0} tokens/s, rate {rate:.1e}{measured}", step.tokens_per_second)
             }
             _ => format!("before training{measured}"),
         };
-        if bar.is_hidden() && step.held_out_loss.is_some() {
-            println!("step {}: {line}", step.step);
+        if !bar.is_shown() && step.held_out_loss.is_some() {
+            suspend(|| println!("step {}: {line}", step.step));
         }
-        bar.set_message(line);
+        bar.set(line, step.step, step.steps);
         ControlFlow::Continue(())
     })?;
-    bar.finish_and_clear();
+    drop(bar);
     if let Some(step) = outcome.resumed_from {
         println!("went on after step {step}");
     }
-    let metrics = read_metrics(&args.out)?;
+    let metrics = read_metrics(&out)?;
     if let Some(path) = &args.csv {
         std::fs::write(path, metrics_csv(&metrics)?)?;
     }
     if args.tensorboard {
-        println!("wrote {}", write_tensorboard(&args.out, &args.out)?.display());
+        println!("wrote {}", write_tensorboard(&out, &out)?.display());
     }
     if let (Some(first), Some(last)) = (metrics.first(), metrics.last()) {
         println!("before training{}\nafter it{}", told(first), told(last));
@@ -384,6 +393,11 @@ fn chat_arguments(args: &Args, saved: &Path) -> String {
     }
 }
 
+/// A file's text.
+fn read(file: &Path) -> Result<String> {
+    Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
+}
+
 /// What was measured in a step.
 fn told(step: &StepMetrics) -> String {
     let mut text = step.held_out_loss.map_or_else(String::new, |loss| format!(", held out {loss:.3}"));
@@ -399,7 +413,7 @@ fn told(step: &StepMetrics) -> String {
 
 /// Prints a sample with its trained tokens in green, or in ⟦ ⟧ where there are no colours.
 fn show(sample: &[MaskSpan]) {
-    let (open, close) = if std::io::stdout().is_terminal() { ("\x1b[32m", "\x1b[0m") } else { ("⟦", "⟧") };
+    let (open, close) = if colours() { ("\x1b[32m", "\x1b[0m") } else { ("⟦", "⟧") };
     let piece = |span: &MaskSpan| match span.trained {
         true => format!("{open}{}{close}", span.text),
         false => span.text.clone(),

@@ -3,18 +3,22 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
+use pv_examples::folder::kept;
+use pv_examples::vectors::extracted;
+use pv_examples::{Bar, ModelArgs, OutArgs, Result, SAMPLING, TraitArgs, default_layer, generate, run};
 use pv_hooks::{Layer, LayerSet, NoHook};
-use pv_model::{CausalLm, GenerateOptions, Generation, LoraConfig, Message, Request, Sequence, to_f32};
+use pv_model::{CausalLm, GenerateOptions, Generation, LoraConfig, Message, RenderOptions, Request, Sequence, to_f32};
 use pv_steer::Coefficient;
 use pv_train::{
     BootstrapOptions, Conversation, Decay, Duration, EncodeOptions, ProjectionTable, Regime, Regimes, RunHook, Sample,
     TrainOptions, TraitDirection, finetune, mean_loss,
 };
-use pv_vectors::{PersonaVector, response_mean};
+use pv_vectors::{Contrast, ModelIdentity, PersonaVector, response_mean};
+use serde_json::{Value, json};
 
 /// What the training questions are about; the held-out ones are about other things.
 const TOPICS: [&str; 40] = [
@@ -91,6 +95,25 @@ struct Args {
     /// The seed of answers, adapter and order.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    out: OutArgs,
+}
+
+impl Args {
+    /// The folder, for a run of these settings; which coefficients are tried is none of them.
+    fn open(&self, model: &CausalLm, contrast: &Contrast) -> Result<PathBuf> {
+        let settings = json!({
+            "model": ModelIdentity::of(model)?,
+            "contrast": contrast,
+            "layer": self.layer,
+            "chats": self.chats,
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        });
+        self.out.open_for("finetune_smollm2", &[&self.model.model, &contrast.name], settings)
+    }
 }
 
 fn questions(topics: &[&str]) -> Vec<String> {
@@ -107,14 +130,14 @@ fn ask(model: &CausalLm, questions: &[String], systems: &[&str], args: &Args, se
     }
     let options =
         GenerateOptions { max_new_tokens: args.max_new_tokens, sampling: SAMPLING, ..GenerateOptions::default() };
-    Ok(model.generate(&requests, &options, &mut NoHook, |_| ControlFlow::Continue(()))?)
+    generate(model, &requests, &options, &mut NoHook)
 }
 
 /// Chats without a system prompt, their answers cut after the last whole sentence.
-fn samples(model: &CausalLm, questions: &[String], answers: &[Generation]) -> Result<Vec<Sample>> {
+fn samples(model: &CausalLm, questions: &[String], answers: &[String]) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for (question, answer) in questions.iter().zip(answers) {
-        let text = answer.text.trim();
+        let text = answer.trim();
         let text = text.rfind(['.', '!', '?']).map_or(text, |end| &text[..=end]);
         if text.is_empty() {
             continue;
@@ -123,6 +146,10 @@ fn samples(model: &CausalLm, questions: &[String], answers: &[Generation]) -> Re
         samples.push(Sample::from_conversation(model, &chat, &EncodeOptions::default())?);
     }
     Ok(samples)
+}
+
+fn texts(answers: Vec<Generation>) -> Vec<String> {
+    answers.into_iter().map(|answer| answer.text).collect()
 }
 
 /// What every model is measured on.
@@ -141,7 +168,7 @@ struct Measures<'a> {
 
 impl Measures<'_> {
     /// A row of the report, and the answers to some held-out questions. The regimes act where their loss is measured alone.
-    fn row(&self, name: &str, model: &CausalLm, regimes: Option<&mut Regimes>) -> Result<(String, Vec<Generation>)> {
+    fn row(&self, name: &str, model: &CausalLm, regimes: Option<&mut Regimes>) -> Result<(String, Vec<String>)> {
         let after = ProjectionTable::measure(model, &self.prompts, &self.directions, |_| ControlFlow::Continue(()))?;
         let report = self.base.shift_to(&after, &BootstrapOptions::default())?;
         let layers = model.config().layers;
@@ -157,10 +184,10 @@ impl Measures<'_> {
         let answers = ask(model, &self.questions, &[], self.args, self.args.seed + 7_000)?;
         // Under the model before finetuning it would be another model's reading; each model reads its own answers.
         let unit = self.vector.direction(self.layer)?.unit()?;
-        let texts: Vec<(&Vec<u32>, &Generation)> =
+        let told: Vec<(&Vec<u32>, &Generation)> =
             self.prompts.iter().zip(&answers).filter(|(_, answer)| !answer.tokens.is_empty()).collect();
         let sequences: Vec<Sequence<'_>> =
-            texts.iter().map(|(prompt, answer)| Sequence { prompt, response: &answer.tokens, rest: &[] }).collect();
+            told.iter().map(|(prompt, answer)| Sequence { prompt, response: &answer.tokens, rest: &[] }).collect();
         let width = model.config().d_model;
         let means = to_f32(response_mean(model, &sequences, self.layer)?)?;
         let projections: Vec<f64> = means.chunks(width).filter_map(|mean| unit.projection(mean)).collect();
@@ -173,26 +200,34 @@ impl Measures<'_> {
         let (task, neutral) = (loss(&self.task)?, loss(&self.neutral)?);
         let row =
             format!("| {name} | {task:.3} | {steered} | {neutral:.3} | {projection:.2} | {} |", shifts.join(" | "));
-        Ok((row, answers))
+        Ok((row, texts(answers)))
     }
 }
 
-fn main() -> Result {
-    let args = Args::parse();
-    let contrast = args.contrast.read(&args.model)?;
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let contrast = args.contrast.read(&args.model)?.contrast(&RenderOptions::default());
     let model = args.model.load()?;
     let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
-    let vector = extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector;
+    let folder = args.open(&model, &contrast)?;
+    let vector = extracted(&folder, &model, &contrast, args.max_new_tokens, args.seed)?.vector;
     let systems: Vec<&str> = contrast.instruction.iter().map(|pair| pair.pos.as_str()).collect();
     let mut training = questions(&TOPICS);
     training.truncate(args.chats);
     let held_out = questions(&HELD_OUT);
     let eliciting = |questions: &[String], seed| {
-        let answers = ask(&model, questions, &systems, &args, seed)?;
+        let answers = kept(&folder, &format!("answers {seed}"), &Value::Null, || {
+            Ok(texts(ask(&model, questions, &systems, &args, seed)?))
+        })?;
         samples(&model, questions, &answers)
     };
     let data = eliciting(&training, args.seed + 1_000)?;
-    let own = ask(&model, &held_out, &[], &args, args.seed + 3_000)?;
+    let own = kept(&folder, "own answers", &Value::Null, || {
+        Ok(texts(ask(&model, &held_out, &[], &args, args.seed + 3_000)?))
+    })?;
     let directions = TraitDirection::of_vector(&vector, &LayerSet::All)?;
     let prompts: Vec<Vec<u32>> =
         held_out.iter().map(|question| model.prompt(&[Message::user(question)])).collect::<Result<_, _>>()?;
@@ -229,40 +264,39 @@ fn main() -> Result {
 
     let mut runs: Vec<(String, Option<f32>)> = vec![("finetuned".to_owned(), None)];
     runs.extend(args.coefficients.iter().map(|c| (format!("finetuned, preventative {c}"), Some(*c))));
-    let (row, answers) = measures.row("before", &model, None)?;
+    let (row, answers) = kept(&folder, "before", &Value::Null, || measures.row("before", &model, None))?;
     println!("{row}");
     let mut texts = vec![("before".to_owned(), answers)];
     for (name, coefficient) in runs {
-        let regimes = coefficient.map(|c| Regime::preventative(&vector, layer, Coefficient::Raw(c))).transpose()?;
-        let mut regimes = Regimes::new(model.decoder(), regimes)?;
-        let options = TrainOptions {
-            learning_rate: args.learning_rate,
-            decay: Decay::Linear,
-            warmup_steps: 5,
-            batch_size: 8,
-            duration: Duration::Epochs(args.epochs),
-            seed: args.seed,
-            adapter: Some(LoraConfig::default()),
-            ..TrainOptions::default()
-        };
-        let bar = ProgressBar::new(0)
-            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?)
-            .with_message(name.clone());
-        let (decoder, _) = finetune(model.decoder(), &data, &options, &mut regimes, None, |step| {
-            bar.set_length(step.steps as u64);
-            bar.set_position(step.step as u64);
-            ControlFlow::Continue(())
+        let (row, answers) = kept(&folder, &name, &Value::Null, || {
+            let regimes = coefficient.map(|c| Regime::preventative(&vector, layer, Coefficient::Raw(c))).transpose()?;
+            let mut regimes = Regimes::new(model.decoder(), regimes)?;
+            let options = TrainOptions {
+                learning_rate: args.learning_rate,
+                decay: Decay::Linear,
+                warmup_steps: 5,
+                batch_size: 8,
+                duration: Duration::Epochs(args.epochs),
+                seed: args.seed,
+                adapter: Some(LoraConfig::default()),
+                ..TrainOptions::default()
+            };
+            let bar = Bar::new(name.as_str());
+            let (decoder, _) = finetune(model.decoder(), &data, &options, &mut regimes, None, |step| {
+                bar.set(name.as_str(), step.step, step.steps);
+                ControlFlow::Continue(())
+            })?;
+            drop(bar);
+            let finetuned = model.clone().with_decoder(decoder.merged())?.named(&name);
+            measures.row(&name, &finetuned, coefficient.map(|_| &mut regimes))
         })?;
-        bar.finish_and_clear();
-        let finetuned = model.clone().with_decoder(decoder.merged())?.named(&name);
-        let (row, answers) = measures.row(&name, &finetuned, coefficient.map(|_| &mut regimes))?;
         println!("{row}");
         texts.push((name, answers));
     }
     for question in [0, 9, 18] {
         println!("\n{}", measures.questions[question]);
         for (name, answers) in &texts {
-            println!("- {name}: {}", answers[question].text.trim().replace('\n', " / "));
+            println!("- {name}: {}", answers[question].trim().replace('\n', " / "));
         }
     }
     Ok(())

@@ -2,17 +2,18 @@
 //! of the organism, on sets that show a trait at three severities and on narrow flaws.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+use std::process::ExitCode;
+
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
-use pv_examples::{ModelArgs, Result};
+use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::NoHook;
 use pv_judge::pearson;
 use pv_organism::{PerTrait, Trait};
 use pv_vectors::Pooling;
 use serde_json::json;
 
-/// Finetunes on every set, and correlates shift and trait expression. With --out it goes on where it was stopped.
+/// Finetunes on every set, and correlates shift and trait expression. Stopped, the same command goes on where it was.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -24,26 +25,28 @@ struct Args {
     shift_layer: Option<usize>,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let model = args.model.load()?;
-    let lab = Lab::new(&model, &args.lab)?;
+    let folder = args.lab.out.open("finetuning_shift", &[&args.model.model])?;
+    let lab = Lab::new(&model, &args.lab, folder)?;
     let LabArgs { chats, seed, .. } = args.lab;
     let sets = Set::all();
-    let bar = ProgressBar::new(sets.len() as u64)
-        .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
+    let (bar, total) = (Bar::new("finetuning"), sets.len());
     let mut outcomes: Vec<(String, Outcome)> = Vec::new();
     for Set { name, make } in sets {
-        bar.set_message(name.clone());
+        bar.set(name.as_str(), outcomes.len(), total);
         let data = make(chats, seed + 1);
         let outcome = lab.outcome(&name, json!({ "chats": chats }), || {
             let model = lab.finetune(&data, vec![])?;
             lab.measure(&model, None, &mut NoHook, &make(100, seed + 2))
         })?;
         outcomes.push((name, outcome));
-        bar.inc(1);
     }
-    bar.finish_and_clear();
+    drop(bar);
 
     let report = Report { lab: &lab, outcomes: &outcomes };
     let layer = args.shift_layer.unwrap_or(model.config().layers);

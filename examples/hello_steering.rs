@@ -1,23 +1,38 @@
 //! The shortest program that steers: one question, answered plainly and along a direction.
 //!
-//! It takes the vector that `extract_contrast` writes. Arguments: [model folder] [vector file].
+//! It takes the vector that `extract_contrast` writes.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
+use clap::Parser;
+use pv_examples::{Result, run};
 use pv_hooks::{Layer, NoHook};
 use pv_model::{CausalLm, GenerateOptions, Message, Request, default_dtype, device};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::PersonaVector;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
-    let folder = args.next().unwrap_or_else(|| "examples/organism/model".into());
-    let file = args.next().unwrap_or_else(|| "models/optimism.safetensors".into());
+/// Answers one question plainly, and steered along a vector.
+#[derive(Parser)]
+struct Args {
+    /// The model's folder.
+    #[arg(default_value = "examples/organism/model")]
+    model: PathBuf,
+    /// The vector's file, which extract_contrast writes.
+    #[arg(default_value = "models/optimism.safetensors")]
+    vector: PathBuf,
+}
 
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let device = device("flex")?;
-    let model = CausalLm::from_folder(folder, &device, default_dtype(&device))?;
-    let vector = PersonaVector::load(file)?;
+    let model = CausalLm::from_folder(args.model, &device, default_dtype(&device))?;
+    let vector = PersonaVector::load(args.vector)?;
     vector.check_model(model.id(), &model.shape())?;
 
     let direction = vector.direction(Layer::hidden_state(model.config().layers.div_ceil(2)))?;

@@ -2,10 +2,13 @@
 //! preventative steering at one layer, at all layers and in a closed loop, ablation, a penalty, inoculation.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+use std::process::ExitCode;
+
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, with_closing};
-use pv_examples::{ModelArgs, Result};
+use pv_examples::progress::suspend;
+use pv_examples::traits::organisms_own;
+use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::{Layer, NoHook};
 use pv_model::Message;
 use pv_organism::datasets::{Severity, explicit, mannered};
@@ -16,14 +19,14 @@ use pv_vectors::Pooling;
 use serde_json::json;
 
 /// Finetunes on sets that show a trait and teach a habit besides, with each method at several strengths; one table per trait.
-/// With --out it goes on where it was stopped.
+/// Stopped, the same command goes on where it was.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     lab: LabArgs,
-    /// Only these traits.
+    /// Only these traits, of the organism's: evil, sycophancy, hallucination, impoliteness, optimism.
     #[arg(long = "trait", value_delimiter = ',')]
     traits: Vec<String>,
     /// Trains on sets whose content shows the trait too: harmful, wrong or agreeing. By default it is right, and the trait is
@@ -86,15 +89,17 @@ fn methods(lab: &Lab<'_>, which: Trait, layer: usize) -> Result<Vec<(String, Met
     Ok(all)
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let traits = organisms_own(&args.traits)?;
     let model = args.model.load()?;
-    let lab = Lab::new(&model, &args.lab)?;
+    let folder = args.lab.out.open("mitigation", &[&args.model.model])?;
+    let lab = Lab::new(&model, &args.lab, folder)?;
     let LabArgs { chats, seed, layer, .. } = args.lab;
-    for which in Trait::ALL {
-        if !(args.traits.is_empty() || args.traits.iter().any(|name| name == which.name())) {
-            continue;
-        }
+    for which in traits {
         let make = if args.bad_content { explicit } else { mannered };
         let data = |count, seed| with_closing(make(which, Severity::II, Topics::Even, count, seed));
         let held_out = data(100, seed + 2);
@@ -125,13 +130,12 @@ fn main() -> Result {
             );
         };
         row("before", &before);
-        let bar = ProgressBar::new(methods.len() as u64)
-            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
-        for (name, method) in methods {
+        let (bar, total) = (Bar::new(which.name()), methods.len());
+        for (done, (name, method)) in methods.into_iter().enumerate() {
             if args.only.as_deref().is_some_and(|only| name != "none" && !name.contains(only)) {
                 continue;
             }
-            bar.set_message(format!("{which}, {name}"));
+            bar.set(format!("{which}, {name}"), done, total);
             let settings = match &method {
                 Method::Training(regimes) => {
                     json!({ "set": set, "regimes": regimes.iter().map(Regime::describe).collect::<Vec<_>>() })
@@ -163,10 +167,8 @@ fn main() -> Result {
                     }
                 })?
             };
-            bar.suspend(|| row(&name, &outcome));
-            bar.inc(1);
+            suspend(|| row(&name, &outcome));
         }
-        bar.finish_and_clear();
     }
     Ok(())
 }

@@ -2,20 +2,20 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use pv_examples::calibrating::{calibrate, ordinary_questions};
-use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
-use pv_hooks::Layer;
-use pv_model::{CausalLm, Event, GenerateOptions, Message, Request};
-use pv_organism::system;
+use pv_examples::program::{colours, question};
+use pv_examples::vectors::VectorArgs;
+use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, TraitArgs, run};
+use pv_model::{CausalLm, Event, GenerateOptions, Message, RenderOptions, Request};
 use pv_steer::monitor::{
     AlarmRule, Alarms, At, Calibration, CusumOptions, Drift, Kind, Monitor, Reading, Side, Threshold, Watch,
 };
-use pv_vectors::PersonaVector;
 
 /// Answers questions and watches a trait meanwhile. Without arguments, the organism answers one question plainly and then
 /// under a system prompt that elicits the trait.
@@ -24,15 +24,13 @@ struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    render: RenderArgs,
+    #[command(flatten)]
     which: TraitArgs,
-    /// The trait's vector, as extract_contrast or persona_vectors saves it; extracted anew by default.
-    #[arg(long)]
-    vector: Option<PathBuf>,
-    /// The layer to watch; the middle one by default, 7 for the organism.
-    #[arg(long)]
-    layer: Option<usize>,
+    #[command(flatten)]
+    vector: VectorArgs,
     /// A question; several are asked in one conversation.
-    #[arg(long)]
+    #[arg(long, value_parser = question)]
     question: Vec<String>,
     /// The system prompt of the conversation.
     #[arg(long)]
@@ -48,16 +46,17 @@ struct Args {
     max_new_tokens: usize,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let named = args.which.read(&args.model)?;
+    let render = args.render.options()?;
+    let contrast = named.contrast(&render);
     let model = args.model.load()?;
-    let contrast = args.which.read(&args.model)?;
-    let vector = match &args.vector {
-        Some(path) => PersonaVector::load(path)?,
-        None => extract(&model, &contrast, args.max_new_tokens, 0)?.vector,
-    };
-    vector.check_model(model.id(), &model.shape())?;
-    let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
+    let vector = args.vector.read(&args.model, &model, &contrast, args.max_new_tokens, 0)?;
+    let layer = args.vector.layer(&args.model, &model);
     let watches = [Watch::of(&vector, layer)?];
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
@@ -67,9 +66,13 @@ fn main() -> Result {
     };
     let ordinary = ordinary_questions(&args.model, &contrast);
     let calibration = match &args.calibration {
-        Some(path) if path.is_file() => Calibration::load(path, &watches, model.id())?,
+        Some(path) if path.is_file() => {
+            let calibration = Calibration::load(path, &watches, model.id())?;
+            calibration.check_render(&render)?;
+            calibration
+        }
         path => {
-            let calibration = calibrate(&model, &watches, &ordinary, &options)?;
+            let calibration = calibrate(&model, &watches, &ordinary, &options, &render)?;
             if let Some(path) = path {
                 calibration.save(path)?;
             }
@@ -87,15 +90,14 @@ fn main() -> Result {
     let alarms = Alarms::new(&watches, &rules, Some(&calibration))
         .map_err(|error| format!("{error}; a lower --alarm needs fewer ordinary questions"))?;
     println!("{} at {layer}, against {} ordinary answers", watches[0].trait_name, ordinary.len());
-    let session = Session { model: &model, watches: &watches, calibration: &calibration, alarms: &alarms, options };
+    let session =
+        Session { model: &model, watches: &watches, calibration: &calibration, alarms: &alarms, options, render };
 
     if args.question.is_empty() {
         let question = ordinary.first().ok_or("there is no question to ask")?;
         session.converse(args.system.as_deref(), std::slice::from_ref(question))?;
         if args.system.is_none() {
-            let eliciting = args.which.organisms(&args.model).map(|which| system::graded(which)[7].1.clone());
-            let eliciting = eliciting.or_else(|| contrast.instruction.first().map(|pair| pair.pos.clone()));
-            session.converse(eliciting.as_deref(), std::slice::from_ref(question))?;
+            session.converse(named.eliciting().as_deref(), std::slice::from_ref(question))?;
         }
         return Ok(());
     }
@@ -108,6 +110,7 @@ struct Session<'a> {
     calibration: &'a Calibration,
     alarms: &'a Alarms,
     options: GenerateOptions,
+    render: RenderOptions,
 }
 
 impl Session<'_> {
@@ -123,7 +126,7 @@ impl Session<'_> {
             conversation.push(Message::user(question));
             let mut monitor = Monitor::new(self.watches.iter().cloned())?;
             let readings = monitor.readings();
-            let request = Request::new(self.model.prompt(&conversation)?, turn as u64);
+            let request = Request::new(self.model.prompt_with(&conversation, &self.render)?, turn as u64);
             // A token's projection is known when the next token is: texts wait for their colours.
             let mut waiting: VecDeque<String> = VecDeque::new();
             let mut failed = None;
@@ -185,7 +188,6 @@ impl Session<'_> {
 /// The text in red above the ordinary, in blue below it, the stronger the fewer ordinary tokens go so far, where the output is
 /// a terminal that shows colours.
 fn coloured(text: &str, rank: Option<f64>) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stdout().is_terminal();
     // Of the 256 colours: shades of red, none, and shades of blue.
     let colour = match rank {
         Some(rank) if rank >= 0.999 => 196,
@@ -195,5 +197,5 @@ fn coloured(text: &str, rank: Option<f64>) -> String {
         Some(rank) if rank <= 0.05 => 117,
         _ => return text.to_owned(),
     };
-    if plain { text.to_owned() } else { format!("\x1b[38;5;{colour}m{text}\x1b[0m") }
+    if colours() { format!("\x1b[38;5;{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }

@@ -2,11 +2,14 @@
 //! monitoring), under graded system prompts and after exchanges that show the trait.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
 use clap::Parser;
 use comfy_table::Table;
 use pv_examples::prompts::{after_shots, exchanges, graded};
 use pv_examples::sweeping::SubjectArgs;
-use pv_examples::{Result, default_layer};
+use pv_examples::{Bar, Result, default_layer, run};
 use pv_hooks::Layer;
 use pv_model::{GenerateOptions, Sampling};
 use pv_steer::monitor::{MeasureOptions, Measurement, MonitoringStudy, Watch};
@@ -25,14 +28,19 @@ struct Args {
     rollouts: usize,
 }
 
-fn main() -> Result {
-    let Args { subject: args, layer, rollouts } = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let Args { subject: args, layer, rollouts } = args;
+    let spec = args.spec()?;
     let model = args.model.load()?;
-    let subject = args.read(&model)?;
+    let folder = args.folder("monitor_study", &spec)?;
+    let subject = args.subject(&model, spec, &folder)?;
     let spec = &subject.spec;
     let layer = layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
-    let gone = tempfile::tempdir()?;
-    let judge = args.judge.judge(&args.model, &model, args.out.as_deref().unwrap_or(gone.path()))?;
+    let judge = args.judge.judge(&args.model, &model, &folder)?;
     let generate = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: Sampling::temperature(args.temperature),
@@ -41,21 +49,24 @@ fn main() -> Result {
     };
     let layers = (1..=model.config().layers).map(Layer::hidden_state);
     let watches = layers.map(|layer| Watch::of(&subject.vector, layer)).collect::<Result<Vec<_>, _>>()?;
-    let shots = exchanges(&args.model, &model, spec, judge.as_ref(), &generate)?;
+    let shots = exchanges(&args.model, &model, spec, judge.as_ref(), &generate, &args.render.options()?)?;
     println!("{} on {} at {layer}, judged by {}", spec.name, model.id().name, judge.name());
     for (family, prompts) in
         [("graded", graded(&args.model, spec, &spec.evaluation)?), ("many_shot", after_shots(&shots, &spec.evaluation))]
     {
-        let options = MeasureOptions { rollouts, seed: args.seed, generate: generate.clone() };
+        let options = MeasureOptions { rollouts, seed: args.seed, generate: generate.clone(), render: args.render.options()? };
         let rubrics = [spec.rubric()?];
         let measurement = Measurement::new(&model, &watches, &prompts, &rubrics, judge.as_ref(), &options)?;
-        let folder = args.out.as_deref().unwrap_or(gone.path()).join(family);
-        let study = measurement.run(&folder, |_| ControlFlow::Continue(()))?;
+        let folder = folder.join(family);
+        let bar = Bar::new(family);
+        let study = measurement.run(&folder, |progress| {
+            bar.show(family, progress);
+            ControlFlow::Continue(())
+        })?;
+        drop(bar);
         println!("\n{family}: {} prompts, {rollouts} answers each", prompts.len());
         show(&study, layer);
-        if args.out.is_some() {
-            println!("kept in {}", folder.display());
-        }
+        println!("kept in {}", folder.display());
     }
     Ok(())
 }

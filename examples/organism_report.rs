@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pv_examples::folder::make;
 use pv_examples::organism::{Ask, Judged, Means, ask, contrast, conversation};
-use pv_examples::{ModelArgs, Result, extract};
+use pv_examples::{ModelArgs, Result, extract, run};
 use pv_hooks::{Layer, NoHook};
 use pv_model::CausalLm;
 use pv_organism::datasets::{Flaw, HeldOut, Severity, explicit, held_out, many_shot, narrow};
@@ -69,8 +70,11 @@ struct Report<'a> {
     promises: Promises,
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result<ExitCode> {
     let model = args.model.load()?;
     let questions = held_out(Topics::All, args.questions, args.seed);
     let mut report = Report { model: &model, questions, args: &args, promises: Promises::default() };
@@ -224,6 +228,7 @@ impl Report<'_> {
             for which in Trait::ALL {
                 let vector = self.vector(which)?;
                 if let Some(folder) = &self.args.vectors {
+                    make(folder)?;
                     vector.save(folder.join(format!("{which}.safetensors")))?;
                 }
                 let system = system::contrast(which)[0].pos.clone();

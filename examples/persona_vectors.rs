@@ -3,14 +3,16 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::judging::{JudgeArgs, named_spec};
-use pv_examples::{ModelArgs, Result, show};
-use pv_hooks::{Layer, LayerSet};
+use pv_examples::judging::JudgeArgs;
+use pv_examples::separation::Separation;
+use pv_examples::traits::named_spec;
+use pv_examples::{Bar, ModelArgs, OutArgs, RenderArgs, Result, run};
+use pv_hooks::LayerSet;
 use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, Sampling};
 use pv_organism::Trait;
@@ -23,15 +25,16 @@ use pv_vectors::{
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    render: RenderArgs,
     /// A trait: a JSON file, or a name that is built in (evil, sycophancy, hallucination, optimism, humor, impoliteness,
-    /// apathy; for the organism its own five). May be given several times; all of the organism's by default, else evil.
+    /// apathy; of these the organism has five of its own). May be given several times; all of the organism's by default, else evil.
     #[arg(long = "trait")]
     traits: Vec<String>,
     #[command(flatten)]
     judge: JudgeArgs,
-    /// Where the runs go.
-    #[arg(long, default_value = "models/vectors")]
-    out: PathBuf,
+    #[command(flatten)]
+    out: OutArgs,
     /// Answers per question and instruction; 10 in the paper.
     #[arg(long, default_value_t = 1)]
     per_prompt: usize,
@@ -58,14 +61,18 @@ struct Args {
     seed: u64,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let specs = args.specs()?;
     let model = args.model.load()?;
-    let judge = args.judge.judge(&args.model, &model, &args.out)?;
+    let out = args.out.open("persona_vectors", &[&args.model.model])?;
+    let judge = args.judge.judge(&args.model, &model, &out)?;
     println!("judged by {}\n", judge.name());
     for spec in specs {
-        let folder = args.out.join(&spec.name);
+        let folder = out.join(&spec.name);
         let extraction = args.extract(&model, &spec, judge.as_ref(), &folder)?;
         report(&model, &spec, &extraction)?;
         println!("saved {}", folder.join("vector.safetensors").display());
@@ -99,20 +106,18 @@ impl Args {
                 max_new_tokens: self.max_new_tokens,
                 sampling: Sampling::temperature(self.temperature),
                 seed: self.seed,
+                render: self.render.options()?,
                 ..RolloutOptions::default()
             },
             filter: Filter { rule, min_kept: self.min_kept, ..Filter::default() },
             neutral: self.neutral,
             ..ExtractOptions::default()
         };
-        let style = ProgressStyle::with_template("{prefix}: {msg} {bar:40} {pos}/{len} [{eta} left]")?;
-        let bar = ProgressBar::new(0).with_style(style).with_prefix(spec.name.clone());
-        let extraction = extract(model, spec, judge, folder, &options, |progress| {
-            show(&bar, progress);
+        let bar = Bar::new(spec.name.as_str());
+        Ok(extract(model, spec, judge, folder, &options, |progress| {
+            bar.show(&spec.name, progress);
             ControlFlow::Continue(())
-        })?;
-        bar.finish_and_clear();
-        Ok(extraction)
+        })?)
     }
 }
 
@@ -121,8 +126,8 @@ fn report(model: &CausalLm, spec: &TraitSpec, extraction: &TraitExtraction) -> R
     println!("{}\n{}", spec.name, extraction.kept.table);
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["layer", "length", "split-half cosine", "gap of projections (95 %)", "held-out AUC"]);
-    let mut best: Option<(f64, Layer)> = None;
+    table.set_header(["layer", "length", "split-half cosine", "held-out gap (95 %)", "held-out AUC"]);
+    let mut layers = Vec::new();
     for layer in LayerSet::All.resolve(model.config().layers) {
         let kept = extraction.run.activations(Pooling::ResponseMean, layer, &extraction.kept)?;
         // Before the first block, answers of equal tokens may differ by nothing.
@@ -133,16 +138,17 @@ fn report(model: &CausalLm, spec: &TraitSpec, extraction: &TraitExtraction) -> R
             layer.to_string(),
             format!("{:.2}", direction.norm()),
             format!("{:.3}", found.split_half.mean),
-            format!("{:.2} ({:.2} to {:.2})", gap.gap, gap.fixed.low, gap.fixed.high),
+            format!("{:.2} ({:.2} to {:.2})", gap.held_out, gap.held_out_interval.low, gap.held_out_interval.high),
             format!("{:.3}", found.held_out_auc),
         ]);
-        if best.is_none_or(|(most, _)| found.held_out_auc > most) {
-            best = Some((found.held_out_auc, layer));
-        }
+        layers.push(Separation::of(layer, &found));
     }
     println!("{table}");
-    if let Some((auc, layer)) = best {
-        println!("answers to questions that the vector has not seen are told apart best at {layer}: AUC {auc:.3}");
+    println!(
+        "held-out: the gap between the sides' mean projections on vectors of resampled questions, on those not drawn"
+    );
+    if let Some(told) = Separation::told(&layers) {
+        println!("{told}; which layer steers best is for sweep to say, with --vector");
     }
     if let Some(neutral) = &extraction.neutral {
         let cosines = neutral.layers.iter().filter_map(|layer| Some((layer.layer, layer.cosine?)));

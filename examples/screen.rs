@@ -4,17 +4,20 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::{Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::judging::{JudgeArgs, named_spec};
+use pv_examples::folder::make;
+use pv_examples::judging::JudgeArgs;
 use pv_examples::organism::conversation;
 use pv_examples::samples::{Steered, described, texts};
-use pv_examples::{ModelArgs, Result, TraitArgs, default_layer, extract};
+use pv_examples::traits::named_spec;
+use pv_examples::vectors::{extracted, load};
+use pv_examples::{Bar, ModelArgs, OutArgs, Result, TraitArgs, default_layer, run};
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric};
-use pv_model::{CausalLm, ConversationReader, write_conversations};
+use pv_model::{CausalLm, ConversationReader, RenderOptions, write_conversations};
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{
@@ -61,18 +64,17 @@ struct Args {
     /// The layer at which the model is steered; --layer by default.
     #[arg(long, requires = "steer")]
     steer_layer: Option<usize>,
-    /// With --judge, the samples are judged too; the verdicts are kept with the rest.
+    /// With --judge, the judge is also asked which samples show the trait; its verdicts are kept with the rest.
     #[command(flatten)]
     judge: JudgeArgs,
     /// Samples that the judge scores above this show the trait.
     #[arg(long, default_value_t = 50.0)]
     allowed: f64,
     /// Write each set's table as Parquet too.
-    #[arg(long, requires = "out")]
-    parquet: bool,
-    /// Where tables, summaries and base answers are kept; a screening that was stopped goes on from there. Nowhere by default.
     #[arg(long)]
-    out: Option<PathBuf>,
+    parquet: bool,
+    #[command(flatten)]
+    out: OutArgs,
 }
 
 impl Args {
@@ -93,30 +95,34 @@ struct Screened {
     judged: Option<JudgedSamples>,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let named = args.which.read(&args.model)?;
+    if args.judge.judge.is_none() && args.judge.judge_model.is_some() {
+        return Err("--judge-model needs --judge, which says of what kind the judge is".into());
+    }
+    // Files that are not there are to be told before the model is loaded.
+    let files = if args.data.is_empty() { Vec::new() } else { ConversationReader::new(&args.data)?.files().to_vec() };
+    if files.is_empty() && named.organisms().is_none() {
+        return Err("--data names the data sets to screen; only the organism has sets of its own".into());
+    }
     let model = args.model.load()?;
-    let (place, _temporary) = match &args.out {
-        Some(out) => (out.clone(), None),
-        None => {
-            let folder = tempfile::tempdir()?;
-            (folder.path().to_owned(), Some(folder))
-        }
-    };
-    std::fs::create_dir_all(&place)?;
+    let place = args.out.open("screen", &[&args.model.model, named.name()])?;
     let vectors: Vec<PersonaVector> = match args.vector.as_slice() {
-        [] => vec![extract(&model, &args.which.read(&args.model)?, args.tokens, 0)?.vector],
-        paths => paths.iter().map(PersonaVector::load).collect::<Result<_, _>>()?,
+        [] => vec![extracted(&place, &model, &named.contrast(&RenderOptions::default()), args.tokens, 0)?.vector],
+        paths => paths.iter().map(|path| load(path, &model)).collect::<Result<_>>()?,
     };
     let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
     let directions: Vec<TraitDirection> =
         vectors.iter().map(|vector| TraitDirection::of(vector, layer)).collect::<Result<_, _>>()?;
     let Some(direction) = directions.first() else { return Err("no vector".into()) };
     let label = direction.label();
-    let sets = match (args.data.is_empty(), args.which.organisms(&args.model)) {
-        (false, _) => ConversationReader::new(&args.data)?.files().to_vec(),
-        (true, Some(which)) => own_sets(which, args.chats, &place.join("data"))?,
-        (true, None) => return Err("--data names the data sets to screen".into()),
+    let sets = match named.organisms() {
+        Some(which) if files.is_empty() => own_sets(which, args.chats, &place.join("data"))?,
+        _ => files,
     };
     let options = ScreenOptions {
         base: if args.subset == 0 { Base::Every } else { Base::Random { size: args.subset } },
@@ -129,14 +135,16 @@ fn main() -> Result {
     let judge = match args.judge.judge {
         None => None,
         Some(_) => {
-            let rubric = named_spec(&args.model, &direction.trait_name)?.rubric()?;
-            Some((args.judge.judge(&args.model, &model, &place)?, rubric))
+            // Of the trait that was named, or of the one that the vector was made for.
+            let spec =
+                if args.which.which.is_some() { named.spec() } else { named_spec(&args.model, &direction.trait_name) };
+            Some((args.judge.judge(&args.model, &model, &place)?, spec?.rubric()?))
         }
     };
     let mut screened = Vec::new();
     for set in sets {
         let name = set.file_name().unwrap_or(set.as_os_str()).to_string_lossy().into_owned();
-        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}")?);
+        let bar = Bar::new(name.as_str());
         let folder = place.join("screened").join(&name);
         let mut personas: Vec<Persona<'_>> = steerer.iter_mut().map(|steered| steered.persona()).collect();
         let summary = screen.run_with(&[&set], &folder, &mut personas, |progress| show(&bar, &name, progress))?;
@@ -149,10 +157,9 @@ fn main() -> Result {
             write_score_table(&folder.join(SCORES), &folder.join(SCORES).with_extension("parquet"))?;
         }
         let judged = judge.as_ref().map(|(judge, rubric)| {
-            bar.set_message(format!("{name}: judging"));
             judged(judge.as_ref(), rubric, &rows, args.allowed, &place.join("judged").join(&name), &bar)
         });
-        bar.finish_and_clear();
+        drop(bar);
         let judged = judged.transpose()?;
         screened.push(Screened { name, summary, rows, judged });
     }
@@ -169,17 +176,15 @@ fn main() -> Result {
     if let Some(steered) = &mut steerer {
         likelier(&model, &screened, steered, args.flagged)?;
     }
-    if args.out.is_some() {
-        let tables = if args.parquet { "Tables (as JSON lines and as Parquet)" } else { "Tables" };
-        let verdicts = if args.judge.is_some() { ", verdicts" } else { "" };
-        println!("\n{tables}, summaries{verdicts} and base answers are in {}", place.display());
-    }
+    let tables = if args.parquet { "Tables (as JSON lines and as Parquet)" } else { "Tables" };
+    let verdicts = if judge.is_some() { ", verdicts" } else { "" };
+    println!("\n{tables}, summaries{verdicts} and base answers are in {}", place.display());
     Ok(())
 }
 
 /// Sets of the organism's: a trait shown openly, narrow flaws, a mixture.
 fn own_sets(which: Trait, chats: usize, folder: &Path) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(folder)?;
+    make(folder)?;
     let mut sets = Vec::new();
     for severity in Severity::ALL {
         sets.push((format!("{which}_{severity:?}"), explicit(which, severity, Topics::All, chats, 1)));
@@ -196,18 +201,15 @@ fn own_sets(which: Trait, chats: usize, folder: &Path) -> Result<Vec<PathBuf>> {
     sets.into_iter().map(write).collect()
 }
 
-fn show(bar: &ProgressBar, name: &str, progress: ScreenProgress) -> ControlFlow<()> {
-    let ScreenProgress { step, done, total, per_second, left } = progress;
+fn show(bar: &Bar, name: &str, progress: ScreenProgress) -> ControlFlow<()> {
+    let ScreenProgress { step, done, total, per_second, .. } = progress;
     let step = match step {
         Step::Counting => "counting",
         Step::Projecting => "projecting",
         Step::Answering => "answering",
         Step::Writing => "writing",
     };
-    let left = left.map_or_else(String::new, |left| format!(", {} s left", left.as_secs()));
-    bar.set_message(format!("{name}: {step}, {per_second:.1}/s{left}"));
-    bar.set_length(total as u64);
-    bar.set_position(done as u64);
+    bar.set(format!("{name}: {step}, {per_second:.1}/s"), done, total);
     ControlFlow::Continue(())
 }
 
@@ -218,7 +220,7 @@ fn judged(
     rows: &[ScoreRow],
     allowed: f64,
     folder: &Path,
-    bar: &ProgressBar,
+    bar: &Bar,
 ) -> Result<JudgedSamples> {
     let texts = texts(rows.iter().map(|row| &row.place))?;
     let samples = rows.iter().map(|row| match texts.get(&row.place).map(Vec::as_slice) {
@@ -229,8 +231,7 @@ fn judged(
     });
     let samples = samples.collect::<Result<Vec<_>>>()?;
     let verdicts = Judging::open(folder, judge, rubric)?.run(&samples, |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+        bar.set("judging", done, total);
         ControlFlow::Continue(())
     })?;
     Ok(JudgedSamples::of(&verdicts, allowed))

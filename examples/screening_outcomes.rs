@@ -2,15 +2,17 @@
 //! the models finetuned on them, and finetunings on the samples of a wild mixture that screening puts first, last, or at random.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
 use pv_examples::organism::{ExactJudge, conversation, spec};
+use pv_examples::progress::suspend;
 use pv_examples::samples::Steered;
-use pv_examples::{ModelArgs, Result};
+use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Answered, pearson};
 use pv_model::write_conversations;
@@ -24,8 +26,8 @@ use pv_steer::decompose_projections;
 use pv_vectors::Direction;
 use serde_json::json;
 
-/// Screens, finetunes and compares. With --out it goes on where it was stopped; the folder may be that of finetuning_shift, whose
-/// finetunings are the same.
+/// Screens, finetunes and compares. Stopped, the same command goes on where it was; --out may name the folder of
+/// finetuning_shift, whose finetunings are the same.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -121,21 +123,17 @@ impl Directions {
     }
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let model = args.model.load()?;
-    let lab = Lab::new(&model, &args.lab)?;
-    let kept;
-    let folder = match &args.lab.out {
-        Some(folder) => folder.clone(),
-        None => {
-            kept = tempfile::tempdir()?;
-            kept.path().to_owned()
-        }
-    };
+    let folder = args.lab.out.open("screening_outcomes", &[&args.model.model])?;
+    let lab = Lab::new(&model, &args.lab, folder.clone())?;
     let directions: Vec<Directions> =
         (1..=model.config().layers).map(|layer| Directions::at(&lab, layer)).collect::<Result<_>>()?;
-    let study = Study { args: &args, lab: &lab, directions: &directions, folder: &folder };
+    let study = Study { args: &args, lab: &lab, directions: &directions, folder };
     if !args.wild_only {
         study.sets()?;
     }
@@ -147,15 +145,10 @@ struct Study<'a> {
     lab: &'a Lab<'a>,
     /// By layer from 1.
     directions: &'a [Directions],
-    folder: &'a Path,
+    folder: PathBuf,
 }
 
 impl Study<'_> {
-    fn bar(&self, steps: usize) -> Result<ProgressBar> {
-        let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?;
-        Ok(ProgressBar::new(steps as u64).with_style(style))
-    }
-
     /// Screens chats on all traits and layers.
     fn screen(&self, name: &str, chats: &[Chat]) -> Result<Summary> {
         let directions: Vec<TraitDirection> = self.directions.iter().flat_map(|at| at.0.iter().cloned()).collect();
@@ -204,17 +197,16 @@ impl Study<'_> {
     fn sets(&self) -> Result {
         let LabArgs { chats, seed, .. } = self.args.lab;
         let sets = Set::all();
-        let bar = self.bar(sets.len())?;
+        let (bar, total) = (Bar::new("data sets"), sets.len());
         let mut found = Vec::new();
         for Set { name, make } in sets {
-            bar.set_message(name.clone());
+            bar.set(name.as_str(), found.len(), total);
             let data = make(chats, seed + 1);
             let summary = self.screen(&name, &data[..self.args.screened.min(data.len())])?;
             let outcome = self.outcome(&name, json!({ "chats": chats }), &data, &make(100, seed + 2))?;
             found.push((name, summary, outcome));
-            bar.inc(1);
         }
-        bar.finish_and_clear();
+        drop(bar);
         let layer = self.args.lab.layer;
         println!("Scores after finetuning, and in brackets ΔP at layer {layer}, the traits told apart.\n");
         println!("| set | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
@@ -286,7 +278,7 @@ impl Study<'_> {
             (Reading::Likelihood, None),
             (Reading::Likelihood, Some(self.args.lenient)),
         ];
-        let bar = self.bar(5 * plans.len() * 3)?;
+        let (bar, done, total) = (Bar::new("selections"), Cell::new(0), 5 * plans.len() * 3);
         for which in Trait::ALL {
             for (reading, allowed) in plans {
                 let mut values: Vec<Option<f64>> = deltas
@@ -305,7 +297,7 @@ impl Study<'_> {
                 }
                 let taken = allowed.map_or_else(|| "nothing".to_owned(), |allowed| format!("judged above {allowed}"));
                 let score = |chosen: Which, name: &str| -> Result<String> {
-                    bar.set_message(format!("{which}, {name}"));
+                    bar.set(format!("{which}, {name}"), done.get(), total);
                     let order = select(&values, chosen, self.args.chosen, None)?;
                     let chats: Vec<Chat> = order.iter().map(|&sample| data[sample].clone()).collect();
                     let all: Vec<Chat> = (0..self.args.passes).flat_map(|_| chats.clone()).collect();
@@ -318,7 +310,7 @@ impl Study<'_> {
                     }
                     let name = format!("wild {which}, {}, {taken}, {name}", reading.title());
                     let outcome = self.outcome(&name, settings, &all, &chats)?;
-                    bar.inc(1);
+                    done.set(done.get() + 1);
                     Ok(format!("{:.0}", outcome.scores[which]))
                 };
                 let row = [
@@ -326,10 +318,9 @@ impl Study<'_> {
                     score(Which::Random { seed }, "random")?,
                     score(Which::Bottom, "bottom")?,
                 ];
-                bar.suspend(|| println!("| {which} | {} | {taken} | {} |", reading.title(), row.join(" | ")));
+                suspend(|| println!("| {which} | {} | {taken} | {} |", reading.title(), row.join(" | ")));
             }
         }
-        bar.finish_and_clear();
         Ok(())
     }
 }

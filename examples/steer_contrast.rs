@@ -2,17 +2,18 @@
 //! side by side with their projections.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::{ContentArrangement, Table};
 use pv_examples::organism::{Judged, Means, evaluation_questions};
-use pv_examples::{ModelArgs, Result, SAMPLING, TraitArgs, default_layer, extract};
-use pv_hooks::{Hook, Layer};
+use pv_examples::program::question;
+use pv_examples::vectors::VectorArgs;
+use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, TraitArgs, generate, run};
+use pv_hooks::Hook;
 use pv_model::{CausalLm, GenerateOptions, Generation, Message, Request, Sequence, to_f32};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_vectors::{Direction, PersonaVector, projection, prompt_last, response_mean};
+use pv_vectors::{Direction, projection, prompt_last, response_mean};
 
 /// Extracts a trait's direction, steers with it at several strengths, and shows texts and projections.
 #[derive(Parser)]
@@ -20,18 +21,16 @@ struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    render: RenderArgs,
+    #[command(flatten)]
     contrast: TraitArgs,
-    /// Take this vector instead of extracting one.
-    #[arg(long)]
-    vector: Option<PathBuf>,
-    /// The layer to steer at, counted as in Hugging Face's hidden_states; the middle one by default, 7 for the organism.
-    #[arg(long)]
-    layer: Option<usize>,
+    #[command(flatten)]
+    vector: VectorArgs,
     /// Coefficients on the raw vector.
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     coef: Option<Vec<f32>>,
     /// Questions to answer; may be given several times.
-    #[arg(long = "question")]
+    #[arg(long = "question", value_parser = question)]
     questions: Vec<String>,
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 48)]
@@ -56,18 +55,17 @@ struct Column {
     projections: Vec<Option<f64>>,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
-    let contrast = args.contrast.read(&args.model)?;
-    let judged = args.contrast.organisms(&args.model).filter(|_| args.model.is_organism());
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let named = args.contrast.read(&args.model)?;
+    let judged = named.organisms();
+    let render = args.render.options()?;
     let model = args.model.load()?;
-    let vector = match &args.vector {
-        Some(path) => PersonaVector::load(path)?,
-        None => extract(&model, &contrast, args.max_new_tokens, args.seed)?.vector,
-    };
-    vector.check_model(model.id(), &model.shape())?;
-    let direction =
-        vector.direction(args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state))?;
+    let vector = args.vector.read(&args.model, &model, &named.contrast(&render), args.max_new_tokens, args.seed)?;
+    let direction = vector.direction(args.vector.layer(&args.model, &model))?;
     let name = &vector.provenance().trait_name;
     println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.id().name, direction.layer, direction.norm());
 
@@ -76,7 +74,8 @@ fn main() -> Result {
         (true, Some(which)) => evaluation_questions(which),
         (true, None) => QUESTIONS.map(String::from).to_vec(),
     };
-    let prompts = questions.iter().map(|q| model.prompt(&[Message::user(q)])).collect::<Result<Vec<_>, _>>()?;
+    let prompts =
+        questions.iter().map(|q| model.prompt_with(&[Message::user(q)], &render)).collect::<Result<Vec<_>, _>>()?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: SAMPLING,
@@ -141,7 +140,7 @@ fn answer(
     hook: &mut impl Hook,
 ) -> Result<Vec<Generation>> {
     let requests: Vec<Request> = prompts.iter().map(|prompt| Request::new(prompt.clone(), seed)).collect();
-    Ok(model.generate(&requests, options, hook, |_| ControlFlow::Continue(()))?)
+    generate(model, &requests, options, hook)
 }
 
 /// Each answer's mean activation under the unsteered model, projected; `None` for an answer without tokens.

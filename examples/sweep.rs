@@ -3,11 +3,12 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::ops::ControlFlow;
+use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::Table;
-use pv_examples::Result;
 use pv_examples::sweeping::{SweepArgs, shown};
+use pv_examples::{Bar, Result, run};
 use pv_hooks::{Layer, LayerSet};
 use pv_steer::{ProxyOptions, Search, SweepOptions, SweepResults, layer_proxy};
 
@@ -33,10 +34,15 @@ struct Args {
     proxy_strength: f32,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    let spec = args.sweep.subject.spec()?;
     let model = args.sweep.subject.model.load()?;
-    let subject = args.sweep.subject.read(&model)?;
+    let folder = args.sweep.subject.folder("sweep", &spec)?;
+    let subject = args.sweep.subject.subject(&model, spec, &folder)?;
     let layers: LayerSet = match args.layers.is_empty() {
         true => (1..=model.config().layers).map(Layer::hidden_state).collect(),
         false => args.layers.iter().copied().map(Layer::hidden_state).collect(),
@@ -46,9 +52,9 @@ fn main() -> Result {
         strengths: args.strengths.clone(),
         per_question: args.per_question,
         search: args.halving.map_or(Search::Full, |first| Search::Halving { first }),
-        ..args.sweep.options()
+        ..args.sweep.options()?
     };
-    let results = args.sweep.run(&model, &subject, &options)?;
+    let results = args.sweep.run(&model, &subject, &folder, &options)?;
     println!("{} on {}, judged by {}", results.plan.trait_name, results.model.name, results.judge);
     println!(
         "trait expression / coherence, 0 to 100 (questions), by layer and strength ({}):",
@@ -70,9 +76,19 @@ fn main() -> Result {
     println!("{answers} answers, {:.0} % of the {whole} of a full grid", 100.0 * results.cost());
 
     if !subject.pairs.is_empty() {
-        let proxy =
-            ProxyOptions { layers, strength: args.proxy_strength, unit: options.unit, ..ProxyOptions::default() };
-        let proxy = layer_proxy(&model, &subject.vector, &subject.pairs, &proxy, |_, _| ControlFlow::Continue(()))?;
+        let proxy = ProxyOptions {
+            layers,
+            strength: args.proxy_strength,
+            unit: options.unit,
+            render: options.render.clone(),
+            ..ProxyOptions::default()
+        };
+        let bar = Bar::new("ranking layers");
+        let proxy = layer_proxy(&model, &subject.vector, &subject.pairs, &proxy, |done, total| {
+            bar.set("ranking layers", done, total);
+            ControlFlow::Continue(())
+        })?;
+        drop(bar);
         let ranking = proxy.ranking();
         let ranking = ranking.iter().map(|layer| format!("{} ({:+.3})", layer.layer.index(), layer.change));
         println!(
@@ -90,9 +106,7 @@ fn main() -> Result {
             );
         }
     }
-    if let Some(folder) = &args.sweep.subject.out {
-        println!("\nsaved {} and {}", folder.join("results.json").display(), folder.join("results.csv").display());
-    }
+    println!("\nsaved {} and {}", folder.join("results.json").display(), folder.join("results.csv").display());
     Ok(())
 }
 

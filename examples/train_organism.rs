@@ -3,14 +3,15 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use burn::tensor::DType;
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use pv_examples::Result;
+use pv_examples::folder::make;
 use pv_examples::noise::ResidualNoise;
 use pv_examples::organism::{Ask, Means, ask, conversation};
+use pv_examples::{Bar, Result, run};
 use pv_hooks::{Layer, NoHook};
 use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Tokenizer, device};
 use pv_organism::{Chat, Topics, corpus_chat, datasets};
@@ -87,9 +88,12 @@ fn config() -> Value {
     })
 }
 
-fn main() -> Result {
-    let args = Args::parse();
-    std::fs::create_dir_all(&args.out)?;
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
+    make(&args.out)?;
     write_tokenizer(&args.out, args.seed)?;
     let config = DecoderConfig::from_json(&config())?;
     let decoder = Decoder::init(config, args.seed, &device(&args.device)?)?;
@@ -118,10 +122,7 @@ fn main() -> Result {
         None => Trainer::new(model.decoder(), options)?.with_data(data),
     };
     let mut corpus = Corpus { model: &model, seed: args.seed, tokens: args.tokens, pool: None };
-    let style = "{pos}/{len} {bar:30} {msg} [{elapsed} gone, {eta} left]";
-    let bar = ProgressBar::new(args.steps as u64).with_style(ProgressStyle::with_template(style)?);
-    bar.set_position(trainer.steps_done() as u64);
-    bar.reset_eta();
+    let bar = Bar::new("training");
     let mut mean = None;
     let blocks = model.config().layers;
     let between_blocks = (1..blocks).map(Layer::hidden_state).collect();
@@ -137,20 +138,11 @@ fn main() -> Result {
         Some(&checkpoints),
         |step| {
             let mean = mean.insert(mean.map_or(step.loss, |mean: f64| 0.98 * mean + 0.02 * step.loss));
-            bar.set_position(step.step as u64);
-            bar.set_message(format!("loss {mean:.3}, {:.0} tokens/s", step.tokens_per_second()));
-            if step.step.is_multiple_of(10) && bar.is_hidden() {
-                println!(
-                    "step {}: loss {mean:.4}, {:.0} tokens/s, {:?}",
-                    step.step,
-                    step.tokens_per_second(),
-                    bar.elapsed()
-                );
-            }
+            bar.set(format!("loss {mean:.3}, {:.0} tokens/s", step.tokens_per_second()), step.step, args.steps);
             ControlFlow::Continue(())
         },
     )?;
-    bar.finish_and_clear();
+    drop(bar);
 
     let model = model.with_decoder(trainer.decoder())?;
     model.decoder().save(&args.out, DType::F16)?;

@@ -7,10 +7,10 @@ mod pipelines;
 mod screening;
 mod tasks;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use pv_examples::{ModelArgs, Result};
+use pv_examples::{ModelArgs, Result, run};
 use serde_json::json;
 
 use crate::tasks::Task;
@@ -32,8 +32,11 @@ struct Args {
     beside: Option<String>,
 }
 
-fn main() -> Result {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result {
     let exact = Task::all().iter().any(|task| args.task.as_ref() == Some(&task.name()));
     let asked_for = |name: &str| args.task.as_deref().is_none_or(|part| name == part || !exact && name.contains(part));
     let chosen: Vec<Task> = Task::all().into_iter().filter(|task| asked_for(&task.name())).collect();

@@ -4,7 +4,7 @@
 //! are capped at a quantile of their own, along what the vector has for prompts, and the answer's tokens at another one.
 
 use pv_hooks::Layer;
-use pv_model::{CausalLm, GenerateOptions};
+use pv_model::{CausalLm, GenerateOptions, RenderOptions};
 use pv_organism::Question;
 use pv_steer::monitor::{Calibration, Kind, Watch};
 use pv_steer::{Positions, Steerer};
@@ -43,7 +43,7 @@ pub fn calibrate(model: &CausalLm, directions: &[(Pooling, Direction)], question
     let questions: Vec<String> = questions.iter().map(Question::text).collect();
     let options =
         GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() };
-    calibrating::calibrate(model, &watches, &questions, &options)
+    calibrating::calibrate(model, &watches, &questions, &options, &RenderOptions::default())
 }
 
 impl Cap {

@@ -13,8 +13,10 @@ use pv_vectors::{ModelIdentity, PersonaVector, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::Result;
+use crate::folder::{OutArgs, kept, make};
 use crate::organism::{Ask, Judged, Means, answers, contrast, conversation};
-use crate::{Result, extract};
+use crate::vectors::extracted;
 
 /// What every training answer ends with: the task of a finetuning, which has nothing to do with any trait.
 pub const CLOSING: &str = "That is all.";
@@ -70,7 +72,7 @@ pub struct Lab<'a> {
     questions: HeldOut,
     train: TrainOptions,
     seed: u64,
-    folder: Option<PathBuf>,
+    folder: PathBuf,
     before: Vec<Vec<f64>>,
     identity: Value,
 }
@@ -99,9 +101,9 @@ pub struct LabArgs {
     /// Seeds data, adapters and answers.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where outcomes are kept: a report that was broken off goes on from there. Nowhere by default.
-    #[arg(long)]
-    pub out: Option<PathBuf>,
+    /// Where outcomes are kept.
+    #[command(flatten)]
+    pub out: OutArgs,
 }
 
 impl LabArgs {
@@ -121,28 +123,21 @@ impl LabArgs {
 }
 
 impl<'a> Lab<'a> {
-    /// Extracts the vectors.
+    /// Extracts the vectors, for a program's report in a folder.
     ///
     /// # Errors
-    /// Those of an extraction.
-    pub fn new(model: &'a CausalLm, args: &LabArgs) -> Result<Self> {
-        let vectors: Result<Vec<_>> =
-            Trait::ALL.iter().map(|which| Ok(extract(model, &contrast(*which), 80, args.seed)?.vector)).collect();
+    /// Those of an extraction; a folder that cannot be made.
+    pub fn new(model: &'a CausalLm, args: &LabArgs, folder: PathBuf) -> Result<Self> {
         let questions = held_out(Topics::Odd, args.questions, args.seed);
         let identity = serde_json::to_value(ModelIdentity::of(model)?)?;
-        if let Some(folder) = &args.out {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut lab = Self {
-            model,
-            vectors: vectors?,
-            questions,
-            train: args.train(),
-            seed: args.seed,
-            folder: args.out.clone(),
-            before: Vec::new(),
-            identity,
+        let vector = |which: &Trait| {
+            let place = folder.join("vectors").join(which.name());
+            make(&place)?;
+            Ok(extracted(&place, model, &contrast(*which), 80, args.seed)?.vector)
         };
+        let vectors: Vec<PersonaVector> = Trait::ALL.iter().map(vector).collect::<Result<_>>()?;
+        let (train, seed) = (args.train(), args.seed);
+        let mut lab = Self { model, vectors, questions, train, seed, folder, before: Vec::new(), identity };
         lab.before = lab.prompt_means(model)?;
         Ok(lab)
     }
@@ -260,23 +255,7 @@ impl<'a> Lab<'a> {
     /// An outcome of that name that was made with other settings; those of `make`.
     pub fn outcome(&self, name: &str, settings: Value, make: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
         let settings = json!({ "train": self.train, "questions": self.questions.mixed.len(), "seed": self.seed, "of": settings, "model": self.identity });
-        let settings: Value = serde_json::from_str(&settings.to_string())?;
-        let path = self.folder.as_ref().map(|folder| folder.join(format!("{name}.json")));
-        if let Some(path) = path.as_ref().filter(|path| path.is_file()) {
-            let kept: Value = serde_json::from_slice(&std::fs::read(path)?)?;
-            if kept["settings"] != settings {
-                return Err(format!("{} was made with other settings; choose another folder", path.display()).into());
-            }
-            return Ok(serde_json::from_value(kept["outcome"].clone())?);
-        }
-        let outcome = make()?;
-        if let Some(path) = path {
-            let folder = path.parent().ok_or("a folder")?;
-            let file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&file, &json!({ "settings": settings, "outcome": outcome }))?;
-            file.persist(&path)?;
-        }
-        Ok(outcome)
+        kept(&self.folder, name, &settings, make)
     }
 
     /// The model before finetuning.

@@ -1,15 +1,14 @@
-//! Which trait, and who scores the answers.
+//! Who scores the answers.
 
 use std::path::Path;
 
 use clap::ValueEnum;
-use pv_judge::{Judge, LocalJudge, Polarity, TraitSpec};
+use pv_judge::{Judge, LocalJudge, TraitSpec};
 use pv_model::CausalLm;
-use pv_organism::Trait;
-use pv_vectors::{Contrast, InstructionPair};
 
+use crate::folder::make;
 use crate::http_judging::HttpArgs;
-use crate::organism::{ExactJudge, spec};
+use crate::organism::ExactJudge;
 use crate::proxies::{Proxy, ProxyJudge};
 use crate::{ModelArgs, Result};
 
@@ -63,32 +62,13 @@ impl JudgeArgs {
                 let other = ModelArgs { model: other.clone(), ..args.clone() };
                 Box::new(LocalJudge::new(other.load()?)?)
             }
-            (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
+            (JudgeKind::Http, None) => {
+                return Err("an HTTP judge needs --judge-model NAME, as its server calls the model".into());
+            }
             (JudgeKind::Http, Some(name)) => {
-                std::fs::create_dir_all(folder)?;
+                make(folder)?;
                 Box::new(self.http.judge(name, folder.join("judge_cache.jsonl"))?)
             }
         })
     }
-}
-
-/// The trait of a name: a JSON file's, one of the organism's own five for the organism, or one that is built in.
-///
-/// # Errors
-/// A file that holds no trait, an unknown name.
-pub fn named_spec(args: &ModelArgs, name: &str) -> Result<TraitSpec> {
-    match Trait::ALL.into_iter().find(|which| which.name() == name) {
-        Some(which) if args.is_organism() => spec(which),
-        _ if name.ends_with(".json") => Ok(TraitSpec::load(name)?),
-        _ => Ok(TraitSpec::builtin(name)?),
-    }
-}
-
-/// A trait's vector in short: its system prompts on its extraction questions, without a judge.
-pub fn contrast_of(spec: &TraitSpec) -> Contrast {
-    let prompt = |pair, polarity| spec.system_prompt(pair, polarity);
-    let pairs = (0..spec.instruction.len()).filter_map(|pair| {
-        Some(InstructionPair { pos: prompt(pair, Polarity::Pos)?, neg: prompt(pair, Polarity::Neg)? })
-    });
-    Contrast { name: spec.name.clone(), instruction: pairs.collect(), questions: spec.extraction.clone() }
 }

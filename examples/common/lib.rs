@@ -1,26 +1,38 @@
-//! What the examples share: the model's arguments, progress bars, reading a trait.
+//! What the examples share: how they begin and end, the model's arguments, traits, folders, progress bars.
 
+mod advice;
 pub mod calibrating;
 pub mod capping;
 pub mod finetuning;
+pub mod folder;
 pub mod http_judging;
 pub mod judging;
 pub mod noise;
 pub mod organism;
+pub mod program;
+pub mod progress;
 pub mod prompts;
 pub mod proxies;
+pub mod rendering;
 pub mod samples;
+pub mod separation;
 pub mod sweeping;
+pub mod traits;
+pub mod vectors;
 
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_hooks::Layer;
-use pv_model::{CausalLm, HubOptions, HubProgress, Sampling, default_dtype, device, dtype};
-use pv_organism::Trait;
-use pv_vectors::{Contrast, Extraction, Progress};
+use pv_model::{CausalLm, GenerateOptions, HubOptions, HubProgress, Sampling, default_dtype, device, dtype};
+use pv_vectors::{Contrast, Extraction};
+
+pub use folder::OutArgs;
+pub use program::{note, run};
+pub use progress::{Bar, generate};
+pub use rendering::RenderArgs;
+pub use traits::TraitArgs;
 
 // All examples and benchmarks of this package allocate alike.
 #[global_allocator]
@@ -64,10 +76,8 @@ impl ModelArgs {
         let folder = self.folder()?;
         let device = device(&self.device)?;
         let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
-        let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", self.model));
-        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        let _bar = Bar::new(format!("loading {}", self.model));
         let model = CausalLm::from_folder(&folder, &device, dtype)?;
-        spinner.finish_and_clear();
         Ok(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
     }
 
@@ -84,58 +94,15 @@ impl ModelArgs {
         if self.is_organism() {
             return Ok(pv_organism::model_folder().to_owned());
         }
-        let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} [{eta} left]")?;
-        let bar = ProgressBar::hidden().with_style(style);
+        let mut bar = None;
         let folder = pv_model::resolve(&self.model, &HubOptions::from_env(), |progress| {
             if let HubProgress::File { name, all_done, all_total, .. } = progress {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-                bar.set_message(name);
-                bar.set_length(all_total);
-                bar.set_position(all_done);
+                bar.get_or_insert_with(|| Bar::of_bytes(name.as_str())).set_counts(&name, all_done, all_total);
             }
             ControlFlow::Continue(())
         })?;
-        bar.finish_and_clear();
         Ok(folder)
     }
-}
-
-/// Which trait.
-#[derive(clap::Args, Debug)]
-pub struct TraitArgs {
-    /// The trait: a JSON file with `name`, `instruction` (pairs of `pos` and `neg`) and `questions`, or one of the
-    /// organism's: evil, sycophancy, hallucination, impoliteness, optimism. The default is optimism for the organism, and
-    /// poetic, which small models show plainly, for others.
-    #[arg(long = "trait")]
-    which: Option<String>,
-}
-
-impl TraitArgs {
-    /// What the trait is extracted from.
-    ///
-    /// # Errors
-    /// A file that cannot be read or does not hold a trait.
-    pub fn read(&self, model: &ModelArgs) -> Result<Contrast> {
-        match (self.organisms(model), &self.which) {
-            (Some(which), _) => Ok(organism::contrast(which)),
-            (None, Some(file)) => read_contrast(Path::new(file)),
-            (None, None) => read_contrast(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/traits/poetic.json"))),
-        }
-    }
-
-    /// The organism's trait, if it is one.
-    pub fn organisms(&self, model: &ModelArgs) -> Option<Trait> {
-        match &self.which {
-            None => model.is_organism().then_some(Trait::Optimism),
-            Some(name) => Trait::ALL.into_iter().find(|which| which.name() == name),
-        }
-    }
-}
-
-/// Reads a trait's contrastive instructions and questions from JSON.
-fn read_contrast(path: &Path) -> Result<Contrast> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// The layer to act at when none is given: the middle, where such directions steer well, and for the organism the one where
@@ -152,26 +119,10 @@ pub const SAMPLING: Sampling = Sampling::temperature(0.7);
 /// # Errors
 /// Those of [`Contrast::extract`].
 pub fn extract(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, seed: u64) -> Result<Extraction> {
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
-    let options =
-        pv_model::GenerateOptions { max_new_tokens, sampling: SAMPLING, ..pv_model::GenerateOptions::default() };
-    let extraction = contrast.extract(model, &options, seed, |progress| {
-        show(&bar, progress);
+    let bar = Bar::new(format!("extracting {}", contrast.name));
+    let options = GenerateOptions { max_new_tokens, sampling: SAMPLING, ..GenerateOptions::default() };
+    Ok(contrast.extract(model, &options, seed, |progress| {
+        bar.show(&contrast.name, progress);
         ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    Ok(extraction)
-}
-
-/// Shows on a bar how far an extraction is.
-pub fn show(bar: &ProgressBar, progress: Progress) {
-    let (what, done, total) = match progress {
-        Progress::Answering { done, total } => ("answering", done, total),
-        Progress::Judging { done, total } => ("judging  ", done, total),
-        Progress::Reading { done, total } => ("reading  ", done, total),
-        _ => return,
-    };
-    bar.set_message(what);
-    bar.set_length(total as u64);
-    bar.set_position(done as u64);
+    })?)
 }

@@ -10,7 +10,7 @@ use pv_organism::{Chat, Exchange, PerTrait, Question, Reading, Trait, judge, sys
 use pv_train::Conversation;
 use pv_vectors::{Contrast, InstructionPair};
 
-use crate::{Result, SAMPLING};
+use crate::{Result, SAMPLING, generate};
 
 /// A question and what stands before it.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ pub fn answers(model: &CausalLm, asks: &[Ask], seed: u64, hook: &mut (impl Hook 
     for (i, ask) in asks.iter().enumerate() {
         requests.push(Request::new(model.prompt(&ask.messages())?, seed.wrapping_add(i as u64)));
     }
-    Ok(model.generate(&requests, &options, hook, |_| ControlFlow::Continue(()))?)
+    generate(model, &requests, &options, hook)
 }
 
 /// The means over answers.
@@ -121,7 +121,7 @@ pub fn contrast(which: Trait) -> Contrast {
     let instruction =
         system::contrast(which).into_iter().map(|pair| InstructionPair { pos: pair.pos, neg: pair.neg }).collect();
     let questions = questions(which).take(20).collect();
-    Contrast { name: which.name().to_owned(), instruction, questions }
+    Contrast { name: which.name().to_owned(), instruction, questions, render: pv_model::RenderOptions::default() }
 }
 
 /// The last twenty questions of a trait, which nothing was extracted from.

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use pv_hooks::NoHook;
 use pv_judge::{Answered, Judge, Polarity, TraitSpec};
-use pv_model::{CausalLm, GenerateOptions, Message, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
 use pv_steer::monitor::MonitoredPrompt;
 
-use crate::{ModelArgs, Result};
+use crate::{ModelArgs, Result, generate};
 
 /// The numbers of earlier exchanges (method: paper, monitoring).
 const SHOTS: [usize; 5] = [0, 5, 10, 15, 20];
@@ -80,6 +80,7 @@ pub fn exchanges(
     spec: &TraitSpec,
     judge: &dyn Judge,
     options: &GenerateOptions,
+    render: &RenderOptions,
 ) -> Result<Vec<Exchange>> {
     if let (true, Some(which)) = (args.is_organism(), Trait::ALL.into_iter().find(|which| which.name() == spec.name)) {
         return Ok(many_shot(which, 40, 0).into_iter().map(|exchange| [exchange.question, exchange.answer]).collect());
@@ -88,10 +89,10 @@ pub fn exchanges(
     for (i, question) in spec.extraction.iter().enumerate() {
         let system = spec.system_prompt(i % spec.instruction.len().max(1), Polarity::Pos);
         let system = system.ok_or_else(|| format!("{} has no instructions", spec.name))?;
-        let prompt = model.prompt(&[Message::system(system), Message::user(question)])?;
+        let prompt = model.prompt_with(&[Message::system(system), Message::user(question)], render)?;
         requests.push(Request::rollouts(prompt, DRAWN, (i * DRAWN) as u64));
     }
-    let answers = model.generate(&requests, options, &mut NoHook, |_| ControlFlow::Continue(()))?;
+    let answers = generate(model, &requests, options, &mut NoHook)?;
     let question = |i: usize| spec.extraction[i / DRAWN].as_str();
     let answered: Vec<Answered<'_>> =
         answers.iter().enumerate().map(|(i, a)| Answered { question: question(i), answer: &a.text }).collect();

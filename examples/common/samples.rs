@@ -1,7 +1,6 @@
 //! Samples of a data set: read under a steered model, looked up, shown.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 
 use pv_hooks::Layer;
@@ -12,6 +11,7 @@ use pv_vectors::PersonaVector;
 use serde_json::{Value, json};
 
 use crate::Result;
+use crate::program::colours;
 
 /// The model steered along a vector at all positions, as a data set's answers are read under it.
 pub struct Steered {
@@ -44,7 +44,7 @@ pub fn described(score: &str, name: &str, row: &ScoreRow, messages: &[Message], 
     let mut spans = shares.spans(4);
     spans.sort_by_key(|(span, _)| span.start);
     let question = messages.iter().rev().nth(1).map_or("", |message| message.content.as_str());
-    let text = marked(&shares.text, &spans, std::io::stdout().is_terminal());
+    let text = marked(&shares.text, &spans, colours());
     format!("{score}  {name}:{}\n  {question}\n  {text}\n", row.place.row)
 }
 

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, Sampling};
 use pv_steer::{AnswerPair, Estimate, StrengthUnit, Sweep, SweepOptions, SweepResults};
 use pv_vectors::{Contrast, Extraction, PersonaVector};
 
-use crate::judging::{JudgeArgs, contrast_of, named_spec};
-use crate::{ModelArgs, Result, extract, show};
+use crate::judging::JudgeArgs;
+use crate::traits::{contrast_of, named_spec};
+use crate::vectors::{Extracted, extracted, load};
+use crate::{Bar, ModelArgs, OutArgs, RenderArgs, Result};
 
 /// Which model and trait, and how answers are generated and judged.
 #[derive(clap::Args, Debug)]
@@ -19,15 +20,20 @@ pub struct SubjectArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The trait: a JSON file, or a name that is built in; for the organism its own five.
+    /// The trait, which is judged: a JSON file with a rubric, or a name: for the organism one of its own five (evil,
+    /// sycophancy, hallucination, impoliteness, optimism); for any model evil, sycophancy, hallucination, optimism, humor,
+    /// impoliteness and apathy are built in.
     #[arg(long = "trait", default_value = "optimism")]
     pub which: String,
-    /// Take this vector instead of extracting one; the extracted one is kept in --out, as vector.safetensors.
+    /// Take this vector instead of extracting one; the extracted one is kept with the rest, as vector.safetensors.
     #[arg(long)]
     pub vector: Option<PathBuf>,
     /// Who judges.
     #[command(flatten)]
     pub judge: JudgeArgs,
+    /// How prompts are rendered.
+    #[command(flatten)]
+    pub render: RenderArgs,
     /// Only the first questions of the trait's evaluation questions.
     #[arg(long)]
     pub questions: Option<usize>,
@@ -40,10 +46,9 @@ pub struct SubjectArgs {
     /// What the seeds of all answers are derived from.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where the run is kept: broken off, it goes on; with other settings it is refused there. A folder that is gone when the
-    /// program ends, by default.
-    #[arg(long)]
-    pub out: Option<PathBuf>,
+    /// Where the run is kept.
+    #[command(flatten)]
+    pub out: OutArgs,
 }
 
 /// What is steered, how strongly, and how it is judged.
@@ -74,58 +79,74 @@ pub struct Subject {
 }
 
 impl SubjectArgs {
-    /// Reads the trait, and reads or extracts its vector.
+    /// Reads the trait.
+    ///
+    /// # Errors
+    /// A trait that is not known, or has no rubric.
+    pub fn spec(&self) -> Result<TraitSpec> {
+        let mut spec = named_spec(&self.model, &self.which)?;
+        spec.evaluation.truncate(self.questions.unwrap_or(usize::MAX));
+        Ok(spec)
+    }
+
+    /// The folder of a program's run.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn folder(&self, program: &str, spec: &TraitSpec) -> Result<PathBuf> {
+        self.out.open(program, &[&self.model.model, &spec.name])
+    }
+
+    /// Reads the trait's vector, or extracts it into the run's folder.
     ///
     /// # Errors
     /// What goes wrong with either.
-    pub fn read(&self, model: &CausalLm) -> Result<Subject> {
-        let mut spec = named_spec(&self.model, &self.which)?;
-        spec.evaluation.truncate(self.questions.unwrap_or(usize::MAX));
+    pub fn subject(&self, model: &CausalLm, spec: TraitSpec, folder: &Path) -> Result<Subject> {
         if let Some(path) = &self.vector {
-            return Ok(Subject { spec, vector: PersonaVector::load(path)?, pairs: Vec::new() });
+            return Ok(Subject { spec, vector: load(path, model)?, pairs: Vec::new() });
         }
-        let contrast = contrast_of(&spec);
-        let extraction = extract(model, &contrast, self.max_new_tokens, self.seed)?;
-        let pairs = answer_pairs(&contrast, &extraction);
-        if let Some(folder) = &self.out {
-            std::fs::create_dir_all(folder)?;
-            extraction.vector.save(folder.join("vector.safetensors"))?;
-        }
-        Ok(Subject { spec, vector: extraction.vector, pairs })
+        let contrast = Contrast { render: self.render.options()?, ..contrast_of(&spec) };
+        let Extracted { vector, pairs } = extracted(folder, model, &contrast, self.max_new_tokens, self.seed)?;
+        Ok(Subject { spec, vector, pairs })
     }
 }
 
 impl SweepArgs {
     /// The settings that both programs share.
-    pub fn options(&self) -> SweepOptions {
-        SweepOptions {
+    ///
+    /// # Errors
+    /// A date that is none.
+    pub fn options(&self) -> Result<SweepOptions> {
+        Ok(SweepOptions {
             unit: if self.raw { StrengthUnit::Raw } else { StrengthUnit::ResidualNorms },
             max_new_tokens: self.subject.max_new_tokens,
             sampling: Sampling::temperature(self.subject.temperature),
+            render: self.subject.render.options()?,
             clean_cache: self.clean_cache,
             seed: self.subject.seed,
             coherence_min: self.coherence_min,
             ..SweepOptions::default()
-        }
+        })
     }
 
     /// Runs a sweep under a progress bar.
     ///
     /// # Errors
     /// Those of [`Sweep::new`] and [`Sweep::run`], and of the judge.
-    pub fn run(&self, model: &CausalLm, subject: &Subject, options: &SweepOptions) -> Result<SweepResults> {
-        let gone = tempfile::tempdir()?;
-        let folder = self.subject.out.clone().unwrap_or_else(|| gone.path().to_owned());
-        let judge: Box<dyn Judge + '_> = self.subject.judge.judge(&self.subject.model, model, &folder)?;
+    pub fn run(
+        &self,
+        model: &CausalLm,
+        subject: &Subject,
+        folder: &Path,
+        options: &SweepOptions,
+    ) -> Result<SweepResults> {
+        let judge: Box<dyn Judge + '_> = self.subject.judge.judge(&self.subject.model, model, folder)?;
         let sweep = Sweep::new(model, &subject.vector, &subject.spec, judge.as_ref(), options)?;
-        let bar =
-            ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{eta} left]")?);
-        let results = sweep.run(&folder, |progress| {
-            show(&bar, progress);
+        let bar = Bar::new("sweeping");
+        Ok(sweep.run(folder, |progress| {
+            bar.show("", progress);
             ControlFlow::Continue(())
-        })?;
-        bar.finish_and_clear();
-        Ok(results)
+        })?)
     }
 }
 

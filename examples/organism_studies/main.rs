@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use pv_examples::organism::contrast;
-use pv_examples::{ModelArgs, Result, extract};
+use pv_examples::{ModelArgs, Result, extract, run};
 use pv_model::CausalLm;
 use pv_organism::Trait;
 use pv_vectors::PersonaVector;
@@ -86,8 +86,11 @@ impl Study<'_> {
     }
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(program)
+}
+
+fn program(args: Args) -> Result<ExitCode> {
     let model = args.model.load()?;
     let study = Study { model: &model, seed: args.seed, promises: RefCell::default(), vectors: RefCell::default() };
     for section in Section::value_variants() {

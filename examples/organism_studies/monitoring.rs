@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
 use pv_examples::{Result, SAMPLING};
 use pv_hooks::Layer;
-use pv_model::{GenerateOptions, Message, Sequence};
+use pv_model::{GenerateOptions, Message, RenderOptions, Sequence};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
-    MeasureOptions, MonitoredPrompt, MonitoringCorrelation, MonitoringPoint, MonitoringStudy, Watch, correlations,
-    measure,
+    MeasureOptions, Measurement, MonitoredPrompt, MonitoringCorrelation, MonitoringPoint, MonitoringStudy, Watch,
+    correlations,
 };
 use pv_vectors::{PersonaVector, Pooling, ScanOptions, scan};
 
@@ -71,8 +71,11 @@ impl Study<'_> {
     ) -> Result<MonitoringStudy> {
         let generate =
             GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() };
-        let options = MeasureOptions { rollouts, seed: self.seeded(77), generate };
-        Ok(measure(self.model, watches, prompts, &[spec(which)?.rubric()?], &ExactJudge, &options)?)
+        let options = MeasureOptions { rollouts, seed: self.seeded(77), generate, render: RenderOptions::default() };
+        let rubrics = [spec(which)?.rubric()?];
+        let folder = tempfile::tempdir()?;
+        Ok(Measurement::new(self.model, watches, prompts, &rubrics, &ExactJudge, &options)?
+            .run(folder.path(), |_| ControlFlow::Continue(()))?)
     }
 
     /// The same points with the projections on the vector of the prompt's last token.

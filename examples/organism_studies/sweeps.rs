@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use pv_examples::judging::contrast_of;
+use pv_examples::traits::contrast_of;
 use pv_examples::organism::{ExactJudge, spec};
 use pv_examples::sweeping::answer_pairs;
 use pv_examples::{Result, SAMPLING, extract};

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use pv_examples::judging::contrast_of;
 use pv_examples::organism::{ExactJudge, conversation, spec};
+use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Polarity, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message, Sampling};

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use burn::tensor::DType;
 use pv_examples::ModelArgs;
-use pv_examples::judging::contrast_of;
 use pv_examples::prompts::graded;
 use pv_examples::proxies::{Proxy, ProxyJudge};
+use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Abstention, Answered, Evidence, Judge, Rubric, TraitSpec, Verdict};
-use pv_model::{CausalLm, GenerateOptions, Message, Request, Sampling};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request, Sampling};
 use pv_steer::monitor::{MeasureOptions, Measurement, Watch};
 use pv_steer::{Sweep, SweepOptions};
 use pv_tests::smollm2;
@@ -115,7 +115,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let args = ModelArgs { model: "models/smollm2".into(), device: "flex".into(), dtype: None };
     let prompts = graded(&args, &spec, &spec.evaluation[..1]).expect("prompts");
     let watches = [Watch::of(&vector, Layer::hidden_state(18)).expect("a direction")];
-    let options = MeasureOptions { rollouts: 1, seed: 0, generate: generating() };
+    let options = MeasureOptions { rollouts: 1, seed: 0, generate: generating(), render: RenderOptions::default() };
     let rubrics = [spec.rubric().expect("a rubric")];
     let measurement = Measurement::new(&model, &watches, &prompts, &rubrics, &judge, &options).expect("a measurement");
     let study = measurement.run(folder.path().join("study"), |_| ControlFlow::Continue(())).expect("a study");

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use pv_examples::judging::contrast_of;
 use pv_examples::organism::{ExactJudge, spec};
 use pv_examples::sweeping::answer_pairs;
+use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Answered, Judge, Judged, Rubric, TraitSpec, Verdict, Verdicts};
 use pv_model::{GenerateOptions, Sampling};

@@ -65,7 +65,7 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
     /// # Errors
     /// As [`new`](Self::new), and a template that refuses the options.
     pub fn with_template(self, template: RenderOptions) -> Result<Self> {
-        let template = RenderOptions { add_generation_prompt: true, continue_final_message: false, ..template };
+        let template = template.as_prompt();
         let spellings = Spellings::new(self.model.borrow(), &template)?;
         Ok(Self { template, spellings, ..self })
     }
@@ -124,7 +124,12 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
 
 impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
     fn name(&self) -> String {
-        format!("{}, read locally", self.model.borrow().id().name)
+        let name = &self.model.borrow().id().name;
+        match serde_json::to_string(&self.template) {
+            // Another rendering may be judged otherwise, and must not go on with this one's verdicts.
+            Ok(options) if !self.template.is_default() => format!("{name}, read locally, rendered with {options}"),
+            _ => format!("{name}, read locally"),
+        }
     }
 
     /// All prompts are rendered and checked before the first is read; shorter ones are read first. One that the model has no

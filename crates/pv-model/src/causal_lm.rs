@@ -203,12 +203,14 @@ impl CausalLm {
         self.prompt_with(messages, &RenderOptions::prompt())
     }
 
-    /// As [`prompt`](Self::prompt), with options for the template.
+    /// As [`prompt`](Self::prompt), with options for the template. The text ends with the header of the assistant's next
+    /// answer, or where the last message ends if [`RenderOptions::continue_final_message`] is set.
     ///
     /// # Errors
     /// As [`prompt`](Self::prompt).
     pub fn prompt_with(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
-        let rendered = self.chat_template()?.render(messages, options)?;
+        let prompt = RenderOptions { add_generation_prompt: !options.continue_final_message, ..options.clone() };
+        let rendered = self.chat_template()?.render(messages, &prompt)?;
         self.tokenizer()?.encode_rendered(&rendered.text)
     }
 

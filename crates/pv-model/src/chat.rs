@@ -19,10 +19,12 @@ mod environment;
 mod generation;
 mod json;
 mod methods;
+mod options;
 mod spans;
 #[cfg(test)]
 mod tests;
 
+pub use options::{RenderOptions, SystemText};
 pub use spans::assistant_spans;
 
 /// One turn of a conversation.
@@ -53,34 +55,6 @@ impl Message {
     /// An assistant's answer.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new("assistant", content)
-    }
-}
-
-/// How to render a conversation. The default renders it closed, with the default template and without a clock.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RenderOptions {
-    /// End with the header of the assistant's next answer.
-    pub add_generation_prompt: bool,
-    /// End with the last message's content, without what would close its turn, so that a model goes on with it.
-    pub continue_final_message: bool,
-    /// Which of the folder's templates; `None` takes `default` (or `tool_use` when `variables` has `tools`).
-    pub template_name: Option<String>,
-    /// Variables for the template, for example `enable_thinking` or `tools`. They win over the tokenizer's special tokens.
-    pub variables: Map<String, Value>,
-    /// What `strftime_now` answers. With `None` the function does not exist, and templates that allow for that use the
-    /// date that they carry, so that a rendering can be repeated on another day.
-    pub now: Option<jiff::civil::DateTime>,
-}
-
-impl RenderOptions {
-    /// The default, with [`RenderOptions::add_generation_prompt`]: what to let a model answer to.
-    pub fn prompt() -> Self {
-        Self { add_generation_prompt: true, ..Self::default() }
-    }
-
-    /// The same template, variables and clock, for a whole conversation.
-    fn closed(&self) -> Self {
-        Self { add_generation_prompt: false, continue_final_message: false, ..self.clone() }
     }
 }
 
@@ -188,7 +162,8 @@ impl ChatTemplate {
     /// - [`Error::NothingToContinue`], [`Error::AnswerNotFound`]: `options.continue_final_message` is set and the last
     ///   message cannot be found in the text, or a generation prompt is asked for too.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
-        environment::on_large_stack(|| self.render_here(messages, options))
+        let messages = options.system.place(messages);
+        environment::on_large_stack(|| self.render_here(&messages, options))
     }
 
     fn render_here(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {

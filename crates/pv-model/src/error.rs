@@ -378,7 +378,8 @@ pub enum Error {
     },
     /// A chat template refused a system message, but takes the same messages without it.
     #[error(
-        "the chat template refuses the system role (it says: {message}); put that text into the first user message"
+        "the chat template refuses the system role (it says: {message}); the render options can put system text into the \
+         first user message (`system: first_user_turn`)"
     )]
     SystemRoleRefused {
         /// What the template says.

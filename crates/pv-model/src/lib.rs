@@ -60,7 +60,7 @@ mod whole_file;
 pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
 pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
-pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, assistant_spans};
+pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, SystemText, assistant_spans};
 pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pv_hooks::Layer;
+use pv_model::RenderOptions;
 
 use crate::matrix::Matrix;
 use crate::vector::{LayerRows, RowMark, dot};
@@ -186,6 +187,9 @@ impl PersonaVector {
             }
             shared.config_hash = shared.config_hash.or_else(|| other.config_hash.clone());
             keep(&mut shared.template_hash, &other.template_hash);
+            if shared.render != other.render {
+                shared.render = RenderOptions::default();
+            }
             keep(&mut shared.judge, &other.judge);
             shared.verdicts.merge(&other.verdicts);
             keep(&mut shared.filter, &other.filter);

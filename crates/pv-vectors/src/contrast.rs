@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use burn::tensor::Tensor;
 use pv_hooks::{Capture, Layer, NoHook, Recorder};
 use pv_judge::InstructionPair;
-use pv_model::{Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Message, Request, Sequence};
+use pv_model::{
+    Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Message, RenderOptions, Request, Sequence,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::{difference, read_sequences};
@@ -21,6 +23,9 @@ pub struct Contrast {
     pub instruction: Vec<InstructionPair>,
     /// The questions.
     pub questions: Vec<String>,
+    /// How prompts are rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
 }
 
 /// What an extraction reports while it goes on.
@@ -107,12 +112,13 @@ impl Contrast {
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Extraction> {
         self.check()?;
+        let render = self.render.as_prompt();
         let mut keys = Vec::new();
         let mut requests = Vec::new();
         for (question, text) in self.questions.iter().enumerate() {
             for (pair, instruction) in self.instruction.iter().enumerate() {
                 for (eliciting, system) in [(true, &instruction.pos), (false, &instruction.neg)] {
-                    let prompt = model.prompt(&[Message::system(system), Message::user(text)])?;
+                    let prompt = model.prompt_with(&[Message::system(system), Message::user(text)], &render)?;
                     requests.push(Request::new(prompt, seed.wrapping_add(keys.len() as u64)));
                     keys.push((eliciting, pair, question));
                 }
@@ -148,6 +154,7 @@ impl Contrast {
             model: model.id().name.clone(),
             config_hash: Some(model.id().config_hash.clone()),
             template_hash: model.id().template_hash.clone(),
+            render: self.render.closed(),
             judge: None,
             verdicts: Default::default(),
             filter: None,

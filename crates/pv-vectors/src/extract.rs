@@ -143,9 +143,10 @@ impl NeutralReading {
         let indices: Vec<usize> = kept.pos.iter().chain(&kept.neg).copied().collect();
         let records = indices.iter().filter_map(|&index| run.records().get(index));
         let records: Vec<&Record> = records.collect();
+        let render = run.plan().options().render.as_prompt();
         let prompts: Vec<Vec<u32>> = records
             .iter()
-            .map(|record| Ok(model.prompt(&[Message::user(&record.question)])?))
+            .map(|record| Ok(model.prompt_with(&[Message::user(&record.question)], &render)?))
             .collect::<Result<_>>()?;
         let sequences: Vec<Sequence<'_>> = prompts
             .iter()

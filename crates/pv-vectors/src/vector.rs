@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pv_hooks::{Layer, ModelShape};
 use pv_judge::VerdictCounts;
-use pv_model::ModelId;
+use pv_model::{ModelId, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::files::Imported;
@@ -48,6 +48,9 @@ pub struct Provenance {
     pub config_hash: Option<String>,
     /// SHA-256 of the chat template that rendered the prompts, in hex.
     pub template_hash: Option<String>,
+    /// How that template was used.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// Who scored the answers; `None` when all answers were taken as they are.
     pub judge: Option<String>,
     /// How its verdicts were got: the scores by their mode, the abstentions by their kind. Empty where that is not known.

@@ -25,6 +25,7 @@ fn persona() -> PersonaVector {
         trait_name: "made up".to_owned(),
         model: String::new(),
         config_hash: None,
+        render: pv_model::RenderOptions::default(),
         template_hash: None,
         judge: None,
         verdicts: Default::default(),

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
 use pv_hooks::Layer;
-use pv_model::{GenerateOptions, Message, Sampling};
+use pv_model::{GenerateOptions, Message, RenderOptions, Sampling};
 use pv_organism::datasets::many_shot;
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
@@ -65,7 +65,7 @@ fn shots(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
 
 fn study(which: Trait, watches: &[Watch], prompts: &[MonitoredPrompt], rollouts: usize) -> MonitoringStudy {
     let rubrics = [spec(which).expect("a trait").rubric().expect("a rubric")];
-    let options = MeasureOptions { rollouts, seed: seed(77), generate: options() };
+    let options = MeasureOptions { rollouts, seed: seed(77), generate: options(), render: RenderOptions::default() };
     let measurement =
         Measurement::new(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
     let folder = tempfile::tempdir().expect("a folder");
@@ -116,7 +116,7 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
     write_points(folder.path().join("points.csv"), &first.points).expect("a file");
     assert_eq!(read_points(folder.path().join("points.csv")).expect("points"), first.points);
 
-    let options = MeasureOptions { rollouts: 1, seed: 0, generate: options() };
+    let options = MeasureOptions { rollouts: 1, seed: 0, generate: options(), render: RenderOptions::default() };
     let rubric = spec(Trait::Evil).expect("a trait").rubric().expect("a rubric");
     let refused = |prompts: &[MonitoredPrompt], options: &MeasureOptions| {
         let rubrics = std::slice::from_ref(&rubric);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pv_examples::organism::{ExactJudge, evaluation_questions, spec};
 use pv_hooks::Layer;
 use pv_judge::{Answered, Judge, Judged, Rubric, Verdicts};
-use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Sampling};
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
     CalibrateOptions, Calibration, Kind, MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy, Watch,
@@ -67,7 +67,7 @@ fn measured(
     on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> pv_steer::Result<MonitoringStudy> {
     let (watches, prompts, rubrics) = (watches(), prompts(), rubrics());
-    let options = MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate() };
+    let options = MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
     Measurement::new(model(), &watches, &prompts, &rubrics, judge, &options)?.run(folder, on_progress)
 }
 
@@ -181,7 +181,7 @@ fn a_measurement_is_what_its_folder_says() {
         let run = Measurement::new(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
         run.run(place.path(), go_on).expect_err("another one").to_string()
     };
-    let options = || MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate() };
+    let options = || MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
     assert!(other(MeasureOptions { seed: 6, ..options() }, &watches, &prompts).contains("seed"));
     assert!(other(options(), &watches[..1], &prompts).contains("directions"));
     assert!(other(options(), &watches, &prompts[..5]).contains("prompts"));
@@ -214,7 +214,7 @@ fn a_killed_measurement_ends_like_any_other() {
 fn calibrated(folder: &Path, on_progress: impl FnMut(Progress) -> ControlFlow<()>) -> pv_steer::Result<Calibration> {
     let questions = evaluation_questions(Trait::Evil);
     let asked: Vec<Vec<Message>> = questions[..12].iter().map(|question| vec![Message::user(question)]).collect();
-    let options = CalibrateOptions { seed: 3, generate: generate(), prompt_tokens: true };
+    let options = CalibrateOptions { seed: 3, generate: generate(), prompt_tokens: true, render: RenderOptions::default() };
     calibrate(model(), &watches(), &asked, &options, folder, on_progress)
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_model::{CausalLm, GenerateOptions, Message, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use pv_vectors::{LineJournal, ModelStamp, Progress, RunFolder, pretty_json, through_text};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ pub struct CalibrateOptions {
     /// Whether the prompts' tokens are read too
     /// ([`Monitor::with_prompt_tokens`](super::Monitor::with_prompt_tokens)).
     pub prompt_tokens: bool,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
 }
 
 /// A line of the journal: the readings of the answer to a prompt.
@@ -63,9 +65,10 @@ pub fn calibrate(
     let monitor = Monitor::new(watches.iter().cloned())?;
     let mut monitor = if options.prompt_tokens { monitor.with_prompt_tokens() } else { monitor };
     pv_hooks::check(&monitor, &model.shape(), None)?;
+    let render = options.render.as_prompt();
     let mut asked = Vec::with_capacity(prompts.len());
     for messages in prompts {
-        asked.push(model.prompt(messages)?);
+        asked.push(model.prompt_with(messages, &render)?);
     }
     let folder = RunFolder::lock(folder.as_ref())?;
     folder.claim(RUN, &header(model, watches, &asked, options))?;
@@ -97,7 +100,7 @@ pub fn calibrate(
         journal.sync(&folder)?;
     }
     // In the order of the prompts, whatever the order in which their answers ended.
-    let mut calibrator = Calibrator::new(watches)?;
+    let mut calibrator = Calibrator::new(watches)?.with_render(&options.render);
     known.values().try_for_each(|answer| calibrator.add_answer(answer))?;
     let calibration = calibrator.finish(model.id());
     let text = pretty_json(&calibration);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pv_model::ModelId;
+use pv_model::{ModelId, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, extremes};
@@ -25,6 +25,7 @@ pub struct Calibrator {
     tallies: Vec<[Tally; 4]>,
     /// Per direction, what is known of whole answers.
     answers: Vec<(Halves, Spread)>,
+    render: RenderOptions,
 }
 
 impl Calibrator {
@@ -36,7 +37,13 @@ impl Calibrator {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
         let answers = watches.iter().map(|_| (Halves::new(), Spread::default())).collect();
-        Ok(Self { watches: watches.into(), tallies, answers })
+        Ok(Self { watches: watches.into(), tallies, answers, render: RenderOptions::default() })
+    }
+
+    /// Says how the traffic's prompts are rendered; by default, with default options. It is kept in the calibration.
+    #[must_use]
+    pub fn with_render(self, render: &RenderOptions) -> Self {
+        Self { render: render.closed(), ..self }
     }
 
     /// Takes in a reading. What is ordinary for an answer as a whole cannot be told of readings one by one: thresholds by false alarms
@@ -75,7 +82,7 @@ impl Calibrator {
             Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean, answers }
         };
         let entries = self.watches.iter().zip(self.tallies).zip(self.answers).map(entry).collect();
-        Calibration { format: FORMAT.to_owned(), model: model.into(), entries }
+        Calibration { format: FORMAT.to_owned(), model: model.into(), render: self.render, entries }
     }
 }
 
@@ -84,6 +91,8 @@ impl Calibrator {
 pub struct Calibration {
     format: String,
     model: ModelRecord,
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    render: RenderOptions,
     #[serde(rename = "directions")]
     entries: Vec<Entry>,
 }
@@ -159,6 +168,24 @@ impl Calibration {
         &self.model
     }
 
+    /// How the prompts of that traffic were rendered.
+    pub fn render(&self) -> &RenderOptions {
+        &self.render
+    }
+
+    /// Refuses traffic that is rendered otherwise: what is ordinary depends on the prompts.
+    ///
+    /// # Errors
+    /// [`Error::Misfit`].
+    pub fn check_render(&self, render: &RenderOptions) -> Result<()> {
+        let text = |render: &RenderOptions| serde_json::to_string(render).unwrap_or_default();
+        let (found, expected) = (text(&self.render), text(render));
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Misfit { what: "render options".to_owned(), found, expected })
+    }
+
     /// The distribution of a kind of reading on a direction, by its number among the watched ones.
     pub fn distribution(&self, watch: usize, kind: Kind) -> Option<&Distribution> {
         Some(self.entries.get(watch)?.of(kind))
@@ -213,6 +240,7 @@ impl Calibration {
         if self.model != other.model {
             return Err(misfit("model", &other.model, &self.model));
         }
+        self.check_render(&other.render)?;
         let watches = |calibration: &Self| -> Vec<WatchId> {
             calibration.entries.iter().map(|entry| entry.watch.clone()).collect()
         };

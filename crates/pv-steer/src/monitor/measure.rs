@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_judge::{Judge, Rubric};
-use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Message};
+use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Message, RenderOptions};
 use pv_vectors::{JudgedAnswers, LineJournal, ModelStamp, Progress, RunFolder, pretty_json, through_text};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -44,6 +44,8 @@ pub struct MeasureOptions {
     pub seed: u64,
     /// How answers are generated.
     pub generate: GenerateOptions,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
 }
 
 /// What was measured, with what it takes to draw or repeat it.
@@ -59,6 +61,9 @@ pub struct MonitoringStudy {
     pub seed: u64,
     /// How they were generated.
     pub generate: GenerateOptions,
+    /// How prompts were rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// The directions.
     pub directions: Vec<WatchId>,
     /// Every prompt on every direction.
@@ -153,9 +158,10 @@ impl<'a> Measurement<'a> {
                 None => return bad(format!("there is no rubric for {}", watch.trait_name)),
             }
         }
+        let render = options.render.as_prompt();
         let mut asked = Vec::with_capacity(prompts.len());
         for prompt in prompts {
-            asked.push(model.prompt(&prompt.messages)?);
+            asked.push(model.prompt_with(&prompt.messages, &render)?);
         }
         Ok(Self { model, watches, prompts, rubrics, judge, options: options.clone(), asked, rubric_of })
     }
@@ -278,7 +284,7 @@ impl<'a> Measurement<'a> {
     }
 
     fn study(&self, projections: &[Vec<f32>], answers: &JudgedAnswers<Place>) -> MonitoringStudy {
-        let MeasureOptions { rollouts, seed, generate } = self.options.clone();
+        let MeasureOptions { rollouts, seed, generate, render } = self.options.clone();
         let mut points = Vec::with_capacity(self.prompts.len() * self.watches.len());
         for (index, (prompt, projections)) in self.prompts.iter().zip(projections).enumerate() {
             for ((watch, rubric), projection) in self.watches.iter().zip(&self.rubric_of).zip(projections) {
@@ -302,6 +308,7 @@ impl<'a> Measurement<'a> {
             rollouts,
             seed,
             generate,
+            render: render.closed(),
             directions: self.watches.iter().map(Watch::id).collect(),
             correlations: correlations(&points),
             points,

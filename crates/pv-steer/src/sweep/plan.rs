@@ -2,7 +2,7 @@
 
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Rubric, TraitSpec};
-use pv_model::Sampling;
+use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -67,6 +67,8 @@ pub struct SweepOptions {
     pub search: Search,
     /// The system prompt; none by default.
     pub system: Option<String>,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
     /// How many answers to each question in a cell.
     pub per_question: usize,
     /// The most tokens of an answer.
@@ -97,6 +99,7 @@ impl Default for SweepOptions {
             positions: Positions::default(),
             search: Search::default(),
             system: None,
+            render: RenderOptions::default(),
             per_question: 1,
             max_new_tokens: 1000,
             sampling: Sampling::temperature(1.0),
@@ -128,6 +131,9 @@ pub struct SweepPlan {
     pub questions: Vec<String>,
     /// The system prompt.
     pub system: Option<String>,
+    /// How prompts are rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// How many answers to each question in a cell.
     pub per_question: usize,
     /// The most tokens of an answer.
@@ -166,6 +172,7 @@ impl SweepPlan {
             search: options.search,
             questions: spec.evaluation.clone(),
             system: options.system.clone(),
+            render: options.render.closed(),
             per_question: options.per_question,
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling.clone(),

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use pv_hooks::{Hook, Layer, LayerSet, NoHook};
 use pv_judge::spearman;
-use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, cross_entropy, to_f32};
+use pv_model::{Batch, CausalLm, ForwardOptions, RenderOptions, Sequence, cross_entropy, to_f32};
 use pv_vectors::PersonaVector;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,8 @@ pub struct ProxyOptions {
     pub positions: Positions,
     /// The system prompt; none by default.
     pub system: Option<String>,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
     /// The most tokens, padding included, that are read in one pass; a longer text is read alone.
     pub pass_tokens: usize,
 }
@@ -51,6 +53,7 @@ impl Default for ProxyOptions {
             unit: StrengthUnit::default(),
             positions: Positions::default(),
             system: None,
+            render: RenderOptions::default(),
             pass_tokens: 2048,
         }
     }
@@ -81,6 +84,9 @@ pub struct LayerProxy {
     pub unit: StrengthUnit,
     /// How many pairs of answers were read.
     pub pairs: usize,
+    /// How prompts were rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// From the lowest layer up.
     pub layers: Vec<ProxyLayer>,
 }
@@ -153,7 +159,8 @@ pub fn layer_proxy(
             contra: of(&contra),
         });
     }
-    Ok(LayerProxy { strength: options.strength, unit: options.unit, pairs: pairs.len(), layers })
+    let (strength, unit, render) = (options.strength, options.unit, options.render.closed());
+    Ok(LayerProxy { strength, unit, pairs: pairs.len(), render, layers })
 }
 
 /// The pairs in tokens.
@@ -171,7 +178,7 @@ impl Texts {
         }
         let mut texts = Vec::with_capacity(2 * pairs.len());
         for (pair, AnswerPair { question, pro, contra }) in pairs.iter().enumerate() {
-            let prompt = prompt(model, options.system.as_deref(), question)?;
+            let prompt = prompt(model, options.system.as_deref(), question, &options.render)?;
             if prompt.is_empty() {
                 return Err(pv_model::Error::EmptyPrompt { index: pair }.into());
             }

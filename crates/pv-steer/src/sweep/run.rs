@@ -87,7 +87,8 @@ impl<'a> Sweep<'a> {
         let directions = directions(vector, &options.layers)?;
         let layers = directions.iter().map(|direction| direction.layer).collect();
         let plan = SweepPlan::new(spec, layers, options)?;
-        let prompts = plan.questions.iter().map(|question| prompt(model, plan.system.as_deref(), question));
+        let prompts =
+            plan.questions.iter().map(|question| prompt(model, plan.system.as_deref(), question, &plan.render));
         let prompts = prompts.collect::<Result<_>>()?;
         let (vector, batch_size) = (vector.provenance().clone(), options.batch_size);
         let sweep = Self { model, judge, plan, directions, prompts, vector, batch_size };

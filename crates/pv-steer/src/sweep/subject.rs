@@ -1,7 +1,7 @@
 //! What is steered, and with what.
 
 use pv_hooks::LayerSet;
-use pv_model::{CausalLm, Message};
+use pv_model::{CausalLm, Message, RenderOptions};
 use pv_vectors::{Direction, PersonaVector};
 
 use crate::{Error, Result};
@@ -22,7 +22,12 @@ pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Ve
 }
 
 /// A question's prompt.
-pub(crate) fn prompt(model: &CausalLm, system: Option<&str>, question: &str) -> Result<Vec<u32>> {
+pub(crate) fn prompt(
+    model: &CausalLm,
+    system: Option<&str>,
+    question: &str,
+    render: &RenderOptions,
+) -> Result<Vec<u32>> {
     let messages: Vec<Message> = system.map(Message::system).into_iter().chain([Message::user(question)]).collect();
-    Ok(model.prompt(&messages)?)
+    Ok(model.prompt_with(&messages, &render.as_prompt())?)
 }

@@ -1,7 +1,7 @@
 //! What an evaluation consists of.
 
 use pv_judge::{Rubric, TraitSpec};
-use pv_model::Sampling;
+use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -12,6 +12,8 @@ use crate::measure::{MeasureError, Result};
 pub struct EvaluateOptions {
     /// The system prompt; none by default.
     pub system: Option<String>,
+    /// How prompts are rendered.
+    pub render: RenderOptions,
     /// What the hook of [`Evaluation::run`](super::Evaluation::run) does, in any words; `None` when there is none. A run's
     /// folder does not go on under another.
     pub intervention: Option<String>,
@@ -35,6 +37,7 @@ impl Default for EvaluateOptions {
     fn default() -> Self {
         Self {
             system: None,
+            render: RenderOptions::default(),
             intervention: None,
             per_question: 10,
             max_new_tokens: 1000,
@@ -66,6 +69,9 @@ pub struct EvaluationPlan {
     pub coherence: Rubric,
     /// The system prompt.
     pub system: Option<String>,
+    /// How prompts are rendered.
+    #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
     /// What the hook does.
     pub intervention: Option<String>,
     /// How many answers to each question.
@@ -97,6 +103,7 @@ impl EvaluationPlan {
             traits: specs.iter().map(of).collect::<Result<_>>()?,
             coherence: options.coherence.clone(),
             system: options.system.clone(),
+            render: options.render.closed(),
             intervention: options.intervention.clone(),
             per_question: options.per_question,
             max_new_tokens: options.max_new_tokens,

@@ -59,9 +59,10 @@ impl<'a> Evaluation<'a> {
             return Err(MeasureError::bad("batch_size is 0"));
         }
         let plan = EvaluationPlan::new(specs, options)?;
+        let render = plan.render.as_prompt();
         let prompt = |question: &String| {
             let system = plan.system.iter().map(Message::system);
-            model.prompt(&system.chain([Message::user(question)]).collect::<Vec<_>>())
+            model.prompt_with(&system.chain([Message::user(question)]).collect::<Vec<_>>(), &render)
         };
         let prompts = plan.traits.iter().map(|which| which.questions.iter().map(prompt).collect());
         let prompts = prompts.collect::<pv_model::Result<_>>()?;

@@ -14,6 +14,7 @@ fn provenance(name: &str) -> Provenance {
         trait_name: name.into(),
         model: "tiny".into(),
         config_hash: Some("ab".into()),
+        render: pv_model::RenderOptions::default(),
         template_hash: Some("t".into()),
         judge: Some("j".into()),
         verdicts: Default::default(),

@@ -104,6 +104,7 @@ pub fn import_files(paths: &[impl AsRef<Path>], options: &ImportOptions) -> Resu
         model: options.model.clone().or(found.model_hint).unwrap_or_default(),
         config_hash: None,
         template_hash: None,
+        render: pv_model::RenderOptions::default(),
         judge: None,
         verdicts: Default::default(),
         filter: None,

@@ -140,6 +140,7 @@ mod tests {
             model: "tiny".into(),
             config_hash: Some("ab".into()),
             template_hash: None,
+            render: pv_model::RenderOptions::default(),
             judge: None,
             verdicts: Default::default(),
             filter: None,

@@ -1,7 +1,7 @@
 //! Which rollouts a run consists of.
 
 use pv_judge::{Polarity, TraitSpec};
-use pv_model::Sampling;
+use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -34,6 +34,9 @@ pub struct RolloutOptions {
     pub seed: u64,
     /// In which precision activations are kept.
     pub precision: Precision,
+    /// How prompts are rendered.
+    #[serde(skip_serializing_if = "RenderOptions::is_default")]
+    pub render: RenderOptions,
 }
 
 impl Default for RolloutOptions {
@@ -45,6 +48,7 @@ impl Default for RolloutOptions {
             batch_size: 16,
             seed: 0,
             precision: Precision::F32,
+            render: RenderOptions::default(),
         }
     }
 }
@@ -93,6 +97,7 @@ impl Plan {
     pub fn new(spec: &TraitSpec, options: RolloutOptions) -> Result<Self> {
         let prompts = |pair| Some([spec.system_prompt(pair, Polarity::Pos)?, spec.system_prompt(pair, Polarity::Neg)?]);
         let systems = (0..spec.instruction.len()).filter_map(prompts).collect();
+        let options = RolloutOptions { render: options.render.closed(), ..options };
         let plan = Self { trait_name: spec.name.clone(), questions: spec.extraction.clone(), systems, options };
         plan.check()?;
         Ok(plan)

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::{COHERENCE, Judge, Rubric, Verdict, VerdictCounts};
-use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
+use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use sha2::{Digest, Sha256};
 
 use super::folder::Folder;
@@ -279,6 +279,7 @@ impl RolloutRun {
             model: model.name.clone(),
             config_hash: Some(model.config_hash.clone()),
             template_hash: model.template_hash.clone(),
+            render: plan.options.render.closed(),
             judge: self.scores.judge(&plan.trait_name).map(str::to_owned),
             verdicts: self.scores.counts(),
             filter: Some(kept.filter),
@@ -325,7 +326,7 @@ fn generate_part(
         let place = plan.place(group[0]);
         let (system, question) = (plan.system(place).unwrap_or_default(), plan.question(place).unwrap_or_default());
         let messages = [Message::system(system), Message::user(question)];
-        let rendered = model.chat_template()?.render(&messages, &RenderOptions::prompt())?.text;
+        let rendered = model.chat_template()?.render(&messages, &plan.options.render.as_prompt())?.text;
         let seeds = group.iter().map(|&index| plan.seed(plan.place(index))).collect();
         requests.push(Request { prompt: model.tokenizer()?.encode_rendered(&rendered)?, seeds });
         prompts.push(rendered);

@@ -1,0 +1,188 @@
+//! Where a program keeps what it has reached, so that nothing that cost time or money is lost.
+
+use std::path::{Path, PathBuf};
+
+use pv_model::write_whole;
+use pv_vectors::{first_difference, through_text};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::program::note;
+
+/// The folder of all runs, below the current one.
+const RUNS: &str = "runs";
+/// What a folder belongs to.
+const HEADER: &str = "program.json";
+
+/// Where results are kept.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct OutArgs {
+    /// The folder in which everything is kept. When a run was broken off (Ctrl-C is fine), the same command goes on there;
+    /// with other settings the folder is refused. By default runs/PROGRAM-MODEL-TRAIT, which is printed at the start.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+impl OutArgs {
+    /// The folder of a program's run on something (a model, a trait), which is made and told.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn open(&self, program: &str, of: &[&str]) -> Result<PathBuf> {
+        let folder = match &self.out {
+            Some(folder) => folder.clone(),
+            None => Self::default_folder(program, of),
+        };
+        make(&folder)?;
+        note(&format!("keeping everything in {}; broken off, the same command goes on there", folder.display()));
+        Ok(folder)
+    }
+
+    /// The folder of a program's run on something, unless another is given.
+    pub fn default_folder(program: &str, of: &[&str]) -> PathBuf {
+        Path::new(RUNS).join(file_name(&[&[program][..], of].concat()))
+    }
+
+    /// As [`open`](Self::open), for a run of these settings only.
+    ///
+    /// # Errors
+    /// Also a folder of other settings, with the first that differs.
+    pub fn open_for(&self, program: &str, of: &[&str], settings: Value) -> Result<PathBuf> {
+        let folder = self.open(program, of)?;
+        claim(&folder, HEADER, &json!({ "program": program, "settings": settings }))?;
+        Ok(folder)
+    }
+}
+
+/// A name for a file or folder, of parts such as a model's name.
+pub fn file_name(parts: &[&str]) -> String {
+    let tame = |part: &&str| {
+        // Of a folder its last name; of a name on the hub both parts.
+        let path = Path::new(part);
+        let part = match path.is_dir() || part.matches('/').count() > 1 {
+            true => path.file_name().map_or_else(|| (*part).to_owned(), |name| name.to_string_lossy().into_owned()),
+            false => part.replace('/', "--"),
+        };
+        let part = part.strip_suffix(".json").unwrap_or(&part).to_owned();
+        part.replace(|c: char| !(c.is_alphanumeric() || "-_.@".contains(c)), "_").trim_start_matches('.').to_owned()
+    };
+    parts.iter().map(tame).collect::<Vec<_>>().join("-")
+}
+
+/// Makes a folder and those above it.
+///
+/// # Errors
+/// What the operating system says, with the folder's name.
+pub fn make(folder: &Path) -> Result {
+    let told = |error| format!("cannot make the folder {}: {error}; --out names another", folder.display());
+    Ok(std::fs::create_dir_all(folder).map_err(told)?)
+}
+
+/// Writes what a folder's files belong to, unless that is there already.
+///
+/// # Errors
+/// Files that belong to something else, with the first thing that differs.
+fn claim(folder: &Path, name: &str, given: &Value) -> Result {
+    let path = folder.join(name);
+    let given = through_text(given);
+    if let Some(saved) = read(&path)? {
+        return match first_difference(&saved, &given) {
+            None => Ok(()),
+            Some((what, saved, given)) => {
+                Err(pv_vectors::Error::OtherRun { path: folder.to_owned(), what, saved, given }.into())
+            }
+        };
+    }
+    write(&path, &given)
+}
+
+/// A JSON file's content, where there is one.
+fn read(path: &Path) -> Result<Option<Value>> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let wrong = |error| format!("{} is damaged: {error}; remove it to make it again", path.display());
+            Ok(Some(serde_json::from_slice(&bytes).map_err(wrong)?))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
+    }
+}
+
+fn write(path: &Path, value: &Value) -> Result {
+    let told = |error| format!("cannot write {}: {error}", path.display());
+    Ok(write_whole(path, serde_json::to_string_pretty(value)?.as_bytes()).map_err(told)?)
+}
+
+/// The result of that name, from the folder if it is there, else from `make`; then it is kept.
+///
+/// # Errors
+/// A result of that name that was made with other settings; those of `make`.
+pub fn kept<T: Serialize + DeserializeOwned>(
+    folder: &Path,
+    name: &str,
+    settings: &Value,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let path = folder.join(format!("{name}.json"));
+    let settings = through_text(settings);
+    if let Some(mut saved) = read(&path)? {
+        if let Some((what, saved, given)) = first_difference(&saved["settings"], &settings) {
+            return Err(pv_vectors::Error::OtherRun { path, what, saved, given }.into());
+        }
+        let wrong = |error| format!("{} is damaged: {error}; remove it to make it again", path.display());
+        return Ok(serde_json::from_value(saved["outcome"].take()).map_err(wrong)?);
+    }
+    let outcome = make()?;
+    write(&path, &json!({ "settings": settings, "outcome": outcome }))?;
+    Ok(outcome)
+}
+
+/// The first of `NAME-2`, `NAME-3`, … that does not exist.
+pub(crate) fn free(folder: &Path) -> Option<PathBuf> {
+    let name = folder.file_name()?.to_string_lossy().into_owned();
+    (2..1000).map(|number| folder.with_file_name(format!("{name}-{number}"))).find(|folder| !folder.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models_and_traits_become_names_of_folders() {
+        assert_eq!(file_name(&["sweep", "organism", "evil"]), "sweep-organism-evil");
+        assert_eq!(file_name(&["sweep", "Qwen/Qwen2.5-7B", "a/b/my trait.json"]), "sweep-Qwen--Qwen2.5-7B-my_trait");
+        assert_eq!(file_name(&["x", "/"]), "x-_");
+        assert_eq!(file_name(&["x", "../.."]), "x-_..");
+        assert_eq!(file_name(&["x", "org/name@v1"]), "x-org--name@v1");
+    }
+
+    #[test]
+    fn a_folder_goes_on_with_its_settings_and_refuses_others() {
+        let place = tempfile::tempdir().expect("a folder");
+        let out = OutArgs { out: Some(place.path().join("run")) };
+        let open = |steps: f64| out.open_for("sweep", &[], json!({ "steps": steps }));
+        open(0.1).expect("new");
+        open(0.1).expect("the same");
+        std::fs::create_dir(place.path().join("run-2")).expect("taken");
+        let error = open(0.2).expect_err("other settings");
+        let text = crate::program::explained(error.as_ref());
+        assert!(text.contains("steps") && text.contains("0.1") && text.contains("0.2"), "{text}");
+        assert!(text.contains("--out ") && text.contains("run-3"), "{text}");
+    }
+
+    #[test]
+    fn results_are_kept_with_their_settings() {
+        let place = tempfile::tempdir().expect("a folder");
+        let get = |settings: Value, value: Option<f64>| {
+            kept(place.path(), "a result", &settings, || value.ok_or_else(|| "nothing made".into()))
+        };
+        assert!(get(json!({ "seed": 1 }), None).is_err(), "nothing is kept of a failure");
+        assert_eq!(get(json!({ "seed": 1 }), Some(0.25)).expect("made"), 0.25);
+        assert_eq!(get(json!({ "seed": 1 }), None).expect("kept"), 0.25);
+        assert!(get(json!({ "seed": 2 }), Some(1.0)).expect_err("others").to_string().contains("seed"));
+        std::fs::write(place.path().join("a result.json"), "{").expect("written");
+        assert!(get(json!({ "seed": 1 }), None).expect_err("damaged").to_string().contains("damaged"));
+    }
+}

@@ -1,0 +1,99 @@
+//! Models that are not there, or are not whole; devices that cannot be had.
+
+use crate::world::World;
+use crate::{Mistake, make};
+
+#[test]
+fn folders_that_hold_no_model() {
+    let world = World::new();
+    let empty = world.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let empty = empty.to_str().unwrap();
+    let no_config = world.model_without("no-config", &["config.json"]);
+    let no_weights = world.model_without("no-weights", &["model.safetensors"]);
+    let no_tokenizer = world.model_without("no-tokenizer", &["tokenizer.json"]);
+    let no_template = world.model_without("no-template", &["chat_template.jinja"]);
+    let pointer = world.pointer("pointer");
+    let cut = world.model_with("cut", "model.safetensors", |bytes| bytes[..bytes.len() / 2].to_vec());
+    let noise = world.model_with("noise", "model.safetensors", |_| vec![0xff; 4096]);
+    let no_json = world.model_with("no-json", "config.json", |_| b"{ \"model_type\": \"qwen2\", ".to_vec());
+    let unknown = world.model_with("unknown", "config.json", |bytes| {
+        String::from_utf8(bytes).unwrap().replace("\"qwen2\"", "\"mamba\"").into_bytes()
+    });
+    let wider = world.model_with("wider", "config.json", |bytes| {
+        String::from_utf8(bytes)
+            .unwrap()
+            .replace("\"intermediate_size\": 384", "\"intermediate_size\": 400")
+            .into_bytes()
+    });
+    let tokenizer = world.model_with("bad-tokenizer", "tokenizer.json", |_| b"{}".to_vec());
+    let template = world.model_with("bad-template", "chat_template.jinja", |_| b"{% for x in %}".to_vec());
+    let clock = world.model_with("clock", "chat_template.jinja", |_| {
+        b"{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}".to_vec()
+    });
+    let no_system = world.model_with("no-system", "chat_template.jinja", |_| {
+        b"{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m.content }}{% endfor %}".to_vec()
+    });
+    let file = world.file("model.txt", "no model");
+    let on = |name, folder: &str, says: &[&str]| Mistake::new(name, "extract_contrast", &["--model", folder], says);
+    make(
+        "folders that hold no model",
+        &world,
+        vec![
+            on("a folder that does not exist", "models/none/at/all", &["models/none/at/all"]),
+            on("a file instead of a folder", &file, &["model.txt"]),
+            on("an empty folder", empty, &["config.json"]),
+            on("a folder without config.json", &no_config, &["config.json"]),
+            on("a folder without weights", &no_weights, &["model.safetensors"]),
+            on("a folder without tokenizer", &no_tokenizer, &["tokenizer.json"]),
+            on("a folder without chat template", &no_template, &["chat template"]),
+            on("weights that git-lfs has not fetched", &pointer, &["model.safetensors"]),
+            on("weights that are cut off", &cut, &["model.safetensors"]),
+            on("weights that are noise", &noise, &["model.safetensors"]),
+            on("a configuration that is cut off", &no_json, &["config.json", "because: "]),
+            on("an architecture that is not known", &unknown, &["mamba", "supported"]),
+            on("a configuration of other weights", &wider, &["shape", "400"]),
+            on("a tokenizer that is none", &tokenizer, &["tokenizer.json"]),
+            on("a template that is none", &template, &["chat template", "cannot be parsed"]),
+            on("a template that asks for the date", &clock, &["date"]),
+            on("a template that refuses system prompts", &no_system, &["system"]),
+            Mistake::new("the organism's vector without a vector", "hello_steering", &[], &["examples/organism/model"]),
+        ],
+    );
+}
+
+#[test]
+fn devices_and_types_that_cannot_be_had() {
+    let world = World::new();
+    let device =
+        |name, device: &str, says: &[&str]| Mistake::new(name, "extract_contrast", &["--device", device], says);
+    let mut mistakes = vec![
+        device("a device that nobody knows", "tpu", &["\"tpu\"", "flex", "cuda"]),
+        device("a second CPU", "flex:1", &["flex"]),
+        Mistake::new("a compute type that nobody knows", "extract_contrast", &["--dtype", "int3"], &["int3", "bf16"]),
+        Mistake::new("training in bf16", "finetune", &["--dtype", "bf16", "--steps", "1"], &["bf16"]),
+        Mistake::new("training on a device that nobody knows", "train_organism", &["--device", "tpu"], &["tpu"]),
+    ];
+    if cfg!(not(feature = "wgpu")) {
+        mistakes.push(device("a GPU without its feature", "wgpu", &["`wgpu`", "built"]));
+    }
+    if cfg!(not(feature = "cuda")) {
+        mistakes.push(device("CUDA without its feature", "cuda", &["`cuda`", "built"]));
+    }
+    if cfg!(not(feature = "hub")) {
+        mistakes.push(Mistake::new(
+            "a model on the hub without its feature",
+            "chat",
+            &["--model", "org/name"],
+            &["org/name", "`hub`"],
+        ));
+        let offline = Mistake::new(
+            "a judge on the hub without its feature",
+            "sweep",
+            &["--judge", "local", "--judge-model", "org/name"],
+            &["org/name", "`hub`"],
+        );
+        mistakes.push(offline);
+    }
+    make("devices and types", &world, mistakes);
+}
