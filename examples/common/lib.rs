@@ -7,6 +7,7 @@ pub mod noise;
 pub mod organism;
 pub mod prompts;
 pub mod proxies;
+pub mod rendering;
 pub mod samples;
 pub mod sweeping;
 

@@ -20,6 +20,7 @@ mod properties;
 mod proxies;
 mod quantized;
 mod regimes;
+mod rendering;
 mod rollouts;
 mod runs;
 mod scan;
