@@ -118,7 +118,6 @@ fn operators_are_those_of_python() {
         "{{ 1 // 0 }}",
         "{{ missing.a }}",
         "{{ missing[1:] }}",
-        "{{ 5[1:] }}",
     ]);
 }
 
