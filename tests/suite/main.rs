@@ -21,6 +21,7 @@ mod properties;
 mod proxies;
 mod quantized;
 mod regimes;
+mod rendering;
 mod results;
 mod rollouts;
 mod runs;

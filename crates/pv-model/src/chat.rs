@@ -1,11 +1,10 @@
 //! Chat templates: from messages to the text that a model was trained on.
 //!
 //! A model folder's template is Jinja, run as the `transformers` library runs it (`trim_blocks`, `lstrip_blocks`, Python's
-//! string methods, `raise_exception`, …), but within limits: a template can neither run for ever nor fill the memory.
+//! values and their methods, `raise_exception`, …), but within limits: a template can neither run for ever nor fill the memory.
 
-use std::{collections::BTreeMap, fs, io, ops::Range, path::Path};
+use std::{collections::BTreeMap, fs, io, ops::Range, path::Path, sync::Arc};
 
-use minijinja::Environment;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -16,13 +15,12 @@ use crate::{
 };
 
 mod environment;
-mod generation;
-mod json;
-mod methods;
+mod jinja;
 mod options;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub use options::{RenderOptions, SystemText};
 pub use spans::assistant_spans;
@@ -71,7 +69,6 @@ pub struct Rendered {
 /// A model folder's chat templates, ready to render. `Send + Sync`; share it by reference.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
     templates: BTreeMap<String, Named>,
     special_tokens: Map<String, Value>,
 }
@@ -79,9 +76,8 @@ pub struct ChatTemplate {
 #[derive(Clone, Debug)]
 struct Named {
     source: String,
-    /// The name that stands in for `{% generation %}` where the template has such blocks, or why the template cannot be used
-    /// (a folder's other templates may still work).
-    parsed: Result<Option<String>, String>,
+    /// The template, or why it cannot be used (a folder's other templates may still work).
+    parsed: Result<Arc<jinja::Template>, String>,
 }
 
 const DEFAULT: &str = "default";
@@ -125,20 +121,15 @@ impl ChatTemplate {
     }
 
     fn from_sources(sources: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
-        environment::on_large_stack(|| Self::from_sources_here(sources, special_tokens))
-    }
-
-    fn from_sources_here(sources: Vec<(String, String)>, special_tokens: Map<String, Value>) -> Result<Self> {
-        let mut environment = environment::new();
         let mut templates = BTreeMap::new();
         for (name, source) in sources {
-            let parsed = parse(&mut environment, &name, &source);
+            let parsed = parse(&source)?;
             if let (DEFAULT, Err(reason)) = (name.as_str(), &parsed) {
                 return Err(Error::TemplateSyntax { name, reason: reason.clone() });
             }
             templates.insert(name, Named { source, parsed });
         }
-        Ok(Self { environment, templates, special_tokens })
+        Ok(Self { templates, special_tokens })
     }
 
     /// The names of the templates.
@@ -162,11 +153,7 @@ impl ChatTemplate {
     /// - [`Error::NothingToContinue`], [`Error::AnswerNotFound`]: `options.continue_final_message` is set and the last
     ///   message cannot be found in the text, or a generation prompt is asked for too.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
-        let messages = options.system.place(messages);
-        environment::on_large_stack(|| self.render_here(&messages, options))
-    }
-
-    fn render_here(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
+        let messages = &options.system.place(messages);
         if !options.continue_final_message {
             return self.render_explaining(messages, options);
         }
@@ -196,16 +183,11 @@ impl ChatTemplate {
     fn render_once(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered> {
         let (name, named) = self.choose(options)?;
         let syntax = |reason: &String| Error::TemplateSyntax { name: name.to_owned(), reason: reason.clone() };
-        let generation = named.parsed.as_ref().map_err(syntax)?.as_deref();
-        let failed = |error| environment::explain(&error);
-        let template = self.environment.get_template(name).map_err(failed)?;
-        let context = environment::context(&self.special_tokens, messages, options, generation);
-        let Some(generation) = generation else {
-            let text = template.render(context).map_err(failed)?;
-            return Ok(Rendered { text, generation_spans: Vec::new() });
-        };
-        let (text, spans) = template.render_with_spans(context).map_err(failed)?;
-        let generation_spans = generation::spans(template.source(), generation, &spans);
+        let template = named.parsed.as_ref().map_err(syntax)?.clone();
+        let variables = environment::variables(&self.special_tokens, messages, options)?;
+        let now = options.now;
+        let outcome = worker::on_worker(move || template.run(variables, now, environment::FUEL))?;
+        let (text, generation_spans) = outcome.map_err(|fault| environment::explain(&fault))?;
         Ok(Rendered { text, generation_spans })
     }
 
@@ -224,14 +206,13 @@ impl ChatTemplate {
     }
 }
 
-/// Adds a template to the environment; returns the name that stands in for its generation blocks.
-fn parse(environment: &mut Environment<'static>, name: &str, source: &str) -> Result<Option<String>, String> {
+/// A template, or why it cannot be used.
+fn parse(source: &str) -> Result<Result<Arc<jinja::Template>, String>> {
     if source.len() > LONGEST {
-        return Err(format!("it is longer than {LONGEST} bytes"));
+        return Ok(Err(format!("it is longer than {LONGEST} bytes")));
     }
-    let (rewritten, generation) = generation::rewrite(source)?;
-    environment.add_template_owned(name.to_owned(), rewritten).map_err(|error| environment::reason(&error))?;
-    Ok(generation)
+    let source = source.to_owned();
+    worker::on_worker(move || jinja::Template::parse(&source).map(Arc::new))
 }
 
 /// `chat_template` in `tokenizer_config.json`.

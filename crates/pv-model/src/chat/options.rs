@@ -28,7 +28,8 @@ impl SystemText {
         if self == Self::AsMessage || leading == 0 {
             return Cow::Borrowed(messages);
         }
-        let mut texts: Vec<&str> = messages[..leading].iter().map(|message| message.content.as_str()).collect();
+        let mut texts: Vec<&str> = Vec::new();
+        messages[..leading].iter().for_each(|message| texts.push(&message.content));
         let mut rest = &messages[leading..];
         let mut first = Message::user("");
         if let Some((user, after)) = rest.split_first().filter(|(message, _)| message.role == "user") {
@@ -36,7 +37,7 @@ impl SystemText {
             rest = after;
             texts.push(&user.content);
         }
-        first.content = texts.join("\n\n");
+        first.content = Message::user(texts.join("\n\n")).content;
         Cow::Owned([first].into_iter().chain(rest.iter().cloned()).collect())
     }
 }

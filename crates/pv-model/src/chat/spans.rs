@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{ChatTemplate, Message, RenderOptions, Rendered, environment::on_large_stack};
+use super::{ChatTemplate, Message, RenderOptions, Rendered};
 use crate::error::{Error, Result};
 
 /// The byte range of each assistant answer in `template.render(messages, options)`, rendered closed (without a generation
@@ -21,14 +21,7 @@ pub fn assistant_spans(
     messages: &[Message],
     options: &RenderOptions,
 ) -> Result<Vec<Range<usize>>> {
-    on_large_stack(|| assistant_spans_here(template, messages, &options.closed()))
-}
-
-fn assistant_spans_here(
-    template: &ChatTemplate,
-    messages: &[Message],
-    options: &RenderOptions,
-) -> Result<Vec<Range<usize>>> {
+    let options = &options.closed();
     let whole = template.render(messages, options)?.text;
     let mut spans = Vec::new();
     for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {

@@ -4,6 +4,10 @@ use serde_json::json;
 
 use super::*;
 
+mod jinja2;
+mod language;
+mod placing;
+
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat")
 }
@@ -181,11 +185,8 @@ fn templates_that_would_not_end_are_stopped() {
         let error = text(source, &[]).unwrap_err();
         assert!(matches!(error, Error::TemplateRunaway { .. }), "{source}: {error}");
     }
-    let error = text("{% set n = namespace() %}{% set n.n = n %}{{ n }}", &[]).unwrap_err();
-    assert!(error.to_string().contains("cannot hold a namespace"), "{error}");
     let long_chain = format!("{{{{ 1{} }}}}", "~1".repeat(9999));
-    let error = ChatTemplate::from_source(long_chain, Map::new()).unwrap_err();
-    assert!(matches!(error, Error::TemplateSyntax { .. }), "{error}");
+    assert_eq!(text(&long_chain, &[]).unwrap(), "1".repeat(10_000));
     for piece in ["(", "not ", "-", "[", "1 if 1 else ", "{% if 1 %}", "{% for x in y %}", "{{", "{%"] {
         let _ = ChatTemplate::from_source(format!("{{{{ {}", piece.repeat(1000)), Map::new());
         let _ = ChatTemplate::from_source(piece.repeat(1000), Map::new());
