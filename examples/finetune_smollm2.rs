@@ -119,7 +119,7 @@ fn samples(model: &CausalLm, questions: &[String], answers: &[Generation]) -> Re
         if text.is_empty() {
             continue;
         }
-        let chat = Conversation { messages: vec![Message::user(question), Message::assistant(text)] };
+        let chat = Conversation::new([Message::user(question), Message::assistant(text)]);
         samples.push(Sample::from_conversation(model, &chat, &EncodeOptions::default())?);
     }
     Ok(samples)

@@ -17,46 +17,20 @@ use crate::{
 mod environment;
 mod generation;
 mod json;
+pub(crate) mod message;
 mod methods;
 mod spans;
+mod written;
 #[cfg(test)]
 mod tests;
 
-pub use spans::assistant_spans;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else a template knows.
-    pub role: String,
-    /// What is said. Never read as template syntax.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of any role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    /// A system message.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self::new("system", content)
-    }
-
-    /// A user's message.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self::new("user", content)
-    }
-
-    /// An assistant's answer.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self::new("assistant", content)
-    }
-}
+pub use message::{Content, Message};
+pub use spans::{answer_span, assistant_spans, assistant_spans_at};
+pub use written::{Unwritten, UnwrittenPart, alters, unwritten_parts};
 
 /// How to render a conversation. The default renders it closed, with the default template and without a clock.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RenderOptions {
     /// End with the header of the assistant's next answer.
     pub add_generation_prompt: bool,
@@ -78,7 +52,8 @@ impl RenderOptions {
     }
 
     /// The same template, variables and clock, for a whole conversation.
-    fn closed(&self) -> Self {
+    #[must_use]
+    pub fn closed(&self) -> Self {
         Self { add_generation_prompt: false, continue_final_message: false, ..self.clone() }
     }
 }

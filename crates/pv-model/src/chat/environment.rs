@@ -71,9 +71,7 @@ pub(super) fn context(
     for (name, value) in special_tokens.iter().chain(&options.variables) {
         context.insert(name.clone(), from_json(value));
     }
-    let pair =
-        |message: &Message| Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())]);
-    context.insert("messages".to_owned(), messages.iter().map(pair).collect::<Vec<Value>>().into());
+    context.insert("messages".to_owned(), messages.iter().map(Message::jinja).collect::<Vec<Value>>().into());
     context.insert("add_generation_prompt".to_owned(), options.add_generation_prompt.into());
     if let Some(name) = generation {
         context.insert(name.to_owned(), Value::from_function(generation_block));
@@ -125,7 +123,7 @@ fn write(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
     write!(out, "{value}").map_err(Error::from)
 }
 
-fn from_json(value: &serde_json::Value) -> Value {
+pub(super) fn from_json(value: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match value {
         Json::Null => ().into(),
