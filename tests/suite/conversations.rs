@@ -1,10 +1,13 @@
 //! Conversations from files: what is read, what is refused and where, what is written beside it, and the memory it takes.
 
 mod damage;
+mod forms;
+mod keys;
 mod making;
 mod memory;
 mod parquet;
 mod python;
+mod shred;
 mod writing;
 
 use std::fs;
