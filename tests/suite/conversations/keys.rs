@@ -35,7 +35,7 @@ fn call() -> Value {
 }
 
 /// Everything that a message and a row may have, each row of its own kind.
-fn everything() -> Vec<Value> {
+pub(super) fn everything() -> Vec<Value> {
     let user = || json!({"role": "user", "content": "How cold is Oslo?"});
     vec![
         json!({"messages": [user(), {"role": "assistant", "content": "", "tool_calls": call()},
