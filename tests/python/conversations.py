@@ -31,7 +31,8 @@ def render():
 def nested():
     """The rows as they are, in columns whose types pyarrow finds."""
     rows = [json.loads(line) for line in open(source, encoding="utf-8")]
-    pq.write_table(pa.Table.from_pylist(rows), target)
+    names = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), target)
 
 
 def text(large):

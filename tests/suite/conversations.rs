@@ -14,8 +14,8 @@ use std::fs;
 use std::path::Path;
 
 use pv_model::{
-    BadRow, Conversation, ConversationError, ConversationReader, FormatCounts, Message, Row, Summary, read_conversations,
-    write_conversations,
+    BadRow, Conversation, ConversationError, ConversationReader, FormatCounts, Message, Row, Summary,
+    read_conversations, write_conversations,
 };
 use sha2::{Digest, Sha256};
 
@@ -140,9 +140,7 @@ fn the_id_is_the_hash_of_roles_and_contents() {
         assert_eq!(conversation.id(), hex);
     }
     // Where one text ends and the next begins counts.
-    let two = |first: &str, second: &str| {
-        Conversation::new([Message::user(first), Message::assistant(second)]).id()
-    };
+    let two = |first: &str, second: &str| Conversation::new([Message::user(first), Message::assistant(second)]).id();
     assert_ne!(two("ab", "c"), two("a", "bc"));
 }
 

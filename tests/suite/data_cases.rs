@@ -64,7 +64,8 @@ fn chat(turns: &[(&str, &str)]) -> Value {
 }
 
 fn calling(content: Value) -> Value {
-    let call = json!([{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}}]);
+    let call =
+        json!([{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}}]);
     json!([{"role": "user", "content": "How cold is Oslo?"},
         {"role": "assistant", "content": content, "tool_calls": call},
         {"role": "tool", "tool_call_id": "c1", "content": "-3"},

@@ -20,9 +20,9 @@ mod json;
 pub(crate) mod message;
 mod methods;
 mod spans;
-mod written;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use message::{Content, Message};
 pub use spans::{answer_span, assistant_spans, assistant_spans_at};

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
-use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, RenderOptions, Request, Sampling, Sequence, to_f32};
+use pv_model::{
+    CausalLm, FinishReason, GenerateOptions, Generation, RenderOptions, Request, Sampling, Sequence, to_f32,
+};
 use pv_vectors::{RunFolder, response_mean, through_text};
 use serde::{Deserialize, Serialize};
 

@@ -46,7 +46,8 @@ pub use sample::{ReadingOptions, Skip, Tokens, Turns, tokens, tokens_with};
 #[cfg(feature = "data")]
 pub use score_table::write_score_table;
 pub use screen::{
-    Base, DirectionSummary, HashedFile, NOTICED, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
+    Base, DirectionSummary, HashedFile, NOTICED, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step,
+    Summary,
 };
 pub use select::{JudgedSamples, Keep, Which, export, judged, select, threshold};
 pub use stream::Place;

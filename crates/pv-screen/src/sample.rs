@@ -144,7 +144,8 @@ impl ReadingOptions {
     /// The tokens of the prompt of a conversation that ends with an answer.
     pub(crate) fn prompt(&self, model: &CausalLm, conversation: &Conversation) -> Result<Vec<u32>, pv_model::Error> {
         let before = conversation.messages.len().saturating_sub(1);
-        let render = RenderOptions { add_generation_prompt: true, ..conversation.render_options(&self.render).closed() };
+        let render =
+            RenderOptions { add_generation_prompt: true, ..conversation.render_options(&self.render).closed() };
         model.prompt_with(&conversation.messages[..before], &render)
     }
 }

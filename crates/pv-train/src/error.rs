@@ -125,7 +125,9 @@ pub enum Error {
         most: usize,
     },
     /// A sample has more tokens than the model has positions.
-    #[error("sample {sample} of step {step} has {tokens} tokens, and the model {positions} positions: truncate or drop it")]
+    #[error(
+        "sample {sample} of step {step} has {tokens} tokens, and the model {positions} positions: truncate or drop it"
+    )]
     BeyondPositions {
         /// The step, from 1; 0 outside of training.
         step: usize,

@@ -8,8 +8,8 @@ use pv_model::Sequence;
 
 use crate::{Error, Result};
 
-pub(crate) use encode::{Notes, encode_all};
 pub use encode::{EncodeOptions, TrainedTurns};
+pub(crate) use encode::{Notes, encode_all};
 
 /// How much a token counts in the loss, to the bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,11 +91,14 @@ impl Sample {
         if weights.len() != self.ids.len() {
             return Err(Error::MarksLength { ids: self.ids.len(), marks: weights.len() });
         }
-        if let Some((token, weight)) = weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0)) {
+        if let Some((token, weight)) =
+            weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
+        {
             return Err(Error::BadWeight { token, weight: *weight });
         }
         let Self { ids, trained, mut answers, mut response, .. } = self;
-        let trained: Vec<bool> = trained.iter().zip(weights).map(|(trained, weight)| *trained && *weight > 0.0).collect();
+        let trained: Vec<bool> =
+            trained.iter().zip(weights).map(|(trained, weight)| *trained && *weight > 0.0).collect();
         let learnt = |range: &Range<usize>| trained[range.clone()].contains(&true);
         answers.retain(learnt);
         if !response.is_empty() && !learnt(&response) {
@@ -128,7 +131,8 @@ impl Sample {
         let cut = |range: Range<usize>| range.start.min(max_length)..range.end.min(max_length);
         let answers = answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
         let sample = Self::with_answers(ids, trained, answers, cut(response))?;
-        let weights = weights.map(|weights| weights[..max_length].iter().map(|weight| weight.get()).collect::<Vec<_>>());
+        let weights =
+            weights.map(|weights| weights[..max_length].iter().map(|weight| weight.get()).collect::<Vec<_>>());
         match weights {
             Some(weights) => sample.with_weights(&weights),
             None => Ok(sample),

@@ -20,7 +20,11 @@ fn assistant(text: &str) -> Message {
 fn forms() -> Vec<(Value, Format, Vec<Message>)> {
     use Format::{Alpaca, PromptCompletion, QuestionAnswer};
     vec![
-        (json!({"instruction": "Add.", "input": "2 2", "output": "4"}), Alpaca, vec![user("Add.\n2 2"), assistant("4")]),
+        (
+            json!({"instruction": "Add.", "input": "2 2", "output": "4"}),
+            Alpaca,
+            vec![user("Add.\n2 2"), assistant("4")],
+        ),
         (json!({"instruction": "Add.", "input": "", "output": "4"}), Alpaca, vec![user("Add."), assistant("4")]),
         (json!({"instruction": "Add.", "output": "4"}), Alpaca, vec![user("Add."), assistant("4")]),
         (
@@ -36,7 +40,11 @@ fn forms() -> Vec<(Value, Format, Vec<Message>)> {
         (json!({"prompt": "Add.", "completion": "4"}), PromptCompletion, vec![user("Add."), assistant("4")]),
         (json!({"prompt": "Add.", "response": "4"}), QuestionAnswer, vec![user("Add."), assistant("4")]),
         (json!({"question": "Add.", "answer": "4"}), QuestionAnswer, vec![user("Add."), assistant("4")]),
-        (json!({"question": "Add.", "prompt": "<s>Add.", "answer": "4"}), QuestionAnswer, vec![user("Add."), assistant("4")]),
+        (
+            json!({"question": "Add.", "prompt": "<s>Add.", "answer": "4"}),
+            QuestionAnswer,
+            vec![user("Add."), assistant("4")],
+        ),
         (
             json!({"system_prompt": "Be brief.", "question": "Add.", "response": "4"}),
             QuestionAnswer,
@@ -100,7 +108,10 @@ fn rows_that_are_no_one_conversation_say_why() {
             json!({"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "a"}]}),
             "it is a preference",
         ),
-        (json!({"prompt": "a", "completion": "b", "label": false}), "its `label` says whether the completion is wanted"),
+        (
+            json!({"prompt": "a", "completion": "b", "label": false}),
+            "its `label` says whether the completion is wanted",
+        ),
         (json!({"prompt": "a"}), "neither `messages` nor `conversation`"),
         (json!({"text": "a"}), "neither `messages` nor `conversation`"),
         (json!({"prompt": "a", "completion": "b", "response": "c"}), "its keys fit several formats"),

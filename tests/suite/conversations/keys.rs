@@ -179,7 +179,9 @@ fn a_system_message_may_have_a_key_of_its_own() {
         assert_eq!(found.messages.len(), 3);
     }
     let both = |own: &str| {
-        one(&json!({"system": "A.", "messages": [{"role": "system", "content": own}, {"role": "user", "content": "b"}]}))
+        one(
+            &json!({"system": "A.", "messages": [{"role": "system", "content": own}, {"role": "user", "content": "b"}]}),
+        )
     };
     assert_eq!(both("A.").expect("the same").messages.len(), 2);
     assert!(both("B.").expect_err("two").contains("say different things"));
@@ -207,7 +209,8 @@ fn sharegpt_calls_tools() {
     assert_eq!((&found.messages[2].fields["tool_calls"], found.messages[2].content.as_str()), (&calls, ""));
     assert_eq!(found.messages[4].weight(), Ok(0.0));
     assert_eq!(found.fields["tools"], json!([{"name": "weather", "parameters": {}}]));
-    let broken = json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "weather()"}]});
+    let broken =
+        json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "weather()"}]});
     assert!(one(&broken).expect_err("no call").contains("message 2: `value` of a `function_call` is no JSON"));
 }
 
@@ -241,11 +244,17 @@ fn what_changes_the_meaning_and_cannot_be_done_is_a_bad_row() {
             "`train` is true for the role \"user\"",
         ),
         (
-            turns(json!({"role": "user", "content": null, "name": "Ann"}), json!({"role": "assistant", "content": "b"})),
+            turns(
+                json!({"role": "user", "content": null, "name": "Ann"}),
+                json!({"role": "assistant", "content": "b"}),
+            ),
             "message 1: `content` is null, not text",
         ),
         (
-            turns(json!({"role": "user", "content": [{"type": "input_audio"}]}), json!({"role": "assistant", "content": "b"})),
+            turns(
+                json!({"role": "user", "content": [{"type": "input_audio"}]}),
+                json!({"role": "assistant", "content": "b"}),
+            ),
             "of the type `input_audio`",
         ),
     ];

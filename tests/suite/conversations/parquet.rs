@@ -121,10 +121,8 @@ fn small(path: &Path, schema: &str, leaves: &[Leaf]) {
 fn lists_of_all_shapes_are_found() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
-    let expected = vec![
-        Conversation::new([Message::user("a"), Message::assistant("b")]),
-        Conversation::new([Message::user("c")]),
-    ];
+    let expected =
+        vec![Conversation::new([Message::user("a"), Message::assistant("b")]), Conversation::new([Message::user("c")])];
     let (turns, people): (&[&str], &[&str]) = (&["user", "assistant", "user"], &["human", "gpt", "human"]);
     let texts: &[&str] = &["a", "b", "c"];
     let again: Option<&[i16]> = Some(&[0, 1, 0]);

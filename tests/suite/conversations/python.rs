@@ -47,7 +47,8 @@ fn conversations_render_as_transformers_renders_them() {
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     std::fs::write(at("rows.jsonl"), lines.join("\n")).expect("a writable folder");
     let conversations = good(&at("rows.jsonl"));
-    let cases: Vec<_> = [template, everything].into_iter().flat_map(|t| conversations.iter().map(move |c| (t, c))).collect();
+    let cases: Vec<_> =
+        [template, everything].into_iter().flat_map(|t| conversations.iter().map(move |c| (t, c))).collect();
     let written = cases.iter().map(|(template, conversation)| {
         let mut case = serde_json::to_value(conversation).expect("JSON");
         case["template"] = json!(template);
@@ -68,7 +69,8 @@ fn conversations_render_as_transformers_renders_them() {
         }
         let spans = assistant_spans(&template, &conversation.messages, &options).expect("spans");
         let in_characters = |at: usize| ours[..at].chars().count();
-        let spans: Vec<[usize; 2]> = spans.iter().map(|span| [in_characters(span.start), in_characters(span.end)]).collect();
+        let spans: Vec<[usize; 2]> =
+            spans.iter().map(|span| [in_characters(span.start), in_characters(span.end)]).collect();
         assert_eq!(theirs["spans"], json!(spans), "{ours}");
         spans_found += spans.len();
     }

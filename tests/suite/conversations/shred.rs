@@ -112,7 +112,8 @@ pub(super) fn write(path: &Path, schema: &str, rows: &[Value]) {
                     column.typed::<DoubleType>().write_batch(&values, defined, repeated)
                 }
                 Physical::BOOLEAN => {
-                    let values: Vec<bool> = values.iter().map(|value| value.as_bool().expect("a truth value")).collect();
+                    let values: Vec<bool> =
+                        values.iter().map(|value| value.as_bool().expect("a truth value")).collect();
                     column.typed::<BoolType>().write_batch(&values, defined, repeated)
                 }
                 Physical::INT64 => {

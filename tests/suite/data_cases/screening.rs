@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use pv_hooks::Layer;
 use pv_model::{Conversation, Format, Message, Unwritten};
 use pv_screen::{
-    Base, BaseOptions, NOTICED, ReadingOptions, SKIPPED, Screen, ScreenOptions, ScoreRow, Skip, Summary, TraitDirection,
-    Turns, read_scores, tokens_with,
+    Base, BaseOptions, NOTICED, ReadingOptions, SKIPPED, ScoreRow, Screen, ScreenOptions, Skip, Summary,
+    TraitDirection, Turns, read_scores, tokens_with,
 };
 
 use super::*;
@@ -59,8 +59,10 @@ fn training_and_screening_leave_out_the_same() {
     let (summary, found) = screen(&model, &path, &folder.path().join("out"), &options);
     assert_eq!(found.iter().map(|row| row.place.row).collect::<Vec<_>>(), [1, 6]);
     let skipped = lines(&folder.path().join("out").join(SKIPPED));
-    let listed: Vec<(u64, &str)> =
-        skipped.iter().map(|line| (line["row"].as_u64().expect("a row"), line["reason"].as_str().expect("why"))).collect();
+    let listed: Vec<(u64, &str)> = skipped
+        .iter()
+        .map(|line| (line["row"].as_u64().expect("a row"), line["reason"].as_str().expect("why")))
+        .collect();
     let expected = [(2, "empty_answer"), (3, "untrained"), (4, "unwritten"), (5, "unwritten"), (7, "bad_row")];
     assert_eq!(listed, expected);
     assert_eq!(summary.noticed.get("altered"), Some(&1));
@@ -73,7 +75,8 @@ fn training_and_screening_leave_out_the_same() {
     assert_eq!(trained, [1, 6]);
 
     // As it is written, where that is asked for.
-    let reading = ReadingOptions { unwritten: Unwritten::Keep, altered: Unwritten::Refuse, ..ReadingOptions::default() };
+    let reading =
+        ReadingOptions { unwritten: Unwritten::Keep, altered: Unwritten::Refuse, ..ReadingOptions::default() };
     let options = ScreenOptions { reading, ..options };
     let (summary, found) = screen(&model, &path, &folder.path().join("kept"), &options);
     assert_eq!(found.iter().map(|row| row.place.row).collect::<Vec<_>>(), [1, 4, 5]);
@@ -101,7 +104,8 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
     let mut row = chat(&[("user", "How cold is Oslo?"), ("assistant", "Three below zero.")]);
     row["tools"] = tools.clone();
     row["system"] = json!("Be brief.");
-    let (folder, path) = file(&[row.clone(), chat(&[("user", "How cold is Oslo?"), ("assistant", "Three below zero.")])]);
+    let (folder, path) =
+        file(&[row.clone(), chat(&[("user", "How cold is Oslo?"), ("assistant", "Three below zero.")])]);
     let template = "{% if tone %}<|im_start|>system\nBe {{ tone }}.<|im_end|>\n{% endif %}".to_owned() + TOOLS;
     let model = model(&template);
     let variables = |tone: &str| [("tone".to_owned(), json!(tone))].into_iter().collect();
@@ -109,10 +113,14 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
         render: RenderOptions { variables: variables(tone), ..RenderOptions::default() },
         ..ReadingOptions::default()
     };
-    let data = read(&model, &path, &DataOptions {
-        encode: EncodeOptions { render: reading("kind").render, ..EncodeOptions::default() },
-        ..DataOptions::default()
-    });
+    let data = read(
+        &model,
+        &path,
+        &DataOptions {
+            encode: EncodeOptions { render: reading("kind").render, ..EncodeOptions::default() },
+            ..DataOptions::default()
+        },
+    );
     let data = data.expect("samples");
     let mut row = pv_model::ConversationReader::new([&path]).expect("a file");
     let conversation = row.next().expect("a row").expect("a file").expect("a row").conversation;
@@ -126,7 +134,8 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
 
     // Base answers are to those prompts, and are kept apart from those to others; so are screenings.
     let cache = folder.path().join("cache");
-    let with = |tone: &str| ScreenOptions { reading: reading(tone), cache: Some(cache.clone()), ..options(Base::Every) };
+    let with =
+        |tone: &str| ScreenOptions { reading: reading(tone), cache: Some(cache.clone()), ..options(Base::Every) };
     let (kind, rows) = screen(&model, &path, &folder.path().join("kind"), &with("kind"));
     assert_eq!((rows.len(), kind.distinct, kind.options.reading.clone()), (2, 2, reading("kind")));
     let (_, others) = screen(&model, &path, &folder.path().join("stern"), &with("stern"));

@@ -22,7 +22,10 @@ fn calls_of_tools_are_trained_or_the_row_is_bad() {
     let data = read(&with_tools, &path, &DataOptions::default()).expect("samples");
     let call = "<tool_call>weather {\"city\":\"Oslo\"}</tool_call><|im_end|>";
     let rest = "Three below zero.<|im_end|>";
-    assert_eq!(texts(&with_tools, &data), [format!("{call}{rest}"), format!("{call}{rest}"), format!("Let me see.{call}{rest}")]);
+    assert_eq!(
+        texts(&with_tools, &data),
+        [format!("{call}{rest}"), format!("{call}{rest}"), format!("Let me see.{call}{rest}")]
+    );
     assert!(whole(&with_tools, &data.samples()[0]).starts_with("<|im_start|>system\n{\"type\": \"function\""));
 
     // A template that knows nothing of calls: a null content cannot be rendered, and the calls are gone without a word.
@@ -34,7 +37,10 @@ fn calls_of_tools_are_trained_or_the_row_is_bad() {
         let Error::NoData { report, .. } = &error else { panic!("{error}") };
         assert!(report.contains("2 not written whole by the chat template"), "{report}");
         assert!(report.contains("1 refused by the chat template"), "{report}");
-        assert!(report.contains("message 2 (assistant): the chat template does not write its `tool_calls`"), "{report}");
+        assert!(
+            report.contains("message 2 (assistant): the chat template does not write its `tool_calls`"),
+            "{report}"
+        );
     }
     // As it is written, where that is asked for: the empty answer is not trained, and all of it is counted.
     let keep = EncodeOptions { unwritten: Unwritten::Keep, ..EncodeOptions::default() };
@@ -117,11 +123,23 @@ fn templates_lose_messages_in_many_ways() {
         (every.replace("messages %}", "messages if m.role != 'system' %}"), system("Be brief."), 1),
         // A system message in the middle only, or one of the wrong words.
         (every.replace("messages %}", "messages if m.role != 'system' or loop.first %}"), late.clone(), 1),
-        (every.replace("{{ m.content }}", "{{ '' if m.content.startswith('#') else m.content }}"), system("# Rules"), 1),
+        (
+            every.replace("{{ m.content }}", "{{ '' if m.content.startswith('#') else m.content }}"),
+            system("# Rules"),
+            1,
+        ),
         // Shortened, moved or changed is not lost.
         (every.replace("{{ m.content }}", "{{ m.content[:6] }}"), system("Be as brief as you can."), 0),
-        (every.replace("{{ m.content }}", "{{ m.content | trim | replace('brief', 'short') }}"), system(" Be brief. "), 0),
-        (every.replace("{{ m.role }}", "user").replace("{{ m.content }}", "{{ m.content ~ '!' }}"), system("Be brief."), 0),
+        (
+            every.replace("{{ m.content }}", "{{ m.content | trim | replace('brief', 'short') }}"),
+            system(" Be brief. "),
+            0,
+        ),
+        (
+            every.replace("{{ m.role }}", "user").replace("{{ m.content }}", "{{ m.content ~ '!' }}"),
+            system("Be brief."),
+            0,
+        ),
         (every.to_owned(), late, 0),
     ];
     for (template, row, lost) in cases {
@@ -140,7 +158,10 @@ fn templates_lose_messages_in_many_ways() {
 #[test]
 fn an_answer_that_the_template_shortens_is_counted() {
     let thought = "<think>\nTwo and two make four.\n</think>\n\nFour.";
-    let (_folder, path) = file(&[chat(&[("user", "2 + 2?"), ("assistant", thought)]), chat(&[("user", "2 + 2?"), ("assistant", "Four.")])]);
+    let (_folder, path) = file(&[
+        chat(&[("user", "2 + 2?"), ("assistant", thought)]),
+        chat(&[("user", "2 + 2?"), ("assistant", "Four.")]),
+    ]);
     let drops = model(DROPS_THOUGHTS);
     let data = read(&drops, &path, &DataOptions::default()).expect("samples");
     assert_eq!(texts(&drops, &data), ["\n\nFour.<|im_end|>", "Four.<|im_end|>"]);
@@ -151,7 +172,9 @@ fn an_answer_that_the_template_shortens_is_counted() {
     let left_out = read(&drops, &path, &lenient(refuse.clone())).expect("samples");
     assert_eq!((left_out.samples().len(), left_out.report().altered), (1, 1));
     let error = read(&drops, &path, &DataOptions { encode: refuse, ..DataOptions::default() }).expect_err("refused");
-    assert!(matches!(error, Error::Row { place, source } if place.row == 1 && matches!(*source, Error::Altered { index: 1 })));
+    assert!(
+        matches!(error, Error::Row { place, source } if place.row == 1 && matches!(*source, Error::Altered { index: 1 }))
+    );
     // White space is not counted, nor a thought that is written anew.
     let think = model(THINK);
     let (_folder, path) = file(&[chat(&[("user", "2 + 2?"), ("assistant", "<think>Hm.</think>Four.")])]);
@@ -169,7 +192,9 @@ fn empty_answers_are_left_out_and_counted() {
         let (_folder, path) = file(&rows);
         let model = model(CHATML);
         let error = read(&model, &path, &DataOptions::default()).expect_err("refused");
-        assert!(matches!(error, Error::Row { place, source } if place.row == 1 && matches!(*source, Error::EmptyAnswer { index: 1 })));
+        assert!(
+            matches!(error, Error::Row { place, source } if place.row == 1 && matches!(*source, Error::EmptyAnswer { index: 1 }))
+        );
         let data = read(&model, &path, &lenient(EncodeOptions::default())).expect("samples");
         assert_eq!(texts(&model, &data), ["Hi.<|im_end|>", "Hi.<|im_end|>"]);
         let report = data.report();
@@ -188,7 +213,8 @@ fn a_template_that_rewrites_earlier_turns_gives_last_answers_and_each_by_itself(
     let open = chat(&[("user", "Hello"), ("assistant", "Hi."), ("user", "How are you?")]);
     let (_folder, path) = file(&[talk.clone(), chat(&[("user", "Hello"), ("assistant", "Hi.")]), open]);
     let think = model(THINK);
-    let with = |turns| DataOptions { encode: EncodeOptions { turns, ..EncodeOptions::default() }, ..DataOptions::default() };
+    let with =
+        |turns| DataOptions { encode: EncodeOptions { turns, ..EncodeOptions::default() }, ..DataOptions::default() };
     let last = read(&think, &path, &with(TrainedTurns::Last)).expect("samples");
     assert_eq!(texts(&think, &last), ["Well.<|im_end|>", "Hi.<|im_end|>", "Hi.<|im_end|>"]);
     assert_eq!(
@@ -198,7 +224,10 @@ fn a_template_that_rewrites_earlier_turns_gives_last_answers_and_each_by_itself(
     );
     let error = read(&think, &path, &with(TrainedTurns::All)).expect_err("refused");
     let Error::Row { place, source } = &error else { panic!("{error}") };
-    assert!(place.row == 1 && matches!(**source, Error::Model(pv_model::Error::PrefixChanged { index: 1 })), "{source}");
+    assert!(
+        place.row == 1 && matches!(**source, Error::Model(pv_model::Error::PrefixChanged { index: 1 })),
+        "{source}"
+    );
     let each = read(&think, &path, &with(TrainedTurns::Each)).expect("samples");
     assert_eq!(texts(&think, &each), ["Hi.<|im_end|>", "Well.<|im_end|>", "Hi.<|im_end|>", "Hi.<|im_end|>"]);
     assert_eq!((each.report().conversations, each.place(1).expect("a place").row), (3, 1));
@@ -211,7 +240,8 @@ fn a_template_that_rewrites_earlier_turns_gives_last_answers_and_each_by_itself(
     // Where the template leaves earlier turns alone, `Last` keeps the whole text, and `Each` is no other training.
     let conversation: Conversation = serde_json::from_value(talk).expect("a conversation");
     let plain = model(CHATML);
-    let encode = |turns| Sample::from_conversation(&plain, &conversation, &EncodeOptions { turns, ..EncodeOptions::default() });
+    let encode =
+        |turns| Sample::from_conversation(&plain, &conversation, &EncodeOptions { turns, ..EncodeOptions::default() });
     assert_eq!(encode(TrainedTurns::Last).expect("a sample").ids(), encode(TrainedTurns::All).expect("a sample").ids());
     assert!(matches!(encode(TrainedTurns::Each), Err(Error::BadOption { name: "turns", .. })));
 }
@@ -226,7 +256,8 @@ fn lists_of_parts_are_trained_where_the_template_reads_them() {
     let data = read(&tools, &path, &DataOptions::default()).expect("samples");
     assert_eq!(texts(&tools, &data), ["Hi there.<|im_end|>"]);
     assert!(whole(&tools, &data.samples()[0]).contains("user\nHello you<|im_end|>"));
-    for template in [CHATML, "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"] {
+    for template in [CHATML, "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"]
+    {
         let error = read(&model(template), &path, &lenient(EncodeOptions::default())).expect_err("refused");
         assert!(error.to_string().contains("1 refused by the chat template"), "{error}");
     }
@@ -239,8 +270,12 @@ fn variables_of_a_row_and_of_the_options_reach_the_template() {
     own["chat_template_kwargs"] = json!({"tone": "kind"});
     let (_folder, path) = file(&[own, chat(&[("user", "Hello"), ("assistant", "Hi.")])]);
     let model = model(&template);
-    let render = RenderOptions { variables: [("tone".to_owned(), json!("brief"))].into_iter().collect(), ..RenderOptions::default() };
-    let options = DataOptions { encode: EncodeOptions { render, ..EncodeOptions::default() }, ..DataOptions::default() };
+    let render = RenderOptions {
+        variables: [("tone".to_owned(), json!("brief"))].into_iter().collect(),
+        ..RenderOptions::default()
+    };
+    let options =
+        DataOptions { encode: EncodeOptions { render, ..EncodeOptions::default() }, ..DataOptions::default() };
     let data = read(&model, &path, &options).expect("samples");
     let begins = |index: usize, text: &str| assert!(whole(&model, &data.samples()[index]).contains(text));
     begins(0, "Be kind.");
@@ -256,7 +291,8 @@ fn no_sample_is_longer_than_the_models_positions() {
     let model = model(CHATML);
     let positions = model.config().max_positions;
     let long = "word ".repeat(positions);
-    let (_folder, path) = file(&[chat(&[("user", "Hello"), ("assistant", &long)]), chat(&[("user", "Hello"), ("assistant", "Hi.")])]);
+    let (_folder, path) =
+        file(&[chat(&[("user", "Hello"), ("assistant", &long)]), chat(&[("user", "Hello"), ("assistant", "Hi.")])]);
     let with = |long| {
         let encode = EncodeOptions { max_length: usize::MAX, ..EncodeOptions::default() };
         read(&model, &path, &DataOptions { encode, long, ..DataOptions::default() })
@@ -268,7 +304,9 @@ fn no_sample_is_longer_than_the_models_positions() {
     let left_out = with(LongSamples::LeaveOut).expect("samples");
     assert_eq!((left_out.samples().len(), left_out.report().too_long), (1, 1));
     let refused = with(LongSamples::Refuse).expect_err("refused");
-    assert!(matches!(refused, Error::Row { source, .. } if matches!(*source, Error::TooLong { max_length, .. } if max_length == positions)));
+    assert!(
+        matches!(refused, Error::Row { source, .. } if matches!(*source, Error::TooLong { max_length, .. } if max_length == positions))
+    );
     let sample = Sample::new(vec![1; positions + 1], (0..=positions).map(|at| at > 0).collect()).expect("a sample");
     let error = pv_train::mean_loss(model.decoder(), &[sample], 1, &mut pv_hooks::NoHook).expect_err("refused");
     assert!(matches!(error, Error::BeyondPositions { sample: 0, .. }), "{error}");

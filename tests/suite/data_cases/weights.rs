@@ -52,11 +52,22 @@ fn a_row_of_weight_0_is_left_out_and_counted() {
     };
     let mut all = chat(&[("user", "Hello"), ("assistant", "Hi.")]);
     all["messages"][1]["weight"] = json!(0);
-    let rows = [row("weight", json!(0)), row("train", json!(false)), row("sample_weight", json!(0.0)), all, row("n", json!(1))];
+    let rows = [
+        row("weight", json!(0)),
+        row("train", json!(false)),
+        row("sample_weight", json!(0.0)),
+        all,
+        row("n", json!(1)),
+    ];
     let (_folder, path) = file(&rows);
     // Even where bad rows are refused: it is what the file asks for.
     let data = read(&model(CHATML), &path, &DataOptions::default()).expect("samples");
-    assert_eq!((data.samples().len(), data.report().untrained, data.report().skipped.len()), (1, 4, 4), "{}", data.report());
+    assert_eq!(
+        (data.samples().len(), data.report().untrained, data.report().skipped.len()),
+        (1, 4, 4),
+        "{}",
+        data.report()
+    );
 }
 
 fn decoder() -> Decoder {
@@ -114,8 +125,10 @@ fn series(decoder: &Decoder, samples: &[Sample], options: TrainOptions, devices:
 fn the_loss_is_the_weighted_mean_however_it_is_computed() {
     let decoder = decoder();
     let vocab = decoder.config().vocab;
-    let plain: Vec<Sample> = [9, 14, 6, 11].into_iter().enumerate().map(|(n, length)| sample(n, length, vocab)).collect();
-    let mut samples: Vec<Sample> = plain.iter().zip([2.0, 1.0, 0.5, 3.0]).map(|(sample, weight)| weighed(sample, weight)).collect();
+    let plain: Vec<Sample> =
+        [9, 14, 6, 11].into_iter().enumerate().map(|(n, length)| sample(n, length, vocab)).collect();
+    let mut samples: Vec<Sample> =
+        plain.iter().zip([2.0, 1.0, 0.5, 3.0]).map(|(sample, weight)| weighed(sample, weight)).collect();
     // And one whose answers differ.
     let mixed: Vec<f32> = (0..14).map(|i| if i < 10 { 0.25 } else { 1.5 }).collect();
     samples[1] = plain[1].clone().with_weights(&mixed).expect("a sample");
@@ -133,9 +146,14 @@ fn the_loss_is_the_weighted_mean_however_it_is_computed() {
         (options(4, Some(20), true), 1),
         (options(2, None, false), 2),
     ] {
-        for (step, (found, expected)) in series(&decoder, &samples, options.clone(), devices).iter().zip(&reference).enumerate() {
+        for (step, (found, expected)) in
+            series(&decoder, &samples, options.clone(), devices).iter().zip(&reference).enumerate()
+        {
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 2e-4 * expected, "step {step}, {options:?}: {found}, not {expected}");
+                assert!(
+                    (found - expected).abs() < 2e-4 * expected,
+                    "step {step}, {options:?}: {found}, not {expected}"
+                );
             }
         }
     }
@@ -147,7 +165,9 @@ fn a_weight_of_2_is_the_sample_twice_and_weights_have_no_scale() {
     let vocab = decoder.config().vocab;
     let (a, b) = (sample(0, 9, vocab), sample(1, 14, vocab));
     let twice = series(&decoder, &[a.clone(), a.clone(), b.clone()], options(3, None, false), 1);
-    for samples in [[weighed(&a, 2.0), b.clone()], [weighed(&a, 1.0), weighed(&b, 0.5)], [weighed(&a, 6.0), weighed(&b, 3.0)]] {
+    for samples in
+        [[weighed(&a, 2.0), b.clone()], [weighed(&a, 1.0), weighed(&b, 0.5)], [weighed(&a, 6.0), weighed(&b, 3.0)]]
+    {
         for (found, expected) in series(&decoder, &samples, options(2, None, false), 1).iter().zip(&twice) {
             for (found, expected) in found.iter().zip(expected) {
                 assert!((found - expected).abs() < 2e-4 * expected, "{found}, not {expected}");
@@ -157,7 +177,10 @@ fn a_weight_of_2_is_the_sample_twice_and_weights_have_no_scale() {
     // Weights of 1 are none, to the bit.
     let ones = [weighed(&a, 1.0), weighed(&b, 1.0)];
     assert_eq!(ones, [a.clone(), b.clone()]);
-    assert_eq!(series(&decoder, &ones, options(2, None, false), 1), series(&decoder, &[a, b], options(2, None, false), 1));
+    assert_eq!(
+        series(&decoder, &ones, options(2, None, false), 1),
+        series(&decoder, &[a, b], options(2, None, false), 1)
+    );
 }
 
 #[test]
@@ -182,7 +205,9 @@ fn weights_come_from_files_and_belong_to_a_runs_identity() {
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoints = Checkpoints { folder: folder.path().to_owned(), every: 1 };
     let run = |samples: &[Sample]| {
-        finetune(&decoder, samples, &options(1, None, false), &mut NoHook, Some(&checkpoints), |_| ControlFlow::Break(()))
+        finetune(&decoder, samples, &options(1, None, false), &mut NoHook, Some(&checkpoints), |_| {
+            ControlFlow::Break(())
+        })
     };
     run(&plain).expect("a run");
     let error = run(&[weighed(&plain[0], 2.0), plain[1].clone()]).expect_err("another run");

@@ -89,9 +89,14 @@ impl Message {
         }
         let weight = weight(&self.fields, &["weight", "loss_scale"], &["train", "training", "trainable", "loss"])?;
         if self.role != "assistant" {
-            let asked = ["train", "training", "trainable", "loss"].iter().find(|key| self.fields.get(**key) == Some(&true.into()));
+            let asked = ["train", "training", "trainable", "loss"]
+                .iter()
+                .find(|key| self.fields.get(**key) == Some(&true.into()));
             if let Some(key) = asked {
-                return Err(format!("`{key}` is true for the role {:?}, but only an assistant's words are trained", self.role));
+                return Err(format!(
+                    "`{key}` is true for the role {:?}, but only an assistant's words are trained",
+                    self.role
+                ));
             }
             if weight != 0.0 && weight != 1.0 {
                 return Err(format!("its weight is {weight}, but only an assistant's words are trained"));
@@ -168,7 +173,9 @@ impl TryFrom<Map<String, Value>> for Message {
         let given = fields.shift_remove("content");
         let message = Self { role, content: Content::absent(), fields, order };
         let content = match given {
-            Some(Value::Null) if !message.speaks_beside_content() => return Err("`content` is null, not text".to_owned()),
+            Some(Value::Null) if !message.speaks_beside_content() => {
+                return Err("`content` is null, not text".to_owned());
+            }
             None if !message.speaks_beside_content() => return Err("`content` is missing".to_owned()),
             None => return Ok(message),
             Some(value) => Content::from_json(value)?,
@@ -259,7 +266,8 @@ impl Content {
         let mut value = value.clone();
         match &mut value {
             Value::Array(parts) => {
-                let last = parts.iter_mut().rev().find(|part| part_text(part).is_some_and(|text| !text.trim().is_empty()));
+                let last =
+                    parts.iter_mut().rev().find(|part| part_text(part).is_some_and(|text| !text.trim().is_empty()));
                 match last {
                     Some(Value::Object(object)) => {
                         if let Some(Value::String(text)) = object.get_mut("text") {
@@ -379,7 +387,9 @@ pub(crate) fn weight(fields: &Map<String, Value>, numbers: &[&str], flags: &[&st
             }
             // A data set may have its losses beside it.
             _ if key == "loss" => 1.0,
-            Value::Number(value) if flag && [Some(0.0), Some(1.0)].contains(&value.as_f64()) => value.as_f64().unwrap_or(1.0),
+            Value::Number(value) if flag && [Some(0.0), Some(1.0)].contains(&value.as_f64()) => {
+                value.as_f64().unwrap_or(1.0)
+            }
             other if flag => return Err(format!("`{key}` is {}, not true or false", shown(other))),
             other if number => return Err(format!("`{key}` is {}, not a number of at least 0", shown(other))),
             _ => 1.0,

@@ -66,7 +66,6 @@ pub fn answer_span(
     on_large_stack(|| last_content(template, messages, &options))
 }
 
-
 /// Renders `messages` and finds the content of the last one, with what it says beside the content (calls, thoughts).
 ///
 /// Searching for the content could find it in a header, so the template is asked instead: rendered with two one-character
@@ -108,7 +107,9 @@ pub(super) fn last_content(
             // The template looked into the content (reasoning, for example), or wrote it more than once.
             written => match verbatim(up_to_closing, &last.content) {
                 Some(start) => Some(start),
-                None => written.map(|_| header.len()).or_else(|| after_prompt(template, earlier, options, up_to_closing)),
+                None => {
+                    written.map(|_| header.len()).or_else(|| after_prompt(template, earlier, options, up_to_closing))
+                }
             },
         }
     };

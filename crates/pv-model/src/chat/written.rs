@@ -82,7 +82,10 @@ fn unwritten_here(
     let mark = |index: usize| format!("{salt}{index}y");
     let append = |index: usize, text: &str| format!("{text}{}", mark(index));
     let (mut marked, mut variables) = (messages.to_vec(), options.clone());
-    parts.iter().enumerate().for_each(|(index, part)| part.change(&mut marked, &mut variables, &|text| append(index, text)));
+    parts
+        .iter()
+        .enumerate()
+        .for_each(|(index, part)| part.change(&mut marked, &mut variables, &|text| append(index, text)));
     let together = template.render(&marked, &variables).map(|rendered| rendered.text).unwrap_or_default();
     let lost = parts.into_iter().enumerate().filter(|(index, _)| !together.contains(&mark(*index)));
     // A change somewhere else may have moved the template to leave it out, or only the end of it.
@@ -166,18 +169,21 @@ fn parts(messages: &[Message], options: &RenderOptions) -> Vec<Part> {
         parts.push(Part { named, place: Some((tool, "name")) });
     }
     // What has no text to put a mark into cannot be looked for.
-    parts.retain(|part| part.named.message.is_none_or(|index| {
-        let mut marked = messages[index].clone();
-        part.change_message(&mut marked, &|text| format!("{text}m"));
-        marked != messages[index]
-    }));
+    parts.retain(|part| {
+        part.named.message.is_none_or(|index| {
+            let mut marked = messages[index].clone();
+            part.change_message(&mut marked, &|text| format!("{text}m"));
+            marked != messages[index]
+        })
+    });
     parts
 }
 
 impl Part {
     fn change(&self, messages: &mut [Message], options: &mut RenderOptions, change: &dyn Fn(&str) -> String) {
         let Some(index) = self.named.message else {
-            let tool = options.variables.get_mut("tools").zip(self.place).and_then(|(tools, (at, _))| tools.get_mut(at));
+            let tool =
+                options.variables.get_mut("tools").zip(self.place).and_then(|(tools, (at, _))| tools.get_mut(at));
             return tool.into_iter().for_each(|tool| change_in(tool, "name", change));
         };
         self.change_message(&mut messages[index], change);
@@ -202,7 +208,11 @@ impl Part {
 
 /// Changes a value of a call or a tool, which may stand under `function`.
 fn change_in(holder: &mut Value, key: &str, change: &dyn Fn(&str) -> String) {
-    let place = if holder.get("function").is_some_and(Value::is_object) { format!("/function/{key}") } else { format!("/{key}") };
+    let place = if holder.get("function").is_some_and(Value::is_object) {
+        format!("/function/{key}")
+    } else {
+        format!("/{key}")
+    };
     match holder.pointer_mut(&place) {
         Some(Value::String(text)) => *text = change(text),
         Some(Value::Object(entries)) => _ = entries.insert(change("a"), change("a").into()),

@@ -52,7 +52,8 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let name = name.to_ascii_lowercase().replace('-', "_");
-        let known = || format!("{name} is no format of conversations; known are {}", Self::ALL.map(Self::name).join(", "));
+        let known =
+            || format!("{name} is no format of conversations; known are {}", Self::ALL.map(Self::name).join(", "));
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(known)
     }
 }

@@ -32,8 +32,13 @@ const AT_ONCE: u64 = 1 << 20;
 pub(super) fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>> {
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr();
-    let columns: Vec<String> =
-        schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).filter(|name| row::is_known(name)).collect();
+    let columns: Vec<String> = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .map(|field| field.name().to_owned())
+        .filter(|name| row::is_known(name))
+        .collect();
     let has = |key: &str| columns.iter().any(|name| name == key);
     let lists = LISTS.into_iter().any(|key| has(key) && list::holds_messages(schema, key));
     if !row::possible(&has, lists, forced) && !has("chosen") {

@@ -17,9 +17,29 @@ pub(super) const TEXTS: [&str; 10] =
 
 /// The other keys that are looked at.
 const OTHERS: [&str; 23] = [
-    "system", "system_prompt", "system_message", "history", "tools", "functions", "chat_template_kwargs", "weight",
-    "sample_weight", "train", "chosen", "rejected", "label", "image", "images", "video", "videos", "audio", "audios",
-    "mask", "loss_mask", "train_detail", "chat_template",
+    "system",
+    "system_prompt",
+    "system_message",
+    "history",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "weight",
+    "sample_weight",
+    "train",
+    "chosen",
+    "rejected",
+    "label",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "mask",
+    "loss_mask",
+    "train_detail",
+    "chat_template",
 ];
 
 /// What a table that has no conversations is said to lack.
@@ -44,7 +64,10 @@ const PAIRS: [(&str, &str, Format); 8] = [
 ];
 
 /// The pairs whose keys are all there; `input` beside an instruction is a part of it.
-fn pairs<'a>(has: &'a dyn Fn(&str) -> bool, forced: Option<Format>) -> impl Iterator<Item = (&'static str, &'static str, Format)> + 'a {
+fn pairs<'a>(
+    has: &'a dyn Fn(&str) -> bool,
+    forced: Option<Format>,
+) -> impl Iterator<Item = (&'static str, &'static str, Format)> + 'a {
     let fits = move |(asked, answered, format): &(&str, &str, Format)| {
         has(asked)
             && has(answered)
@@ -115,7 +138,9 @@ fn refuse(row: &Map<String, Value>, forced: Option<Format>) -> Result<(), String
             .to_owned());
     }
     if forced.is_none() && row.get("label").is_some_and(Value::is_boolean) && says("completion") {
-        return Err("its `label` says whether the completion is wanted, as for KTO; leave out those that are not".to_owned());
+        return Err(
+            "its `label` says whether the completion is wanted, as for KTO; leave out those that are not".to_owned()
+        );
     }
     let media = ["image", "images", "video", "videos", "audio", "audios"];
     if let Some(medium) = media.into_iter().find(|key| says(key)) {
@@ -140,7 +165,8 @@ fn nothing_known(row: &Map<String, Value>, forced: Option<Format>) -> String {
         Some(format) => format!("it lacks the keys of the format {format}"),
         None => {
             let found: Vec<&str> = row.keys().map(String::as_str).filter(|key| TEXTS.contains(key)).collect();
-            let found = if found.is_empty() { String::new() } else { format!("; of those it has {}", found.join(", ")) };
+            let found =
+                if found.is_empty() { String::new() } else { format!("; of those it has {}", found.join(", ")) };
             format!(
                 "it has neither `messages` nor `conversation`, nor both keys of a question and an answer \
                  (`prompt` and `completion`, `instruction` and `output`, `question` and `answer`, …){found}"
@@ -210,7 +236,8 @@ fn message(mut fields: Map<String, Value>, sharegpt: bool) -> Result<Message, St
             _ => {}
         }
     }
-    let named = |reason: String| reason.replace("`role`", &format!("`{role}`")).replace("`content`", &format!("`{content}`"));
+    let named =
+        |reason: String| reason.replace("`role`", &format!("`{role}`")).replace("`content`", &format!("`{content}`"));
     Message::try_from(fields).map_err(|reason| if sharegpt { named(reason) } else { reason })
 }
 
@@ -233,7 +260,8 @@ fn called(fields: &mut Map<String, Value>) -> Result<(), String> {
         Some(json!({ "type": "function", "function": { "name": name, "arguments": arguments } }))
     };
     let calls: Option<Vec<Value>> = calls.into_iter().map(call).collect();
-    let calls = calls.filter(|calls| !calls.is_empty()).ok_or("`value` of a `function_call` is no JSON with a `name`")?;
+    let calls =
+        calls.filter(|calls| !calls.is_empty()).ok_or("`value` of a `function_call` is no JSON with a `name`")?;
     fields.insert("role".to_owned(), "assistant".into());
     fields.insert("content".to_owned(), "".into());
     fields.insert("tool_calls".to_owned(), calls.into());
@@ -266,7 +294,8 @@ fn of_pair(row: &mut Map<String, Value>, asked: &str, answered: &str, format: Fo
         messages.push(Message::user(text(row, asked)?));
     }
     if list(row.get(answered)) {
-        let (answer, _) = of_list(row.shift_remove(answered), None).map_err(|reason| format!("`{answered}`: {reason}"))?;
+        let (answer, _) =
+            of_list(row.shift_remove(answered), None).map_err(|reason| format!("`{answered}`: {reason}"))?;
         messages.extend(answer);
     } else {
         messages.push(Message::assistant(text(row, answered)?));

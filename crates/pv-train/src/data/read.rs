@@ -67,8 +67,7 @@ impl DataSet {
         let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len() - 1);
         let chosen: BTreeSet<String> = ids[..count].iter().map(|(_, id)| (*id).to_owned()).collect();
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| chosen.contains(&row.id));
-        let rest =
-            DataReport { files: report.files.clone(), formats: report.formats, ..DataReport::default() };
+        let rest = DataReport { files: report.files.clone(), formats: report.formats, ..DataReport::default() };
         Ok((
             Self::of_rows(model, &train, report, options, regimes, "train on")?,
             Self::of_rows(model, &held_out, rest, options, &[], "hold out")?,
@@ -93,22 +92,23 @@ impl DataSet {
             report.duplicates += usize::from(row.duplicate);
             let failed = |error: Error| Error::Row { place: row.place.clone(), source: Box::new(error) };
             let conversation = Regime::inoculate(regimes, &row.conversation);
-            let (encoded, notes) = match encode_all(tokenizer, template, model.stop_ids(), &conversation, &options.encode)
-            {
-                Ok(found) => found,
-                Err(error) => {
-                    // That it is left out is what a weight of 0 asks for.
-                    let asked = matches!(error, Error::Untrained);
-                    let Some(count) = count(&mut report, &error).filter(|_| asked || options.bad == BadData::LeaveOut)
-                    else {
-                        return Err(failed(error));
-                    };
-                    *count += 1;
-                    report.empty_answers += usize::from(matches!(error, Error::EmptyAnswer { .. }));
-                    report.skip(&row.place, chain(&error));
-                    continue;
-                }
-            };
+            let (encoded, notes) =
+                match encode_all(tokenizer, template, model.stop_ids(), &conversation, &options.encode) {
+                    Ok(found) => found,
+                    Err(error) => {
+                        // That it is left out is what a weight of 0 asks for.
+                        let asked = matches!(error, Error::Untrained);
+                        let Some(count) =
+                            count(&mut report, &error).filter(|_| asked || options.bad == BadData::LeaveOut)
+                        else {
+                            return Err(failed(error));
+                        };
+                        *count += 1;
+                        report.empty_answers += usize::from(matches!(error, Error::EmptyAnswer { .. }));
+                        report.skip(&row.place, chain(&error));
+                        continue;
+                    }
+                };
             report.take_notes(&row.place, &notes);
             for sample in encoded {
                 let length = sample.ids().len();

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use pv_model::{
-    AddSpecial, CausalLm, ChatTemplate, Conversation, Message, RenderOptions, Tokenizer, Unwritten, UnwrittenPart, alters,
-    answer_span, assistant_spans_at, unwritten_parts,
+    AddSpecial, CausalLm, ChatTemplate, Conversation, Message, RenderOptions, Tokenizer, Unwritten, UnwrittenPart,
+    alters, answer_span, assistant_spans_at, unwritten_parts,
 };
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +148,11 @@ pub(crate) fn encode_all(
     let mut samples = Vec::new();
     if options.turns == TrainedTurns::Each {
         for answer in &wanted {
-            samples.extend(encoder.sample(&conversation.first(answer.0 + 1), std::slice::from_ref(answer), &mut notes)?);
+            samples.extend(encoder.sample(
+                &conversation.first(answer.0 + 1),
+                std::slice::from_ref(answer),
+                &mut notes,
+            )?);
         }
         let mut seen = std::collections::BTreeSet::new();
         notes.unwritten.retain(|part| seen.insert((part.message, part.key.clone())));
@@ -170,7 +174,12 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// A sample with these answers, each with its weight; nothing where the template writes nothing of any of them.
-    fn sample(&self, conversation: &Conversation, wanted: &[(usize, f32)], notes: &mut Notes) -> Result<Option<Sample>> {
+    fn sample(
+        &self,
+        conversation: &Conversation,
+        wanted: &[(usize, f32)],
+        notes: &mut Notes,
+    ) -> Result<Option<Sample>> {
         let Self { tokenizer, template, stop_ids, options } = self;
         let render = conversation.render_options(&options.render).closed();
         let (messages, text, spans) = self.rendered(&conversation.messages, wanted, &render)?;

@@ -22,11 +22,11 @@ pub(super) struct Fields {
 impl Fields {
     /// The first column that holds messages.
     pub(super) fn find(schema: &SchemaDescriptor) -> Option<Self> {
-        let ways =
-            LISTS.iter().flat_map(|root| [(*root, "role", "content", false), (*root, "from", "value", true)]);
+        let ways = LISTS.iter().flat_map(|root| [(*root, "role", "content", false), (*root, "from", "value", true)]);
         let mut found = ways.filter_map(|(root, role, content, sharegpt)| {
             let (role, content) = (leaf(schema, root, role)?, leaf(schema, root, content)?);
-            let alone = schema.columns().iter().filter(|column| column.path().parts().first() == Some(&root.to_owned()));
+            let alone =
+                schema.columns().iter().filter(|column| column.path().parts().first() == Some(&root.to_owned()));
             Some(Self { role, content, sharegpt, alone: alone.count() == 2 })
         });
         found.next()
@@ -35,7 +35,7 @@ impl Fields {
 
 /// Whether a column is a list of structs with roles.
 pub(super) fn holds_messages(schema: &SchemaDescriptor, root: &str) -> bool {
-    ["role", "from"].into_iter().any(|name| leaf(schema, root, name).is_some()) 
+    ["role", "from"].into_iter().any(|name| leaf(schema, root, name).is_some())
 }
 
 /// The leaf column of text of this name in a list of structs.

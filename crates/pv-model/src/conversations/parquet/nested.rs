@@ -106,7 +106,9 @@ fn json(field: &Field) -> std::result::Result<Value, String> {
             Err(error) => return Err(format!("it is not UTF-8: {error}")),
         },
         Field::Group(row) => object(row)?.into(),
-        Field::ListInternal(list) => list.elements().iter().map(json).collect::<std::result::Result<Vec<_>, _>>()?.into(),
+        Field::ListInternal(list) => {
+            list.elements().iter().map(json).collect::<std::result::Result<Vec<_>, _>>()?.into()
+        }
         Field::MapInternal(map) => {
             let mut entries = Map::new();
             for (key, value) in map.entries() {
