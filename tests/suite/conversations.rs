@@ -46,7 +46,9 @@ fn good(path: &Path) -> Vec<Conversation> {
 }
 
 fn conversations(talks: &[Talk]) -> Vec<Conversation> {
-    let messages = |talk: &Talk| talk.iter().map(|(role, content)| Message::new(*role, content.clone())).collect();
+    let messages = |talk: &Talk| -> Vec<Message> {
+        talk.iter().map(|(role, content)| Message::new(*role, content.clone())).collect()
+    };
     talks.iter().map(|talk| Conversation::from(messages(talk))).collect()
 }
 

@@ -80,7 +80,7 @@ fn training_and_screening_leave_out_the_same() {
     let options = ScreenOptions { reading, ..options };
     let (summary, found) = screen(&model, &path, &folder.path().join("kept"), &options);
     assert_eq!(found.iter().map(|row| row.place.row).collect::<Vec<_>>(), [1, 4, 5]);
-    assert_eq!((summary.noticed["unwritten"], summary.skipped["altered"]), (4, 1));
+    assert_eq!((summary.noticed["unwritten"], summary.skipped["altered"]), (3, 1));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
         file(&[row.clone(), chat(&[("user", "How cold is Oslo?"), ("assistant", "Three below zero.")])]);
     let template = "{% if tone %}<|im_start|>system\nBe {{ tone }}.<|im_end|>\n{% endif %}".to_owned() + TOOLS;
     let model = model(&template);
-    let variables = |tone: &str| [("tone".to_owned(), json!(tone))].into_iter().collect();
+    let variables = |tone: &str| -> Map<String, Value> { [("tone".to_owned(), json!(tone))].into_iter().collect() };
     let reading = |tone: &str| ReadingOptions {
         render: RenderOptions { variables: variables(tone), ..RenderOptions::default() },
         ..ReadingOptions::default()
@@ -127,7 +127,7 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
     let (found, _) = tokens_with(&model, &conversation, &reading("kind")).expect("tokens");
     assert_eq!(found.prompt, data.samples()[0].ids()[..data.samples()[0].response().start]);
     let asked = RenderOptions {
-        variables: variables("kind").into_iter().chain([("tools".to_owned(), tools)]).collect::<Map<_, _>>(),
+        variables: variables("kind").into_iter().chain([("tools".to_owned(), tools)]).collect(),
         ..RenderOptions::prompt()
     };
     assert_eq!(model.prompt_with(&conversation.messages[..2], &asked).expect("a prompt"), found.prompt);
