@@ -121,8 +121,14 @@ fn templates_lose_messages_in_many_ways() {
     // The template, the row, and how many parts it loses.
     let cases = [
         (every.replace("messages %}", "messages if m.role != 'system' %}"), system("Be brief."), 1),
-        // A system message in the middle only, or one of the wrong words.
-        (every.replace("messages %}", "messages if m.role != 'system' or loop.first %}"), late.clone(), 1),
+        // All but one at the beginning, or one of certain words.
+        (
+            every
+                .replace("%}<", "%}{% if m.role != 'system' or loop.first %}<")
+                .replace("\n{% endfor %}", "\n{% endif %}{% endfor %}"),
+            late.clone(),
+            1,
+        ),
         (
             every.replace("{{ m.content }}", "{{ '' if m.content.startswith('#') else m.content }}"),
             system("# Rules"),
