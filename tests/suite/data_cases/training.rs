@@ -170,7 +170,8 @@ fn an_answer_that_the_template_shortens_is_counted() {
     ]);
     let drops = model(DROPS_THOUGHTS);
     let data = read(&drops, &path, &DataOptions::default()).expect("samples");
-    assert_eq!(texts(&drops, &data), ["\n\nFour.<|im_end|>", "Four.<|im_end|>"]);
+    let words: Vec<String> = texts(&drops, &data).iter().map(|text| text.trim_start().to_owned()).collect();
+    assert_eq!(words, ["Four.<|im_end|>", "Four.<|im_end|>"]);
     assert_eq!(data.report().altered, 1);
     assert!(data.report().noticed[0].place.ends_with("data.jsonl:1"), "{:?}", data.report().noticed);
     assert!(data.report().to_string().contains("1 with an answer that the chat template shortens or changes"));
