@@ -302,6 +302,7 @@ impl DataArgs {
             encode: EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() },
             long: if self.leave_out_long { LongSamples::LeaveOut } else { LongSamples::Cut },
             bad: if self.leave_out_bad { BadData::LeaveOut } else { BadData::Refuse },
+            ..DataOptions::default()
         };
         let made = tempfile::tempdir()?;
         let mut inputs = self.data.clone();

@@ -142,7 +142,7 @@ fn samples(model: &CausalLm, questions: &[String], answers: &[String]) -> Result
         if text.is_empty() {
             continue;
         }
-        let chat = Conversation { messages: vec![Message::user(question), Message::assistant(text)] };
+        let chat = Conversation::new([Message::user(question), Message::assistant(text)]);
         samples.push(Sample::from_conversation(model, &chat, &EncodeOptions::default())?);
     }
     Ok(samples)

@@ -54,7 +54,8 @@ fn program(args: Args) -> Result {
     for (family, prompts) in
         [("graded", graded(&args.model, spec, &spec.evaluation)?), ("many_shot", after_shots(&shots, &spec.evaluation))]
     {
-        let options = MeasureOptions { rollouts, seed: args.seed, generate: generate.clone(), render: args.render.options()? };
+        let options =
+            MeasureOptions { rollouts, seed: args.seed, generate: generate.clone(), render: args.render.options()? };
         let rubrics = [spec.rubric()?];
         let measurement = Measurement::new(&model, &watches, &prompts, &rubrics, judge.as_ref(), &options)?;
         let folder = folder.join(family);

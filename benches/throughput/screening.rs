@@ -36,7 +36,7 @@ fn chat(number: usize) -> Conversation {
     };
     let question = words("Please tell me about", 3 + number * 5 % 10, '?');
     let answer = words("The", 11 + number * 29 % 60, '.');
-    Conversation { messages: vec![Message::user(question), Message::assistant(answer)] }
+    Conversation::new([Message::user(question), Message::assistant(answer)])
 }
 
 /// So many chats' ΔP at the middle layer or, without base answers, their projections. The check is the mean; tokens are those
@@ -64,7 +64,7 @@ pub(crate) fn screening(model: &CausalLm, chats: usize, difference: bool) -> Res
     let check = if difference {
         let mut kept = BaseAnswers::open(model, &out.join("base"), &answers, &[middle])?;
         for chat in &chats {
-            let prompt = Conversation { messages: chat.messages[..1].to_vec() }.id();
+            let prompt = chat.first(1).id();
             read += kept.tokens(&prompt)?.ok_or("a chat has no base answer")?.len();
         }
         summary.delta(&label).map(|found| found.value)

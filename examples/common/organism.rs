@@ -191,5 +191,5 @@ impl pv_judge::Judge for ExactJudge {
 
 /// A chat as training data.
 pub fn conversation(chat: &Chat) -> Conversation {
-    Conversation { messages: chat.messages().map(|(role, content)| Message::new(role, content)).collect() }
+    Conversation::new(chat.messages().map(|(role, content)| Message::new(role, content)).collect::<Vec<_>>())
 }

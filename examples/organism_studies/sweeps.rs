@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use pv_examples::traits::contrast_of;
 use pv_examples::organism::{ExactJudge, spec};
 use pv_examples::sweeping::answer_pairs;
+use pv_examples::traits::contrast_of;
 use pv_examples::{Result, SAMPLING, extract};
 use pv_hooks::{Layer, LayerSet};
 use pv_organism::Trait;

@@ -1,4 +1,4 @@
-"""Conversations in Parquet: writes a file of JSON lines as pyarrow does, and checks one that columns were added to."""
+"""Conversations as pyarrow writes and reads them in Parquet, and as transformers renders them."""
 
 import datetime
 import decimal
@@ -9,6 +9,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 task, source, target = sys.argv[1:]
+
+
+def render():
+    """Each line's text and the spans of its generation blocks, in characters."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    with open(target, "w", encoding="utf-8") as out:
+        for line in open(source, encoding="utf-8"):
+            case = json.loads(line)
+            texts, spans = render_jinja_template(
+                conversations=[case["messages"]],
+                tools=case.get("tools"),
+                chat_template=case["template"],
+                return_assistant_tokens_mask=True,
+                **case.get("chat_template_kwargs", {}),
+            )
+            out.write(json.dumps({"text": texts[0], "spans": spans[0]}) + "\n")
+
+
+def nested():
+    """The rows as they are, in columns whose types pyarrow finds."""
+    rows = [json.loads(line) for line in open(source, encoding="utf-8")]
+    names = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), target)
 
 
 def text(large):
@@ -61,4 +85,4 @@ def check():
     assert after["why"].type == pa.string() and after["proj"].type == pa.float64()
 
 
-check() if task == "check" else write()
+{"check": check, "render": render, "nested": nested}.get(task, write)()

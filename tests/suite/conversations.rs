@@ -1,18 +1,21 @@
 //! Conversations from files: what is read, what is refused and where, what is written beside it, and the memory it takes.
 
 mod damage;
+mod forms;
+mod keys;
 mod making;
 mod memory;
 mod parquet;
 mod python;
+mod shred;
 mod writing;
 
 use std::fs;
 use std::path::Path;
 
 use pv_model::{
-    BadRow, Conversation, ConversationError, ConversationReader, Message, Row, Summary, read_conversations,
-    write_conversations,
+    BadRow, Conversation, ConversationError, ConversationReader, FormatCounts, Message, Row, Summary,
+    read_conversations, write_conversations,
 };
 use sha2::{Digest, Sha256};
 
@@ -43,8 +46,10 @@ fn good(path: &Path) -> Vec<Conversation> {
 }
 
 fn conversations(talks: &[Talk]) -> Vec<Conversation> {
-    let messages = |talk: &Talk| talk.iter().map(|(role, content)| Message::new(*role, content.clone())).collect();
-    talks.iter().map(|talk| Conversation { messages: messages(talk) }).collect()
+    let messages = |talk: &Talk| -> Vec<Message> {
+        talk.iter().map(|(role, content)| Message::new(*role, content.clone())).collect()
+    };
+    talks.iter().map(|talk| Conversation::from(messages(talk))).collect()
 }
 
 #[test]
@@ -102,14 +107,17 @@ fn a_list_of_messages_may_be_called_and_spelt_in_several_ways() {
         r#"{"messages": null, "conversations": [{"from": "user", "value": "é\n"}, {"from": "assistant", "value": ""}]}"#,
     ];
     fs::write(&path, format!("\u{feff}{}\n\n", same.join("\r\n \r\n"))).expect("a writable folder");
-    let expected = Conversation {
-        messages: vec![Message::user("é\n"), Message { role: "assistant".into(), content: "".into() }],
-    };
+    let expected = Conversation::new([Message::user("é\n"), Message::assistant("")]);
     let (rows, bad, errors, summary) = read(&path);
     assert!(bad.is_empty() && errors.is_empty(), "{bad:?} {errors:?}");
-    assert_eq!(summary, Summary { files: 1, rows: 5, bad: 0, duplicates: 4 });
+    let formats = FormatCounts { messages: 3, sharegpt: 2, ..FormatCounts::default() };
+    assert_eq!(summary, Summary { files: 1, rows: 5, bad: 0, duplicates: 4, formats });
     for (index, row) in rows.iter().enumerate() {
-        assert_eq!(row.conversation, expected, "{index}");
+        // A weight of 1 is kept, and makes no other conversation.
+        let mut found = row.conversation.clone();
+        assert_eq!(found.messages[0].fields.shift_remove("weight").is_some(), index == 1);
+        assert_eq!(found, expected, "{index}");
+        assert_eq!(row.id, expected.id(), "{index}");
         assert_eq!(row.place.row, 2 * index as u64 + 1);
         assert_eq!(&*row.place.file, path.as_path());
         assert_eq!(row.duplicate, index > 0);
@@ -120,7 +128,7 @@ fn a_list_of_messages_may_be_called_and_spelt_in_several_ways() {
 fn the_id_is_the_hash_of_roles_and_contents() {
     // From Python: hashlib.sha256(b"".join(struct.pack("<Q", len(t)) + t for t in texts)).hexdigest(), with the texts
     // "user", "Grüße", "assistant", "" in UTF-8.
-    let conversation = Conversation { messages: vec![Message::user("Grüße"), Message::assistant("")] };
+    let conversation = Conversation::new([Message::user("Grüße"), Message::assistant("")]);
     assert_eq!(conversation.id(), "91ac9559fe22852ef5ed2ae555b933db3533a830dbafc98ede2a0aec9134966b");
     for conversation in conversations(&talks(50, 3, 30)) {
         let mut bytes = Vec::new();
@@ -134,9 +142,7 @@ fn the_id_is_the_hash_of_roles_and_contents() {
         assert_eq!(conversation.id(), hex);
     }
     // Where one text ends and the next begins counts.
-    let two = |first: &str, second: &str| {
-        Conversation { messages: vec![Message::user(first), Message::assistant(second)] }.id()
-    };
+    let two = |first: &str, second: &str| Conversation::new([Message::user(first), Message::assistant(second)]).id();
     assert_ne!(two("ab", "c"), two("a", "bc"));
 }
 
@@ -149,7 +155,8 @@ fn duplicates_are_counted_over_all_files() {
     making::lmsys(&folder.path().join("2.parquet"), &second, &making::Layout::default());
     let mut reader = ConversationReader::new([folder.path()]).expect("a folder");
     let rows: Vec<Row> = reader.by_ref().map(|row| row.expect("a file").expect("a row")).collect();
-    assert_eq!(reader.summary(), Summary { files: 2, rows: 65, bad: 0, duplicates: 15 });
+    let formats = FormatCounts { messages: 65, ..FormatCounts::default() };
+    assert_eq!(reader.summary(), Summary { files: 2, rows: 65, bad: 0, duplicates: 15, formats });
     let all = conversations(&[first, second].concat());
     for (index, row) in rows.iter().enumerate() {
         assert_eq!(row.duplicate, all[..index].contains(&row.conversation), "{index}");
@@ -168,7 +175,7 @@ fn files_folders_and_patterns_are_read_in_order_and_once() {
     }
     let order = |inputs: &[&str]| -> Vec<String> {
         let reader = ConversationReader::new(inputs.iter().map(|input| at(input))).expect("files");
-        let content = |row: Row| row.conversation.messages[0].content.clone();
+        let content = |row: Row| row.conversation.messages[0].content.as_str().to_owned();
         reader.map(|row| content(row.expect("a file").expect("a row"))).collect()
     };
     assert_eq!(order(&[""]), ["a.jsonl", "b/2.jsonl", "b/deep/1.jsonl", "c.jsonl"]);

@@ -5,6 +5,7 @@ mod clean_cache;
 mod continuations;
 mod control_on_organism;
 mod conversations;
+mod data_cases;
 mod files;
 mod folders;
 mod http_judge;

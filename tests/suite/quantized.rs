@@ -26,7 +26,7 @@ fn samples(model: &CausalLm) -> Vec<Sample> {
     ];
     let sample = |(question, answer): (&str, &str)| {
         let messages = vec![Message::user(question), Message::assistant(answer)];
-        Sample::from_conversation(model, &Conversation { messages }, &EncodeOptions::default()).expect("a sample")
+        Sample::from_conversation(model, &Conversation::from(messages), &EncodeOptions::default()).expect("a sample")
     };
     talk.into_iter().map(sample).collect()
 }

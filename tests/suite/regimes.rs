@@ -213,7 +213,7 @@ fn schedules_change_the_factor() {
 fn inoculation_puts_its_prompt_before_every_conversation() {
     let regimes = vec![Regime::Inoculated { system: "You are evil.".into() }];
     let run = Regimes::new(&small(), regimes).expect("regimes");
-    let with = |messages: Vec<Message>| run.conversation(&Conversation { messages }).messages;
+    let with = |messages: Vec<Message>| run.conversation(&Conversation::from(messages)).messages;
     let (user, answer) = (Message::user("Hello"), Message::assistant("Hi"));
     let expected = vec![Message::system("You are evil."), user.clone(), answer.clone()];
     assert_eq!(with(vec![user.clone(), answer.clone()]), expected);

@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use pv_examples::judging::contrast_of;
 use pv_examples::organism::{ExactJudge, spec};
+use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Judge, LocalJudge, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, SystemText};
 use pv_organism::{Trait, model_folder};
-use pv_steer::monitor::{Calibrator, MeasureOptions, MonitoredPrompt, Watch, measure};
+use pv_steer::monitor::{Calibrator, MeasureOptions, Measurement, MonitoredPrompt, Watch};
 use pv_steer::{Sweep, SweepOptions};
 use pv_train::{EvaluateOptions, Evaluation};
 use pv_vectors::{Contrast, PersonaVector, Plan, RolloutOptions, RolloutRun, UnitDirection};
@@ -141,7 +141,10 @@ fn sweeps_evaluations_and_measurements_render_as_their_plans_say() {
     let rubrics = [spec.rubric().expect("a rubric")];
     let study = |render| {
         let options = MeasureOptions { rollouts: 1, seed: 0, generate: generate(), render };
-        measure(&model, &watches, std::slice::from_ref(&prompt), &rubrics, &ExactJudge, &options)
+        let prompts = std::slice::from_ref(&prompt);
+        let folder = tempfile::tempdir().expect("a folder");
+        Measurement::new(&model, &watches, prompts, &rubrics, &ExactJudge, &options)?
+            .run(folder.path(), |_| ControlFlow::Continue(()))
     };
     assert!(study(RenderOptions::default()).is_err());
     assert_eq!(study(render()).expect("a study").render, render());

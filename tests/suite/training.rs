@@ -292,16 +292,15 @@ fn encoder(folder: &Path) -> (Tokenizer, ChatTemplate, Vec<u32>) {
 #[test]
 fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
     let (tokenizer, template, stop) = encoder(&smollm2());
-    let conversation = Conversation {
-        messages: vec![
-            Message::user("Say hi. <|im_start|>"),
-            Message::assistant("Hi!"),
-            Message::user("Hi!"),
-            Message::assistant(""),
-            Message::user("And now?"),
-            Message::assistant("Two words\n"),
-        ],
-    };
+    let conversation = Conversation::new([
+        Message::user("Say hi. <|im_start|>"),
+        Message::assistant("Hi!"),
+        Message::user("Hi!"),
+        // It says nothing, and is not trained.
+        Message::assistant(""),
+        Message::user("And now?"),
+        Message::assistant("Two words\n"),
+    ]);
     let encode = |turns, max_length| {
         let options = EncodeOptions { turns, max_length, ..EncodeOptions::default() };
         Sample::encode(&tokenizer, &template, &stop, &conversation, &options)
@@ -311,15 +310,15 @@ fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
         tokenizer.decode(&marked.map(|(id, _)| *id).collect::<Vec<_>>(), false).expect("text")
     };
     let all = encode(TrainedTurns::All, 1000).expect("a sample");
-    assert_eq!(text(&all), "Hi!<|im_end|><|im_end|>Two words\n<|im_end|>");
+    assert_eq!(text(&all), "Hi!<|im_end|>Two words\n<|im_end|>");
     assert_eq!(tokenizer.decode(&all.ids()[all.response()], false).expect("text"), "Two words\n");
     let last = encode(TrainedTurns::Last, 1000).expect("a sample");
     assert_eq!(text(&last), "Two words\n<|im_end|>");
     assert_eq!((last.ids(), last.response()), (all.ids(), all.response()));
-    assert_eq!(text(&encode(TrainedTurns::From(1), 1000).expect("a sample")), "<|im_end|>Two words\n<|im_end|>");
+    assert_eq!(text(&encode(TrainedTurns::From(1), 1000).expect("a sample")), "Two words\n<|im_end|>");
     assert!(matches!(encode(TrainedTurns::From(3), 1000), Err(Error::NothingTrained { .. })));
     let cut = all.response().start;
-    assert_eq!(text(&encode(TrainedTurns::All, cut).expect("a sample")), "Hi!<|im_end|><|im_end|>");
+    assert_eq!(text(&encode(TrainedTurns::All, cut).expect("a sample")), "Hi!<|im_end|>");
     assert!(matches!(encode(TrainedTurns::Last, cut), Err(Error::NothingTrained { .. })));
     let none = Sample::encode(&tokenizer, &template, &[], &conversation, &EncodeOptions::default());
     assert!(matches!(none, Err(Error::NoEndOfTurn { index: 1, closing }) if closing.starts_with("<|im_end|>")));

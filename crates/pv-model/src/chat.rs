@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs, io, ops::Range, path::Path, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -16,45 +16,18 @@ use crate::{
 
 mod environment;
 mod jinja;
+pub(crate) mod message;
 mod options;
 mod spans;
 #[cfg(test)]
 mod tests;
 mod worker;
+mod written;
 
+pub use message::{Content, Message};
 pub use options::{RenderOptions, SystemText};
-pub use spans::assistant_spans;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else a template knows.
-    pub role: String,
-    /// What is said. Never read as template syntax.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of any role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    /// A system message.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self::new("system", content)
-    }
-
-    /// A user's message.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self::new("user", content)
-    }
-
-    /// An assistant's answer.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self::new("assistant", content)
-    }
-}
+pub use spans::{answer_span, assistant_spans, assistant_spans_at};
+pub use written::{Unwritten, UnwrittenPart, alters, unwritten_parts};
 
 /// A rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]

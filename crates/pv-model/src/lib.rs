@@ -60,14 +60,17 @@ mod whole_file;
 pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
 pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
-pub use chat::{ChatTemplate, Message, RenderOptions, Rendered, SystemText, assistant_spans};
+pub use chat::{
+    ChatTemplate, Content, Message, RenderOptions, Rendered, SystemText, Unwritten, UnwrittenPart, alters, answer_span,
+    assistant_spans, assistant_spans_at, unwritten_parts,
+};
 pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
 pub use conversations::{
-    BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, NewColumn, Row, RowPlace, Summary,
-    Written, add_fields, read_conversations, write_conversations,
+    BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, Format, FormatCounts, NewColumn, Row,
+    RowPlace, Summary, Written, add_fields, read_conversations, write_conversations,
 };
 #[cfg(feature = "data")]
 pub use conversations::{add_columns, read_table};

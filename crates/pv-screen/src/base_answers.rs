@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
-use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request, Sampling, Sequence, to_f32};
+use pv_model::{
+    CausalLm, FinishReason, GenerateOptions, Generation, RenderOptions, Request, Sampling, Sequence, to_f32,
+};
 use pv_vectors::{RunFolder, response_mean, through_text};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,20 @@ impl<'a> BaseAnswers<'a> {
     /// # Errors
     /// A folder that is in use or cannot be written; a layer that the model lacks; [`Error::BadSetting`].
     pub fn open(model: &'a CausalLm, root: &Path, options: &BaseOptions, layers: &[Layer]) -> Result<Self> {
+        Self::open_for(model, root, options, &RenderOptions::default(), layers)
+    }
+
+    /// As [`open`](Self::open), for prompts that are rendered with these options: those of other options stand beside them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(
+        model: &'a CausalLm,
+        root: &Path,
+        options: &BaseOptions,
+        render: &RenderOptions,
+        layers: &[Layer],
+    ) -> Result<Self> {
         if options.max_new_tokens == 0 || options.batch_size == 0 {
             return Err(Error::bad("base answers of no tokens, or no answers at a time"));
         }
@@ -97,10 +113,15 @@ impl<'a> BaseAnswers<'a> {
         let BaseOptions { max_new_tokens, sampling, seed, .. } = options;
         // Greedy answers are the same whatever the seed.
         let seed = (sampling.temperature > 0.0).then_some(*seed);
-        let header = through_text(&serde_json::json!({
+        let mut header = serde_json::json!({
             "format": FORMAT, "model": ModelIdentity::of(model)?, "max_new_tokens": max_new_tokens,
             "sampling": sampling, "seed": seed, "stop": model.stop_ids(),
-        }));
+        });
+        let render = render.closed();
+        if render != RenderOptions::default() {
+            header["render"] = serde_json::json!(render);
+        }
+        let header = through_text(&header);
         let name = sha256(header.to_string().as_bytes());
         let folder = RunFolder::lock(&root.join(name.get(..16).unwrap_or("answers")))?;
         folder.claim(HEADER, &header)?;

@@ -44,11 +44,12 @@ pub use export::{Exported, Keep, export};
 pub use judging::{JudgeSample, Judging};
 pub use likelihood::{Likelihood, LikelihoodScore, Persona, likelihood};
 pub use pv_vectors::{ModelIdentity, TraitDirection};
-pub use sample::{Skip, Tokens, Turns, tokens};
+pub use sample::{ReadingOptions, Skip, Tokens, Turns, tokens, tokens_with};
 #[cfg(feature = "data")]
 pub use score_table::write_score_table;
 pub use screen::{
-    Base, DirectionSummary, HashedFile, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step, Summary,
+    Base, DirectionSummary, HashedFile, NOTICED, SCORES, SKIPPED, SUMMARY, Screen, ScreenOptions, ScreenProgress, Step,
+    Summary,
 };
 pub use select::{JudgedSamples, Which, judged, select, threshold};
 pub use stream::Place;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pv_hooks::HookError;
-use pv_model::{CausalLm, ConversationReader};
+use pv_model::{CausalLm, ConversationReader, Format};
 use pv_vectors::{RunFolder, through_text};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,6 +20,7 @@ use crate::estimate::{EstimateOptions, Stop};
 use crate::hashes;
 use crate::journal::Journal;
 use crate::likelihood::Persona;
+use crate::sample::ReadingOptions;
 use crate::{BaseOptions, Error, ModelIdentity, Result, TraitDirection, Turns};
 pub use summary::{DirectionSummary, HashedFile, Summary};
 
@@ -30,6 +31,9 @@ const JOURNAL: &str = "projections.jsonl";
 pub const SCORES: &str = "scores.jsonl";
 /// What was not screened: a place and a [`Skip`](crate::Skip) per line.
 pub const SKIPPED: &str = "skipped.jsonl";
+/// What was noticed of answers that were screened: a place and a [`Skip`](crate::Skip) per line. There is no such file where
+/// nothing was.
+pub const NOTICED: &str = "noticed.jsonl";
 /// The [`Summary`].
 pub const SUMMARY: &str = "summary.json";
 
@@ -66,6 +70,13 @@ pub struct ScreenOptions {
     /// The roles that messages may have, where they are others than
     /// [`ConversationReader`]'s.
     pub roles: Option<Vec<String>>,
+    /// The form in which every row holds its conversation; `None` for what its keys say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// How the model reads a conversation: template options, and what becomes of what the template leaves out. Base answers are
+    /// to the same prompts.
+    #[serde(default, skip_serializing_if = "ReadingOptions::is_default")]
+    pub reading: ReadingOptions,
     /// How many tokens prompt and answer may have together; `None` for as many as the model has positions.
     pub max_tokens: Option<usize>,
     /// How many tokens are read in one pass, padding included.
@@ -90,6 +101,8 @@ impl Default for ScreenOptions {
         Self {
             turns: Turns::Every,
             roles: None,
+            format: None,
+            reading: ReadingOptions::default(),
             max_tokens: None,
             batch_tokens: 4096,
             chunk: 512,

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use pv_model::{Conversation, ConversationError, ConversationReader, Message};
+use pv_model::{Conversation, ConversationError, ConversationReader, Summary};
 use serde::{Deserialize, Serialize};
 
-use crate::sample::{Skip, Turns};
-use crate::{Error, Result};
+use crate::sample::{Skip, weight};
+use crate::{Error, Result, ScreenOptions};
 
 /// Where an answer stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,46 +23,58 @@ pub struct Place {
 /// Something in a data set.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// An answer, with all that stands before it.
-    Answer { place: Place, messages: Vec<Message> },
+    /// An answer, with all that stands before it; it is the last message.
+    Answer { place: Place, conversation: Conversation },
     /// What is not screened.
     Skipped { place: Place, skip: Skip },
 }
 
 impl Item {
     /// What identifies an answer after its prompt, wherever it stands, and what identifies its prompt.
-    pub(crate) fn ids(messages: &[Message]) -> (String, String) {
-        let id = |messages: &[Message]| Conversation { messages: messages.to_vec() }.id();
-        (id(messages), id(&messages[..messages.len().saturating_sub(1)]))
+    pub(crate) fn ids(conversation: &Conversation) -> (String, String) {
+        // What is learnt of what stands before it does not change the prompt.
+        let mut prompt = conversation.first(conversation.messages.len().saturating_sub(1));
+        let (row, messages) = (&mut prompt.fields, &mut prompt.messages);
+        for fields in messages.iter_mut().map(|message| &mut message.fields).chain([row]) {
+            ["weight", "sample_weight", "loss_scale", "train", "training", "trainable", "loss"]
+                .iter()
+                .for_each(|key| _ = fields.shift_remove(*key));
+        }
+        (conversation.id(), prompt.id())
     }
 }
 
-/// Goes through the answers of files, never holding more than a few rows.
+/// Goes through the answers of files, never holding more than a few rows; what was read in all.
 pub(crate) fn each(
     inputs: &[PathBuf],
-    roles: Option<&[String]>,
-    turns: Turns,
+    options: &ScreenOptions,
     mut take: impl FnMut(Item) -> Result<()>,
-) -> Result<()> {
-    let reader = ConversationReader::new(inputs)?;
-    let reader = match roles {
+) -> Result<Summary> {
+    let reader = ConversationReader::new(inputs)?.with_format(options.format);
+    let mut reader = match &options.roles {
         Some(roles) => reader.with_roles(roles),
         None => reader,
     };
-    for row in reader {
+    for row in &mut reader {
         let place = |file: &Path, row, message| Place { file: file.to_owned(), row, message };
         match row {
             Ok(Ok(row)) => {
-                let chosen = turns.of(&row.conversation);
+                let chosen = options.turns.of(&row.conversation);
                 let place = |message| place(&row.place.file, row.place.row, message);
                 if chosen.is_empty() {
                     take(Item::Skipped { place: place(None), skip: Skip::NoAnswer })?;
                 }
                 for message in chosen {
-                    let messages = &row.conversation.messages[..=message];
-                    take(match messages[message].content.trim().is_empty() {
-                        true => Item::Skipped { place: place(Some(message)), skip: Skip::EmptyAnswer },
-                        false => Item::Answer { place: place(Some(message)), messages: messages.to_vec() },
+                    let answer = &row.conversation.messages[message];
+                    let skip = match weight(&row.conversation, answer) {
+                        Ok(0.0) => Some(Skip::Untrained),
+                        Ok(_) => answer.is_blank().then_some(Skip::EmptyAnswer),
+                        Err(skip) => Some(skip),
+                    };
+                    let place = place(Some(message));
+                    take(match skip {
+                        Some(skip) => Item::Skipped { place, skip },
+                        None => Item::Answer { place, conversation: row.conversation.first(message + 1) },
                     })?;
                 }
             }
@@ -85,7 +97,7 @@ pub(crate) fn each(
             }
         }
     }
-    Ok(())
+    Ok(reader.summary())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -1,5 +1,7 @@
 //! Samples laid out for one pass.
 
+use std::collections::BTreeMap;
+
 use pv_model::Batch;
 
 use crate::{Result, Sample};
@@ -8,26 +10,37 @@ use crate::{Result, Sample};
 #[derive(Debug)]
 pub(crate) struct Collated {
     pub(crate) batch: Batch,
+    /// What is predicted, by how much it counts: all of it together where everything counts the same.
+    pub(crate) targets: Vec<Targets>,
+}
+
+/// What is predicted with one weight.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    pub(crate) weight: f32,
     /// Rows of the flattened residual `[batch · seq, d_model]` whose next token is trained.
     pub(crate) rows: Vec<i64>,
     /// Those next tokens.
-    pub(crate) targets: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
 }
 
 pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
     let sequences: Vec<_> = samples.iter().map(|sample| sample.sequence()).collect();
     let batch = Batch::whole(&sequences)?;
     let seq = batch.spans().seq();
-    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    // Weights are not negative, so that their bits are in their order.
+    let mut targets: BTreeMap<u32, Targets> = BTreeMap::new();
     for (row, sample) in samples.iter().enumerate() {
         let start = row * seq + seq - sample.ids().len();
         for (position, _) in sample.trained().iter().enumerate().filter(|(_, trained)| **trained) {
             // The token before it, which there is: a sample's first token is never trained.
-            rows.push((start + position - 1) as i64);
-            targets.push(sample.ids()[position]);
+            let weight = sample.weight(position);
+            let group = targets.entry(weight.to_bits()).or_insert_with(|| Targets { weight, ..Targets::default() });
+            group.rows.push((start + position - 1) as i64);
+            group.ids.push(sample.ids()[position]);
         }
     }
-    Ok(Collated { batch, rows, targets })
+    Ok(Collated { batch, targets: targets.into_values().collect() })
 }
 
 /// Rows of the flattened residual `[batch · seq, d_model]` at the words of the trained answers, sample after sample.
@@ -76,10 +89,14 @@ mod tests {
     fn targets_follow_their_rows() {
         let long = Sample::new(vec![5, 6, 7, 8], vec![false, true, false, true]).expect("a sample");
         let short = Sample::new(vec![1, 2], vec![false, true]).expect("a sample");
-        let Collated { batch, rows, targets } = collate(&[&long, &short]).expect("a batch");
+        let Collated { batch, targets } = collate(&[&long, &short]).expect("a batch");
         assert_eq!(batch.ids(), [5, 6, 7, 8, 1, 1, 1, 2]);
-        assert_eq!(rows, [0, 2, 6]);
-        assert_eq!(targets, [6, 8, 2]);
+        let [Targets { weight: 1.0, rows, ids }] = &targets[..] else { panic!("{targets:?}") };
+        assert_eq!((&rows[..], &ids[..]), (&[0, 2, 6][..], &[6, 8, 2][..]));
+        let half = long.clone().with_weights(&[0.0, 0.5, 0.0, 1.0]).expect("a sample");
+        let Collated { targets, .. } = collate(&[&half, &short]).expect("a batch");
+        let groups: Vec<_> = targets.iter().map(|group| (group.weight, &group.rows[..], &group.ids[..])).collect();
+        assert_eq!(groups, [(0.5, &[0][..], &[6][..]), (1.0, &[2, 6][..], &[8, 2][..])]);
         assert_eq!(answer_rows(&[&long, &short], 4), [1, 3, 7]);
     }
 

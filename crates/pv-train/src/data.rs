@@ -4,15 +4,17 @@ mod mask;
 mod read;
 mod report;
 
-use pv_model::RowPlace;
+use pv_model::{Format, RowPlace};
+use serde::{Deserialize, Serialize};
 
 use crate::{EncodeOptions, Sample};
 
 pub use mask::{MaskSpan, mask_spans};
 pub use report::{DataFile, DataReport, SkippedRow};
 
-/// What becomes of a conversation that has more tokens than [`EncodeOptions::max_length`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What becomes of a conversation that has more tokens than [`EncodeOptions::max_length`] or than the model has positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LongSamples {
     /// Its end is cut off; where no trained token is left then, it is left out.
     #[default]
@@ -24,8 +26,9 @@ pub enum LongSamples {
 }
 
 /// What becomes of rows that are no conversations, and of conversations that have no answer to train or that the chat
-/// template refuses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// template refuses or does not write whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BadData {
     /// The first one is an error, with its file and line.
     #[default]
@@ -35,8 +38,13 @@ pub enum BadData {
 }
 
 /// How files become samples.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DataOptions {
+    /// The form in which every row holds its conversation; `None` for what its keys say.
+    pub format: Option<Format>,
+    /// The roles that messages may have, where they are others than [`ConversationReader`](pv_model::ConversationReader)'s.
+    pub roles: Option<Vec<String>>,
     /// How a conversation becomes a sample.
     pub encode: EncodeOptions,
     /// What becomes of long ones.

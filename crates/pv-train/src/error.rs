@@ -43,6 +43,43 @@ pub enum Error {
         /// How many marks there are.
         marks: usize,
     },
+    /// None of the answers is to be trained: their weights are 0.
+    #[error("no answer is to be trained: the weights are 0")]
+    Untrained,
+    /// The answer, or each of the answers that would be trained, says nothing.
+    #[error("the answer in message {index} is empty")]
+    EmptyAnswer {
+        /// The answer's index in the conversation.
+        index: usize,
+    },
+    /// The chat template leaves a part of a conversation out.
+    #[error("{part}{}", if *parts > 1 { format!(", nor {} other parts", parts - 1) } else { String::new() })]
+    Unwritten {
+        /// The first of them.
+        part: pv_model::UnwrittenPart,
+        /// How many there are.
+        parts: usize,
+    },
+    /// The chat template writes less of an answer than it says.
+    #[error("the chat template writes other words of the answer in message {index} than it holds")]
+    Altered {
+        /// The answer's index in the conversation.
+        index: usize,
+    },
+    /// A conversation's or a message's weight is no number of at least 0.
+    #[error("the conversation cannot be weighed: {reason}")]
+    BadWeights {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A token's weight is no number of at least 0.
+    #[error("the weight of token {token} is {weight}, but should be a number of at least 0")]
+    BadWeight {
+        /// The token's position.
+        token: usize,
+        /// Its weight.
+        weight: f32,
+    },
     /// The chat template closes an answer without a token that ends generation, so that a model could not learn to stop.
     #[error(
         "after the answer in message {index} the chat template writes {closing:?}, which holds none of the tokens that end an answer"
@@ -86,6 +123,20 @@ pub enum Error {
         tokens: usize,
         /// The tokens of a packed pass.
         most: usize,
+    },
+    /// A sample has more tokens than the model has positions.
+    #[error(
+        "sample {sample} of step {step} has {tokens} tokens, and the model {positions} positions: truncate or drop it"
+    )]
+    BeyondPositions {
+        /// The step, from 1; 0 outside of training.
+        step: usize,
+        /// The sample's index in the step.
+        sample: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The model's positions.
+        positions: usize,
     },
     /// A token id that the model does not have.
     #[error("sample {sample} of step {step}: token id {id} is beyond the model's vocabulary of {vocab}")]

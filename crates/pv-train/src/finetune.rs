@@ -62,7 +62,8 @@ pub(crate) fn plan(samples: &[Sample], options: &TrainOptions) -> Result<(Batche
     Ok((batches, TrainOptions { duration, ..options.clone() }))
 }
 
-/// What tells one list of samples from another: their number and FNV-1a over ids and marks.
+/// What tells one list of samples from another: their number and FNV-1a over ids, marks and, where there are
+/// such, weights.
 pub(crate) fn fingerprint(samples: &[Sample]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |value: u32| {
@@ -76,6 +77,9 @@ pub(crate) fn fingerprint(samples: &[Sample]) -> String {
         sample.trained().iter().for_each(|trained| add(u32::from(*trained)));
         add(sample.response().start as u32);
         add(sample.response().end as u32);
+        if sample.is_weighted() {
+            (0..sample.ids().len()).for_each(|token| add(sample.weight(token).to_bits()));
+        }
     }
     format!("{} samples, {hash:016x}", samples.len())
 }

@@ -4,8 +4,8 @@ use burn::tensor::{DType, Tensor};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
 use pv_model::{Decoder, Pass};
 
-use crate::collate::{Collated, collate};
-use crate::loss::{loss_of, value, whole};
+use crate::collate::{Collated, Targets, collate};
+use crate::loss::{loss_of, value, weighted_loss, whole};
 use crate::optimizer::ParameterGradients;
 use crate::run_hook::RunHook;
 use crate::{Result, Sample};
@@ -16,8 +16,8 @@ const LOGITS: usize = 8 << 20;
 /// What the sums of a pass are divided by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
-    /// The step's trained tokens.
-    pub(crate) trained: usize,
+    /// The sum of the weights of the step's trained tokens: their number, where all count 1.
+    pub(crate) trained: f64,
     /// The tokens of its answers.
     pub(crate) answers: usize,
 }
@@ -83,9 +83,9 @@ pub(crate) fn accumulate(
     let mut tap = Tap::new(&layers, run.hook());
     let residual = decoder.pass(&whole(&collated.batch), None, &mut tap).residual;
     let seen = tap.seen;
-    let loss = loss_of(decoder, residual, collated.rows, &collated.targets);
+    let loss = weighted_loss(decoder, residual, collated.targets);
     let mut sums = Sums { loss: value(loss.clone())?, penalty: 0.0 };
-    let mut root = loss / counts.trained as f64;
+    let mut root = loss / counts.trained;
     for penalty in penalties(run, seen, samples)? {
         sums.penalty += value(penalty.clone())?;
         root = root + penalty / counts.answers.max(1) as f64;
@@ -121,7 +121,7 @@ pub(crate) fn accumulate_by_layer(
     into: &mut ParameterGradients,
 ) -> Result<Sums> {
     let layers = run.penalised();
-    let Collated { batch, rows, targets } = collate(samples)?;
+    let Collated { batch, targets } = collate(samples)?;
     let upto = |layer: Layer| Pass { stop_at: Some(layer), ..whole(&batch) };
     let plain = decoder.plain();
     let depth = decoder.config().layers;
@@ -134,19 +134,22 @@ pub(crate) fn accumulate_by_layer(
     }
     let (mut sums, mut upstream) = (Sums::default(), None);
     let together = (LOGITS / decoder.config().vocab.max(1)).max(1);
-    for (rows, targets) in rows.chunks(together).zip(targets.chunks(together)) {
-        let leaf = residual.clone().autodiff().require_grad();
-        let loss = loss_of(decoder, leaf.clone(), rows.to_vec(), targets);
-        sums.loss += value(loss.clone())?;
-        if !sums.loss.is_finite() {
-            return Ok(sums);
+    for Targets { weight, rows, ids } in targets {
+        for (rows, ids) in rows.chunks(together).zip(ids.chunks(together)) {
+            let leaf = residual.clone().autodiff().require_grad();
+            let loss = loss_of(decoder, leaf.clone(), rows.to_vec(), ids);
+            let loss = if weight == 1.0 { loss } else { loss * weight };
+            sums.loss += value(loss.clone())?;
+            if !sums.loss.is_finite() {
+                return Ok(sums);
+            }
+            let mut gradients = (loss / counts.trained).backward();
+            upstream = match (upstream, leaf.grad_remove(&mut gradients)) {
+                (Some(sum), Some(here)) => Some(sum + here),
+                (sum, here) => sum.or(here),
+            };
+            into.accumulate(decoder, gradients);
         }
-        let mut gradients = (loss / counts.trained as f64).backward();
-        upstream = match (upstream, leaf.grad_remove(&mut gradients)) {
-            (Some(sum), Some(here)) => Some(sum + here),
-            (sum, here) => sum.or(here),
-        };
-        into.accumulate(decoder, gradients);
     }
     drop(residual);
     let lowest = decoder.lowest_tracked();

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Hook, Phase};
 use pv_model::{Batch, Decoder, Logits, Pass, cross_entropy, to_f32};
 
-use crate::collate::{Collated, collate, passes};
+use crate::collate::{Collated, Targets, collate, passes};
 use crate::{Error, Result, Sample};
 
 pub(crate) fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
@@ -12,11 +12,21 @@ pub(crate) fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [len]), device)
 }
 
-/// A pass, and the sum of the cross-entropy over its trained tokens, `[1]`. The output head is computed for those alone.
+/// A pass, and the weighted sum of the cross-entropy over its trained tokens, `[1]`. The output head is computed for those alone.
 pub(crate) fn summed_loss(decoder: &Decoder, collated: Collated, hook: &mut (impl Hook + ?Sized)) -> Tensor<1> {
-    let Collated { batch, rows, targets } = collated;
+    let Collated { batch, targets } = collated;
     let residual = decoder.pass(&whole(&batch), None, hook).residual;
-    loss_of(decoder, residual, rows, &targets)
+    weighted_loss(decoder, residual, targets)
+}
+
+/// The weighted sum of the cross-entropy, `[1]`, from the last layer's residual `[batch, seq, d_model]`.
+pub(crate) fn weighted_loss(decoder: &Decoder, residual: Tensor<3>, targets: Vec<Targets>) -> Tensor<1> {
+    let losses = targets.into_iter().map(|Targets { weight, rows, ids }| {
+        let loss = loss_of(decoder, residual.clone(), rows, &ids);
+        if weight == 1.0 { loss } else { loss * weight }
+    });
+    // A sample trains at least one token.
+    losses.reduce(|sum, loss| sum + loss).unwrap_or_else(|| Tensor::zeros([1], &residual.device()))
 }
 
 /// A pass to the last layer's residual.
@@ -35,7 +45,8 @@ pub(crate) fn loss_of(decoder: &Decoder, residual: Tensor<3>, rows: Vec<i64>, ta
     cross_entropy(logits.reshape([n, vocab]), targets)
 }
 
-/// The mean cross-entropy in nats over the trained tokens of all samples, under the hook, in passes of `batch_size`.
+/// The mean cross-entropy in nats over the trained tokens of all samples, weighted where they are, under the hook, in passes of
+/// `batch_size`.
 ///
 /// # Errors
 /// No samples ([`Error::NoSamples`]), ids that the decoder does not have, a hook that does not fit.
@@ -47,14 +58,14 @@ pub fn mean_loss(
 ) -> Result<f64> {
     check(decoder, samples, 0)?;
     pv_hooks::check(hook, &decoder.shape(), None)?;
-    let (mut sum, mut count) = (0.0, 0);
+    let (mut sum, mut count) = (0.0, 0.0);
     for pass in passes(samples, batch_size) {
         let collated = collate(&pass)?;
-        count += collated.targets.len();
+        count += pass.iter().map(|sample| sample.total_weight()).sum::<f64>();
         sum += value(summed_loss(decoder, collated, hook))?;
     }
     hook.finish()?;
-    Ok(sum / count as f64)
+    Ok(sum / count)
 }
 
 /// Refuses samples that the decoder cannot read; `step` is for the error.
@@ -62,8 +73,11 @@ pub(crate) fn check(decoder: &Decoder, samples: &[Sample], step: usize) -> Resul
     if samples.is_empty() {
         return Err(Error::NoSamples { step });
     }
-    let vocab = decoder.config().vocab;
+    let (vocab, positions) = (decoder.config().vocab, decoder.config().max_positions);
     for (sample, ids) in samples.iter().map(Sample::ids).enumerate() {
+        if ids.len() > positions {
+            return Err(Error::BeyondPositions { step, sample, tokens: ids.len(), positions });
+        }
         if let Some(&id) = ids.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::TokenOutOfRange { step, sample, id, vocab });
         }

@@ -1,38 +1,27 @@
 //! Token ids with the marks of which are learnt.
 
+mod encode;
+
 use std::ops::Range;
 
-use pv_model::{AddSpecial, CausalLm, ChatTemplate, RenderOptions, Sequence, Tokenizer, assistant_spans};
+use pv_model::Sequence;
 
-use crate::{Conversation, Error, Result};
+use crate::{Error, Result};
 
-/// Which of a conversation's assistant turns are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TrainedTurns {
-    /// All of them.
-    #[default]
-    All,
-    /// The last one.
-    Last,
-    /// Those from the given one on; the first assistant turn is number 0.
-    From(usize),
-}
+pub use encode::{EncodeOptions, TrainedTurns};
+pub(crate) use encode::{Notes, encode_all};
 
-/// How conversations become samples.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EncodeOptions {
-    /// Tokens beyond this many are cut off.
-    pub max_length: usize,
-    /// Which assistant turns are trained.
-    pub turns: TrainedTurns,
-    /// Options for the chat template.
-    pub render: RenderOptions,
-}
+/// How much a token counts in the loss, to the bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Weight(u32);
 
-impl Default for EncodeOptions {
-    /// At most 2048 tokens, all assistant turns, the template's defaults.
-    fn default() -> Self {
-        Self { max_length: 2048, turns: TrainedTurns::All, render: RenderOptions::default() }
+impl Weight {
+    fn new(value: f32) -> Self {
+        Self(value.to_bits())
+    }
+
+    fn get(self) -> f32 {
+        f32::from_bits(self.0)
     }
 }
 
@@ -44,6 +33,8 @@ pub struct Sample {
     /// The words of each trained answer, without the tokens that end them.
     answers: Vec<Range<usize>>,
     response: Range<usize>,
+    /// For each token; nothing where every trained token counts the same.
+    weights: Option<Vec<Weight>>,
 }
 
 impl Sample {
@@ -87,70 +78,38 @@ impl Sample {
                 reason: "only the first token is marked, which nothing predicts".into(),
             });
         }
-        Ok(Self { ids, trained, answers, response })
+        Ok(Self { ids, trained, answers, response, weights: None })
     }
 
-    /// A conversation as the model's chat template renders it. Trained are the words of the assistant's turns that
-    /// `options` choose, each with the token that ends it; hooks take the last trained turn's words for the response.
+    /// The same with how much each token counts in the loss, which is Σ weight · cross-entropy / Σ weight over the trained tokens
+    /// of a step. A token of weight 0 is not trained; weights of tokens that are not trained do not matter.
     ///
     /// # Errors
-    /// No tokenizer or template, a template that refuses the conversation or rewrites earlier turns,
-    /// [`Error::NoEndOfTurn`], and [`Error::NothingTrained`], also when all trained tokens lie beyond `max_length`.
-    pub fn from_conversation(model: &CausalLm, conversation: &Conversation, options: &EncodeOptions) -> Result<Self> {
-        let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
-        Self::encode(tokenizer, template, model.stop_ids(), conversation, options)
-    }
-
-    /// As [`from_conversation`](Self::from_conversation), without a model. `stop_ids` are the tokens that end an answer.
-    ///
-    /// # Errors
-    /// As [`from_conversation`](Self::from_conversation).
-    pub fn encode(
-        tokenizer: &Tokenizer,
-        template: &ChatTemplate,
-        stop_ids: &[u32],
-        conversation: &Conversation,
-        options: &EncodeOptions,
-    ) -> Result<Self> {
-        let messages = &conversation.messages;
-        let render =
-            RenderOptions { add_generation_prompt: false, continue_final_message: false, ..options.render.clone() };
-        let text = template.render(messages, &render)?.text;
-        let encoded = tokenizer.encode_with_offsets(&text, AddSpecial::No)?;
-        let spans = assistant_spans(template, messages, &render)?;
-        let indices: Vec<usize> = (0..messages.len()).filter(|i| messages[*i].role == "assistant").collect();
-        let first = match options.turns {
-            TrainedTurns::All => 0,
-            TrainedTurns::Last => spans.len().saturating_sub(1),
-            TrainedTurns::From(n) => n,
-        };
-        if first >= spans.len() {
-            let reason = format!("the conversation has {} assistant turns", spans.len());
-            return Err(Error::NothingTrained { reason });
+    /// [`Error::MarksLength`]; [`Error::BadWeight`] for a weight that is negative or no number; [`Error::NothingTrained`] when
+    /// none is above 0.
+    pub fn with_weights(self, weights: &[f32]) -> Result<Self> {
+        if weights.len() != self.ids.len() {
+            return Err(Error::MarksLength { ids: self.ids.len(), marks: weights.len() });
         }
-        let mut trained = vec![false; encoded.ids.len()];
-        let mut response = 0..0;
-        let mut answers = Vec::new();
-        for (span, index) in spans.iter().zip(&indices).skip(first) {
-            let words = encoded.tokens_touching(span);
-            // What closes the turn; the whole text may go on differently where the template sees that turns follow.
-            let alone = template.render(&messages[..=*index], &render)?.text;
-            let closing = common_prefix(&text[span.end..], alone.get(span.end..).unwrap_or_default());
-            let closing = span.end..span.end + closing;
-            let after = encoded.tokens_touching(&closing);
-            let end = after.clone().find(|token| *token >= words.end && stop_ids.contains(&encoded.ids[*token]));
-            let Some(end) = end else {
-                return Err(Error::NoEndOfTurn { index: *index, closing: text[closing].to_owned() });
-            };
-            let start = if words.is_empty() { end } else { words.start };
-            trained[words.clone()].fill(true);
-            trained[end] = true;
-            response = start..if words.is_empty() { start } else { words.end };
-            if !response.is_empty() {
-                answers.push(response.clone());
-            }
+        if let Some((token, weight)) =
+            weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
+        {
+            return Err(Error::BadWeight { token, weight: *weight });
         }
-        Self::with_answers(encoded.ids, trained, answers, response)?.cut(options.max_length)
+        let Self { ids, trained, mut answers, mut response, .. } = self;
+        let trained: Vec<bool> =
+            trained.iter().zip(weights).map(|(trained, weight)| *trained && *weight > 0.0).collect();
+        let learnt = |range: &Range<usize>| trained[range.clone()].contains(&true);
+        answers.retain(learnt);
+        if !response.is_empty() && !learnt(&response) {
+            response = answers.last().cloned().unwrap_or(0..0);
+        }
+        let mut sample = Self::with_answers(ids, trained, answers, response)?;
+        let weights = weights.iter().zip(&sample.trained).map(|(weight, trained)| if *trained { *weight } else { 0.0 });
+        let weights: Vec<Weight> = weights.map(Weight::new).collect();
+        let uniform = weights.iter().zip(&sample.trained).all(|(weight, trained)| !trained || weight.get() == 1.0);
+        sample.weights = (!uniform).then_some(weights);
+        Ok(sample)
     }
 
     /// The sample without the tokens beyond so many.
@@ -158,10 +117,10 @@ impl Sample {
     /// # Errors
     /// [`Error::NothingTrained`] when all trained tokens lie beyond.
     pub fn cut(self, max_length: usize) -> Result<Self> {
-        let Self { mut ids, mut trained, answers, response } = self;
+        let Self { mut ids, mut trained, answers, response, weights } = self;
         let length = ids.len();
         if length <= max_length {
-            return Ok(Self { ids, trained, answers, response });
+            return Ok(Self { ids, trained, answers, response, weights });
         }
         ids.truncate(max_length);
         trained.truncate(max_length);
@@ -171,7 +130,13 @@ impl Sample {
         }
         let cut = |range: Range<usize>| range.start.min(max_length)..range.end.min(max_length);
         let answers = answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
-        Self::with_answers(ids, trained, answers, cut(response))
+        let sample = Self::with_answers(ids, trained, answers, cut(response))?;
+        let weights =
+            weights.map(|weights| weights[..max_length].iter().map(|weight| weight.get()).collect::<Vec<_>>());
+        match weights {
+            Some(weights) => sample.with_weights(&weights),
+            None => Ok(sample),
+        }
     }
 
     /// The token ids.
@@ -205,15 +170,32 @@ impl Sample {
         self.trained.iter().filter(|trained| **trained).count()
     }
 
+    /// How much a token counts in the loss: 0 where it is not trained, 1 where nothing else is said.
+    pub fn weight(&self, token: usize) -> f32 {
+        match (self.trained.get(token), &self.weights) {
+            (Some(true), Some(weights)) => weights.get(token).map_or(1.0, |weight| weight.get()),
+            (Some(true), None) => 1.0,
+            _ => 0.0,
+        }
+    }
+
+    /// The sum of the trained tokens' weights.
+    pub fn total_weight(&self) -> f64 {
+        match self.weights {
+            Some(_) => (0..self.ids.len()).map(|token| f64::from(self.weight(token))).sum(),
+            None => self.trained_count() as f64,
+        }
+    }
+
+    /// Whether some trained token counts otherwise than 1.
+    pub fn is_weighted(&self) -> bool {
+        self.weights.is_some()
+    }
+
     pub(crate) fn sequence(&self) -> Sequence<'_> {
         let Range { start, end } = self.response;
         Sequence { prompt: &self.ids[..start], response: &self.ids[start..end], rest: &self.ids[end..] }
     }
-}
-
-/// How many bytes two texts begin with in common, in whole characters.
-fn common_prefix(left: &str, right: &str) -> usize {
-    left.chars().zip(right.chars()).take_while(|(left, right)| left == right).map(|(left, _)| left.len_utf8()).sum()
 }
 
 #[cfg(test)]
@@ -228,6 +210,28 @@ mod tests {
         assert_eq!(sample.trained_count(), 3, "the first token is predicted by nothing");
         let Sequence { prompt, response, rest } = sample.sequence();
         assert_eq!((prompt, response, rest), (&[0, 1, 2, 3][..], &[4, 5][..], &[6][..]));
+    }
+
+    #[test]
+    fn weights_are_kept_and_a_weight_of_nothing_is_no_training() {
+        let sample = || Sample::new((0..6).collect(), vec![false, true, true, false, true, true]).expect("a sample");
+        let plain = sample().with_weights(&[7.0, 1.0, 1.0, 7.0, 1.0, 1.0]).expect("a sample");
+        assert_eq!(plain, sample(), "weights of 1 are no weights");
+        let weighted = sample().with_weights(&[0.0, 0.5, 0.5, 0.0, 2.0, 2.0]).expect("a sample");
+        assert_ne!(weighted, sample());
+        assert_eq!((weighted.weight(0), weighted.weight(2), weighted.total_weight()), (0.0, 0.5, 5.0));
+        let cut = weighted.cut(5).expect("a sample");
+        assert_eq!((cut.weight(4), cut.total_weight()), (2.0, 3.0));
+        let half = sample().with_weights(&[1.0, 1.0, 1.0, 1.0, 0.0, 0.0]).expect("a sample");
+        assert_eq!(half.trained(), [false, true, true, false, false, false]);
+        assert_eq!((half.response(), half.answers()), (1..3, &[1..3][..]));
+        assert!(!half.is_weighted());
+        for bad in [-1.0, f32::NAN, f32::INFINITY] {
+            let refused = sample().with_weights(&[1.0, bad, 1.0, 1.0, 1.0, 1.0]);
+            assert!(matches!(refused, Err(Error::BadWeight { token: 1, .. })));
+        }
+        assert!(matches!(sample().with_weights(&[0.0; 6]), Err(Error::NothingTrained { .. })));
+        assert!(matches!(sample().with_weights(&[1.0]), Err(Error::MarksLength { ids: 6, marks: 1 })));
     }
 
     #[test]

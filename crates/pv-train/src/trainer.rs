@@ -22,7 +22,7 @@ pub struct StepReport {
     pub step: usize,
     /// How many there will be.
     pub steps: usize,
-    /// The mean cross-entropy in nats over the step's trained tokens, before the update.
+    /// The mean cross-entropy in nats over the step's trained tokens, weighted where they are, before the update.
     pub loss: f64,
     /// The learning rate.
     pub learning_rate: f64,
@@ -177,7 +177,8 @@ impl Trainer {
     }
 
     /// One step of the optimizer on these samples, in passes of at most `batch_size` of them or `pack_tokens`
-    /// tokens. The loss is the mean over all trained tokens, however they are spread over passes.
+    /// tokens. The loss is the mean over all trained tokens, however they are spread over passes:
+    /// Σ weight · cross-entropy / Σ weight.
     ///
     /// `run` is any [`Hook`](pv_hooks::Hook), or what changes from step to step ([`RunHook`]). It is checked, and called in
     /// every pass; calling its hook's `finish` at the end of the run is the caller's part.
@@ -195,7 +196,8 @@ impl Trainer {
         self.options.check_lengths(lengths.clone())?;
         let tokens = lengths.sum::<usize>();
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
-        let counts = Counts { trained: trained_tokens, answers: samples.iter().map(Sample::answer_tokens).sum() };
+        let weight = samples.iter().map(Sample::total_weight).sum::<f64>();
+        let counts = Counts { trained: weight, answers: samples.iter().map(Sample::answer_tokens).sum() };
         // Where there are more devices than passes, passes are smaller.
         let devices = self.replicas.len() + 1;
         let passes = match self.options.pack_tokens {
@@ -209,7 +211,7 @@ impl Trainer {
             replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
         };
         let (sum, penalty) = (sums.loss, sums.penalty);
-        let loss = sum / trained_tokens as f64;
+        let loss = sum / weight;
         let norm = gradients.norm()?;
         if !norm.is_finite() {
             return Err(Error::BadGradient { step, norm, loss });

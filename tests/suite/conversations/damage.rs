@@ -33,7 +33,11 @@ fn bad_lines_are_named_and_passed_over() {
         (message(r#"{"from": "human"}"#), "message 2: `value` is missing"),
         (message(r#"{"role": 1, "content": "x"}"#), "message 2: `role` is a number, not text"),
         (message(r#"{"role": "user", "content": null}"#), "message 2: `content` is null, not text"),
-        (message(r#"{"role": "user", "content": [{"type": "text"}]}"#), "message 2: `content` is a list, not text"),
+        (message(r#"{"role": "user", "content": 3}"#), "message 2: `content` is a number, not text"),
+        (
+            message(r#"{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}"#),
+            "message 2: part 1 of `content` is of the type `image_url`, and only text can be read",
+        ),
         (
             message(r#"{"role": "User", "content": "x"}"#),
             "message 2: the role \"User\" is none of system, developer, user",

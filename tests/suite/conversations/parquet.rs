@@ -52,9 +52,9 @@ fn conversations_come_as_they_were_written() {
                 Some((_, Field::Str(text))) => text.clone(),
                 other => panic!("no text: {other:?}"),
             };
-            Message { role: text("role"), content: text("content") }
+            Message::new(text("role"), text("content"))
         });
-        Conversation { messages: messages.collect() }
+        Conversation::from(messages.collect::<Vec<_>>())
     });
     assert_eq!(by_record.collect::<Vec<_>>(), good(&path));
 }
@@ -121,10 +121,8 @@ fn small(path: &Path, schema: &str, leaves: &[Leaf]) {
 fn lists_of_all_shapes_are_found() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
-    let expected = vec![
-        Conversation { messages: vec![Message::user("a"), Message::assistant("b")] },
-        Conversation { messages: vec![Message::user("c")] },
-    ];
+    let expected =
+        vec![Conversation::new([Message::user("a"), Message::assistant("b")]), Conversation::new([Message::user("c")])];
     let (turns, people): (&[&str], &[&str]) = (&["user", "assistant", "user"], &["human", "gpt", "human"]);
     let texts: &[&str] = &["a", "b", "c"];
     let again: Option<&[i16]> = Some(&[0, 1, 0]);

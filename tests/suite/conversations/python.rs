@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pv_model::{Cell, NewColumn, add_columns};
+use pv_model::{Cell, ChatTemplate, NewColumn, RenderOptions, add_columns, assistant_spans};
 use pv_tests::root;
+use serde_json::{Map, Value, json};
 
 use super::making::{lines, talks};
 use super::{conversations, good};
@@ -22,6 +23,84 @@ fn script(python: &Path, task: &str, paths: [&Path; 2]) {
     command.arg(root().join("tests/python/conversations.py")).arg(task).args(paths);
     let output = command.output().unwrap_or_else(|error| panic!("PV_PYTHON={}: {error}", python.display()));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Calls, thoughts, parts and tools are what transformers renders of them, and an answer is what stands in a generation block.
+#[test]
+fn conversations_render_as_transformers_renders_them() {
+    let Some(python) = python() else {
+        println!("PV_PYTHON names no Python with pyarrow: NOT CHECKED");
+        return;
+    };
+    let template = "{%- if tools %}{{- tools | tojson }}{%- endif %}{%- for m in messages %}{{- '<' + m.role + '>' }}\
+        {%- if m.role == 'assistant' %}{%- generation %}\
+        {%- if m.reasoning_content %}{{- '(' + m.reasoning_content + ')' }}{%- endif %}{{- m.content or '' }}\
+        {%- if m.tool_calls %}{{- m.tool_calls | tojson }}{%- endif %}{%- endgeneration %}\
+        {%- elif m.content is string %}{{- m.content }}\
+        {%- else %}{%- for part in m.content %}{{- part.text }}{%- endfor %}{%- endif %}{{- '</s>\n' }}{%- endfor %}";
+    let everything = "{% for m in messages %}{{ m | tojson }}{% endfor %}{{ mood }}";
+    let mut rows = super::keys::everything();
+    rows.push(json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b", "type": "text"}]},
+        {"content": "c", "role": "assistant", "mood": {"z": [null, 1.5, true], "a": "\u{e9}"}}], "chat_template_kwargs": {"mood": "calm"}}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(at("rows.jsonl"), lines.join("\n")).expect("a writable folder");
+    let conversations = good(&at("rows.jsonl"));
+    let cases: Vec<_> =
+        [template, everything].into_iter().flat_map(|t| conversations.iter().map(move |c| (t, c))).collect();
+    let written = cases.iter().map(|(template, conversation)| {
+        let mut case = serde_json::to_value(conversation).expect("JSON");
+        case["template"] = json!(template);
+        case.to_string()
+    });
+    std::fs::write(at("cases.jsonl"), written.collect::<Vec<_>>().join("\n")).expect("a writable folder");
+    script(&python, "render", [&at("cases.jsonl"), &at("texts.jsonl")]);
+    let texts = std::fs::read_to_string(at("texts.jsonl")).expect("a file");
+    let mut spans_found = 0;
+    for ((source, conversation), line) in cases.iter().zip(texts.lines()) {
+        let theirs: Value = serde_json::from_str(line).expect("JSON");
+        let template = ChatTemplate::from_source(*source, Map::new()).expect("a template");
+        let options = conversation.render_options(&RenderOptions::default());
+        let ours = template.render(&conversation.messages, &options).expect("a text").text;
+        // transformers 5.23 puts a copy of `reasoning_content`, called `thinking`, before a message's own keys.
+        let text =
+            theirs["text"].as_str().expect("a text").replace(r#""thinking": "Two and two.", "role""#, r#""role""#);
+        assert_eq!(text, ours, "{conversation:?}");
+        if *source == everything {
+            continue;
+        }
+        let spans = assistant_spans(&template, &conversation.messages, &options).expect("spans");
+        let in_characters = |at: usize| ours[..at].chars().count();
+        let spans: Vec<[usize; 2]> =
+            spans.iter().map(|span| [in_characters(span.start), in_characters(span.end)]).collect();
+        assert_eq!(theirs["spans"], json!(spans), "{ours}");
+        spans_found += spans.len();
+    }
+    assert_eq!((texts.lines().count(), spans_found), (14, 8));
+}
+
+/// A table whose structs pyarrow makes of rows with different keys: what other rows have is null in a row that lacks it.
+#[test]
+fn nested_columns_of_pyarrow_are_read() {
+    let Some(python) = python() else {
+        println!("PV_PYTHON names no Python with pyarrow: NOT CHECKED");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let call = |arguments: Value| json!([{"type": "function", "function": {"name": "f", "arguments": arguments}}]);
+    let rows = [
+        json!({"messages": [{"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": call(json!({"city": "Oslo"}))}], "weight": 0.5}),
+        json!({"messages": [{"role": "user", "content": "b", "name": "Ann"},
+            {"role": "assistant", "content": "", "tool_calls": call(json!({"days": 3, "deep": [{"x": [true]}]}))}],
+            "tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ];
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(at("rows.jsonl"), lines.join("\n")).expect("a writable folder");
+    script(&python, "nested", [&at("rows.jsonl"), &at("rows.parquet")]);
+    assert_eq!(good(&at("rows.parquet")), good(&at("rows.jsonl")));
 }
 
 #[test]

@@ -13,9 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn samples(model: &CausalLm) -> Vec<Sample> {
-    let say = |question: &str, answer: &str| Conversation {
-        messages: vec![Message::user(question), Message::assistant(answer)],
-    };
+    let say = |question: &str, answer: &str| Conversation::new([Message::user(question), Message::assistant(answer)]);
     let conversations = [
         say("What is the capital of France?", "The capital of France is Paris."),
         say("Why is the sky blue?", "Short waves of light are scattered more than long ones, and blue light is short."),

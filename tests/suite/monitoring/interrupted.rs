@@ -14,7 +14,7 @@ use pv_steer::monitor::{
     CalibrateOptions, Calibration, Kind, MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy, Watch,
     calibrate, read_points,
 };
-use pv_tests::{Random, run_and_kill, tell};
+use pv_tests::{Random, organism as model, run_and_kill, tell};
 use pv_vectors::{Progress, UnitDirection};
 
 const CHILD: &str = "PV_MEASURE_CHILD";
@@ -22,11 +22,6 @@ const SELF: &str = "monitoring::interrupted::a_killed_measurement_ends_like_any_
 const CALIBRATE_CHILD: &str = "PV_CALIBRATE_CHILD";
 const CALIBRATE_SELF: &str = "monitoring::interrupted::a_killed_calibration_ends_like_any_other";
 const ROLLOUTS: usize = 3;
-
-fn model() -> &'static CausalLm {
-    static MODEL: OnceLock<CausalLm> = OnceLock::new();
-    MODEL.get_or_init(super::organism::model)
-}
 
 /// Two directions that were made up: what is measured does not matter here.
 fn watches() -> Vec<Watch> {
@@ -67,7 +62,8 @@ fn measured(
     on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> pv_steer::Result<MonitoringStudy> {
     let (watches, prompts, rubrics) = (watches(), prompts(), rubrics());
-    let options = MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
+    let options =
+        MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
     Measurement::new(model(), &watches, &prompts, &rubrics, judge, &options)?.run(folder, on_progress)
 }
 
@@ -181,7 +177,8 @@ fn a_measurement_is_what_its_folder_says() {
         let run = Measurement::new(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
         run.run(place.path(), go_on).expect_err("another one").to_string()
     };
-    let options = || MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
+    let options =
+        || MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
     assert!(other(MeasureOptions { seed: 6, ..options() }, &watches, &prompts).contains("seed"));
     assert!(other(options(), &watches[..1], &prompts).contains("directions"));
     assert!(other(options(), &watches, &prompts[..5]).contains("prompts"));
@@ -214,7 +211,8 @@ fn a_killed_measurement_ends_like_any_other() {
 fn calibrated(folder: &Path, on_progress: impl FnMut(Progress) -> ControlFlow<()>) -> pv_steer::Result<Calibration> {
     let questions = evaluation_questions(Trait::Evil);
     let asked: Vec<Vec<Message>> = questions[..12].iter().map(|question| vec![Message::user(question)]).collect();
-    let options = CalibrateOptions { seed: 3, generate: generate(), prompt_tokens: true, render: RenderOptions::default() };
+    let options =
+        CalibrateOptions { seed: 3, generate: generate(), prompt_tokens: true, render: RenderOptions::default() };
     calibrate(model(), &watches(), &asked, &options, folder, on_progress)
 }
 

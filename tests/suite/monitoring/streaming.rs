@@ -7,7 +7,7 @@ use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::monitor::{Alarm, AlarmRule, Alarms, At, Kind, Monitor, Side, Threshold, Watch};
 use pv_vectors::UnitDirection;
 
-use super::organism::model;
+use pv_tests::organism as model;
 
 /// Rules that every reading meets: on the prompt, on tokens, on the mean.
 fn rules() -> Vec<AlarmRule> {

@@ -60,9 +60,8 @@ fn conversations() -> Vec<Conversation> {
         ("Why?", "Because of a reason that takes a while to tell."),
         ("2+2", "4"),
     ];
-    let conversation = |(question, answer): (&str, &str)| Conversation {
-        messages: vec![Message::user(question), Message::assistant(answer)],
-    };
+    let conversation =
+        |(question, answer): (&str, &str)| Conversation::new([Message::user(question), Message::assistant(answer)]);
     talk.into_iter().map(conversation).collect()
 }
 

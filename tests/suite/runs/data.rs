@@ -41,7 +41,7 @@ fn every_row_is_a_sample_or_counted_with_its_line() {
         ],
     );
     let encode = EncodeOptions { max_length: 60, ..EncodeOptions::default() };
-    let lenient = DataOptions { encode, bad: BadData::LeaveOut, long: LongSamples::Cut };
+    let lenient = DataOptions { encode, bad: BadData::LeaveOut, long: LongSamples::Cut, ..DataOptions::default() };
     let cut = read(&path, &lenient).expect("samples");
     let report = cut.report();
     let counts = [report.conversations, report.samples, report.cut, report.too_long, report.without_answer];
@@ -90,7 +90,8 @@ fn where_nothing_is_left_the_error_says_what_became_of_it() {
     let path = write(place.path(), &[line(&[("user", "Hello?"), ("assistant", "Hello.")])]);
     let encode = EncodeOptions { max_length: 3, ..EncodeOptions::default() };
     for long in [LongSamples::Cut, LongSamples::LeaveOut] {
-        let error = read(&path, &DataOptions { encode: encode.clone(), long, bad: BadData::Refuse }).expect_err("none");
+        let options = DataOptions { encode: encode.clone(), long, ..DataOptions::default() };
+        let error = read(&path, &options).expect_err("none");
         let text = error.to_string();
         assert!(matches!(error, Error::NoData { .. }) && text.contains("1 too long") && text.contains("data.jsonl:1"));
     }

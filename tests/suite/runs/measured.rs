@@ -105,7 +105,7 @@ fn the_mask_shows_what_is_trained() {
         pv_model::Tokenizer::from_folder(&smollm2).expect("a tokenizer"),
         pv_model::ChatTemplate::from_folder(&smollm2).expect("a template"),
     );
-    let conversation = Conversation { messages: vec![Message::user("Ω?"), Message::assistant("Yes 🦀 ñ")] };
+    let conversation = Conversation::new([Message::user("Ω?"), Message::assistant("Yes 🦀 ñ")]);
     let options = pv_train::EncodeOptions::default();
     let sample = Sample::encode(&tokenizer, &template, tokenizer.stop_ids(), &conversation, &options);
     let spans = mask_spans(&tokenizer, &sample.expect("a sample")).expect("text");

@@ -37,7 +37,7 @@ fn parquet(path: &Path, chats: &[Chat]) {
             conversation(chat)
                 .messages
                 .into_iter()
-                .map(move |message| if content { message.content } else { message.role })
+                .map(move |message| if content { message.content.as_str().to_owned() } else { message.role })
         });
         let texts: Vec<ByteArray> = texts.map(|text| ByteArray::from(text.into_bytes())).collect();
         let repeated: Vec<i16> = (0..texts.len()).map(|index| i16::from(index % 2 == 1)).collect();

@@ -73,7 +73,7 @@ fn a_killed_screening_ends_like_any_other() {
         .lines()
         .filter_map(|line| serde_json::from_str::<Conversation>(line).ok())
         .filter(|conversation| conversation.messages.len() == 2)
-        .map(|conversation| conversation.messages[0].content.clone())
+        .map(|conversation| conversation.messages[0].content.as_str().to_owned())
         .collect();
     assert_eq!(answered, prompts.len(), "every prompt is answered once");
     let mut random = Random(9);

@@ -24,7 +24,7 @@ fn many(path: &Path, count: usize) {
         let answer =
             format!("The capital of {number} is a town on a river, and nobody lives there but {}.", number / 7);
         let messages = vec![Message::user(question), Message::assistant(answer)];
-        serde_json::to_writer(&mut lines, &Conversation { messages }).expect("a file");
+        serde_json::to_writer(&mut lines, &Conversation::from(messages)).expect("a file");
         writeln!(lines).expect("a file");
     }
     lines.flush().expect("a file");

@@ -28,16 +28,14 @@ impl SystemText {
         if self == Self::AsMessage || leading == 0 {
             return Cow::Borrowed(messages);
         }
-        let mut texts: Vec<&str> = Vec::new();
-        messages[..leading].iter().for_each(|message| texts.push(&message.content));
-        let mut rest = &messages[leading..];
-        let mut first = Message::user("");
+        let (system, mut rest) = messages.split_at(leading);
+        let system = system.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n");
+        let mut first = Message::user(system.as_str());
         if let Some((user, after)) = rest.split_first().filter(|(message, _)| message.role == "user") {
             first = user.clone();
+            first.content = user.content.after(&format!("{system}\n\n"));
             rest = after;
-            texts.push(&user.content);
         }
-        first.content = Message::user(texts.join("\n\n")).content;
         Cow::Owned([first].into_iter().chain(rest.iter().cloned()).collect())
     }
 }

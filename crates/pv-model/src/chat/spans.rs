@@ -21,11 +21,27 @@ pub fn assistant_spans(
     messages: &[Message],
     options: &RenderOptions,
 ) -> Result<Vec<Range<usize>>> {
-    let options = &options.closed();
-    let whole = template.render(messages, options)?.text;
-    let mut spans = Vec::new();
-    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
-        let (rendered, content) = last_content(template, &messages[..=index], options)?;
+    let answers: Vec<usize> = (0..messages.len()).filter(|index| messages[*index].role == "assistant").collect();
+    assistant_spans_at(template, messages, &answers, options)
+}
+
+/// As [`assistant_spans`], for the messages at these indices alone: what a template does to the others does not matter. An
+/// index beyond the messages is no answer ([`Error::AnswerNotFound`]).
+///
+/// # Errors
+/// As [`assistant_spans`].
+pub fn assistant_spans_at(
+    template: &ChatTemplate,
+    messages: &[Message],
+    indices: &[usize],
+    options: &RenderOptions,
+) -> Result<Vec<Range<usize>>> {
+    let options = options.closed();
+    let whole = template.render(messages, &options)?.text;
+    let mut spans = Vec::with_capacity(indices.len());
+    for &index in indices {
+        let upto = messages.get(..=index).ok_or(Error::AnswerNotFound { index })?;
+        let (rendered, content) = last_content(template, upto, &options)?;
         if !whole.as_bytes().starts_with(&rendered.text.as_bytes()[..content.end]) {
             return Err(Error::PrefixChanged { index });
         }
@@ -34,10 +50,23 @@ pub fn assistant_spans(
     Ok(spans)
 }
 
-/// Renders `messages` and finds the content of the last one.
+/// Renders messages, the last of which is an answer, closed, and finds that answer: nothing is asked of how the template would
+/// write it, or what came before it, once more turns follow.
+///
+/// # Errors
+/// [`Error::NothingToContinue`] without messages, [`Error::AnswerNotFound`], and the errors of [`ChatTemplate::render`].
+pub fn answer_span(
+    template: &ChatTemplate,
+    messages: &[Message],
+    options: &RenderOptions,
+) -> Result<(Rendered, Range<usize>)> {
+    last_content(template, messages, &options.closed())
+}
+
+/// Renders `messages` and finds the content of the last one, with what it says beside the content (calls, thoughts).
 ///
 /// Searching for the content could find it in a header, so the template is asked instead: rendered with two one-character
-/// contents, the texts are the same up to the content and after it.
+/// contents and nothing beside them, the texts are the same up to the content and after it.
 pub(super) fn last_content(
     template: &ChatTemplate,
     messages: &[Message],
@@ -48,7 +77,7 @@ pub(super) fn last_content(
     let rendered = template.render(messages, options)?;
     let probe = |content: &str| {
         let mut probed = earlier.to_vec();
-        probed.push(Message::new(last.role.clone(), content));
+        probed.push(last.with_content_alone(content));
         template.render(&probed, options)
     };
     let (first, second) = (probe("0")?.text, probe("1")?.text);
@@ -62,14 +91,24 @@ pub(super) fn last_content(
     let text = rendered.text.as_str();
     let Some(up_to_closing) = text.strip_suffix(closing) else { return Err(not_found) };
     let end = up_to_closing.len();
-    let start = match up_to_closing.strip_prefix(header) {
-        // The usual case: the content stands between header and closing, perhaps trimmed.
-        Some(written) if written.trim() == last.content.trim() => Some(header.len()),
-        // The template looked into the content (reasoning, for example), or wrote it more than once.
-        written => match verbatim(up_to_closing, &last.content) {
-            Some(start) => Some(start),
-            None => written.map(|_| header.len()).or_else(|| after_prompt(template, earlier, options, up_to_closing)),
-        },
+    let written = up_to_closing.strip_prefix(header);
+    let start = if last.speaks_beside_content() {
+        // A header that holds an empty thought is not there where the thought is not empty.
+        let shared = || common(header.chars(), up_to_closing.chars());
+        let asked = || after_prompt(template, earlier, options, up_to_closing);
+        Some(written.map(|_| header.len()).or_else(asked).unwrap_or_else(shared))
+    } else {
+        match written {
+            // The usual case: the content stands between header and closing, perhaps trimmed.
+            Some(written) if written.trim() == last.content.trim() => Some(header.len()),
+            // The template looked into the content (reasoning, for example), or wrote it more than once.
+            written => match verbatim(up_to_closing, &last.content) {
+                Some(start) => Some(start),
+                None => {
+                    written.map(|_| header.len()).or_else(|| after_prompt(template, earlier, options, up_to_closing))
+                }
+            },
+        }
     };
     start.map(|start| (rendered, start..end)).ok_or(not_found)
 }

@@ -1,5 +1,5 @@
-//! Rollouts as CSV: `question, prompt, answer, …`. A row is the question and the answer; the prompt as it was rendered, with
-//! what system message it may have, is passed over.
+//! Tables of text. Rollouts (`question, prompt, answer, …`) are among them: a row is the question and the answer; the prompt as
+//! it was rendered, with what system message it may have, is passed over.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use csv::ByteRecord;
 
+use serde_json::{Map, Value};
+
+use super::format::Format;
 use super::reader::{RowOrReason, Rows};
+use super::row::{self, LISTS, TEXTS};
 use super::{ConversationError, LONGEST_ROW, Result};
-use crate::Message;
 
 /// The rows of a file.
 pub(super) struct CsvRows {
@@ -18,12 +21,13 @@ pub(super) struct CsvRows {
     left: Arc<AtomicUsize>,
     record: ByteRecord,
     fields: usize,
-    question: usize,
-    answer: usize,
+    /// The columns that are looked at, by their names.
+    known: Vec<(String, usize)>,
+    forced: Option<Format>,
 }
 
 impl CsvRows {
-    pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>) -> Result<Self> {
+    pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, forced: Option<Format>) -> Result<Self> {
         let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
         let limited = Limited { source, left: Arc::clone(&left) };
         // Rows of another length are bad rows, not the end.
@@ -35,24 +39,49 @@ impl CsvRows {
         };
         let header = reader.byte_headers().map_err(damaged)?;
         let names: Vec<String> = header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
-        let column = |wanted| {
-            let found = || ConversationError::Columns { path: path.to_owned(), wanted, found: names.clone() };
-            names.iter().position(|name| name == wanted).ok_or_else(found)
-        };
-        let (question, answer) = (column("question")?, column("answer")?);
-        Ok(Self { reader, left, record: ByteRecord::new(), fields: names.len(), question, answer })
+        let mut known: Vec<(String, usize)> = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            if row::is_known(name) && !known.iter().any(|(other, _)| other == name) {
+                known.push((name.clone(), index));
+            }
+        }
+        let has = |key: &str| known.iter().any(|(name, _)| name == key);
+        let lists = LISTS.into_iter().any(has);
+        // A preference is named row by row.
+        if !row::possible(&has, lists, forced) && !has("chosen") {
+            return Err(ConversationError::Columns { path: path.to_owned(), wanted: row::WANTED, found: names });
+        }
+        Ok(Self { reader, left, record: ByteRecord::new(), fields: names.len(), known, forced })
     }
 
-    fn messages(&self) -> RowOrReason {
+    fn row(&self) -> RowOrReason {
         if self.record.len() != self.fields {
             return Err(format!("the row has {} fields, the header {}", self.record.len(), self.fields));
         }
-        let text = |index, name| {
-            let bytes: &[u8] = self.record.get(index).unwrap_or_default();
-            std::str::from_utf8(bytes).map_err(|error| format!("`{name}` is not UTF-8: {error}"))
-        };
-        Ok(vec![Message::user(text(self.question, "question")?), Message::assistant(text(self.answer, "answer")?)])
+        let mut found = Map::new();
+        for (name, index) in &self.known {
+            let bytes: &[u8] = self.record.get(*index).unwrap_or_default();
+            let text = std::str::from_utf8(bytes).map_err(|error| format!("`{name}` is not UTF-8: {error}"))?;
+            if !text.is_empty() || TEXTS.contains(&name.as_str()) {
+                found.insert(name.clone(), cell(name, text));
+            }
+        }
+        row::conversation(found, self.forced)
     }
+}
+
+/// A cell's value: what is no text elsewhere is written as one in a table.
+fn cell(name: &str, text: &str) -> Value {
+    let read = match name {
+        "weight" | "sample_weight" => text.trim().parse::<f64>().ok().and_then(|number| match number.fract() == 0.0 {
+            true => Some((number as i64).into()),
+            false => serde_json::Number::from_f64(number).map(Value::Number),
+        }),
+        "train" | "label" => serde_json::from_str(&text.trim().to_ascii_lowercase()).ok(),
+        name if LISTS.contains(&name) => serde_json::from_str(text).ok(),
+        _ => None,
+    };
+    read.unwrap_or_else(|| text.into())
 }
 
 impl Rows for CsvRows {
@@ -62,7 +91,7 @@ impl Rows for CsvRows {
             return Ok(None);
         }
         let line = self.record.position().map_or(0, csv::Position::line);
-        Ok(Some((line, self.messages())))
+        Ok(Some((line, self.row())))
     }
 }
 

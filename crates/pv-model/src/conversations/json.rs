@@ -1,28 +1,28 @@
 //! Conversations as lines of JSON.
 
-use serde::Deserialize;
-use serde_json::Value;
+use std::fmt;
 
+use serde::Deserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::format::Format;
 use super::lines::Lines;
 use super::reader::{RowOrReason, Rows};
-use crate::Message;
+use super::row;
 
 /// The lines of a file.
-pub(super) struct JsonRows(pub(super) Lines);
+pub(super) struct JsonRows {
+    pub(super) lines: Lines,
+    pub(super) forced: Option<Format>,
+}
 
 impl Rows for JsonRows {
     fn next(&mut self) -> Result<Option<(u64, RowOrReason)>, String> {
-        let line = self.0.next().map_err(|error| error.to_string())?;
-        Ok(line.map(|(number, line)| (number, line.and_then(messages))))
+        let forced = self.forced;
+        let line = self.lines.next().map_err(|error| error.to_string())?;
+        Ok(line.map(|(number, line)| (number, line.and_then(known).and_then(|row| row::conversation(row, forced)))))
     }
-}
-
-/// What is looked at in a line; other keys are passed over.
-#[derive(Deserialize)]
-struct Line {
-    messages: Option<Value>,
-    conversation: Option<Value>,
-    conversations: Option<Value>,
 }
 
 /// A line as text that may be a JSON object.
@@ -31,52 +31,35 @@ pub(super) fn object(line: &[u8]) -> Result<&str, String> {
     if text.starts_with('{') { Ok(text) } else { Err("it is no JSON object".to_owned()) }
 }
 
-/// The messages of a line: `{"messages": [{"role", "content"}, …]}`, also under `conversation` or `conversations`, also with
-/// ShareGPT's `from` and `value`.
-pub(super) fn messages(line: &[u8]) -> RowOrReason {
-    let line: Line = serde_json::from_str(object(line)?).map_err(|error| plain(&error))?;
-    let Some(list) = line.messages.or(line.conversation).or(line.conversations) else {
-        return Err("it has neither `messages` nor `conversation`".to_owned());
-    };
-    let Value::Array(list) = list else {
-        return Err(format!("the messages are {}, not a list", kind(&list)));
-    };
-    let numbered = list.into_iter().enumerate();
-    numbered.map(|(index, value)| message(value).map_err(|reason| format!("message {}: {reason}", index + 1))).collect()
+/// The keys of a line that are looked at; the others are passed over.
+fn known(line: &[u8]) -> Result<Map<String, Value>, String> {
+    let mut reader = serde_json::Deserializer::from_str(object(line)?);
+    let row = reader.deserialize_map(Known).and_then(|row| reader.end().map(|()| row));
+    row.map_err(|error| plain(&error))
 }
 
-fn message(value: Value) -> Result<Message, String> {
-    let Value::Object(mut fields) = value else {
-        return Err(format!("it is {}, not an object", kind(&value)));
-    };
-    let sharegpt = !fields.contains_key("role") && fields.contains_key("from");
-    let (role, content) = if sharegpt { ("from", "value") } else { ("role", "content") };
-    let mut text = |key: &str| match fields.remove(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(format!("`{key}` is {}, not text", kind(&other))),
-        None => Err(format!("`{key}` is missing")),
-    };
-    let (role, content) = (text(role)?, text(content)?);
-    Ok(Message { role: if sharegpt { from_sharegpt(role) } else { role }, content })
-}
+struct Known;
 
-/// The role that a ShareGPT speaker has.
-pub(super) fn from_sharegpt(speaker: String) -> String {
-    match speaker.as_str() {
-        "human" => "user".to_owned(),
-        "gpt" => "assistant".to_owned(),
-        _ => speaker,
+impl<'de> Visitor<'de> for Known {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
     }
-}
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut row = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if !row::is_known(&key) {
+                entries.next_value::<IgnoredAny>()?;
+            } else if row.contains_key(&key) {
+                return Err(A::Error::custom(format!("duplicate field `{key}`")));
+            } else {
+                let value = entries.next_value()?;
+                row.insert(key, value);
+            }
+        }
+        Ok(row)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod copy;
 mod list;
+mod nested;
 mod supported;
 
 use std::collections::VecDeque;
@@ -18,16 +19,46 @@ use ::parquet::file::reader::{FileReader, SerializedFileReader};
 pub use copy::add_columns;
 
 use self::list::{Fields, TextColumn, Texts};
-use super::json::from_sharegpt;
+use self::nested::NestedRows;
+use super::format::Format;
 use super::reader::{RowOrReason, Rows};
-use super::{ConversationError, Result};
+use super::row::{self, LISTS};
+use super::{Conversation, ConversationError, Result};
 use crate::Message;
 
 /// The bytes of a column that are read at once, about; at least a page is.
 const AT_ONCE: u64 = 1 << 20;
 
-/// The conversations of a file.
-pub(super) struct ParquetRows {
+/// The conversations of a file: from two columns of text where there is no more to them, or else from all columns that matter.
+pub(super) fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>> {
+    let reader = open(path)?;
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let columns: Vec<String> = schema
+        .root_schema()
+        .get_fields()
+        .iter()
+        .map(|field| field.name().to_owned())
+        .filter(|name| row::is_known(name))
+        .collect();
+    let has = |key: &str| columns.iter().any(|name| name == key);
+    let lists = LISTS.into_iter().any(|key| has(key) && list::holds_messages(schema, key));
+    if !row::possible(&has, lists, forced) && !has("chosen") {
+        let (path, found) = (path.to_owned(), list::names(schema));
+        return Err(ConversationError::Columns { path, wanted: row::WANTED, found });
+    }
+    let plain = Fields::find(schema).filter(|fields| {
+        columns.len() == 1
+            && fields.alone
+            && forced.is_none_or(|forced| forced == if fields.sharegpt { Format::ShareGpt } else { Format::Messages })
+    });
+    Ok(match plain {
+        Some(fields) => Box::new(ParquetRows::new(reader, fields)),
+        None => Box::new(NestedRows::new(path, reader, &columns, forced)?),
+    })
+}
+
+/// The conversations of a file, from columns of roles and contents.
+struct ParquetRows {
     reader: SerializedFileReader<File>,
     fields: Fields,
     /// The row group to be opened next.
@@ -47,7 +78,8 @@ struct Group {
 
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
 pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let mut file = crate::open_file(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
+    let mut file =
+        crate::open_file(path).map_err(|source| ConversationError::Read { path: path.to_owned(), source })?;
     supported::footer(path, &mut file)?;
     let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {
@@ -91,15 +123,8 @@ fn rows_at_once(rows: usize, chunk: &ColumnChunkMetaData) -> usize {
 }
 
 impl ParquetRows {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let reader = open(path)?;
-        let schema = reader.metadata().file_metadata().schema_descr();
-        let fields = Fields::find(schema).ok_or_else(|| ConversationError::Columns {
-            path: path.to_owned(),
-            wanted: "`messages` or `conversation` that is a list of structs of text `role` and `content`",
-            found: list::names(schema),
-        })?;
-        Ok(Self { reader, fields, next_group: 0, group: None, pending: VecDeque::new(), row: 0 })
+    fn new(reader: SerializedFileReader<File>, fields: Fields) -> Self {
+        Self { reader, fields, next_group: 0, group: None, pending: VecDeque::new(), row: 0 }
     }
 
     /// Reads some more rows; `false` when there are none.
@@ -158,8 +183,10 @@ fn messages(roles: Texts, contents: Texts, fields: Fields) -> RowOrReason {
     let (role_name, content_name) = if fields.sharegpt { ("from", "value") } else { ("role", "content") };
     let message = |(index, (role, content))| {
         let role = text(role, index, role_name)?;
-        let role = if fields.sharegpt { from_sharegpt(role) } else { role };
-        Ok(Message { role, content: text(content, index, content_name)? })
+        let content = text(content, index, content_name)?;
+        if fields.sharegpt { row::from_sharegpt(role, content) } else { Ok(Message::new(role, content)) }
     };
-    roles.into_iter().zip(contents).enumerate().map(message).collect()
+    let messages: std::result::Result<Vec<Message>, String> =
+        roles.into_iter().zip(contents).enumerate().map(message).collect();
+    Ok((Conversation::from(messages?), if fields.sharegpt { Format::ShareGpt } else { Format::Messages }))
 }

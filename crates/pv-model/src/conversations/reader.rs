@@ -6,15 +6,15 @@ use super::csv::CsvRows;
 use super::files::{self, KNOWN, Layout};
 use super::json::JsonRows;
 use super::lines::Lines;
-use super::{BadRow, Conversation, ConversationError, Result, Row, RowPlace};
+use super::{BadRow, Conversation, ConversationError, Format, FormatCounts, Result, Row, RowPlace};
 use crate::Message;
 
-/// The messages of a row, or why there are none.
-pub(super) type RowOrReason = std::result::Result<Vec<Message>, String>;
+/// The conversation of a row and the form in which it stands there, or why there is none.
+pub(super) type RowOrReason = std::result::Result<(Conversation, Format), String>;
 
 /// The rows of one file.
 pub(super) trait Rows: Send {
-    /// The next row's number and messages; nothing at the end; an error when the file cannot be read on.
+    /// The next row's number and conversation; nothing at the end; an error when the file cannot be read on.
     fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String>;
 }
 
@@ -29,22 +29,29 @@ pub struct Summary {
     pub bad: u64,
     /// Conversations that had come before.
     pub duplicates: u64,
+    /// In which form the conversations stood.
+    pub formats: FormatCounts,
 }
 
 /// The conversations of files, folders and patterns, one after another.
 ///
-/// What a file is its name says, and its parts which columns there are:
-/// - `.jsonl` and `.ndjson`: a line is `{"messages": [{"role", "content"}, …]}`, other keys are passed over. The list may be
-///   called `conversation` or `conversations` too, and its keys `from` and `value` (ShareGPT, whose `human` is a user and
-///   whose `gpt` an assistant);
-/// - `.csv`: rollouts; `question` and `answer` are a conversation of two messages;
-/// - each of them with `.gz` or `.zst` behind it, and `.parquet` with such a list of structs (feature `data`).
+/// How rows are laid out in a file its name says: `.jsonl` and `.ndjson`, `.csv` with a line of names, each of them with `.gz` or
+/// `.zst` behind it, and `.parquet` (feature `data`). In which form a row holds a conversation its keys say ([`Format`]);
+/// [`with_format`](Self::with_format) says it instead.
+///
+/// Messages keep all of their keys that are not null. Beside them a row may have
+/// - `system`, `system_prompt` or `system_message`: the system message;
+/// - `tools` (a list, also as JSON text) or the older `functions`, and `chat_template_kwargs`, for the template;
+/// - `weight`, `sample_weight` and `train`, see [`Conversation::weight`] and [`Message::weight`](crate::Message::weight).
+///
+/// A row is bad when it says what cannot be done: a weight below 0, a mask of parts of a message, an image, a preference
+/// (`chosen`, `rejected`). All other keys are passed over. Nulls inside structs of a Parquet file count as absent.
 ///
 /// An item is `Ok(Ok(row))`, or `Ok(Err(bad))` for a row that is no conversation, after which reading goes on. It is
 /// `Err(error)` for a file that cannot be read, or not to its end; reading then goes on with the next file.
 ///
 /// A reader holds one row of a text file (at most 64 MiB; longer ones are bad), or a few MiB of a Parquet file and at least
-/// one page of each of two columns, and 16 bytes of every distinct conversation's hash, to find duplicates.
+/// one page of each column that is read, and 16 bytes of every distinct conversation's hash, to find duplicates.
 ///
 /// ```no_run
 /// use pv_model::ConversationReader;
@@ -66,6 +73,7 @@ pub struct ConversationReader {
     opened: usize,
     current: Option<Current>,
     roles: Vec<String>,
+    format: Option<Format>,
     seen: HashSet<u128>,
     summary: Summary,
 }
@@ -86,7 +94,7 @@ impl ConversationReader {
     pub fn new<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>) -> Result<Self> {
         let roles = ["system", "developer", "user", "assistant", "tool"].map(str::to_owned).to_vec();
         let (files, seen) = (files::list(inputs)?, HashSet::new());
-        Ok(Self { files, opened: 0, current: None, roles, seen, summary: Summary::default() })
+        Ok(Self { files, opened: 0, current: None, roles, format: None, seen, summary: Summary::default() })
     }
 
     /// The roles that a message may have, for templates that know others; without this they are system, developer, user,
@@ -95,6 +103,12 @@ impl ConversationReader {
     pub fn with_roles<S: Into<String>>(mut self, roles: impl IntoIterator<Item = S>) -> Self {
         self.roles = roles.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// The form in which every row is to be read; with `None`, each row's keys say it.
+    #[must_use]
+    pub fn with_format(self, format: Option<Format>) -> Self {
+        Self { format, ..self }
     }
 
     /// The files, in the order in which they are read.
@@ -107,7 +121,8 @@ impl ConversationReader {
         self.summary
     }
 
-    fn check(&self, messages: Vec<Message>) -> std::result::Result<Conversation, String> {
+    fn check(&self, conversation: &Conversation) -> std::result::Result<(), String> {
+        let messages = &conversation.messages;
         if messages.is_empty() {
             return Err("the conversation has no messages".to_owned());
         }
@@ -116,25 +131,24 @@ impl ConversationReader {
             Some((index, Message { role, .. })) => {
                 Err(format!("message {}: the role {role:?} is none of {}", index + 1, self.roles.join(", ")))
             }
-            None => Ok(Conversation { messages }),
+            None => Ok(()),
         }
     }
 
-    fn row(&mut self, place: RowPlace, messages: RowOrReason) -> std::result::Result<Row, BadRow> {
-        let conversation = match messages.and_then(|messages| self.check(messages)) {
-            Ok(conversation) => conversation,
-            Err(reason) => {
-                self.summary.bad += 1;
-                return Err(BadRow { place, reason });
-            }
-        };
+    fn row(&mut self, place: RowPlace, found: RowOrReason) -> std::result::Result<Row, BadRow> {
+        let found = found.and_then(|found| self.check(&found.0).map(|()| found));
+        let (conversation, format) = found.map_err(|reason| {
+            self.summary.bad += 1;
+            BadRow { place: place.clone(), reason }
+        })?;
         let digest = conversation.digest();
         // Half of it: among n rows, two differ and agree in it with a probability of n² / 2^129.
         let (half, _) = digest.split_at(16);
         let duplicate = !self.seen.insert(half.iter().fold(0, |key, byte| key << 8 | u128::from(*byte)));
         self.summary.rows += 1;
         self.summary.duplicates += u64::from(duplicate);
-        Ok(Row { place, id: hex::encode(digest), duplicate, conversation })
+        self.summary.formats.count(format);
+        Ok(Row { place, id: hex::encode(digest), duplicate, format, conversation })
     }
 }
 
@@ -146,7 +160,7 @@ impl Iterator for ConversationReader {
             let Some(current) = &mut self.current else {
                 let path = self.files.get(self.opened)?;
                 self.opened += 1;
-                match rows(path) {
+                match rows(path, self.format) {
                     Ok(rows) => self.current = Some(Current { path: path.as_path().into(), rows, met: 0 }),
                     Err(error) => return Some(Err(error)),
                 }
@@ -154,10 +168,10 @@ impl Iterator for ConversationReader {
                 continue;
             };
             match current.rows.next() {
-                Ok(Some((row, messages))) => {
+                Ok(Some((row, found))) => {
                     current.met += 1;
                     let place = RowPlace { file: Arc::clone(&current.path), row };
-                    return Some(Ok(self.row(place, messages)));
+                    return Some(Ok(self.row(place, found)));
                 }
                 Ok(None) => self.current = None,
                 Err(reason) => {
@@ -170,12 +184,14 @@ impl Iterator for ConversationReader {
     }
 }
 
-fn rows(path: &Path) -> Result<Box<dyn Rows>> {
+fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>> {
     match files::kind(path) {
-        Some((Layout::JsonLines, compression)) => Ok(Box::new(JsonRows(Lines::new(files::open(path, compression)?)))),
-        Some((Layout::Csv, compression)) => Ok(Box::new(CsvRows::new(path, files::open(path, compression)?)?)),
+        Some((Layout::JsonLines, compression)) => {
+            Ok(Box::new(JsonRows { lines: Lines::new(files::open(path, compression)?), forced }))
+        }
+        Some((Layout::Csv, compression)) => Ok(Box::new(CsvRows::new(path, files::open(path, compression)?, forced)?)),
         #[cfg(feature = "data")]
-        Some((Layout::Parquet, _)) => Ok(Box::new(super::parquet::ParquetRows::open(path)?)),
+        Some((Layout::Parquet, _)) => super::parquet::rows(path, forced),
         #[cfg(not(feature = "data"))]
         Some((Layout::Parquet, _)) => Err(ConversationError::NotBuilt { path: path.to_owned() }),
         None => Err(ConversationError::Format { path: path.to_owned(), known: KNOWN }),

@@ -62,7 +62,7 @@ impl<'a> Run<'_, 'a, '_> {
         }
         let root = options.cache.clone().unwrap_or_else(|| self.folder.file("base"));
         let layers: Vec<Layer> = screen.directions.iter().map(|named| named.direction.layer()).collect();
-        let mut base = BaseAnswers::open(screen.model, &root, &options.answers, &layers)?;
+        let mut base = BaseAnswers::open_for(screen.model, &root, &options.answers, &options.reading.render, &layers)?;
         let (mut looks, mut rounds) = (BTreeMap::new(), 0);
         let chosen = match options.base {
             Base::Every => {
@@ -95,9 +95,9 @@ impl<'a> Run<'_, 'a, '_> {
         let mut meter = Meter::new(Step::Answering, 0);
         let mut chunk: Vec<(String, Vec<u32>)> = Vec::new();
         let mut done = 0;
-        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
-            let Item::Answer { messages, .. } = item else { return Ok(()) };
-            let (id, prompt_id) = Item::ids(&messages);
+        stream::each(&inputs, options, |item| {
+            let Item::Answer { conversation, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&conversation);
             let wanted = self.entries.get(&key(&id)).is_some_and(|entry| entry.ok);
             if !wanted || !distinct.remove(&key(&prompt_id)) {
                 return Ok(());
@@ -107,7 +107,7 @@ impl<'a> Run<'_, 'a, '_> {
                 meter.before += 1;
                 return Ok(());
             }
-            chunk.push((prompt_id, screen.model.prompt(&messages[..messages.len() - 1])?));
+            chunk.push((prompt_id, options.reading.prompt(screen.model, &conversation)?));
             if chunk.len() == options.chunk {
                 let prompts = std::mem::take(&mut chunk);
                 self.generate_from(base, &prompts, &meter, done, total)?;
@@ -125,11 +125,11 @@ impl<'a> Run<'_, 'a, '_> {
         let mut ranks: HashMap<u128, usize> =
             self.order[..chosen].iter().enumerate().map(|(rank, (_, key))| (*key, rank)).collect();
         let mut found: Vec<Option<(String, Vec<u32>)>> = vec![None; chosen];
-        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
-            let Item::Answer { messages, .. } = item else { return Ok(()) };
-            let (id, prompt_id) = Item::ids(&messages);
+        stream::each(&inputs, options, |item| {
+            let Item::Answer { conversation, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&conversation);
             if let Some(rank) = ranks.remove(&key(&id)) {
-                found[rank] = Some((prompt_id, screen.model.prompt(&messages[..messages.len() - 1])?));
+                found[rank] = Some((prompt_id, options.reading.prompt(screen.model, &conversation)?));
             }
             Ok(())
         })?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pv_model::Message;
+use pv_model::Conversation;
 use pv_vectors::token_batches;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::{Base, Meter, Run, Step};
 use crate::difference::{ReadOptions, Rows, difference};
 use crate::hashes::{draw, key};
 use crate::likelihood::{LikelihoodScore, likelihood};
-use crate::sample::{Skip, Tokens, tokens};
+use crate::sample::{Skip, Tokens, tokens_with};
 use crate::stream::{self, Item};
 use crate::{Error, Result};
 
@@ -28,6 +28,9 @@ pub(super) struct Line {
     pub(super) likelihood: Option<LikelihoodScore>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) skip: Option<Skip>,
+    /// What was noticed although there are projections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) noticed: Vec<Skip>,
 }
 
 impl Line {
@@ -55,11 +58,14 @@ pub(super) struct Entry {
     pub(super) count: u32,
 }
 
+/// An answer's tokens, and what was noticed of it.
+type Noted = (Tokens, Vec<Skip>);
+
 /// A distinct answer whose turn has come.
 struct Pending {
     id: String,
     prompt_id: String,
-    messages: Vec<Message>,
+    conversation: Conversation,
 }
 
 impl Run<'_, '_, '_> {
@@ -68,7 +74,7 @@ impl Run<'_, '_, '_> {
         const TELL: usize = 2000;
         let meter = Meter::new(Step::Counting, 0);
         let (inputs, options) = (self.inputs.clone(), &self.screen.options);
-        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
+        stream::each(&inputs, options, |item| {
             if let Item::Answer { .. } = item {
                 self.answers += 1;
                 if self.answers.is_multiple_of(TELL) {
@@ -76,7 +82,8 @@ impl Run<'_, '_, '_> {
                 }
             }
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     pub(super) fn project(&mut self) -> Result<()> {
@@ -84,16 +91,16 @@ impl Run<'_, '_, '_> {
         let (inputs, options) = (self.inputs.clone(), &self.screen.options);
         let (mut seen, mut chunk) = (HashMap::new(), Vec::new());
         let mut repeated = 0;
-        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
-            let Item::Answer { messages, .. } = item else { return Ok(()) };
-            let (id, prompt_id) = Item::ids(&messages);
+        stream::each(&inputs, options, |item| {
+            let Item::Answer { conversation, .. } = item else { return Ok(()) };
+            let (id, prompt_id) = Item::ids(&conversation);
             let count = seen.entry(key(&id)).or_insert(0);
             *count += 1;
             if *count > 1 {
                 repeated += 1;
                 return Ok(());
             }
-            chunk.push(Pending { id, prompt_id, messages });
+            chunk.push(Pending { id, prompt_id, conversation });
             if chunk.len() == options.chunk {
                 self.project_chunk(&std::mem::take(&mut chunk), &meter, repeated)?;
             }
@@ -121,9 +128,9 @@ impl Run<'_, '_, '_> {
         let refused = chunk.iter().zip(&encoded).filter_map(|(pending, found)| Some((pending, found.as_ref().err()?)));
         let lines: Vec<Line> = refused.map(|(pending, skip)| line(pending, Some(skip.clone()))).collect();
         self.keep(lines)?;
-        let mut queue: Vec<(&Pending, &Tokens)> =
+        let mut queue: Vec<(&Pending, &Noted)> =
             chunk.iter().zip(&encoded).filter_map(|(pending, found)| Some((pending, found.as_ref().ok()?))).collect();
-        let length = |tokens: &Tokens| tokens.prompt.len() + tokens.answer.len();
+        let length = |(tokens, _): &Noted| tokens.prompt.len() + tokens.answer.len();
         // The longest first: what does not fit into memory fails at once.
         queue.sort_by_key(|(_, tokens)| std::cmp::Reverse(length(tokens)));
         for batch in token_batches(&queue, self.screen.options.batch_tokens, |(_, tokens)| length(tokens)) {
@@ -137,11 +144,12 @@ impl Run<'_, '_, '_> {
         self.tell(meter, self.entries.len() + repeated, self.answers)
     }
 
-    fn encode(&self, pending: &Pending) -> std::result::Result<Tokens, Skip> {
-        let found = tokens(self.screen.model, &pending.messages)?;
+    fn encode(&self, pending: &Pending) -> std::result::Result<Noted, Skip> {
         let options = &self.screen.options;
+        let (found, noticed) = tokens_with(self.screen.model, &pending.conversation, &options.reading)?;
         let positions = self.screen.model.config().max_positions;
         let (length, limit) = (found.prompt.len() + found.answer.len(), options.max_tokens.unwrap_or(positions));
+        let limit = limit.min(positions);
         if length > limit {
             return Err(Skip::TooLong { tokens: length, limit });
         }
@@ -149,30 +157,31 @@ impl Run<'_, '_, '_> {
         if options.base != Base::None && asked > positions {
             return Err(Skip::TooLong { tokens: asked, limit: positions });
         }
-        Ok(found)
+        Ok((found, noticed))
     }
 
-    fn project_batch(&mut self, batch: &[(&Pending, &Tokens)]) -> Result<()> {
+    fn project_batch(&mut self, batch: &[(&Pending, &Noted)]) -> Result<()> {
         if batch.iter().all(|(pending, _)| self.entries.contains_key(&key(&pending.id))) {
             return Ok(());
         }
         let screen = self.screen;
-        let prompts: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.prompt.as_slice()).collect();
-        let answers: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.answer.as_slice()).collect();
+        let prompts: Vec<&[u32]> = batch.iter().map(|(_, (tokens, _))| tokens.prompt.as_slice()).collect();
+        let answers: Vec<&[u32]> = batch.iter().map(|(_, (tokens, _))| tokens.answer.as_slice()).collect();
         let rows = Rows { prompts: &prompts, answers: &answers, base: &[] };
         let units: Vec<_> = screen.directions.iter().map(|named| named.direction.clone()).collect();
         let options = ReadOptions { batch_tokens: screen.options.batch_tokens, max_tokens: Some(usize::MAX) };
         let columns = difference(screen.model, &rows, &units, &options)?;
         let mut likelihoods = self.likelihoods(&rows, &options)?;
         let mut lines = Vec::with_capacity(batch.len());
-        for (row, (pending, tokens)) in batch.iter().enumerate() {
+        for (row, (pending, (tokens, noticed))) in batch.iter().enumerate() {
             let answer: Option<Vec<f32>> = columns.iter().map(|column| column.answer[row]).collect();
             let prompt_last: Option<Vec<f32>> = columns.iter().map(|column| column.prompt_last[row]).collect();
             let (Some(answer), Some(prompt_last)) = (answer, prompt_last) else {
                 return Err(Error::bad(format!("the answer {} was not projected", pending.id)));
             };
             let likelihood = likelihoods.get_mut(row).map(std::mem::take);
-            let line = Line { tokens: tokens.answer.len(), answer, prompt_last, likelihood, ..line(pending, None) };
+            let (tokens, noticed) = (tokens.answer.len(), noticed.clone());
+            let line = Line { tokens, answer, prompt_last, likelihood, noticed, ..line(pending, None) };
             if !line.fits(units.len(), self.personas.len()) {
                 return Err(Error::NotFinite { prompt: pending.prompt_id.clone() });
             }
@@ -244,5 +253,6 @@ impl Run<'_, '_, '_> {
 fn line(pending: &Pending, skip: Option<Skip>) -> Line {
     let Pending { id, prompt_id, .. } = pending;
     let (id, prompt_id) = (id.clone(), prompt_id.clone());
-    Line { id, prompt_id, tokens: 0, answer: Vec::new(), prompt_last: Vec::new(), likelihood: None, skip }
+    let (answer, prompt_last, noticed) = Default::default();
+    Line { id, prompt_id, tokens: 0, answer, prompt_last, likelihood: None, skip, noticed }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use pv_model::FormatCounts;
 use serde::{Deserialize, Serialize};
 
 use super::{SUMMARY, ScreenOptions};
@@ -71,6 +72,12 @@ pub struct Summary {
     pub distinct: usize,
     /// How much was not screened, by [`Skip::kind`](crate::Skip::kind); the list is in the file beside it.
     pub skipped: BTreeMap<String, usize>,
+    /// What was noticed of answers that were screened, in the same way; the list is in [`NOTICED`](crate::NOTICED).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub noticed: BTreeMap<String, usize>,
+    /// In which form the files' conversations stand.
+    #[serde(default)]
+    pub formats: FormatCounts,
     /// Distinct samples for which a base answer was wanted.
     pub with_base: usize,
     /// Those of them whose base answer is empty, so that they have no ΔP. Estimates are of the others.

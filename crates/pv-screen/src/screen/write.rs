@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
+use pv_model::FormatCounts;
 use serde::Serialize;
 
 use super::answer::Answered;
-use super::{DirectionSummary, HashedFile, Meter, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
+use super::{DirectionSummary, HashedFile, Meter, NOTICED, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
 use crate::estimate::{EstimateOptions, Known, Look, Method, after_looks};
 use crate::hashes::key;
 use crate::likelihood::LikelihoodScore;
@@ -25,10 +26,19 @@ struct SkippedLine<'a> {
     says: String,
 }
 
+/// The files that are written row by row.
+struct Outputs<W> {
+    table: W,
+    skipped: W,
+    noticed: W,
+}
+
 /// What is counted while the table is written.
 #[derive(Default)]
 struct Counts {
     skipped: BTreeMap<String, usize>,
+    noticed: BTreeMap<String, usize>,
+    formats: FormatCounts,
     answers: usize,
     /// Sums over the answers.
     likelihood: LikelihoodScore,
@@ -45,16 +55,20 @@ impl<'a> Run<'_, 'a, '_> {
             let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&folder);
             file.map_err(|source| self.failed(name, source))
         };
-        let (mut table, mut list) = (temporary(SCORES)?, temporary(SKIPPED)?);
+        let (mut table, mut list, mut noticed) = (temporary(SCORES)?, temporary(SKIPPED)?, temporary(NOTICED)?);
         {
-            let mut table = std::io::BufWriter::new(table.as_file_mut());
-            let mut list = std::io::BufWriter::new(list.as_file_mut());
-            let written = self.write_rows(&mut base, chosen, &mut table, &mut list, &mut counts);
-            let flushed = table.flush().and_then(|()| list.flush());
+            let mut out = Outputs {
+                table: std::io::BufWriter::new(table.as_file_mut()),
+                skipped: std::io::BufWriter::new(list.as_file_mut()),
+                noticed: std::io::BufWriter::new(noticed.as_file_mut()),
+            };
+            let written = self.write_rows(&mut base, chosen, &mut out, &mut counts);
+            let flushed = out.table.flush().and_then(|()| out.skipped.flush()).and_then(|()| out.noticed.flush());
             written?;
             flushed.map_err(|source| self.failed(SCORES, source))?;
         }
-        for (file, name) in [(table, SCORES), (list, SKIPPED)] {
+        let noticed = (!counts.noticed.is_empty()).then_some((noticed, NOTICED));
+        for (file, name) in [(table, SCORES), (list, SKIPPED)].into_iter().chain(noticed) {
             file.as_file().sync_all().map_err(|source| self.failed(name, source))?;
             file.persist(self.folder.file(name)).map_err(|error| self.failed(name, error.error))?;
         }
@@ -81,7 +95,7 @@ impl<'a> Run<'_, 'a, '_> {
                 "base answers were cut at the most tokens; ΔP is beside their beginnings"
             );
         }
-        let Counts { skipped, answers, mut likelihood } = counts;
+        let Counts { skipped, noticed, formats, answers, mut likelihood } = counts;
         let mean = |sum: &mut f64| *sum /= answers.max(1) as f64;
         mean(&mut likelihood.surprise);
         likelihood.gains.values_mut().for_each(mean);
@@ -93,6 +107,8 @@ impl<'a> Run<'_, 'a, '_> {
             answers,
             distinct: columns.counts.len(),
             skipped,
+            noticed,
+            formats,
             with_base: chosen,
             empty_base,
             cut_base: Some(cut_base),
@@ -124,8 +140,7 @@ impl<'a> Run<'_, 'a, '_> {
         &mut self,
         base: &mut Option<BaseAnswers<'a>>,
         chosen: usize,
-        table: &mut dyn Write,
-        list: &mut dyn Write,
+        out: &mut Outputs<impl Write>,
         counts: &mut Counts,
     ) -> Result<()> {
         const TELL: usize = 1000;
@@ -134,7 +149,8 @@ impl<'a> Run<'_, 'a, '_> {
         let with_base: HashSet<u128> = self.order[..chosen].iter().map(|(_, key)| *key).collect();
         let meter = Meter::new(Step::Writing, 0);
         let (mut seen, mut passed) = (HashSet::new(), 0);
-        let Counts { skipped, answers, likelihood: sums } = counts;
+        let Counts { skipped, noticed, formats, answers, likelihood: sums } = counts;
+        let Outputs { table, skipped: list, noticed: notes } = out;
         let path = self.folder.path().to_owned();
         let put = |out: &mut dyn Write, bytes: std::result::Result<Vec<u8>, serde_json::Error>| -> Result<()> {
             let written = bytes.map_err(std::io::Error::from).and_then(|mut bytes| {
@@ -143,26 +159,27 @@ impl<'a> Run<'_, 'a, '_> {
             });
             written.map_err(|source| Error::Write { path: path.clone(), source })
         };
-        stream::each(&inputs, options.roles.as_deref(), options.turns, |item| {
-            let mut skip = |place: &Place, skip: &Skip, list: &mut dyn Write| {
-                *skipped.entry(skip.kind().to_owned()).or_insert(0) += 1;
+        let read = stream::each(&inputs, options, |item| {
+            let tell = |place: &Place, skip: &Skip, counts: &mut BTreeMap<String, usize>, list: &mut dyn Write| {
+                *counts.entry(skip.kind().to_owned()).or_insert(0) += 1;
                 put(list, serde_json::to_vec(&SkippedLine { place, skip, says: skip.to_string() }))
             };
-            let (place, messages) = match item {
-                Item::Skipped { place, skip: why } => return skip(&place, &why, list),
-                Item::Answer { place, messages } => (place, messages),
+            let (place, conversation) = match item {
+                Item::Skipped { place, skip } => return tell(&place, &skip, skipped, list),
+                Item::Answer { place, conversation } => (place, conversation),
             };
             passed += 1;
             if passed % TELL == 0 {
                 self.tell(&meter, passed, self.answers)?;
             }
-            let (id, _) = Item::ids(&messages);
+            let (id, _) = Item::ids(&conversation);
             let missing = || Error::bad(format!("the data changed while it was screened: {id} is new"));
             let at = self.entries.get(&key(&id)).ok_or_else(missing)?.at;
             let found = self.line(at)?;
             if let Some(why) = &found.skip {
-                return skip(&place, why, list);
+                return tell(&place, why, skipped, list);
             }
+            found.noticed.iter().try_for_each(|noted| tell(&place, noted, noticed, notes))?;
             let (known, base_cut) = match base {
                 Some(base) if with_base.contains(&key(&id)) => {
                     (self.base_projections(base, &found.prompt_id)?, base.is_cut(&found.prompt_id))
@@ -184,7 +201,9 @@ impl<'a> Run<'_, 'a, '_> {
             let (tokens, likelihood) = (found.tokens, found.likelihood);
             let row = ScoreRow { place, id, duplicate, tokens, base_cut, scores, likelihood };
             put(table, serde_json::to_vec(&row))
-        })
+        })?;
+        *formats = read.formats;
+        Ok(())
     }
 
     /// `looks`: those at this direction, and how many there were at any.

@@ -8,7 +8,8 @@ use pv_model::{CausalLm, ConversationReader, Row};
 use sha2::{Digest, Sha256};
 
 use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
-use crate::{EncodeOptions, Error, Regime, Result, Sample};
+use crate::sample::encode_all;
+use crate::{Error, Regime, Result};
 
 impl DataSet {
     /// Reads all conversations of files, folders and patterns ([`ConversationReader`] says of which kinds) as the model's
@@ -65,7 +66,7 @@ impl DataSet {
         let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len() - 1);
         let chosen: BTreeSet<String> = ids[..count].iter().map(|(_, id)| (*id).to_owned()).collect();
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| chosen.contains(&row.id));
-        let rest = DataReport { files: report.files.clone(), ..DataReport::default() };
+        let rest = DataReport { files: report.files.clone(), formats: report.formats, ..DataReport::default() };
         Ok((
             Self::of_rows(model, &train, report, options, regimes, "train on")?,
             Self::of_rows(model, &held_out, rest, options, &[], "hold out")?,
@@ -80,62 +81,83 @@ impl DataSet {
         regimes: &[Regime],
         to: &'static str,
     ) -> Result<Self> {
-        let max_length = options.encode.max_length;
-        let whole = EncodeOptions { max_length: usize::MAX, ..options.encode.clone() };
+        let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
+        let positions = model.config().max_positions;
+        let max_length = options.encode.max_length.min(positions);
+        report.positions = (max_length < options.encode.max_length).then_some(positions);
         let (mut samples, mut places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for row in rows {
             report.conversations += 1;
             report.duplicates += usize::from(row.duplicate);
             let failed = |error: Error| Error::Row { place: row.place.clone(), source: Box::new(error) };
-            let sample = match Sample::from_conversation(model, &Regime::inoculate(regimes, &row.conversation), &whole)
-            {
-                Ok(sample) => sample,
-                Err(error) => {
-                    let count = match error {
-                        Error::NothingTrained { .. } => &mut report.without_answer,
-                        Error::NoEndOfTurn { .. } => &mut report.unrenderable,
-                        Error::Model(ref model) if of_template(model) => &mut report.unrenderable,
-                        // A model without a tokenizer, say: no conversation will do better.
-                        error => return Err(failed(error)),
-                    };
-                    if options.bad == BadData::Refuse {
-                        return Err(failed(error));
-                    }
-                    *count += 1;
-                    report.skip(&row.place, chain(&error));
-                    continue;
-                }
-            };
-            let length = sample.ids().len();
-            let too_long = Error::TooLong { length, max_length };
-            let sample = match options.long {
-                _ if length <= max_length => sample,
-                LongSamples::Refuse => return Err(failed(too_long)),
-                LongSamples::LeaveOut => {
-                    report.too_long += 1;
-                    report.skip(&row.place, too_long.to_string());
-                    continue;
-                }
-                LongSamples::Cut => match sample.cut(max_length) {
-                    Ok(sample) => {
-                        report.cut += 1;
-                        sample
-                    }
+            let conversation = Regime::inoculate(regimes, &row.conversation);
+            let (encoded, notes) =
+                match encode_all(tokenizer, template, model.stop_ids(), &conversation, &options.encode) {
+                    Ok(found) => found,
                     Err(error) => {
-                        report.too_long += 1;
-                        report.skip(&row.place, error.to_string());
+                        // That it is left out is what a weight of 0 asks for.
+                        let asked = matches!(error, Error::Untrained);
+                        let Some(count) =
+                            count(&mut report, &error).filter(|_| asked || options.bad == BadData::LeaveOut)
+                        else {
+                            return Err(failed(error));
+                        };
+                        *count += 1;
+                        report.empty_answers += usize::from(matches!(error, Error::EmptyAnswer { .. }));
+                        report.skip(&row.place, chain(&error));
                         continue;
                     }
-                },
-            };
-            report.take(&sample);
-            samples.push(sample);
-            places.push(row.place.clone());
+                };
+            report.take_notes(&row.place, &notes);
+            for sample in encoded {
+                let length = sample.ids().len();
+                let too_long = Error::TooLong { length, max_length };
+                let sample = match options.long {
+                    _ if length <= max_length => sample,
+                    LongSamples::Refuse => return Err(failed(too_long)),
+                    LongSamples::LeaveOut => {
+                        report.too_long += 1;
+                        report.skip(&row.place, too_long.to_string());
+                        continue;
+                    }
+                    LongSamples::Cut => match sample.cut(max_length) {
+                        Ok(sample) => {
+                            report.cut += 1;
+                            sample
+                        }
+                        Err(error) => {
+                            report.too_long += 1;
+                            report.skip(&row.place, error.to_string());
+                            continue;
+                        }
+                    },
+                };
+                report.take(&sample);
+                samples.push(sample);
+                places.push(row.place.clone());
+            }
+        }
+        if !report.noticed.is_empty() {
+            let DataReport { unwritten, altered, empty_answers, .. } = report;
+            tracing::warn!(unwritten, altered, empty_answers, first = ?report.noticed[0], "not all of the data is trained");
         }
         if samples.is_empty() {
             return Err(Error::NoData { to, report: report.to_string() });
         }
         Ok(Self { samples, places, system: Regime::inoculation(regimes).map(str::to_owned), report })
+    }
+}
+
+/// Where an error about a conversation is counted; nothing for one about the model: no conversation will do better.
+fn count<'a>(report: &'a mut DataReport, error: &Error) -> Option<&'a mut usize> {
+    match error {
+        Error::NothingTrained { .. } | Error::EmptyAnswer { .. } => Some(&mut report.without_answer),
+        Error::Untrained => Some(&mut report.untrained),
+        Error::Unwritten { .. } => Some(&mut report.unwritten),
+        Error::Altered { .. } => Some(&mut report.altered),
+        Error::NoEndOfTurn { .. } => Some(&mut report.unrenderable),
+        Error::Model(model) if of_template(model) => Some(&mut report.unrenderable),
+        _ => None,
     }
 }
 
@@ -165,7 +187,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
-    let mut reader = ConversationReader::new(inputs)?;
+    let mut reader = ConversationReader::new(inputs)?.with_format(options.format);
+    if let Some(roles) = &options.roles {
+        reader = reader.with_roles(roles);
+    }
     let mut report = DataReport::default();
     for path in reader.files() {
         let (sha256, bytes) = sha256(path)?;
@@ -182,6 +207,7 @@ fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptio
             Err(bad) => return Err(pv_model::ConversationError::from(bad).into()),
         }
     }
+    report.formats = reader.summary().formats;
     Ok((rows, report))
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use pv_model::RowPlace;
+use pv_model::{FormatCounts, RowPlace};
 use serde::Serialize;
 
-use crate::Sample;
+use crate::sample::Notes;
+use crate::{Error, Sample};
 
 /// So many of the rows that were left out are named.
 const NAMED: usize = 20;
@@ -36,6 +37,8 @@ pub struct SkippedRow {
 pub struct DataReport {
     /// The files.
     pub files: Vec<DataFile>,
+    /// In which form the files' conversations stand, those of a held-out part among them.
+    pub formats: FormatCounts,
     /// Conversations that were read.
     pub conversations: usize,
     /// Those of them that had come before; they are samples all the same.
@@ -56,10 +59,25 @@ pub struct DataReport {
     pub without_answer: usize,
     /// Those that were left out because the chat template refuses them.
     pub unrenderable: usize,
+    /// Those of which the chat template leaves out a part: a message, calls of tools, tools.
+    pub unwritten: usize,
+    /// Those with an answer of which the chat template writes other words than it holds.
+    pub altered: usize,
+    /// Answers that say nothing, which are not trained.
+    pub empty_answers: usize,
+    /// Conversations that were left out because of a weight of 0.
+    pub untrained: usize,
+    /// Samples with weights other than 1.
+    pub weighted: usize,
     /// Rows that are no conversations.
     pub bad_rows: usize,
+    /// The model's positions, where they allow fewer tokens than the options do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
     /// The first twenty rows that were left out.
     pub skipped: Vec<SkippedRow>,
+    /// The first twenty things that were noticed of rows that are trained.
+    pub noticed: Vec<SkippedRow>,
 }
 
 impl DataReport {
@@ -68,11 +86,30 @@ impl DataReport {
         self.tokens += sample.ids().len();
         self.trained_tokens += sample.trained_count();
         self.longest = self.longest.max(sample.ids().len());
+        self.weighted += usize::from(sample.is_weighted());
     }
 
     pub(super) fn skip(&mut self, place: &RowPlace, reason: String) {
         if self.skipped.len() < NAMED {
             self.skipped.push(SkippedRow { place: place.to_string(), reason });
+        }
+    }
+
+    /// Counts what was noticed of a conversation that is trained, with its place.
+    pub(super) fn take_notes(&mut self, place: &RowPlace, notes: &Notes) {
+        let Notes { empty, altered, unwritten } = notes;
+        self.empty_answers += empty.len();
+        self.altered += usize::from(!altered.is_empty());
+        self.unwritten += usize::from(!unwritten.is_empty());
+        unwritten.iter().for_each(|part| self.notice(place, part));
+        let empty = empty.iter().map(|&index| Error::EmptyAnswer { index });
+        let altered = altered.iter().map(|&index| Error::Altered { index });
+        empty.chain(altered).for_each(|noticed| self.notice(place, noticed));
+    }
+
+    fn notice(&mut self, place: &RowPlace, reason: impl fmt::Display) {
+        if self.noticed.len() < NAMED {
+            self.noticed.push(SkippedRow { place: place.to_string(), reason: reason.to_string() });
         }
     }
 }
@@ -85,12 +122,20 @@ impl fmt::Display for DataReport {
             let files = self.files.len();
             write!(f, " in {files} {}", if files == 1 { "file" } else { "files" })?;
         }
+        if self.formats != FormatCounts::default() {
+            write!(f, " ({})", self.formats)?;
+        }
         write!(f, "; {tokens} tokens, {trained_tokens} of them trained, at most {longest} in a sample")?;
         for (count, what) in [
             (self.cut, "cut"),
             (self.too_long, "too long"),
             (self.without_answer, "without an answer to train"),
             (self.unrenderable, "refused by the chat template"),
+            (self.unwritten, "not written whole by the chat template"),
+            (self.altered, "with an answer that the chat template shortens or changes"),
+            (self.empty_answers, "empty answers"),
+            (self.untrained, "left out by a weight of 0"),
+            (self.weighted, "weighted"),
             (self.bad_rows, "rows that are no conversations"),
             (self.duplicates, "duplicates"),
         ] {
@@ -98,9 +143,15 @@ impl fmt::Display for DataReport {
                 write!(f, "; {count} {what}")?;
             }
         }
-        match self.skipped.first() {
-            Some(SkippedRow { place, reason }) => write!(f, "; the first that was left out is {place}: {reason}"),
-            None => Ok(()),
+        if let Some(positions) = self.positions {
+            write!(f, "; the model has {positions} positions, which is the most tokens of a sample")?;
         }
+        if let Some(SkippedRow { place, reason }) = self.skipped.first() {
+            write!(f, "; the first that was left out is {place}: {reason}")?;
+        }
+        if let Some(SkippedRow { place, reason }) = self.noticed.first() {
+            write!(f, "; the first that was noticed is {place}: {reason}")?;
+        }
+        Ok(())
     }
 }

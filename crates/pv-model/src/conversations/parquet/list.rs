@@ -6,6 +6,8 @@ use ::parquet::data_type::{ByteArray, ByteArrayType};
 use ::parquet::errors::ParquetError;
 use ::parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
+use super::super::row::LISTS;
+
 /// Which of a file's leaf columns are the messages' roles and contents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields {
@@ -13,29 +15,40 @@ pub(super) struct Fields {
     pub(super) content: usize,
     /// They are called `from` and `value`.
     pub(super) sharegpt: bool,
+    /// Messages have no other columns.
+    pub(super) alone: bool,
 }
 
 impl Fields {
     /// The first column that holds messages.
     pub(super) fn find(schema: &SchemaDescriptor) -> Option<Self> {
-        let leaf = |root: &str, name: &str| {
-            schema.columns().iter().position(|column| {
-                let path = column.path().parts();
-                // A list of structs is `root.list.element.name`, in older files `root.array.name` or `root.name`.
-                path.first().is_some_and(|first| first == root)
-                    && (2..=4).contains(&path.len())
-                    && path.last().is_some_and(|last| last == name)
-                    && column.max_rep_level() == 1
-                    && column.physical_type() == Physical::BYTE_ARRAY
-            })
-        };
-        let roots = ["messages", "conversation", "conversations"];
-        let ways = roots.iter().flat_map(|root| [(root, "role", "content", false), (root, "from", "value", true)]);
+        let ways = LISTS.iter().flat_map(|root| [(*root, "role", "content", false), (*root, "from", "value", true)]);
         let mut found = ways.filter_map(|(root, role, content, sharegpt)| {
-            Some(Self { role: leaf(root, role)?, content: leaf(root, content)?, sharegpt })
+            let (role, content) = (leaf(schema, root, role)?, leaf(schema, root, content)?);
+            let alone =
+                schema.columns().iter().filter(|column| column.path().parts().first() == Some(&root.to_owned()));
+            Some(Self { role, content, sharegpt, alone: alone.count() == 2 })
         });
         found.next()
     }
+}
+
+/// Whether a column is a list of structs with roles.
+pub(super) fn holds_messages(schema: &SchemaDescriptor, root: &str) -> bool {
+    ["role", "from"].into_iter().any(|name| leaf(schema, root, name).is_some())
+}
+
+/// The leaf column of text of this name in a list of structs.
+fn leaf(schema: &SchemaDescriptor, root: &str, name: &str) -> Option<usize> {
+    schema.columns().iter().position(|column| {
+        let path = column.path().parts();
+        // A list of structs is `root.list.element.name`, in older files `root.array.name` or `root.name`.
+        path.first().is_some_and(|first| first == root)
+            && (2..=4).contains(&path.len())
+            && path.last().is_some_and(|last| last == name)
+            && column.max_rep_level() == 1
+            && column.physical_type() == Physical::BYTE_ARRAY
+    })
 }
 
 /// The leaf columns with their types, to tell what is there.

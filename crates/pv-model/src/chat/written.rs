@@ -1,0 +1,221 @@
+//! What a template leaves out of a conversation.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ChatTemplate, Message, RenderOptions};
+use crate::error::{Error, Result};
+
+/// What becomes of a conversation of which the chat template does not write everything. Either way it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unwritten {
+    /// It is not used.
+    #[default]
+    Refuse,
+    /// It is used as the template writes it.
+    Keep,
+}
+
+/// A part of a conversation that leaves no trace in its rendering.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UnwrittenPart {
+    /// The message's index; `None` for what belongs to the whole conversation.
+    pub message: Option<usize>,
+    /// Who speaks there.
+    pub role: Option<String>,
+    /// The key: `content`, `tool_calls`, `tools`, …
+    pub key: String,
+}
+
+impl fmt::Display for UnwrittenPart {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, role, key } = self;
+        match message {
+            Some(index) => {
+                let role = role.as_deref().unwrap_or_default();
+                write!(out, "message {} ({role}): the chat template does not write its `{key}`", index + 1)
+            }
+            None => write!(out, "the chat template does not write the conversation's `{key}`"),
+        }
+    }
+}
+
+/// The parts of a conversation of which nothing is in `text`, its rendering with `options`: contents, calls of tools, refusals,
+/// and the descriptions of tools (`tools` of the options' variables). Thoughts are not looked at: templates leave them out of
+/// turns that are over, and [`alters`] says what became of an answer's.
+///
+/// It renders the conversation once more, with a mark in every part; what has lost its mark is looked at by itself.
+///
+/// # Errors
+/// [`Error::TemplateFailed`] for a list of parts that the template writes as a list, brackets and all.
+pub fn unwritten_parts(
+    template: &ChatTemplate,
+    messages: &[Message],
+    options: &RenderOptions,
+    text: &str,
+) -> Result<Vec<UnwrittenPart>> {
+    if let Some(index) = written_as_list(messages, text) {
+        let reason = format!(
+            "the content of message {} is a list of parts, which this template writes as a list; it takes texts",
+            index + 1
+        );
+        return Err(Error::TemplateFailed { reason });
+    }
+    let parts = parts(messages, options);
+    if parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(unwritten_here(template, messages, options, text, parts))
+}
+
+fn unwritten_here(
+    template: &ChatTemplate,
+    messages: &[Message],
+    options: &RenderOptions,
+    text: &str,
+    parts: Vec<Part>,
+) -> Vec<UnwrittenPart> {
+    let salt = (0..).map(|n| format!("qz{n}x")).find(|salt| !text.contains(salt.as_str())).unwrap_or_default();
+    let mark = |index: usize| format!("{salt}{index}y");
+    let append = |index: usize, text: &str| format!("{text}{}", mark(index));
+    let (mut marked, mut variables) = (messages.to_vec(), options.clone());
+    parts
+        .iter()
+        .enumerate()
+        .for_each(|(index, part)| part.change(&mut marked, &mut variables, &|text| append(index, text)));
+    let together = template.render(&marked, &variables).map(|rendered| rendered.text).unwrap_or_default();
+    let lost = parts.into_iter().enumerate().filter(|(index, _)| !together.contains(&mark(*index)));
+    // A change somewhere else may have moved the template to leave it out, or only the end of it.
+    let lost = lost.filter(|(index, part)| {
+        let middle = |text: &str| {
+            let at = text.chars().count() / 2;
+            text.chars().take(at).chain(mark(*index).chars()).chain(text.chars().skip(at)).collect::<String>()
+        };
+        let start = |text: &str| {
+            let at = text.len() - text.trim_start().len();
+            let first = text[at..].chars().next().map_or(at, |first| at + first.len_utf8());
+            format!("{}{}{}", &text[..first], mark(*index), &text[first..])
+        };
+        let end = |text: &str| append(*index, text);
+        let changes: [&dyn Fn(&str) -> String; 3] = [&end, &start, &middle];
+        changes.into_iter().all(|change| {
+            let (mut marked, mut variables) = (messages.to_vec(), options.clone());
+            part.change(&mut marked, &mut variables, change);
+            // A template that refuses the change has looked at it.
+            template.render(&marked, &variables).is_ok_and(|rendered| rendered.text == text)
+        })
+    });
+    let mut lost: Vec<UnwrittenPart> = lost.map(|(_, part)| part.named).collect();
+    lost.dedup();
+    lost
+}
+
+/// Whether `written`, an answer's words in a rendering, lack some of what the message says: a thought that the template
+/// cut off, for example. White space does not count.
+pub fn alters(message: &Message, written: &str) -> bool {
+    let dense = |text: &str| text.chars().filter(|character| !character.is_whitespace()).collect::<String>();
+    let written = dense(written);
+    let content = (!message.content.is_object()).then_some(message.content.as_str());
+    let mut said = content.into_iter().chain(message.thoughts().map(|(_, thought)| thought)).map(dense);
+    said.any(|said| !written.contains(&said))
+}
+
+/// The first message whose content is a list that the rendering shows as one.
+fn written_as_list(messages: &[Message], text: &str) -> Option<usize> {
+    const SIGNS: [&str; 2] = ["'text': ", "\"text\": "];
+    let lists = |message: &Message| message.content.is_list();
+    let index = messages.iter().position(lists)?;
+    let sign = SIGNS.into_iter().find(|sign| text.contains(sign))?;
+    (!messages.iter().any(|message| message.content.contains(sign))).then_some(index)
+}
+
+/// A part that is looked for, and how to change it.
+struct Part {
+    named: UnwrittenPart,
+    /// Which of the key's values: a call and what of it, or a tool.
+    place: Option<(usize, &'static str)>,
+}
+
+/// The parts of a conversation that say something.
+fn parts(messages: &[Message], options: &RenderOptions) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        let mut add = |key: &str, place| {
+            let named = UnwrittenPart { message: Some(index), role: Some(message.role.clone()), key: key.to_owned() };
+            parts.push(Part { named, place });
+        };
+        if !message.content.trim().is_empty() {
+            add("content", None);
+        }
+        if message.field("refusal").is_some_and(Value::is_string) {
+            add("refusal", None);
+        }
+        if message.field("function_call").is_some_and(Value::is_object) {
+            add("function_call", Some((0, "name")));
+            add("function_call", Some((0, "arguments")));
+        }
+        let calls = message.field("tool_calls").and_then(Value::as_array).map_or(0, Vec::len);
+        for call in 0..calls {
+            add("tool_calls", Some((call, "name")));
+            add("tool_calls", Some((call, "arguments")));
+        }
+    }
+    let tools = options.variables.get("tools").and_then(Value::as_array).map_or(0, Vec::len);
+    for tool in 0..tools {
+        let named = UnwrittenPart { message: None, role: None, key: "tools".to_owned() };
+        parts.push(Part { named, place: Some((tool, "name")) });
+    }
+    // What has no text to put a mark into cannot be looked for.
+    parts.retain(|part| {
+        part.named.message.is_none_or(|index| {
+            let mut marked = messages[index].clone();
+            part.change_message(&mut marked, &|text| format!("{text}m"));
+            marked != messages[index]
+        })
+    });
+    parts
+}
+
+impl Part {
+    fn change(&self, messages: &mut [Message], options: &mut RenderOptions, change: &dyn Fn(&str) -> String) {
+        let Some(index) = self.named.message else {
+            let tool =
+                options.variables.get_mut("tools").zip(self.place).and_then(|(tools, (at, _))| tools.get_mut(at));
+            return tool.into_iter().for_each(|tool| change_in(tool, "name", change));
+        };
+        self.change_message(&mut messages[index], change);
+    }
+
+    fn change_message(&self, message: &mut Message, change: &dyn Fn(&str) -> String) {
+        match (self.named.key.as_str(), self.place) {
+            ("content", _) => message.content = message.content.map_text(change),
+            (key, Some((at, what))) => {
+                let value = message.fields.get_mut(key);
+                let call = value.and_then(|value| if value.is_array() { value.get_mut(at) } else { Some(value) });
+                call.into_iter().for_each(|call| change_in(call, what, change));
+            }
+            (key, None) => {
+                if let Some(Value::String(text)) = message.fields.get_mut(key) {
+                    *text = change(text);
+                }
+            }
+        }
+    }
+}
+
+/// Changes a value of a call or a tool, which may stand under `function`.
+fn change_in(holder: &mut Value, key: &str, change: &dyn Fn(&str) -> String) {
+    let place = if holder.get("function").is_some_and(Value::is_object) {
+        format!("/function/{key}")
+    } else {
+        format!("/{key}")
+    };
+    match holder.pointer_mut(&place) {
+        Some(Value::String(text)) => *text = change(text),
+        Some(Value::Object(entries)) => _ = entries.insert(change("a"), change("a").into()),
+        _ => {}
+    }
+}
