@@ -143,7 +143,12 @@ fn program(args: Args) -> Result {
 
 impl Args {
     fn model(&self, name: &str) -> ModelArgs {
-        ModelArgs { model: name.to_owned(), device: self.device.clone(), dtype: self.dtype.clone() }
+        ModelArgs {
+            model: name.to_owned(),
+            device: self.device.clone(),
+            dtype: self.dtype.clone(),
+            ignore_memory: false,
+        }
     }
 
     /// What a model is called in tables: its name, with a number where another has the same one.

@@ -13,17 +13,19 @@ use pv_examples::program::colours;
 use pv_examples::progress::suspend;
 use pv_examples::traits::NamedTrait;
 use pv_examples::vectors::load;
-use pv_examples::{Bar, ModelArgs, OutArgs, Result, run};
+use pv_examples::{Bar, ModelArgs, OutArgs, ReadingArgs, Result, run};
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::TraitSpec;
-use pv_model::{CausalLm, LoraConfig, LoraTarget, Message, Quantization, WeightBits, write_conversations};
+use pv_model::{
+    CausalLm, LoraConfig, LoraTarget, Message, Quantization, RenderOptions, WeightBits, write_conversations,
+};
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit, held_out};
 use pv_steer::Coefficient;
 use pv_train::{
-    BadData, ClosedLoop, DataOptions, DataSet, Duration, EncodeOptions, HeldOut, LongSamples, MaskSpan, Preventative,
-    Probes, Regime, RunOptions, Schedule, StepMetrics, TrainOptions, TrainingRun, TraitDirection, metrics_csv,
-    read_metrics, write_tensorboard,
+    BadData, BestRule, ClosedLoop, DataOptions, DataSet, Duration, EncodeOptions, HeldOut, Keep, LongSamples, MaskSpan,
+    Preventative, Probes, Regime, RunOptions, Schedule, StepMetrics, TrainOptions, TrainedTurns, TrainingRun,
+    TraitDirection, metrics_csv, read_metrics, write_tensorboard,
 };
 use pv_vectors::PersonaVector;
 
@@ -77,6 +79,36 @@ struct DataArgs {
     /// Leave rows that cannot be used out, and count them, instead of stopping at the first.
     #[arg(long)]
     leave_out_bad: bool,
+    /// Which answers of a conversation are trained; with "each", every one in a sample of its own.
+    #[arg(long, default_value = "all")]
+    turns: TurnsArg,
+    #[command(flatten)]
+    reading: ReadingArgs,
+}
+
+/// Which answers are trained.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TurnsArg {
+    All,
+    Last,
+    Each,
+}
+
+impl From<TurnsArg> for TrainedTurns {
+    fn from(turns: TurnsArg) -> Self {
+        match turns {
+            TurnsArg::All => Self::All,
+            TurnsArg::Last => Self::Last,
+            TurnsArg::Each => Self::Each,
+        }
+    }
+}
+
+/// Which step's weights are the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum KeepArg {
+    Last,
+    Best,
 }
 
 /// What is trained, and how.
@@ -130,6 +162,22 @@ struct TrainingArgs {
     /// Steps between measurements of the held-out loss and the shift.
     #[arg(long, default_value_t = 10)]
     measure_every: usize,
+    /// Which step's weights are the result. By default the last one's; the best one's of a run with a closed loop, one that may stop
+    /// early, or one that has grown.
+    #[arg(long)]
+    keep: Option<KeepArg>,
+    /// The best step is chosen among those whose shifts are at most so far from zero, in activation units.
+    #[arg(long)]
+    max_shift: Option<f64>,
+    /// The same for what a closed loop follows, in lengths of its vector; 0.25 by default.
+    #[arg(long)]
+    max_loop_shift: Option<f64>,
+    /// Stop when so many measurements in a row were no better.
+    #[arg(long)]
+    stop_after: Option<usize>,
+    /// Go on with a run of fewer steps or epochs that has ended.
+    #[arg(long)]
+    grow: bool,
 }
 
 /// What keeps the model's character, and what is measured of it.
@@ -231,7 +279,24 @@ impl TrainingArgs {
             ..TrainOptions::paper()
         };
         let (checkpoint_every, measure_every) = (self.checkpoint_every, self.measure_every);
-        Ok(RunOptions { train, checkpoint_every, measure_every, ..RunOptions::default() })
+        let (stop_after, grow, keep) = (self.stop_after, self.grow, self.keep()?);
+        Ok(RunOptions { train, checkpoint_every, measure_every, keep, stop_after, grow })
+    }
+
+    fn keep(&self) -> Result<Option<Keep>> {
+        let bounded = self.max_shift.is_some() || self.max_loop_shift.is_some();
+        match self.keep {
+            Some(KeepArg::Last) if bounded => {
+                Err("--max-shift and --max-loop-shift choose the best step; --keep last keeps the last".into())
+            }
+            Some(KeepArg::Last) => Ok(Some(Keep::Last)),
+            None if !bounded => Ok(None),
+            _ => {
+                let rule = BestRule::default();
+                let max_loop_shift = self.max_loop_shift.unwrap_or(rule.max_loop_shift);
+                Ok(Some(Keep::Best(BestRule { max_shift: self.max_shift, max_loop_shift })))
+            }
+        }
     }
 }
 
@@ -269,7 +334,7 @@ impl RegimeArgs {
     }
 
     /// The prompts on which shifts are measured.
-    fn prompts(&self, model: &CausalLm, args: &ModelArgs) -> Result<Vec<Vec<u32>>> {
+    fn prompts(&self, model: &CausalLm, args: &ModelArgs, render: &RenderOptions) -> Result<Vec<Vec<u32>>> {
         let questions: Vec<String> = match &self.probe_prompts {
             Some(file) => read(file)?.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect(),
             None if args.is_organism() => {
@@ -277,7 +342,8 @@ impl RegimeArgs {
             }
             None => TraitSpec::builtin("evil")?.evaluation,
         };
-        Ok(questions.iter().map(|question| model.prompt(&[Message::user(question)])).collect::<Result<_, _>>()?)
+        let prompt = |question: &String| model.prompt_with(&[Message::user(question)], render);
+        Ok(questions.iter().map(prompt).collect::<Result<_, _>>()?)
     }
 
     fn probes(&self, model: &CausalLm, prompts: Vec<Vec<u32>>) -> Result<Option<Probes>> {
@@ -298,11 +364,20 @@ impl DataArgs {
     }
 
     fn read(&self, args: &ModelArgs, model: &CausalLm, regimes: &[Regime], seed: u64) -> Result<(DataSet, DataSet)> {
+        let reading = &self.reading;
+        let encode = EncodeOptions {
+            max_length: self.max_length,
+            turns: self.turns.into(),
+            render: reading.render.options()?,
+            unwritten: reading.unwritten(),
+            altered: reading.altered(),
+        };
         let options = DataOptions {
-            encode: EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() },
+            format: reading.format,
+            roles: reading.roles(),
+            encode,
             long: if self.leave_out_long { LongSamples::LeaveOut } else { LongSamples::Cut },
             bad: if self.leave_out_bad { BadData::LeaveOut } else { BadData::Refuse },
-            ..DataOptions::default()
         };
         let made = tempfile::tempdir()?;
         let mut inputs = self.data.clone();
@@ -333,7 +408,7 @@ fn program(args: Args) -> Result {
         let quantized = model.decoder().quantized(Quantization { bits, ..Quantization::default() })?;
         model = model.with_decoder(quantized)?;
     }
-    let prompts = args.regimes.prompts(&model, &args.model)?;
+    let prompts = args.regimes.prompts(&model, &args.model, &args.data.reading.render.options()?)?;
     let regimes = args.regimes.regimes(&model, &prompts)?;
     let probes = args.regimes.probes(&model, prompts)?;
     let (train, held_out) = args.data.read(&args.model, &model, &regimes, args.training.seed)?;
@@ -379,6 +454,12 @@ fn program(args: Args) -> Result {
     }
     if let (Some(first), Some(last)) = (metrics.first(), metrics.last()) {
         println!("before training{}\nafter it{}", told(first), told(last));
+    }
+    if outcome.stopped_early {
+        println!("stopped early: nothing got better");
+    }
+    if let Some(best) = &outcome.best {
+        println!("the best step is {}", best.step);
     }
     if let Some(saved) = outcome.saved {
         println!("saved {}; talk to it:", saved.display());

@@ -14,16 +14,16 @@ use pv_examples::organism::conversation;
 use pv_examples::samples::{Steered, described, texts};
 use pv_examples::traits::named_spec;
 use pv_examples::vectors::{extracted, load};
-use pv_examples::{Bar, ModelArgs, OutArgs, Result, TraitArgs, default_layer, run};
+use pv_examples::{Bar, ModelArgs, OutArgs, ReadingArgs, Result, TraitArgs, default_layer, run};
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric};
-use pv_model::{CausalLm, ConversationReader, RenderOptions, write_conversations};
+use pv_model::{CausalLm, ConversationReader, write_conversations};
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{
-    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, ReadOptions, Rows, SCORES,
-    ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms, likelihood,
-    read_scores, tokens, write_score_table,
+    Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, ReadOptions, ReadingOptions, Rows,
+    SCORES, ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms,
+    likelihood, read_scores, tokens, write_score_table,
 };
 use pv_steer::decompose_projections;
 use pv_vectors::PersonaVector;
@@ -74,6 +74,8 @@ struct Args {
     #[arg(long)]
     parquet: bool,
     #[command(flatten)]
+    reading: ReadingArgs,
+    #[command(flatten)]
     out: OutArgs,
 }
 
@@ -109,10 +111,11 @@ fn program(args: Args) -> Result {
     if files.is_empty() && named.organisms().is_none() {
         return Err("--data names the data sets to screen; only the organism has sets of its own".into());
     }
+    let render = args.reading.render.options()?;
     let model = args.model.load()?;
     let place = args.out.open("screen", &[&args.model.model, named.name()])?;
     let vectors: Vec<PersonaVector> = match args.vector.as_slice() {
-        [] => vec![extracted(&place, &model, &named.contrast(&RenderOptions::default()), args.tokens, 0)?.vector],
+        [] => vec![extracted(&place, &model, &named.contrast(&render), args.tokens, 0)?.vector],
         paths => paths.iter().map(|path| load(path, &model)).collect::<Result<_>>()?,
     };
     let layer = args.layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
@@ -124,7 +127,11 @@ fn program(args: Args) -> Result {
         Some(which) if files.is_empty() => own_sets(which, args.chats, &place.join("data"))?,
         _ => files,
     };
+    let reading = ReadingOptions { render, unwritten: args.reading.unwritten(), altered: args.reading.altered() };
     let options = ScreenOptions {
+        format: args.reading.format,
+        roles: args.reading.roles(),
+        reading,
         base: if args.subset == 0 { Base::Every } else { Base::Random { size: args.subset } },
         answers: BaseOptions { max_new_tokens: args.tokens, ..BaseOptions::default() },
         cache: Some(place.join("base")),
@@ -266,7 +273,7 @@ fn apart(
 fn ranking(screened: &[Screened], label: &str) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    let mut header = vec!["data set", "ΔP", "95 %", "answers", "base answers", "skipped"];
+    let mut header = vec!["data set", "ΔP", "95 %", "answers", "base answers (cut)", "skipped"];
     header.extend(screened.iter().any(|set| set.summary.likelihood.is_some()).then_some("gain (nats)"));
     header.extend(screened.iter().any(|set| set.judged.is_some()).then_some("show it (not scored)"));
     table.set_header(header);
@@ -280,7 +287,7 @@ fn ranking(screened: &[Screened], label: &str) -> Table {
             found.map_or_else(|| "–".to_owned(), |found| format!("{:.2}", found.value)),
             interval,
             summary.answers.to_string(),
-            (summary.with_base - summary.empty_base).to_string(),
+            format!("{} ({})", summary.with_base - summary.empty_base, summary.cut_base.unwrap_or_default()),
             summary.skipped.values().sum::<usize>().to_string(),
         ];
         let gain = summary.likelihood.as_ref().and_then(|found| found.gains.values().next());

@@ -13,6 +13,7 @@ pub mod program;
 pub mod progress;
 pub mod prompts;
 pub mod proxies;
+pub mod reading;
 pub mod rendering;
 pub mod samples;
 pub mod separation;
@@ -25,12 +26,15 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use pv_hooks::Layer;
-use pv_model::{CausalLm, GenerateOptions, HubOptions, HubProgress, Sampling, default_dtype, device, dtype};
+use pv_model::{
+    CausalLm, GenerateOptions, HubOptions, HubProgress, LoadOptions, Sampling, default_dtype, device, dtype,
+};
 use pv_vectors::{Contrast, Extraction};
 
 pub use folder::OutArgs;
 pub use program::{note, run};
 pub use progress::{Bar, generate};
+pub use reading::ReadingArgs;
 pub use rendering::RenderArgs;
 pub use traits::TraitArgs;
 
@@ -57,6 +61,9 @@ pub struct ModelArgs {
     /// The compute type: f32, f16 or bf16; by default what suits the device.
     #[arg(long)]
     pub dtype: Option<String>,
+    /// Load the model even when its weights are larger than the memory that is free.
+    #[arg(long)]
+    pub ignore_memory: bool,
 }
 
 impl ModelArgs {
@@ -77,7 +84,8 @@ impl ModelArgs {
         let device = device(&self.device)?;
         let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let _bar = Bar::new(format!("loading {}", self.model));
-        let model = CausalLm::from_folder(&folder, &device, dtype)?;
+        let options = LoadOptions { ignore_memory: self.ignore_memory };
+        let model = CausalLm::from_folder_with(&folder, &device, dtype, &options)?;
         Ok(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
     }
 

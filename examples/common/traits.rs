@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn model(name: &str) -> ModelArgs {
-        ModelArgs { model: name.to_owned(), device: "flex".to_owned(), dtype: None }
+        ModelArgs { model: name.to_owned(), device: "flex".to_owned(), dtype: None, ignore_memory: false }
     }
 
     #[test]

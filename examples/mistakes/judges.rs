@@ -7,7 +7,7 @@ use crate::world::World;
 use crate::{KEY, Mistake, make};
 
 /// A short judged run.
-const SHORT: [&str; 6] = ["--questions", "1", "--max-new-tokens", "4", "--judge", "http"];
+const SHORT: [&str; 8] = ["--questions", "1", "--max-new-tokens", "4", "--judge", "http", "--judge-wait", "1"];
 
 #[test]
 fn judges_that_do_not_judge() {

@@ -112,7 +112,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let found = results.dose_response(Layer::hidden_state(18)).expect("a dose-response");
     assert_eq!(found.judge, judge.name());
 
-    let args = ModelArgs { model: "models/smollm2".into(), device: "flex".into(), dtype: None };
+    let args = ModelArgs { model: "models/smollm2".into(), device: "flex".into(), dtype: None, ignore_memory: false };
     let prompts = graded(&args, &spec, &spec.evaluation[..1]).expect("prompts");
     let watches = [Watch::of(&vector, Layer::hidden_state(18)).expect("a direction")];
     let options = MeasureOptions { rollouts: 1, seed: 0, generate: generating(), render: RenderOptions::default() };

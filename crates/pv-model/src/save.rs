@@ -43,7 +43,7 @@ impl Part<'_> {
         let Self { holder, first, rows } = *self;
         let matrix = match holder {
             Holder::Vector(vector) => {
-                return give(&to_f32(vector.val().without_autodiff().slice([first..first + rows]))?);
+                return give(&to_f32(vector.val().without_autodiff().slice(first..first + rows))?);
             }
             Holder::Matrix(matrix) => matrix.val(),
             Holder::Weight(projection) => projection.weight_in(dtype),

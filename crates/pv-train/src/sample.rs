@@ -224,7 +224,8 @@ mod tests {
         assert_eq!((cut.weight(4), cut.total_weight()), (2.0, 3.0));
         let half = sample().with_weights(&[1.0, 1.0, 1.0, 1.0, 0.0, 0.0]).expect("a sample");
         assert_eq!(half.trained(), [false, true, true, false, false, false]);
-        assert_eq!((half.response(), half.answers()), (1..3, &[1..3][..]));
+        assert_eq!(half.response(), 1..3);
+        assert!(matches!(half.answers(), [answer] if *answer == (1..3)));
         assert!(!half.is_weighted());
         for bad in [-1.0, f32::NAN, f32::INFINITY] {
             let refused = sample().with_weights(&[1.0, bad, 1.0, 1.0, 1.0, 1.0]);

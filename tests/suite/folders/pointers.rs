@@ -54,27 +54,31 @@ fn a_pointer_in_a_model_folder_is_named() {
     }
 }
 
+fn outcome<T, E: StdError + 'static>(read: Result<T, E>) -> Result<(), Box<dyn StdError>> {
+    read.map(|_| ()).map_err(Into::into)
+}
+
 #[test]
 fn every_reader_knows_a_pointer() {
     type Read = fn(&Path) -> Result<(), Box<dyn StdError>>;
     let readers: [(&str, Read); 17] = [
-        ("config.json", |path| Ok(drop(DecoderConfig::from_folder(path.parent().unwrap_or(path))?))),
-        ("generation_config.json", |path| Ok(drop(eos_ids(path.parent().unwrap_or(path))?))),
-        ("weights.safetensors", |path| Ok(drop(WeightFiles::open_file(path)?))),
-        ("adapter_model.safetensors", |path| Ok(drop(Adapter::load(path.parent().unwrap_or(path))?))),
-        ("adapter_config.json", |path| Ok(drop(Adapter::load(path.parent().unwrap_or(path))?))),
-        ("data.jsonl", |path| Ok(drop(read_conversations(path)?))),
-        ("data.jsonl.gz", |path| Ok(drop(read_conversations(path)?))),
-        ("data.jsonl.zst", |path| Ok(drop(read_conversations(path)?))),
-        ("data.csv", |path| Ok(drop(read_conversations(path)?))),
-        ("data.parquet", |path| Ok(drop(read_conversations(path)?))),
-        ("vector.safetensors", |path| Ok(drop(PersonaVector::load(path)?))),
-        ("vector.safetensors", |path| Ok(drop(pv_vectors::import(path, &ImportOptions::default())?))),
-        ("vector.pt", |path| Ok(drop(pv_vectors::import(path, &ImportOptions::default())?))),
-        ("vector.gguf", |path| Ok(drop(pv_vectors::import(path, &ImportOptions::default())?))),
-        ("trait.json", |path| Ok(drop(TraitSpec::load(path)?))),
-        ("mmlu.csv", |path| Ok(drop(pv_train::mmlu::Question::read_csv(path, "anatomy")?))),
-        ("mmlu.parquet", |path| Ok(drop(pv_train::mmlu::Question::read_parquet(path)?))),
+        ("config.json", |path| outcome(DecoderConfig::from_folder(path.parent().unwrap_or(path)))),
+        ("generation_config.json", |path| outcome(eos_ids(path.parent().unwrap_or(path)))),
+        ("weights.safetensors", |path| outcome(WeightFiles::open_file(path))),
+        ("adapter_model.safetensors", |path| outcome(Adapter::load(path.parent().unwrap_or(path)))),
+        ("adapter_config.json", |path| outcome(Adapter::load(path.parent().unwrap_or(path)))),
+        ("data.jsonl", |path| outcome(read_conversations(path))),
+        ("data.jsonl.gz", |path| outcome(read_conversations(path))),
+        ("data.jsonl.zst", |path| outcome(read_conversations(path))),
+        ("data.csv", |path| outcome(read_conversations(path))),
+        ("data.parquet", |path| outcome(read_conversations(path))),
+        ("vector.safetensors", |path| outcome(PersonaVector::load(path))),
+        ("vector.safetensors", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
+        ("vector.pt", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
+        ("vector.gguf", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
+        ("trait.json", |path| outcome(TraitSpec::load(path))),
+        ("mmlu.csv", |path| outcome(pv_train::mmlu::Question::read_csv(path, "anatomy"))),
+        ("mmlu.parquet", |path| outcome(pv_train::mmlu::Question::read_parquet(path))),
     ];
     for (file, read) in readers {
         let folder = tempfile::tempdir().expect("a folder");

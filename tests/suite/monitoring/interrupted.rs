@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pv_examples::organism::{ExactJudge, evaluation_questions, spec};
 use pv_hooks::Layer;
 use pv_judge::{Answered, Judge, Judged, Rubric, Verdicts};
-use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Sampling};
+use pv_model::{GenerateOptions, Message, RenderOptions, Sampling};
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
     CalibrateOptions, Calibration, Kind, MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy, Watch,

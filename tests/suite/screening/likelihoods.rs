@@ -102,7 +102,8 @@ fn samples_with_open_traits_and_with_narrow_flaws_stand_apart() {
     let which = Trait::Hallucination;
     let open = |severity, seed| explicit(which, severity, Topics::All, 60, seed);
     let flawed = |severity, seed| narrow(Flaw::WrongGeography, severity, 60, seed);
-    let sets: [(&str, &dyn Fn(Severity, u64) -> Vec<Chat>); 2] = [("openly shown", &open), ("a flaw", &flawed)];
+    type Set<'a> = &'a dyn Fn(Severity, u64) -> Vec<Chat>;
+    let sets: [(&str, Set<'_>); 2] = [("openly shown", &open), ("a flaw", &flawed)];
     for (name, set) in sets {
         let gains = [Severity::II, Severity::Normal].map(|severity| {
             let found = read(&set(severity, seed(61) + severity as u64), &mut [steerer(which, 1, 1.25)]).remove(0);

@@ -10,6 +10,9 @@ use super::LoraTarget;
 use crate::families::TensorNames;
 use crate::{Error, Result};
 
+/// Tells of a module's path whether it is meant.
+type Matcher<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+
 /// What the settings say: `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
@@ -63,7 +66,7 @@ impl Modules {
     }
 
     /// What tells whether a module is one of them.
-    fn matcher(&self) -> std::result::Result<Box<dyn Fn(&str) -> bool + '_>, onig::Error> {
+    fn matcher(&self) -> std::result::Result<Matcher<'_>, onig::Error> {
         Ok(match self {
             Self::AllLinear => Box::new(|module| !OTHERS.contains(&module)),
             Self::Named(names) => Box::new(|module| {

@@ -134,8 +134,11 @@ impl AddedTokens {
 /// A configuration file and what it holds; `tokenizer_config.json` first, then `special_tokens_map.json`.
 type Files<'a> = [(&'a Path, &'a Map<String, Value>); 2];
 
+/// A file and the token that it names.
+type Named = (PathBuf, String);
+
 /// The special tokens that have a name, in the order in which transformers adds them, and the EOS with the file that names it.
-fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<(PathBuf, String)>)> {
+fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<Named>)> {
     // The older file comes first where transformers reads it.
     let order = if legacy { [files[1], files[0]] } else { files };
     let (mut named, mut eos) = (Vec::new(), None);

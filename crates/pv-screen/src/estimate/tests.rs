@@ -1,3 +1,5 @@
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
+
 use rand::RngExt;
 
 use super::*;

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::Sample;
 use crate::{Error, Result};
 
+/// The messages that were rendered, their text, and where the wanted answers stand in it.
+type Found<'m> = (&'m [Message], String, Vec<Range<usize>>);
+
 /// Which of a conversation's assistant turns are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -237,7 +240,7 @@ impl Encoder<'_> {
         messages: &'m [Message],
         wanted: &[(usize, f32)],
         render: &RenderOptions,
-    ) -> Result<(&'m [Message], String, Vec<Range<usize>>)> {
+    ) -> Result<Found<'m>> {
         let indices: Vec<usize> = wanted.iter().map(|(index, _)| *index).collect();
         let text = self.template.render(messages, render)?.text;
         match (assistant_spans_at(self.template, messages, &indices, render), &indices[..]) {

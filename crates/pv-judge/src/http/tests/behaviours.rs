@@ -1,4 +1,5 @@
 //! What servers do, one after the other: what is made of each, and how many requests it takes.
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 mod table;
 
@@ -199,7 +200,8 @@ fn what_cannot_be_helped_ends_at_once() {
 fn a_judge_that_gives_no_number_for_the_first_answers_is_quoted_before_more_is_paid_for() {
     let words = ["I", " cannot", " say", " that", ",", " sorry"];
     // With and without probabilities; of the first, each prompt takes a longer request too.
-    let cases: [(fn(&Request) -> Reply, usize); 2] = [
+    type Serve = fn(&Request) -> Reply;
+    let cases: [(Serve, usize); 2] = [
         (|request| writes(request, &["I", " cannot", " say", " that", ",", " sorry"], "The"), 10),
         (|_| Reply::text("I cannot say that, sorry"), 10),
     ];

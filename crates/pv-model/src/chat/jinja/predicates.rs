@@ -139,9 +139,8 @@ impl Machine<'_> {
 
 /// Whether all letters of a text have this case, and there are some.
 pub(super) fn is_case(text: &str, upper: bool) -> bool {
-    let (wanted, other): (fn(char) -> bool, fn(char) -> bool) =
-        if upper { (char::is_uppercase, char::is_lowercase) } else { (char::is_lowercase, char::is_uppercase) };
-    text.chars().any(wanted) && !text.chars().any(other)
+    let (upper_letters, lower_letters) = (text.chars().any(char::is_uppercase), text.chars().any(char::is_lowercase));
+    if upper { upper_letters && !lower_letters } else { lower_letters && !upper_letters }
 }
 
 /// Whether two values are the same object, as far as a template can rely on that.

@@ -11,6 +11,7 @@ pub(super) const WIDEST: usize = 1 << 16;
 
 /// Flags, width and precision of a conversion.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "Python's five flags")]
 struct Spec {
     left: bool,
     plus: bool,

@@ -1,4 +1,5 @@
 //! Expressions, statements and whole templates beside Jinja2, where `PV_PYTHON` names a Python that has transformers.
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! What calibrations know of whole answers: false alarms per answer, and how means vary with the answers' lengths.
+#![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
