@@ -71,7 +71,12 @@ fn devices_and_types_that_cannot_be_had() {
         device("a device that nobody knows", "tpu", &["\"tpu\"", "flex", "cuda"]),
         device("a second CPU", "flex:1", &["flex"]),
         Mistake::new("a compute type that nobody knows", "extract_contrast", &["--dtype", "int3"], &["int3", "bf16"]),
-        Mistake::new("training in bf16", "finetune", &["--dtype", "bf16", "--steps", "1"], &["bf16"]),
+        Mistake::new(
+            "training all parameters in bf16",
+            "finetune",
+            &["--full", "--dtype", "bf16", "--steps", "1"],
+            &["BF16"],
+        ),
         Mistake::new("training on a device that nobody knows", "train_organism", &["--device", "tpu"], &["tpu"]),
     ];
     if cfg!(not(feature = "wgpu")) {

@@ -226,6 +226,14 @@ pub enum Error {
         /// How many conversations there were, and what became of them.
         report: String,
     },
+    /// Too few conversations to hold some of them out.
+    #[error("holding some out takes two distinct conversations, and there are {distinct}: {report}")]
+    TooFewConversations {
+        /// How many distinct ones there are.
+        distinct: usize,
+        /// What was read, and what became of it.
+        report: String,
+    },
     /// A run's folder whose files do not fit together.
     #[error("the run in {} is damaged: {reason}", path.display())]
     DamagedRun {

@@ -32,8 +32,8 @@ impl DataSet {
     /// As [`read`](Self::read), in two parts: what is trained on, and what is held out (without the inoculation).
     ///
     /// # Errors
-    /// As [`read`](Self::read), for either part; [`Error::BadOption`] for a fraction that is none, and for fewer than two
-    /// distinct conversations.
+    /// As [`read`](Self::read), for either part; [`Error::BadOption`] for a fraction that is none; [`Error::TooFewConversations`] for fewer than
+    /// two distinct ones.
     pub fn read_split<P: AsRef<Path>>(
         model: &CausalLm,
         inputs: impl IntoIterator<Item = P>,
@@ -46,7 +46,7 @@ impl DataSet {
             let (name, expected) = ("the held-out fraction", "above 0 and below 1");
             return Err(Error::BadOption { name, value: fraction.to_string(), expected });
         }
-        let (rows, report) = rows(inputs, options)?;
+        let (rows, mut report) = rows(inputs, options)?;
         // In an order that the seed and the conversations decide alone.
         let mut ids: Vec<([u8; 32], &str)> = rows
             .iter()
@@ -59,8 +59,8 @@ impl DataSet {
             })
             .collect();
         if ids.len() < 2 {
-            let (name, expected) = ("the number of distinct conversations to hold some out of", "at least 2");
-            return Err(Error::BadOption { name, value: ids.len().to_string(), expected });
+            report.conversations = rows.len();
+            return Err(Error::TooFewConversations { distinct: ids.len(), report: report.to_string() });
         }
         ids.sort_unstable();
         let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len() - 1);

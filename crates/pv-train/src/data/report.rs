@@ -118,9 +118,10 @@ impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { samples, conversations, tokens, trained_tokens, longest, .. } = self;
         write!(f, "{samples} samples of {conversations} conversations")?;
-        if !self.files.is_empty() {
-            let files = self.files.len();
-            write!(f, " in {files} {}", if files == 1 { "file" } else { "files" })?;
+        match self.files.as_slice() {
+            [] => {}
+            [file] => write!(f, " in {}", file.path.display())?,
+            [first, ..] => write!(f, " in {} files, the first of them {}", self.files.len(), first.path.display())?,
         }
         if self.formats != FormatCounts::default() {
             write!(f, " ({})", self.formats)?;

@@ -60,7 +60,8 @@ fn values_are_written_as_python_writes_them() {
 #[test]
 fn filters_are_those_of_jinja2() {
     check(&[
-        ("{{ 'hello world foo bar' | truncate(11) }}", "hello world foo bar"),
+        ("{{ 'hello world foo bar' | truncate(11) }}", "hello..."),
+        ("{{ 'hello world foo bar' | truncate(14) }}", "hello world foo bar"),
         ("{{ 'hello world foo bar' | truncate(11, leeway=0) }}", "hello..."),
         ("{{ 'hello world foo bar' | truncate(9, true) }}", "hello ..."),
         ("{{ 'a b-c, d_e' | wordcount }}", "4"),
