@@ -12,7 +12,7 @@ table, expected = sys.argv[1:]
 file = pq.ParquetFile(table)
 expected = [json.loads(line) for line in open(expected, encoding="utf-8", newline="\n")]
 names, rows = expected[0], expected[1:]
-types = {"file": pa.string(), "id": pa.string(), "duplicate": pa.bool_(), "row": pa.int64(), "message": pa.int64(), "tokens": pa.int64()}
+types = {"file": pa.string(), "id": pa.string(), "duplicate": pa.bool_(), "base_cut": pa.bool_(), "row": pa.int64(), "message": pa.int64(), "tokens": pa.int64()}
 schema = file.schema_arrow
 assert schema.names == names, schema.names
 for field in schema:

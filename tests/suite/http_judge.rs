@@ -32,12 +32,14 @@ fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
         };
         top.iter().filter_map(digit).collect()
     };
+    let written = |position: &Value| -> Option<u32> { position["token"].as_str()?.trim().parse().ok() };
+    // What follows the digit that was written, where that is not 0: numbers that begin with another are taken to go on so.
+    let read = if is_number { positions.as_slice() } else { &positions[..positions.len().min(1)] };
+    let place = read.iter().position(|position| written(position).is_some());
+    let place = place.filter(|at| written(&positions[*at]).is_some_and(|first| first > 0));
+    let next = place.map(|at| positions.get(at + 1).map(digits).unwrap_or_default());
     let (mut sum, mut mass, mut before) = (0.0, 0.0, 1.0);
-    for (at, position) in positions.iter().enumerate() {
-        let written: Option<u32> = position["token"].as_str().and_then(|token| token.trim().parse().ok());
-        // What follows the digit that was written, where that is not 0.
-        let next = positions.get(at + 1).filter(|_| written.is_some_and(|first| first > 0)).map(digits);
-        let next = next.or(written.filter(|first| *first > 0).map(|_| Vec::new()));
+    for position in positions {
         for (first, p) in digits(position) {
             let longer: f64 = next.iter().flatten().map(|(_, p)| p).sum();
             let value = match &next {
@@ -51,7 +53,7 @@ fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
             mass += before * p;
             sum += before * p * value;
         }
-        if written.is_some() || !is_number {
+        if written(position).is_some() || !is_number {
             break;
         }
         before *= position["logprob"].as_f64().expect("a number").exp();

@@ -98,7 +98,7 @@ pub struct RunOutcome {
 ///
 /// ```no_run
 /// # use std::ops::ControlFlow;
-/// # use burn::tensor::Device;
+/// # use burn::tensor::{DType, Device};
 /// # use pv_model::CausalLm;
 /// # use pv_train::{DataOptions, DataSet, HeldOut, RunOptions, TrainingRun};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

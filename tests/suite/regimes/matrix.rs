@@ -199,7 +199,7 @@ fn tolerance(dtype: DType) -> [f64; 4] {
         _ => return [1e-4; 4],
     };
     // A penalty is a square of a difference of two projections, each of which is rounded.
-    [2.0 * epsilon, 40.0 * epsilon, 10.0 * epsilon, 20.0 * epsilon]
+    [2.0 * epsilon, 40.0 * epsilon, 20.0 * epsilon, 20.0 * epsilon]
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_local_judge_is_not_asked_twice() {
     let place = folder();
     let mut judging = Judging::open(place.path(), &local, &rubric).expect("a folder").with_chunk(4).expect("some");
     let verdicts = judging.run(&with_long, go_on).expect("verdicts");
-    assert_eq!((verdicts.len(), judging.len()), (with_long.len(), with_long.len()));
+    assert_eq!((verdicts.len(), judging.len()), (with_long.len(), distinct + 1));
     assert!(matches!(verdicts[9], Verdict::Abstained(Abstention::TooLong { tokens: 9000.., .. })), "{:?}", verdicts[9]);
     let counts = judging.verdict_counts();
     assert_eq!(counts.abstained.get(&AbstentionKind::TooLong), Some(&1));
