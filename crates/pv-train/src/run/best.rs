@@ -91,6 +91,9 @@ pub(super) struct Best {
     since: usize,
 }
 
+/// Stands in for a bound of 0, so that ratios to it are finite.
+const SMALLEST_BOUND: f64 = 1e-290;
+
 /// What one step is worth; smaller is better.
 #[derive(PartialEq, PartialOrd)]
 struct Rank(f64, f64, f64);
@@ -134,7 +137,8 @@ impl Best {
         let ratio = |(name, shift): (&String, &f64)| {
             let looped = self.lengths.get(name).map(|length| length * self.rule.max_loop_shift);
             let bounds = self.rule.max_shift.into_iter().chain(looped);
-            bounds.map(|bound| if *shift == 0.0 { 0.0 } else { shift.abs() / bound }).fold(0.0, f64::max)
+            // A bound of 0 leaves shifts comparable.
+            bounds.map(|bound| shift.abs() / bound.max(SMALLEST_BOUND)).fold(0.0, f64::max)
         };
         shifts.iter().map(ratio).fold(0.0, f64::max)
     }
