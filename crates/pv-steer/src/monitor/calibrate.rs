@@ -9,9 +9,8 @@ use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use pv_vectors::{LineJournal, ModelStamp, Progress, RunFolder, pretty_json, through_text};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::measure::unless_broken;
+use super::measure::{hash_of_tokens, unless_broken};
 use super::{Answer, Calibration, Calibrator, Error, Monitor, Result, Watch};
 
 const FORMAT: &str = "monitor-calibrating/1";
@@ -110,8 +109,6 @@ pub fn calibrate(
 
 /// What a folder belongs to. Another batch size is welcome.
 fn header(model: &CausalLm, watches: &[Watch], asked: &[Vec<u32>], options: &CalibrateOptions) -> Value {
-    let tokens =
-        |ids: &Vec<u32>| hex::encode(Sha256::digest(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>()));
     let generate =
         GenerateOptions { batch_size: 0, prefill_tokens: 0, feed_last_token: true, ..options.generate.clone() };
     json!({
@@ -121,6 +118,6 @@ fn header(model: &CausalLm, watches: &[Watch], asked: &[Vec<u32>], options: &Cal
         "seed": options.seed,
         "prompt_tokens": options.prompt_tokens,
         "generate": through_text(&generate),
-        "prompts": asked.iter().map(tokens).collect::<Vec<_>>(),
+        "prompts": asked.iter().map(|ids| hash_of_tokens(ids)).collect::<Vec<_>>(),
     })
 }

@@ -202,12 +202,10 @@ impl<'a> Measurement<'a> {
 
     /// What a folder belongs to. Another batch size is welcome.
     fn header(&self) -> Value {
-        let tokens =
-            |ids: &[u32]| hex::encode(Sha256::digest(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>()));
         let prompts = self.prompts.iter().zip(&self.asked);
         let prompts: Vec<Value> = prompts
             .map(|(MonitoredPrompt { id, condition, question, .. }, ids)| {
-                json!({ "id": id, "condition": condition, "question": question, "sha256": tokens(ids) })
+                json!({ "id": id, "condition": condition, "question": question, "sha256": hash_of_tokens(ids) })
             })
             .collect();
         let generate = GenerateOptions { batch_size: 0, prefill_tokens: 0, ..self.options.generate.clone() };
@@ -314,6 +312,11 @@ impl<'a> Measurement<'a> {
             points,
         }
     }
+}
+
+/// The SHA-256 of a prompt's token ids, 4 bytes each, little-endian, in hexadecimal.
+pub(super) fn hash_of_tokens(ids: &[u32]) -> String {
+    hex::encode(Sha256::digest(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>()))
 }
 
 pub(super) fn unless_broken(flow: ControlFlow<()>) -> Result<()> {
