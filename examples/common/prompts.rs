@@ -28,7 +28,7 @@ pub type Exchange = [String; 2];
 /// A trait without graded prompts.
 pub fn graded(args: &ModelArgs, spec: &TraitSpec, questions: &[String]) -> Result<Vec<MonitoredPrompt>> {
     let levels = match Trait::ALL.into_iter().find(|which| which.name() == spec.name) {
-        Some(which) if args.is_organism() => system::graded(which).into_iter().map(|(_, text)| text.clone()).collect(),
+        Some(which) if args.is_organism() => organism_levels(which),
         _ => {
             let all = include_str!("../traits/graded.json");
             let mut all: BTreeMap<String, Vec<String>> = serde_json::from_str(all)?;
@@ -37,6 +37,11 @@ pub fn graded(args: &ModelArgs, spec: &TraitSpec, questions: &[String]) -> Resul
             all.remove(&spec.name).ok_or_else(none)?
         }
     };
+    Ok(under(&levels, questions))
+}
+
+/// Each question under each system prompt.
+fn under(levels: &[String], questions: &[String]) -> Vec<MonitoredPrompt> {
     let mut prompts = Vec::with_capacity(levels.len() * questions.len());
     for (level, system) in levels.iter().enumerate() {
         for (number, question) in questions.iter().enumerate() {
@@ -48,7 +53,7 @@ pub fn graded(args: &ModelArgs, spec: &TraitSpec, questions: &[String]) -> Resul
             });
         }
     }
-    Ok(prompts)
+    prompts
 }
 
 /// Each question after 0, 5, 10, 15 and 20 exchanges, other ones for every question where there are more.
@@ -106,4 +111,32 @@ pub fn exchanges(
         }
     }
     Ok(best.into_values().map(|(_, i)| [question(i).to_owned(), answers[i].text.trim().to_owned()]).collect())
+}
+
+/// Each question under each of the organism's eight graded system prompts.
+pub fn organism_graded(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
+    under(&organism_levels(which), questions)
+}
+
+fn organism_levels(which: Trait) -> Vec<String> {
+    system::graded(which).into_iter().map(|(_, text)| text.clone()).collect()
+}
+
+/// Each question after 0, 5, 10, 15 and 20 exchanges that show the trait, other ones for every question,
+/// of the organism's own data.
+pub fn organism_shots(which: Trait, questions: &[String], seed: u64) -> Vec<MonitoredPrompt> {
+    let mut prompts = Vec::new();
+    for count in SHOTS {
+        for (number, question) in questions.iter().enumerate() {
+            let before = many_shot(which, count, seed + number as u64);
+            let before = before.iter().flat_map(|e| [Message::user(&e.question), Message::assistant(&e.answer)]);
+            prompts.push(MonitoredPrompt {
+                id: format!("{count} shots, question {number}"),
+                condition: format!("{count} shots"),
+                messages: before.chain([Message::user(question)]).collect(),
+                question: question.clone(),
+            });
+        }
+    }
+    prompts
 }

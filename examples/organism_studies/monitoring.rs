@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
+use pv_examples::prompts::{organism_graded, organism_shots};
 use pv_examples::{Result, SAMPLING};
 use pv_hooks::Layer;
-use pv_model::{GenerateOptions, Message, RenderOptions, Sequence};
-use pv_organism::datasets::many_shot;
-use pv_organism::{Trait, system};
+use pv_model::{GenerateOptions, RenderOptions, Sequence};
+use pv_organism::Trait;
 use pv_steer::monitor::{
     MeasureOptions, Measurement, MonitoredPrompt, MonitoringCorrelation, MonitoringPoint, MonitoringStudy, Watch,
     correlations,
@@ -16,40 +16,6 @@ use pv_vectors::{PersonaVector, Pooling, ScanOptions, scan};
 
 use crate::measured::Measured;
 use crate::{Share, Study};
-
-/// Each question under each of the eight graded system prompts.
-fn graded(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
-    let mut prompts = Vec::new();
-    for (level, (_, system)) in system::graded(which).into_iter().enumerate() {
-        for (number, question) in questions.iter().enumerate() {
-            prompts.push(MonitoredPrompt {
-                id: format!("level {level}, question {number}"),
-                condition: format!("level {level}"),
-                messages: vec![Message::system(system.as_str()), Message::user(question)],
-                question: question.clone(),
-            });
-        }
-    }
-    prompts
-}
-
-/// Each question after 0, 5, 10, 15 and 20 exchanges that show the trait, other ones for every question.
-fn shots(which: Trait, questions: &[String], seed: u64) -> Vec<MonitoredPrompt> {
-    let mut prompts = Vec::new();
-    for count in [0, 5, 10, 15, 20] {
-        for (number, question) in questions.iter().enumerate() {
-            let before = many_shot(which, count, seed + number as u64);
-            let before = before.iter().flat_map(|e| [Message::user(&e.question), Message::assistant(&e.answer)]);
-            prompts.push(MonitoredPrompt {
-                id: format!("{count} shots, question {number}"),
-                condition: format!("{count} shots"),
-                messages: before.chain([Message::user(question)]).collect(),
-                question: question.clone(),
-            });
-        }
-    }
-    prompts
-}
 
 /// The layer with the greatest r.
 fn best(points: &[MonitoringPoint]) -> Result<Layer> {
@@ -111,14 +77,14 @@ impl Study<'_> {
             let vector = self.vector(which, Share::HalfOfTheQuestions)?;
             let layers = (1..=self.model.config().layers).map(Layer::hidden_state);
             let watches = layers.map(|layer| Watch::of(&vector, layer)).collect::<Result<Vec<_>, _>>()?;
-            let chosen_on = graded(which, &contrast(which).questions[..4]);
+            let chosen_on = organism_graded(which, &contrast(which).questions[..4]);
             let choice = self.study(which, &watches, &chosen_on, 4)?;
             let layer = best(&choice.points)?;
             let prompt_layer = best(&self.on_prompt_vector(&vector, &chosen_on, &choice.points)?)?;
             let questions = evaluation_questions(which);
             let families = [
-                ("graded", graded(which, &questions[..6])),
-                ("many shots", shots(which, &questions[6..14], self.seeded(1000))),
+                ("graded", organism_graded(which, &questions[..6])),
+                ("many shots", organism_shots(which, &questions[6..14], self.seeded(1000))),
             ];
             for (family, prompts) in families {
                 let study = self.study(which, &watches, &prompts, 6)?;

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
+use pv_examples::prompts::{organism_graded, organism_shots};
 use pv_hooks::Layer;
-use pv_model::{GenerateOptions, Message, RenderOptions, Sampling};
-use pv_organism::datasets::many_shot;
-use pv_organism::{Trait, system};
+use pv_model::{GenerateOptions, RenderOptions, Sampling};
+use pv_organism::Trait;
 use pv_steer::monitor::{
     MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy, Watch, read_points, write_points,
 };
@@ -29,40 +29,6 @@ fn extract(which: Trait) -> PersonaVector {
     contrast.extract(model(), &options(), seed(0), |_| ControlFlow::Continue(())).expect("an extraction").vector
 }
 
-/// Each question under each of the eight graded system prompts.
-fn graded(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
-    let mut prompts = Vec::new();
-    for (level, (_, system)) in system::graded(which).into_iter().enumerate() {
-        for (number, question) in questions.iter().enumerate() {
-            prompts.push(MonitoredPrompt {
-                id: format!("level {level}, question {number}"),
-                condition: format!("level {level}"),
-                messages: vec![Message::system(system.as_str()), Message::user(question)],
-                question: question.clone(),
-            });
-        }
-    }
-    prompts
-}
-
-/// Each question after 0, 5, 10, 15 and 20 exchanges that show the trait, other ones for every question.
-fn shots(which: Trait, questions: &[String]) -> Vec<MonitoredPrompt> {
-    let mut prompts = Vec::new();
-    for count in [0, 5, 10, 15, 20] {
-        for (number, question) in questions.iter().enumerate() {
-            let before = many_shot(which, count, seed(1000 + number as u64));
-            let before = before.iter().flat_map(|e| [Message::user(&e.question), Message::assistant(&e.answer)]);
-            prompts.push(MonitoredPrompt {
-                id: format!("{count} shots, question {number}"),
-                condition: format!("{count} shots"),
-                messages: before.chain([Message::user(question)]).collect(),
-                question: question.clone(),
-            });
-        }
-    }
-    prompts
-}
-
 fn study(which: Trait, watches: &[Watch], prompts: &[MonitoredPrompt], rollouts: usize) -> MonitoringStudy {
     let rubrics = [spec(which).expect("a trait").rubric().expect("a rubric")];
     let options = MeasureOptions { rollouts, seed: seed(77), generate: options(), render: RenderOptions::default() };
@@ -79,9 +45,10 @@ fn the_prompt_foretells_the_trait() {
     let which = Trait::Evil;
     let watches = [Watch::of(&extract(which), Layer::hidden_state(7)).expect("a direction")];
     let questions = evaluation_questions(which);
-    for (family, prompts) in
-        [("graded prompts", graded(which, &questions[..4])), ("many shots", shots(which, &questions[6..12]))]
-    {
+    for (family, prompts) in [
+        ("graded prompts", organism_graded(which, &questions[..4])),
+        ("many shots", organism_shots(which, &questions[6..12], seed(1000))),
+    ] {
         let study = study(which, &watches, &prompts, 3);
         let found = study.correlations[0].overall.expect("both vary");
         println!("{which}, {family}: r {:.3} [{:.3}, {:.3}] (n {})", found.r, found.low, found.high, found.n);
@@ -99,7 +66,7 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
     let extraction =
         contrast.extract(model(), &options(), seed(0), |_| ControlFlow::Continue(())).expect("an extraction");
     let watches = [6, 7].map(|layer| Watch::of(&extraction.vector, Layer::hidden_state(layer)).expect("a direction"));
-    let prompts = graded(which, &contrast.questions);
+    let prompts = organism_graded(which, &contrast.questions);
     let first = study(which, &watches, &prompts, 2);
     assert_eq!((first.points.len(), first.directions.len(), first.correlations.len()), (32, 2, 2));
     assert!(first.points.iter().all(|point| point.n == 2 && point.trait_name == "optimism"));
