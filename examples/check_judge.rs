@@ -7,12 +7,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::Table;
+use pv_data::RunFolder;
+use pv_data::runs::through_text;
 use pv_examples::sweeping::SubjectArgs;
 use pv_examples::{Bar, Result, run};
 use pv_hooks::NoHook;
 use pv_judge::{Judge, Polarity, Rubric, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
-use pv_vectors::{JudgedAnswers, ModelIdentity, RunFolder, roc_auc, through_text};
+use pv_vectors::{JudgedAnswers, ModelIdentity, roc_auc};
 use serde_json::json;
 
 /// Judges answers to a trait's evaluation questions under its contrastive system prompts, and under none.

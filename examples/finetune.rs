@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
+use pv_data::conversations::write_conversations;
 use pv_examples::organism::conversation;
 use pv_examples::program::colours;
 use pv_examples::progress::suspend;
@@ -16,9 +17,7 @@ use pv_examples::vectors::load;
 use pv_examples::{Bar, ModelArgs, OutArgs, ReadingArgs, Result, run};
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::TraitSpec;
-use pv_model::{
-    CausalLm, LoraConfig, LoraTarget, Message, Quantization, RenderOptions, WeightBits, write_conversations,
-};
+use pv_model::{CausalLm, LoraConfig, LoraTarget, Message, Quantization, RenderOptions, WeightBits};
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit, held_out};
 use pv_steer::Coefficient;

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::{Table, presets};
+use pv_data::ConversationReader;
+use pv_data::conversations::write_conversations;
 use pv_examples::folder::make;
 use pv_examples::judging::JudgeArgs;
 use pv_examples::organism::conversation;
@@ -17,7 +19,7 @@ use pv_examples::vectors::{extracted, load};
 use pv_examples::{Bar, ModelArgs, OutArgs, ReadingArgs, Result, TraitArgs, default_layer, run};
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric};
-use pv_model::{CausalLm, ConversationReader, write_conversations};
+use pv_model::CausalLm;
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
 use pv_organism::{Topics, Trait};
 use pv_screen::{

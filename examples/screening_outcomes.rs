@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pv_data::conversations::write_conversations;
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
 use pv_examples::organism::{ExactJudge, conversation, spec};
 use pv_examples::progress::suspend;
@@ -15,7 +16,6 @@ use pv_examples::samples::Steered;
 use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::{Layer, NoHook};
 use pv_judge::{Answered, pearson};
-use pv_model::write_conversations;
 use pv_organism::datasets::wild;
 use pv_organism::{Chat, PerTrait, Trait};
 use pv_screen::{

@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use pv_data::conversations::write_conversations;
 use pv_examples::Result;
 use pv_hooks::Layer;
-use pv_model::{CausalLm, Conversation, Message, write_conversations};
+use pv_model::{CausalLm, Conversation, Message};
 use pv_screen::{Base, BaseAnswers, BaseOptions, Screen, ScreenOptions, TraitDirection, tokens};
 use pv_vectors::UnitDirection;
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::iter::successors;
 use std::path::Path;
 
+use pv_data::RunError;
 use pv_judge::HttpError;
 use pv_model::HubError;
 
@@ -13,10 +14,7 @@ use crate::folder::free;
 pub(crate) fn on(error: &(dyn Error + 'static)) -> Option<String> {
     successors(Some(error), |error| passed_on(*error)).find_map(|error| {
         if let Some(error) = error.downcast_ref() {
-            return on_vectors(error);
-        }
-        if let Some(pv_train::Error::OtherRun { path, .. }) = error.downcast_ref() {
-            return other_run(path);
+            return on_run(error);
         }
         if let Some(error) = error.downcast_ref() {
             return on_model(error);
@@ -35,6 +33,7 @@ pub(crate) fn on(error: &(dyn Error + 'static)) -> Option<String> {
 fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(error) = error.downcast_ref() {
         return match error {
+            pv_steer::Error::Run(error) => Some(error),
             pv_steer::Error::Vector(error) => Some(error),
             pv_steer::Error::Model(error) => Some(error),
             pv_steer::Error::Judge(error) => Some(error),
@@ -43,6 +42,7 @@ fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
     if let Some(error) = error.downcast_ref() {
         return match error {
+            pv_screen::Error::Run(error) => Some(error),
             pv_screen::Error::Vectors(error) => Some(error),
             pv_screen::Error::Model(error) => Some(error),
             pv_screen::Error::Judge(error) => Some(error),
@@ -51,6 +51,7 @@ fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
     if let Some(error) = error.downcast_ref() {
         return match error {
+            pv_train::Error::Run(error) => Some(error),
             pv_train::Error::Measure(error) => Some(error.as_ref()),
             pv_train::Error::Vectors(error) => Some(error.as_ref()),
             pv_train::Error::Steer(error) => Some(error.as_ref()),
@@ -61,6 +62,7 @@ fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
     if let Some(error) = error.downcast_ref() {
         return match error {
+            pv_train::MeasureError::Run(error) => Some(error),
             pv_train::MeasureError::Train(error) => Some(error.as_ref()),
             pv_train::MeasureError::Vectors(error) => Some(error),
             pv_train::MeasureError::Model(error) => Some(error),
@@ -70,6 +72,7 @@ fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
     if let Some(error) = error.downcast_ref() {
         return match error {
+            pv_vectors::Error::Run(error) => Some(error),
             pv_vectors::Error::Model(error) => Some(error),
             pv_vectors::Error::Judge(error) => Some(error),
             _ => None,
@@ -99,10 +102,10 @@ fn free_beside(path: &Path) -> Option<String> {
     Some(free(folder)?.display().to_string())
 }
 
-fn on_vectors(error: &pv_vectors::Error) -> Option<String> {
+fn on_run(error: &RunError) -> Option<String> {
     match error {
-        pv_vectors::Error::OtherRun { path, .. } => other_run(path),
-        pv_vectors::Error::Locked { path } => {
+        RunError::OtherRun { path, .. } => other_run(path),
+        RunError::Locked { path } => {
             let free = free_beside(path)?;
             Some(format!("wait for it to end, or give this run a folder of its own, such as --out {free}"))
         }
@@ -146,12 +149,12 @@ mod tests {
 
     #[test]
     fn advice_is_given_through_every_crates_errors() {
-        let locked = || pv_vectors::Error::Locked { path: "runs/x".into() };
+        let locked = || RunError::Locked { path: "runs/x".into() };
         let errors: [Box<dyn Error>; 4] = [
             Box::new(locked()),
-            Box::new(pv_steer::Error::Vector(locked())),
-            Box::new(pv_screen::Error::Vectors(locked())),
-            Box::new(pv_train::Error::from(pv_train::MeasureError::Vectors(locked()))),
+            Box::new(pv_steer::Error::Vector(locked().into())),
+            Box::new(pv_screen::Error::from(locked())),
+            Box::new(pv_train::Error::from(pv_train::MeasureError::from(locked()))),
         ];
         errors.iter().for_each(|error| assert!(on(error.as_ref()).expect("advice").contains("--out runs/x-2")));
 

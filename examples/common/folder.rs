@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pv_model::write_whole;
-use pv_vectors::{first_difference, through_text};
+use pv_data::runs::{first_difference, through_text};
+use pv_data::{RunError, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ fn claim(folder: &Path, name: &str, given: &Value) -> Result {
         return match first_difference(&saved, &given) {
             None => Ok(()),
             Some((what, saved, given)) => {
-                Err(pv_vectors::Error::OtherRun { path: folder.to_owned(), what, saved, given }.into())
+                Err(RunError::OtherRun { path: folder.to_owned(), what, saved, given }.into())
             }
         };
     }
@@ -129,7 +129,7 @@ pub fn kept<T: Serialize + DeserializeOwned>(
     let settings = through_text(settings);
     if let Some(mut saved) = read(&path)? {
         if let Some((what, saved, given)) = first_difference(&saved["settings"], &settings) {
-            return Err(pv_vectors::Error::OtherRun { path, what, saved, given }.into());
+            return Err(RunError::OtherRun { path, what, saved, given }.into());
         }
         let wrong = |error| format!("{} is damaged: {error}; remove it to make it again", path.display());
         return Ok(serde_json::from_value(saved["outcome"].take()).map_err(wrong)?);

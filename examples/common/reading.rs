@@ -1,6 +1,7 @@
 //! How conversations are read from files, and how a model's template writes them, as arguments.
 
-use pv_model::{Format, Unwritten};
+use pv_data::conversations::Format;
+use pv_model::Unwritten;
 
 use crate::RenderArgs;
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pv_data::ConversationReader;
 use pv_hooks::Layer;
-use pv_model::{ConversationReader, Message};
+use pv_model::Message;
 use pv_screen::{Contributions, Persona, Place, ScoreRow};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::PersonaVector;

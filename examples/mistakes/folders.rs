@@ -1,6 +1,6 @@
 //! Folders that cannot be written, are in use, or belong to another run.
 
-use pv_vectors::RunFolder;
+use pv_data::RunFolder;
 
 use crate::world::World;
 use crate::{Mistake, make, run};
@@ -21,7 +21,7 @@ fn folders_that_cannot_be_had() {
         ["--layers", "7", "--strengths", "0.4", "--questions", "1", "--max-new-tokens", "2", "--vector", &vector];
     let swept = run(&world, "sweep", &owned(&[&["--out", "swept"][..], &sweep].concat()), &[]);
     assert_eq!(swept.code, Some(0), "{}", swept.err);
-    let _lock = RunFolder::lock(&world.path().join("busy")).unwrap();
+    let _lock = RunFolder::lock(world.path().join("busy")).unwrap();
     let on = |name, program, folder: &str, args: &[&str], says: &[&str]| {
         Mistake::new(name, program, &[&["--out", folder][..], args].concat(), says)
     };

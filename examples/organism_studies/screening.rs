@@ -3,10 +3,10 @@
 
 use std::ops::ControlFlow;
 
+use pv_data::conversations::write_conversations;
 use pv_examples::Result;
 use pv_examples::organism::conversation;
 use pv_hooks::Layer;
-use pv_model::write_conversations;
 use pv_organism::datasets::{Flaw, Hidden, Severity, explicit, narrow, wild};
 use pv_organism::{Chat, Topics, Trait};
 use pv_screen::{

@@ -13,10 +13,9 @@ mod writing;
 use std::fs;
 use std::path::Path;
 
-use pv_model::{
-    BadRow, Conversation, ConversationError, ConversationReader, FormatCounts, Message, Row, Summary,
-    read_conversations, write_conversations,
-};
+use pv_data::conversations::{BadRow, FormatCounts, Row, Summary, read_conversations, write_conversations};
+use pv_data::{ConversationError, ConversationReader};
+use pv_model::{Conversation, Message};
 use sha2::{Digest, Sha256};
 
 use self::making::{Talk, gzip, lines, talks, zstandard};
@@ -182,8 +181,8 @@ fn files_folders_and_patterns_are_read_in_order_and_once() {
     assert_eq!(order(&["c.jsonl", "b", "*.jsonl"]), ["c.jsonl", "b/2.jsonl", "b/deep/1.jsonl", "a.jsonl"]);
     assert_eq!(order(&["b/**/[12].*", "b/../b/2.jsonl"]), ["b/2.jsonl", "b/deep/1.jsonl"]);
     let refused = |input: &str| ConversationReader::new([at(input)]).err().expect("refused");
-    assert!(matches!(refused("no.jsonl"), ConversationError::Read { .. }));
-    assert!(matches!(refused("b/***"), ConversationError::Read { .. }));
+    assert!(matches!(refused("no.jsonl"), ConversationError::File(pv_data::FileError::Read { .. })));
+    assert!(matches!(refused("b/***"), ConversationError::File(pv_data::FileError::Read { .. })));
     assert!(matches!(refused("b/README.md"), ConversationError::Format { .. }));
     let none = refused("b/*.md").to_string();
     assert!(none.contains("b/*.md") && none.contains("README.md") && none.contains(".parquet"), "{none}");

@@ -6,14 +6,16 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each library may depend on.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 9] = [
+    ("pv-kernels", &[]),
+    ("pv-data", &[]),
     ("pv-hooks", &[]),
-    ("pv-model", &["pv-hooks"]),
-    ("pv-judge", &["pv-hooks", "pv-model"]),
-    ("pv-vectors", &["pv-hooks", "pv-model", "pv-judge"]),
-    ("pv-steer", &["pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
-    ("pv-train", &["pv-hooks", "pv-model", "pv-judge", "pv-vectors", "pv-steer"]),
-    ("pv-screen", &["pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
+    ("pv-model", &["pv-kernels", "pv-data", "pv-hooks"]),
+    ("pv-judge", &["pv-data", "pv-hooks", "pv-model"]),
+    ("pv-vectors", &["pv-data", "pv-hooks", "pv-model", "pv-judge"]),
+    ("pv-steer", &["pv-data", "pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
+    ("pv-train", &["pv-data", "pv-hooks", "pv-model", "pv-judge", "pv-vectors", "pv-steer"]),
+    ("pv-screen", &["pv-data", "pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
 ];
 
 /// The workspace's packages, as `cargo metadata` lists them.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use pv_data::conversations::write_conversations;
 use pv_examples::organism::conversation;
 use pv_hooks::Layer;
-use pv_model::{Conversation, LoraConfig, LoraTarget, Message, write_conversations};
+use pv_model::{Conversation, LoraConfig, LoraTarget, Message};
 use pv_organism::datasets::{Severity, explicit, held_out};
 use pv_organism::{Topics, Trait};
 use pv_steer::Coefficient;

@@ -4,12 +4,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use pv_data::conversations::write_conversations;
 use pv_examples::organism::{contrast, conversation};
 use pv_hooks::{Hook, Layer};
-use pv_model::{
-    Batch, CausalLm, Conversation, ForwardOptions, GenerateOptions, Logits, Sampling, Sequence, to_f32,
-    write_conversations,
-};
+use pv_model::{Batch, CausalLm, Conversation, ForwardOptions, GenerateOptions, Logits, Sampling, Sequence, to_f32};
 use pv_organism::{Chat, Trait};
 use pv_screen::{BaseOptions, ScoreRow, Screen, ScreenOptions, Step, Summary, TraitDirection, read_scores};
 use pv_tests::{organism as model, seed};

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
+use pv_data::RunError;
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, ResidualContext};
 use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Message, Tokenizer, eos_ids};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -192,7 +193,7 @@ fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
     };
     assert_eq!(resume(&small(), &given, "chains").expect("the same run").steps_done(), 1);
     let wrong = |result: Result<Trainer, Error>| match result {
-        Err(Error::OtherRun { what, saved, given, .. }) => format!("{what}: {saved}, {given}"),
+        Err(Error::Run(RunError::OtherRun { what, saved, given, .. })) => format!("{what}: {saved}, {given}"),
         other => panic!("{other:?}"),
     };
     let changed = TrainOptions { learning_rate: 0.1 + 0.2, ..given.clone() };

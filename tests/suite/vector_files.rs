@@ -5,6 +5,7 @@ mod python;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use pv_data::FileError;
 use pv_hooks::{Layer, LayerSet, ModelShape};
 use pv_model::ModelId;
 use pv_tests::root;
@@ -226,7 +227,7 @@ fn what_is_ambiguous_or_does_not_fit_together_is_refused() {
         let options = ImportOptions { layer: Some(layer(1)), position: Some(0), ..options(format) };
         assert!(import(file(name), &options).is_err(), "{name} was taken for {format}");
     }
-    assert!(matches!(guessed("absent.pt"), Err(Error::Read { .. })));
+    assert!(matches!(guessed("absent.pt"), Err(Error::File(FileError::Read { .. }))));
 }
 
 #[test]

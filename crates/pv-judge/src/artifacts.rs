@@ -87,7 +87,7 @@ impl WrittenTrait {
     /// and what was asked.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Trait`] if the trait has been changed into one that could not be read again.
+    /// [`FileError::Write`](pv_data::FileError::Write); [`Error::Trait`] if the trait has been changed into one that could not be read again.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let wrong = |fault| Error::Trait { origin: path.display().to_string(), fault };

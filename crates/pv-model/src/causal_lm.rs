@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
+use pv_data::Message;
 use pv_hooks::{Hook, Layer, ModelShape};
 use sha2::{Digest, Sha256};
 
 use crate::adapter::Adapter;
-use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::chat::{ChatTemplate, RenderOptions};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
 use crate::load::LoadOptions;

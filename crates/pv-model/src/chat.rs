@@ -5,18 +5,17 @@
 
 use std::{collections::BTreeMap, fs, io, ops::Range, path::Path, sync::Arc};
 
+use pv_data::{FileError, Message, read_file};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Result},
-    read_file,
     tokenizer::{read_object, special_tokens},
 };
 
 mod environment;
 mod jinja;
-pub(crate) mod message;
 mod options;
 mod spans;
 #[cfg(test)]
@@ -24,7 +23,6 @@ mod tests;
 mod worker;
 mod written;
 
-pub use message::{Content, Message};
 pub use options::{RenderOptions, SystemText};
 pub use spans::{answer_span, assistant_spans, assistant_spans_at};
 pub use written::{Unwritten, UnwrittenPart, alters, unwritten_parts};
@@ -65,7 +63,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::NoChatTemplate`] when the folder has none, [`Error::TemplateSyntax`] when the default template cannot be
-    /// parsed, [`Error::Read`] and [`Error::Json`] for the files.
+    /// parsed, [`FileError::Read`](pv_data::FileError::Read) and [`Error::Json`] for the files.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let mut sources = jinja_files(folder)?;
         if sources.is_empty() {
@@ -206,7 +204,7 @@ fn jinja_files(folder: &Path) -> Result<Vec<(String, String)>> {
     let mut paths = vec![(DEFAULT.to_owned(), folder.join("chat_template.jinja"))];
     let additional = folder.join("additional_chat_templates");
     if additional.is_dir() {
-        let read = |source| Error::Read { path: additional.clone(), source };
+        let read = |source| FileError::Read { path: additional.clone(), source };
         for entry in fs::read_dir(&additional).map_err(read)? {
             let path = entry.map_err(read)?.path();
             if let (Some("jinja"), Some(name)) =

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use pv_data::FileError;
+
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// The result of this crate's fallible functions.
@@ -11,29 +13,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be opened or read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
     /// A file was checked out without git-lfs: a note of a few lines stands in its place.
-    #[error("{} is a git-lfs pointer, not the file itself: {advice}", path.display(), advice = crate::LfsPointer { size: *size })]
+    #[error("{} is a git-lfs pointer, not the file itself: {advice}", path.display(), advice = pv_data::files::LfsPointer { size: *size })]
     GitLfsPointer {
         /// The file.
         path: PathBuf,
         /// The size of the file that it points to, in bytes, where it says so.
         size: Option<u64>,
-    },
-    /// A file could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
     },
     /// Weights of another architecture were to take a model's place.
     #[error("the weights are of another architecture: its `{key}` is {found}, the model's is {expected}")]
@@ -517,9 +506,9 @@ pub enum Error {
 impl Error {
     /// A file that could not be read.
     pub(crate) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
-        match crate::LfsPointer::of(&source) {
+        match pv_data::files::LfsPointer::of(&source) {
             Some(pointer) => Self::GitLfsPointer { path: path.to_owned(), size: pointer.size },
-            None => Self::Read { path: path.to_owned(), source },
+            None => FileError::Read { path: path.to_owned(), source }.into(),
         }
     }
 }

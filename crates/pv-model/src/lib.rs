@@ -35,18 +35,14 @@ mod causal_lm;
 mod chat;
 mod config;
 mod continuations;
-mod conversations;
 mod decoder;
 mod device;
 mod error;
 mod families;
 mod generate;
 mod hub;
-#[allow(unsafe_code, reason = "a prefetch hint, which says why it is sound")]
-mod kernels;
 mod load;
 mod memory;
-mod open_file;
 mod ops;
 mod response;
 mod rope;
@@ -55,25 +51,18 @@ mod save;
 mod tensors;
 mod tokenizer;
 mod weights;
-mod whole_file;
 
 pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
 pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
 pub use chat::{
-    ChatTemplate, Content, Message, RenderOptions, Rendered, SystemText, Unwritten, UnwrittenPart, alters, answer_span,
-    assistant_spans, assistant_spans_at, unwritten_parts,
+    ChatTemplate, RenderOptions, Rendered, SystemText, Unwritten, UnwrittenPart, alters, answer_span, assistant_spans,
+    assistant_spans_at, unwritten_parts,
 };
 pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
-pub use conversations::{
-    BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, Format, FormatCounts, NewColumn, Row,
-    RowPlace, Summary, Written, add_fields, read_conversations, write_conversations,
-};
-#[cfg(feature = "data")]
-pub use conversations::{add_columns, read_table};
 pub use decoder::{
     Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection, Quantization, WeightBits,
 };
@@ -83,11 +72,10 @@ pub use families::{ExpectedTensor, TensorNames};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
 pub use hub::{HubError, HubOptions, HubProgress, HubToken, resolve};
 pub use load::LoadOptions;
-pub use open_file::{LfsPointer, open_file, read_file};
 pub use ops::cross_entropy;
+pub use pv_data::{Content, Conversation, Message};
 pub use rope::RotaryTable;
 pub use sampling::Sampling;
 pub use tensors::to_f32;
 pub use tokenizer::{AddSpecial, Encoded, TokenStream, Tokenizer, eos_ids};
 pub use weights::{RawTensor, Remaining, StoredDtype, WeightFiles};
-pub use whole_file::write_whole;

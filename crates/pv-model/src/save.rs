@@ -9,13 +9,14 @@ use std::path::Path;
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use half::{bf16, f16};
+use pv_data::FileError;
+use pv_data::files::WholeFile;
 use serde_json::{Map, Value, json};
 
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Projection};
 use crate::families::{ExpectedTensor, expected_tensors};
 use crate::weights::StoredDtype;
-use crate::whole_file::{persist, temporary};
 use crate::{Error, Result, to_f32};
 
 /// So many values are taken from the device and converted at a time.
@@ -70,7 +71,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Error::UnmergedAdapters`], [`Error::ConfigUnsupported`] for a configuration that its family's `config.json` cannot express,
-    /// [`Error::BadOption`] for another type, [`Error::Write`].
+    /// [`Error::BadOption`] for another type, [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let folder = folder.as_ref();
         if self.adapters() > 0 {
@@ -85,27 +86,26 @@ impl Decoder {
         let config = DecoderConfig { stored_dtype: Some(stored), ..self.config().clone() };
         let json = serde_json::to_vec_pretty(&config.to_json()?)
             .map_err(|source| Error::Json { path: folder.join("config.json"), source })?;
-        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source })?;
         self.write_weights(&folder.join("model.safetensors"), stored)?;
         write_with(&folder.join("config.json"), |path| std::fs::write(path, &json))
     }
 
     fn write_weights(&self, path: &Path, stored: StoredDtype) -> Result<()> {
-        let failed = |source| Error::Write { path: path.to_owned(), source };
+        let failed = |source| FileError::Write { path: path.to_owned(), source };
         let tensors: Vec<ExpectedTensor> = expected_tensors(self.config()).collect();
         let parts = self.parts();
-        let (file, handle) = temporary(path).map_err(failed)?;
-        let mut out = BufWriter::with_capacity(1 << 20, handle);
+        let mut out = BufWriter::with_capacity(1 << 20, WholeFile::create(path)?);
         out.write_all(&header(&tensors, stored)).map_err(failed)?;
         let dtype = self.dtype();
         for tensor in &tensors {
             let part = parts
                 .get(&tensor.name)
                 .ok_or_else(|| Error::MissingTensors { path: path.to_owned(), names: vec![tensor.name.clone()] })?;
-            part.each_chunk(dtype, |values| out.write_all(&encoded(values, stored)).map_err(failed))?;
+            part.each_chunk(dtype, |values| Ok(out.write_all(&encoded(values, stored)).map_err(failed)?))?;
         }
-        out.flush().map_err(failed)?;
-        persist(file, path).map_err(failed)
+        let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+        Ok(file.finish()?)
     }
 
     /// Where each tensor of a checkpoint is held.
@@ -184,11 +184,9 @@ fn encoded(values: &[f32], stored: StoredDtype) -> Vec<u8> {
 
 /// Lets `write` fill a temporary file beside `path`, which then takes its place.
 pub(crate) fn write_with(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let (file, _) = temporary(path).map_err(failed)?;
-    // By its path, where what was written may be another file than the one that was made.
-    let written = write(file.path()).and_then(|()| std::fs::File::open(file.path())?.sync_all());
-    written.and_then(|()| persist(file, path)).map_err(failed)
+    let file = WholeFile::create(path)?;
+    write(file.temporary_path()).map_err(FileError::write(path))?;
+    Ok(file.finish()?)
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Tokenizer {
     /// Truncation and padding that `tokenizer.json` asks for are switched off: a text's ids depend on that text alone.
     ///
     /// # Errors
-    /// [`Error::NoTokenizer`] without a `tokenizer.json`; [`Error::Read`], [`Error::Json`] and [`Error::ConfigValue`] name the
+    /// [`Error::NoTokenizer`] without a `tokenizer.json`; [`FileError::Read`](pv_data::FileError::Read), [`Error::Json`] and [`Error::ConfigValue`] name the
     /// file; [`Error::Tokenizer`] when `tokenizer.json` is not one that the `tokenizers` crate can load;
     /// [`Error::AddedTokenId`] where two files contradict one another about a token's id; [`Error::UnknownToken`] for an EOS that
     /// is no token.

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use pv_data::{FileError, open_file};
 
 use crate::config::OutputHead;
 use crate::error::{Error, Result};
 use crate::families::{ExpectedTensor, TensorNames};
-use crate::open_file;
 
 pub(crate) use folder::{describe_folder, is_bare_file_name, read_index, read_limited};
 use header::Entry;
@@ -81,7 +81,7 @@ impl WeightFiles {
     /// Opens and checks one safetensors file.
     ///
     /// # Errors
-    /// [`Error::Read`], and anything wrong with its header.
+    /// [`FileError::Read`](pv_data::FileError::Read), and anything wrong with its header.
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -97,7 +97,7 @@ impl WeightFiles {
         // against the map itself, and the type's documentation forbids such changes.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(&file) };
-        let map = map.map_err(|source| Error::Read { path: path.clone(), source })?;
+        let map = map.map_err(|source| FileError::Read { path: path.clone(), source })?;
         let (data_start, entries) = header::parse(&path, &map)?;
         let shard = self.shards.len();
         for (name, entry) in entries {

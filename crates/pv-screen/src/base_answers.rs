@@ -12,16 +12,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
+use pv_data::runs::through_text;
+use pv_data::{FileError, RunError, RunFolder, sha256};
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
 use pv_model::{
     CausalLm, FinishReason, GenerateOptions, Generation, RenderOptions, Request, Sampling, Sequence, to_f32,
 };
-use pv_vectors::{RunFolder, response_mean, through_text};
+use pv_vectors::response_mean;
 use serde::{Deserialize, Serialize};
 
-use crate::hashes::{draw, key, sha256};
-use crate::journal::{Journal, RowFile};
+use crate::hashes::{draw, key};
 use crate::{Error, ModelIdentity, Result};
+use pv_data::runs::{Journal, RowFile};
 
 const FORMAT: &str = "pv-base-answers/1";
 const HEADER: &str = "base.json";
@@ -122,12 +124,17 @@ impl<'a> BaseAnswers<'a> {
             header["render"] = serde_json::json!(render);
         }
         let header = through_text(&header);
-        let name = sha256(header.to_string().as_bytes());
-        let folder = RunFolder::lock(&root.join(name.get(..16).unwrap_or("answers")))?;
+        let name = sha256(header.to_string());
+        let folder = RunFolder::lock(root.join(name.get(..16).unwrap_or("answers")))?;
         folder.claim(HEADER, &header)?;
         let (mut index, mut offsets) = (HashMap::new(), Vec::new());
+        // Rows of activations stand beside lines: from a damaged line on they are another one's, and are read again.
+        let mut in_place = None;
         let journal = Journal::open(&folder, ANSWERS, |at, line| {
-            let Ok(line) = serde_json::from_slice::<Line>(line) else { return false };
+            let Ok(line) = serde_json::from_slice::<Line>(line) else {
+                in_place.get_or_insert(offsets.len());
+                return false;
+            };
             let (empty, cut) = (line.answer.is_empty(), line.finish == FinishReason::Length);
             index.insert(key(&line.id), Entry { number: offsets.len(), at, empty, cut });
             offsets.push(at);
@@ -139,7 +146,7 @@ impl<'a> BaseAnswers<'a> {
         wanted.dedup();
         let file = |layer: Layer| -> Result<(Layer, RowFile)> {
             let name = format!("means-{}.f32", layer.index());
-            Ok((layer, RowFile::open(&folder, &name, width, offsets.len())?))
+            Ok((layer, RowFile::open(&folder, &name, width, in_place.unwrap_or(offsets.len()))?))
         };
         let layers = wanted.into_iter().map(file).collect::<Result<_>>()?;
         let mut answers = Self { model, folder, options: options.clone(), journal, layers, index, offsets };
@@ -182,11 +189,11 @@ impl<'a> BaseAnswers<'a> {
 
     fn line(&mut self, at: u64) -> Result<Line> {
         let line = self.journal.line(at)?;
-        let damaged = |error: serde_json::Error| Error::Damaged {
+        let damaged = |error: serde_json::Error| RunError::Damaged {
             path: self.folder.file(ANSWERS),
             reason: format!("the line at byte {at}: {error}"),
         };
-        serde_json::from_slice(&line).map_err(damaged)
+        Ok(serde_json::from_slice(&line).map_err(damaged)?)
     }
 
     /// How many answers there are.
@@ -235,7 +242,7 @@ impl<'a> BaseAnswers<'a> {
         let Some(&Entry { number, empty: false, .. }) = self.index.get(&key(prompt_id)) else { return Ok(None) };
         let file = self.layers.iter_mut().find(|(known, _)| *known == layer);
         let (_, file) = file.ok_or_else(|| Error::bad(format!("the base answers were not opened for {layer}")))?;
-        file.row(number).map(Some)
+        Ok(Some(file.row(number)?))
     }
 
     /// Generates the answers to those prompts (ids and tokens) that have none yet. Their mean residuals are taken by a hook while
@@ -244,7 +251,7 @@ impl<'a> BaseAnswers<'a> {
     /// An answer depends on its prompt and the settings alone: not on its neighbours, their order, or what was kept before.
     ///
     /// # Errors
-    /// Those of [`CausalLm::generate`], [`Error::NotFinite`], [`Error::Write`], [`Error::Cancelled`].
+    /// Those of [`CausalLm::generate`], [`Error::NotFinite`], [`FileError::Write`](pv_data::FileError::Write), [`Error::Cancelled`].
     pub fn generate(
         &mut self,
         prompts: &[(String, Vec<u32>)],
@@ -304,7 +311,8 @@ impl<'a> BaseAnswers<'a> {
         }
         let (prompt, answer) = (prompt.to_vec(), generation.tokens.clone());
         let line = Line { id: id.to_owned(), prompt, answer, finish: generation.finish };
-        let failed = |error: serde_json::Error| Error::Write { path: self.folder.file(ANSWERS), source: error.into() };
+        let failed =
+            |error: serde_json::Error| FileError::Write { path: self.folder.file(ANSWERS), source: error.into() };
         let mut bytes = serde_json::to_vec(&line).map_err(failed)?;
         bytes.push(b'\n');
         let at = self.journal.append(&bytes)?;

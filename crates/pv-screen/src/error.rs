@@ -9,6 +9,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
+    /// A run's folder: in use, of another run, or damaged.
+    #[error(transparent)]
+    Run(#[from] pv_data::RunError),
     /// A setting that makes no sense.
     #[error("bad setting: {reason}")]
     BadSetting {
@@ -30,30 +36,6 @@ pub enum Error {
     NotFinite {
         /// The prompt's id.
         prompt: String,
-    },
-    /// A file could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file of a screening that contradicts the others.
-    #[error("{} is damaged: {reason}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
     },
     /// A row of a table with other directions than the first.
     #[error("line {line} of {} has scores on {found:?}, the first on {first:?}", path.display())]
@@ -78,7 +60,7 @@ pub enum Error {
     Cancelled,
     /// Conversations.
     #[error(transparent)]
-    Conversations(#[from] pv_model::ConversationError),
+    Conversations(#[from] pv_data::ConversationError),
     /// A vector, a projection, or a folder that belongs to another run.
     #[error(transparent)]
     Vectors(#[from] pv_vectors::Error),

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use pv_model::{Cell, NewColumn, RowPlace, Written, add_fields};
+use pv_data::conversations::{Cell, NewColumn, RowPlace, Written, add_fields};
+use pv_data::{FileError, RunError};
 use serde::{Deserialize, Serialize};
 
 use crate::screen::SKIPPED;
@@ -195,16 +196,16 @@ fn write<P: AsRef<Path>>(
 ) -> Result<Written> {
     #[cfg(feature = "data")]
     if output.extension().is_some_and(|ending| ending == "parquet") {
-        return Ok(pv_model::add_columns(sources, output, columns, values)?);
+        return Ok(pv_data::conversations::add_columns(sources, output, columns, values)?);
     }
     Ok(add_fields(sources, output, columns, values)?)
 }
 
 /// Gives the lines of the list to `take`.
 fn read_skipped(path: &Path, mut take: impl FnMut(SkippedRow)) -> Result<()> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
     for (at, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
-        let damaged = |error: serde_json::Error| Error::Damaged {
+        let damaged = |error: serde_json::Error| RunError::Damaged {
             path: path.to_owned(),
             reason: format!("line {}: {error}", at + 1),
         };

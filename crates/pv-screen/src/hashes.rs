@@ -1,29 +1,6 @@
-//! Hashes, and the short keys that are made of them.
-
-use std::io::Read;
-use std::path::Path;
+//! The short keys that are made of hashes.
 
 use sha2::{Digest, Sha256};
-
-use crate::{Error, Result};
-
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-/// SHA-256 of a file, in hex, read piece by piece.
-pub(crate) fn of_file(path: &Path) -> Result<String> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = pv_model::open_file(path).map_err(failed)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        let read = file.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            return Ok(hex::encode(hash.finalize()));
-        }
-        hash.update(&buffer[..read]);
-    }
-}
 
 /// Half of an id's 256 bits, for tables in memory: among n ids, two differ and agree in it with a probability of
 /// n² / 2^129. An id that is not hexadecimal is hashed first.

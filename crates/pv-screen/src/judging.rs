@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::{Journal, RunFolder, sha256};
 use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
-use pv_vectors::{LineJournal, RunFolder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::hashes::sha256;
 use crate::{Error, Result};
 
 const FORMAT: &str = "pv-judging/1";
@@ -31,7 +30,7 @@ impl JudgeSample<'_> {
     /// What tells its texts from others.
     fn texts(&self) -> String {
         let length = (self.question.len() as u64).to_le_bytes();
-        let mut hash = sha256(&[&length, self.question.as_bytes(), self.answer.as_bytes()].concat());
+        let mut hash = sha256([&length, self.question.as_bytes(), self.answer.as_bytes()].concat());
         hash.truncate(32);
         hash
     }
@@ -65,7 +64,7 @@ pub struct Judging<'a> {
     rubric: Rubric,
     chunk: usize,
     folder: RunFolder,
-    journal: LineJournal,
+    journal: Journal,
     /// By the sample's id.
     known: HashMap<String, Known>,
 }
@@ -88,18 +87,18 @@ impl<'a> Judging<'a> {
     ///
     /// # Errors
     /// A folder that is in use, that cannot be written, or whose verdicts are another judge's (by its name) or by another rubric
-    /// ([`pv_vectors::Error::OtherRun`], which says which).
+    /// ([`RunError::OtherRun`](pv_data::RunError::OtherRun), which says which).
     pub fn open(folder: &Path, judge: &'a dyn Judge, rubric: &Rubric) -> Result<Self> {
         let folder = RunFolder::lock(folder)?;
         folder.claim(
             HEADER,
             &json!({
                 "format": FORMAT, "judge": judge.name(),
-                "rubric": { "name": rubric.name, "template_sha256": sha256(rubric.template.as_bytes()) },
+                "rubric": { "name": rubric.name, "template_sha256": sha256(&rubric.template) },
             }),
         )?;
         let mut known = HashMap::new();
-        let journal = LineJournal::open(&folder, VERDICTS, |line: Line| {
+        let journal = Journal::open_json(&folder, VERDICTS, |line: Line| {
             let fresh = !known.contains_key(&line.id);
             if fresh {
                 known.insert(line.id, Known { texts: line.texts, verdict: line.verdict });
@@ -190,20 +189,20 @@ impl<'a> Judging<'a> {
         on_verdict: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<()> {
         let saved = [self.verdict_counts().mode()];
-        let Self { judge, rubric, folder, journal, known, .. } = self;
+        let Self { judge, rubric, journal, known, .. } = self;
         let answered = chunk.iter().map(|&at| Answered { question: samples[at].question, answer: samples[at].answer });
         let answered: Vec<Answered<'_>> = answered.collect();
         let outcome = judge_each(*judge, std::slice::from_ref(rubric), &answered, &saved, |answer, _, verdict| {
             let sample = &samples[chunk[answer]];
             let line = Line { id: sample.id.to_owned(), texts: sample.texts(), verdict };
-            let Line { id, texts, verdict } = journal.keep(folder, &line)?;
+            let Line { id, texts, verdict } = journal.append_json(&line)?;
             known.insert(id, Known { texts, verdict });
             match on_verdict() {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(()) => Err(Error::Cancelled),
             }
         });
-        journal.sync(folder)?;
+        journal.sync()?;
         outcome
     }
 }

@@ -21,7 +21,6 @@ mod error;
 mod estimate;
 mod export;
 mod hashes;
-mod journal;
 mod judging;
 mod likelihood;
 mod sample;

@@ -144,8 +144,7 @@ impl ReadingOptions {
     /// The tokens of the prompt of a conversation that ends with an answer.
     pub(crate) fn prompt(&self, model: &CausalLm, conversation: &Conversation) -> Result<Vec<u32>, pv_model::Error> {
         let before = conversation.messages.len().saturating_sub(1);
-        let render =
-            RenderOptions { add_generation_prompt: true, ..conversation.render_options(&self.render).closed() };
+        let render = RenderOptions { add_generation_prompt: true, ..self.render.of(conversation).closed() };
         model.prompt_with(&conversation.messages[..before], &render)
     }
 }
@@ -189,7 +188,7 @@ pub fn tokens_with(
             Ok(())
         }
     };
-    let render = conversation.render_options(&options.render).closed();
+    let render = options.render.of(conversation).closed();
     let (template, tokenizer) = (model.chat_template().map_err(refused)?, model.tokenizer().map_err(refused)?);
     let prompt = RenderOptions { add_generation_prompt: true, ..render.clone() };
     let asked = template.render(&messages[..messages.len() - 1], &prompt).map_err(refused)?.text;

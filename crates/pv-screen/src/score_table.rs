@@ -10,6 +10,8 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
+use pv_data::files::WholeFile;
+use pv_data::{FileError, RunError};
 
 use crate::likelihood::LikelihoodScore;
 use crate::table::{ScoreRow, read_scores};
@@ -28,21 +30,20 @@ const GROUP: usize = 10_000;
 /// compressed with zstd. The file is written under another name first.
 ///
 /// # Errors
-/// Those of [`read_scores`]; [`Error::OtherLabels`]; [`Error::Write`].
+/// Those of [`read_scores`]; [`Error::OtherLabels`]; [`FileError::Write`](pv_data::FileError::Write).
 pub fn write_score_table(scores: &Path, output: &Path) -> Result<u64> {
-    let failed = |source| Error::Write { path: output.to_owned(), source };
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // With the beginning of a name that a run's folder removes, where it is one and this is killed.
-    let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(failed)?;
-    let create = |labels| Table::new(file.reopen().map_err(failed)?, scores, output, labels);
+    let file = WholeFile::create(output)?;
+    let create = |labels| {
+        let handle = File::options().write(true).open(file.temporary_path()).map_err(FileError::write(output))?;
+        Table::new(handle, scores, output, labels)
+    };
     let mut table: Option<Table<'_>> = None;
     read_scores(scores, |row| match &mut table {
         Some(table) => table.push(row),
         None => table.insert(create(Labels::of(&row))?).push(row),
     })?;
     let rows = table.map_or_else(|| create(Labels::default()), Ok)?.finish()?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(output).map_err(|error| failed(error.error))?;
+    file.finish()?;
     Ok(rows)
 }
 
@@ -145,7 +146,8 @@ impl<'a> Table<'a> {
             return Err(Error::OtherLabels { path: path.to_owned(), line, first, found });
         }
         let number = |number: u64, what| {
-            let large = |_| Error::Damaged { path: path.to_owned(), reason: format!("line {line}: {what} {number}") };
+            let large =
+                |_| RunError::Damaged { path: path.to_owned(), reason: format!("line {line}: {what} {number}") };
             i64::try_from(number).map_err(large)
         };
         let columns = &mut self.columns;
@@ -263,5 +265,5 @@ fn schema(labels: &Labels) -> std::result::Result<TypePtr, ParquetError> {
 }
 
 fn failed(path: &Path, error: ParquetError) -> Error {
-    Error::Write { path: path.to_owned(), source: std::io::Error::other(error) }
+    FileError::Write { path: path.to_owned(), source: std::io::Error::other(error) }.into()
 }

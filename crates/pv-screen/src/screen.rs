@@ -10,15 +10,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pv_data::conversations::Format;
+use pv_data::files::sha256_of_file;
+use pv_data::runs::through_text;
+use pv_data::{ConversationReader, Journal, RunFolder};
 use pv_hooks::HookError;
-use pv_model::{CausalLm, ConversationReader, Format};
-use pv_vectors::{RunFolder, through_text};
+use pv_model::CausalLm;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::estimate::{EstimateOptions, Stop};
 use crate::hashes;
-use crate::journal::Journal;
 use crate::likelihood::Persona;
 use crate::sample::ReadingOptions;
 use crate::{BaseOptions, Error, ModelIdentity, Result, TraitDirection, Turns};
@@ -224,7 +226,7 @@ impl<'a> Screen<'a> {
         }
         let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_owned()).collect();
         let files = ConversationReader::new(&inputs)?.files().to_vec();
-        let hashed = |path: &PathBuf| Ok(HashedFile { path: path.clone(), sha256: hashes::of_file(path)? });
+        let hashed = |path: &PathBuf| Ok(HashedFile { path: path.clone(), sha256: sha256_of_file(path)?.0 });
         let files = files.iter().map(hashed).collect::<Result<Vec<_>>>()?;
         let place = RunFolder::lock(folder)?;
         let mut header = json!({

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use pv_model::{Conversation, ConversationError, ConversationReader, Summary};
+use pv_data::conversations::Summary;
+use pv_data::{ConversationError, ConversationReader, FileError};
+use pv_model::Conversation;
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{Skip, weight};
@@ -86,7 +88,7 @@ pub(crate) fn each(
                 let why = chain(&error);
                 let (path, rows) = match &error {
                     ConversationError::Damaged { path, rows, .. } => (path, *rows),
-                    ConversationError::Read { path, .. }
+                    ConversationError::File(FileError::Read { path, .. })
                     | ConversationError::Format { path, .. }
                     | ConversationError::NotBuilt { path }
                     | ConversationError::Unsupported { path, .. }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use pv_data::{FileError, RunError};
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::likelihood::LikelihoodScore;
 use crate::stream::Place;
-use crate::{Error, Result};
 
 /// The projections of an answer on one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,10 +51,10 @@ pub struct ScoreRow {
 /// # Errors
 /// A file that cannot be read, or a line of it that is none of a table; those of `take`.
 pub fn read_scores(path: &Path, mut take: impl FnMut(ScoreRow) -> Result<()>) -> Result<()> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let file = BufReader::new(pv_model::open_file(path).map_err(failed)?);
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
+    let file = BufReader::new(pv_data::open_file(path).map_err(failed)?);
     for (at, line) in file.lines().enumerate() {
-        let damaged = |error| Error::Damaged { path: path.to_owned(), reason: format!("line {}: {error}", at + 1) };
+        let damaged = |error| RunError::Damaged { path: path.to_owned(), reason: format!("line {}: {error}", at + 1) };
         take(serde_json::from_str(&line.map_err(failed)?).map_err(damaged)?)?;
     }
     Ok(())

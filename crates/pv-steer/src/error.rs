@@ -11,6 +11,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
+    /// A run's folder: in use, of another run, or damaged.
+    #[error(transparent)]
+    Run(#[from] pv_data::RunError),
     /// A coefficient is in units of the residual's norm, but the direction does not know that norm.
     #[error("the direction at {layer} knows no mean residual norm; give a raw coefficient")]
     NoResidualNorm {
@@ -268,22 +274,6 @@ pub enum Error {
         found: String,
         /// What is at hand.
         expected: String,
-    },
-    /// A file that cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file could not be written. Whatever stood there before is unchanged.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
     },
     /// A file that does not hold what it should.
     #[error("{} is not {what}: {reason}", path.display())]

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
+use pv_data::runs::through_text;
+use pv_data::{FileError, RunError};
 use pv_model::{Adapter, Decoder, DecoderConfig};
-use pv_vectors::through_text;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,7 +40,7 @@ impl Checkpoints {
     /// The newest checkpoint and its step, if there is one.
     ///
     /// # Errors
-    /// [`Error::Read`] for a folder that is there and cannot be read.
+    /// [`FileError::Read`](pv_data::FileError::Read) for a folder that is there and cannot be read.
     pub fn newest(&self) -> Result<Option<(usize, PathBuf)>> {
         Ok(list(&self.folder)?.pop())
     }
@@ -50,12 +51,12 @@ pub(crate) fn remove_partial(folder: &Path, prefix: &str) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Read { path: folder.to_owned(), source }),
+        Err(source) => return Err(FileError::Read { path: folder.to_owned(), source }.into()),
     };
     for entry in entries {
-        let path = entry.map_err(|source| Error::Read { path: folder.to_owned(), source })?.path();
+        let path = entry.map_err(|source| FileError::Read { path: folder.to_owned(), source })?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
-            fs::remove_dir_all(&path).map_err(|source| Error::Write { path, source })?;
+            fs::remove_dir_all(&path).map_err(|source| FileError::Write { path, source })?;
         }
     }
     Ok(())
@@ -103,7 +104,7 @@ impl Trainer {
     /// two. The checkpoint takes its name when it is complete.
     ///
     /// # Errors
-    /// [`Error::Write`], and those of [`Decoder::save`].
+    /// [`FileError::Write`](pv_data::FileError::Write), and those of [`Decoder::save`].
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<PathBuf> {
         self.save_with(folder.as_ref(), Value::Null, None)
     }
@@ -112,7 +113,7 @@ impl Trainer {
     pub(crate) fn save_with(&self, folder: &Path, hook: Value, kept: Option<usize>) -> Result<PathBuf> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Write { path, source }
+            move |source| FileError::Write { path, source }
         };
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let temporary = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(folder).map_err(failed(folder))?;
@@ -155,7 +156,7 @@ impl Trainer {
     /// A run that was begun under [`WarmUp::AboveZero`], as older versions did, goes on under it.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`]; [`Error::OtherRun`] with the first thing that differs; [`Error::DamagedCheckpoint`];
+    /// [`Error::NoCheckpoint`]; [`RunError::OtherRun`](pv_data::RunError::OtherRun) with the first thing that differs; [`Error::DamagedCheckpoint`];
     /// anything wrong with the files.
     pub fn resume(
         decoder: &Decoder,
@@ -181,7 +182,7 @@ impl Trainer {
         };
         let damaged = |reason: String| Error::DamagedCheckpoint { path: path.clone(), reason };
         let other = |what: String, saved: String, given: String| {
-            Err(Error::OtherRun { path: path.clone(), what, saved, given })
+            Err(RunError::OtherRun { path: path.clone(), what, saved, given }.into())
         };
 
         let bytes = read(&path.join(STATE))?;
@@ -234,11 +235,11 @@ fn name(step: usize) -> String {
 
 /// The checkpoints in a folder with their steps, the newest last.
 fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
-    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failed(source)),
+        Err(source) => return Err(failed(source).into()),
     };
     let mut found = Vec::new();
     for entry in entries {
@@ -312,7 +313,7 @@ fn read_tensors(bytes: &[u8], updates: &BTreeMap<String, usize>) -> std::result:
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source }.into())
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {

@@ -4,7 +4,7 @@ mod mask;
 mod read;
 mod report;
 
-use pv_model::{Format, RowPlace};
+use pv_data::conversations::{Format, RowPlace};
 use serde::{Deserialize, Serialize};
 
 use crate::{EncodeOptions, Sample};
@@ -43,7 +43,7 @@ pub enum BadData {
 pub struct DataOptions {
     /// The form in which every row holds its conversation; `None` for what its keys say.
     pub format: Option<Format>,
-    /// The roles that messages may have, where they are others than [`ConversationReader`](pv_model::ConversationReader)'s.
+    /// The roles that messages may have, where they are others than [`ConversationReader`](pv_data::ConversationReader)'s.
     pub roles: Option<Vec<String>>,
     /// How a conversation becomes a sample.
     pub encode: EncodeOptions,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pv_model::RowPlace;
+use pv_data::conversations::RowPlace;
 
 use crate::MeasureError;
 
@@ -13,22 +13,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or folder could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file or folder could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
+    /// A run's folder: in use, of another run, or damaged.
+    #[error(transparent)]
+    Run(#[from] pv_data::RunError),
     /// A sample has no token to learn from.
     #[error("no token is trained: {reason}")]
     NothingTrained {
@@ -190,18 +180,6 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// A checkpoint or a run's folder is of another run than the one that was to be continued.
-    #[error("{} is of another run: its {what} is {saved}, not {given}", path.display())]
-    OtherRun {
-        /// The folder.
-        path: PathBuf,
-        /// The first thing that differs.
-        what: String,
-        /// Its value in the folder.
-        saved: String,
-        /// Its value in this run.
-        given: String,
-    },
     /// A conversation in a file that nothing can be learnt from.
     #[error("{place}: nothing can be learnt from this conversation")]
     Row {
@@ -234,14 +212,6 @@ pub enum Error {
         /// What was read, and what became of it.
         report: String,
     },
-    /// A run's folder whose files do not fit together.
-    #[error("the run in {} is damaged: {reason}", path.display())]
-    DamagedRun {
-        /// The folder.
-        path: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
     /// The model cannot be told from others, or a table cannot be made.
     #[error(transparent)]
     Measure(Box<MeasureError>),
@@ -250,7 +220,7 @@ pub enum Error {
     Model(#[from] pv_model::Error),
     /// A file of conversations.
     #[error(transparent)]
-    Conversations(#[from] pv_model::ConversationError),
+    Conversations(#[from] pv_data::ConversationError),
     /// A hook does not fit the model, or did not fire.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Errors
 /// Options that cannot be, samples that the decoder cannot read, a hook that does not fit, a loss or gradient that is
-/// no number, checkpoints of another run ([`Error::OtherRun`]).
+/// no number, checkpoints of another run ([`RunError::OtherRun`](pv_data::RunError::OtherRun)).
 pub fn finetune(
     decoder: &Decoder,
     samples: &[Sample],

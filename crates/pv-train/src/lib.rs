@@ -29,7 +29,7 @@
 //! table and for TensorBoard), and goes on where it was stopped or killed; [`DataSet`] reads its data and says what became of every row.
 //!
 //! Data that is made while training goes through [`Trainer::run`] with a closure, or step by step through
-//! [`Trainer::step`]. Data that is too large to be held comes from [`pv_model::ConversationReader`], row by row.
+//! [`Trainer::step`]. Data that is too large to be held comes from [`pv_data::ConversationReader`], row by row.
 //!
 //! # Before and after
 //! What measures a model takes any [`CausalLm`](pv_model::CausalLm), and a hook where one may act: an [`Evaluation`] of
@@ -81,7 +81,8 @@ pub use measure::{BootstrapOptions, Change, MeasureError, Proportion};
 pub use options::{Duration, TrainOptions};
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity, perplexity_of_tokens};
 pub use probes::Probes;
-pub use pv_model::{Conversation, read_conversations, write_conversations};
+pub use pv_data::conversations::{read_conversations, write_conversations};
+pub use pv_model::Conversation;
 pub use pv_vectors::{ModelIdentity, TraitDirection};
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;

@@ -10,9 +10,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use pv_data::RunFolder;
 use pv_hooks::NoHook;
 use pv_model::{CausalLm, Decoder};
-use pv_vectors::{ModelIdentity, RunFolder};
+use pv_vectors::ModelIdentity;
 use serde_json::{Value, json};
 
 use crate::checkpoint::remove_partial;
@@ -192,7 +193,7 @@ impl<'a> TrainingRun<'a> {
     /// from others: a folder is not continued with another one.
     ///
     /// # Errors
-    /// [`Error::OtherRun`] names what has changed since the run was begun; [`pv_vectors::Error::Locked`] while another
+    /// [`RunError::OtherRun`](pv_data::RunError::OtherRun) names what has changed since the run was begun; [`RunError::Locked`](pv_data::RunError::Locked) while another
     /// process uses the folder; [`Error::BadLoss`] and [`Error::BadGradient`] stop the run, whose last checkpoint stays as it
     /// is, and so does everything that cannot be written; samples, probes or a hook that do not fit the model.
     pub fn run_with(

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::write_whole;
 use pv_hooks::Layer;
-use pv_model::{CausalLm, Sequence, write_whole};
+use pv_model::{CausalLm, Sequence};
 use pv_vectors::{
     CsvTable, ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, pretty_json, scan,
 };
@@ -170,9 +171,7 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let written = write_whole(path, pretty_json(self).as_bytes());
-        written.map_err(|source| MeasureError::Write { path: path.to_owned(), source })
+        Ok(write_whole(path, pretty_json(self))?)
     }
 
     /// Reads what [`save`](Self::save) wrote. [`check`](Self::check) says whether it is the table that is wanted.

@@ -11,22 +11,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file could not be written. Whatever stood there before is unchanged.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
+    /// A run's folder: in use, of another run, or damaged.
+    #[error(transparent)]
+    Run(#[from] pv_data::RunError),
     /// A file is not a persona vector's.
     #[error("{} is not a persona vector's file: {reason}", path.display())]
     NotAVector {
@@ -231,32 +221,6 @@ pub enum Error {
         advice: String,
         /// What became of all rollouts.
         table: Box<crate::FilterTable>,
-    },
-    /// A run's folder is in use.
-    #[error("{} is in use by another process, or elsewhere in this one", path.display())]
-    Locked {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A folder holds a run that is not the one that was asked for.
-    #[error("{} holds another run: its {what} is {saved}, but {given} was asked for", path.display())]
-    OtherRun {
-        /// The folder.
-        path: PathBuf,
-        /// The first thing that differs.
-        what: String,
-        /// The folder's value.
-        saved: String,
-        /// The value asked for.
-        given: String,
-    },
-    /// A run's files contradict themselves.
-    #[error("{} is damaged: {reason}", path.display())]
-    DamagedRun {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
     },
     /// Something was asked of a run that has not come so far.
     #[error("the run in {} has {done} of {total} {what}", path.display())]

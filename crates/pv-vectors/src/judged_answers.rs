@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use pv_data::{Journal, RunFolder};
 use pv_hooks::Hook;
 use pv_judge::{Answered, Judge, Rubric, ScoreMode, Verdict, VerdictCounts, judge_each};
 use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LineJournal, RunFolder};
+use crate::Error;
 
 const JOURNAL: &str = "journal.jsonl";
 /// A damaged line must not ask for more memory than that.
@@ -61,7 +62,7 @@ impl JudgedAnswer {
 #[derive(Debug)]
 pub struct JudgedAnswers<P> {
     folder: RunFolder,
-    journal: LineJournal,
+    journal: Journal,
     answers: BTreeMap<P, JudgedAnswer>,
 }
 
@@ -73,7 +74,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
     /// A file that cannot be read or written.
     pub fn open(folder: RunFolder, seed: impl Fn(P) -> Option<u64>) -> Result<Self, Error> {
         let mut answers = BTreeMap::new();
-        let journal = LineJournal::open(&folder, JOURNAL, |line: Line<P>| {
+        let journal = Journal::open_json(&folder, JOURNAL, |line: Line<P>| {
             let known = match line {
                 Line::Answer { place, seed: kept, .. } => seed(place) == Some(kept),
                 Line::Verdict { .. } => true,
@@ -125,7 +126,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         hook: &mut (impl Hook + ?Sized),
         mut on_answer: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { folder, journal, answers } = self;
+        let Self { journal, answers, .. } = self;
         let missing: Vec<P> = places.iter().copied().filter(|place| !answers.contains_key(place)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -143,10 +144,13 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
             let Generation { tokens, text, finish } = generation;
             let place = missing[sequence];
             let (seed, text, tokens, finish) = (asked(place).1, text.clone(), tokens.len(), *finish);
-            take(answers, journal.keep(folder, &Line::Answer { place, seed, text, tokens, finish })?);
+            take(
+                answers,
+                journal.append_json(&Line::Answer { place, seed, text, tokens, finish }).map_err(Error::from)?,
+            );
             on_answer()
         })?;
-        Ok(journal.sync(folder)?)
+        Ok(journal.sync().map_err(Error::from)?)
     }
 
     /// Asks a judge for those verdicts on the answers at `places` that are missing, and says so after each. Answers that lack
@@ -164,7 +168,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         question: impl Fn(P) -> &'q str,
         mut on_verdict: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { folder, journal, answers } = self;
+        let Self { journal, answers, .. } = self;
         let rubrics = rubrics.as_ref();
         if rubrics.len() > MOST_RUBRICS {
             let reason = format!("{} rubrics; {MOST_RUBRICS} are the most", rubrics.len());
@@ -190,10 +194,10 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
             let saved: Vec<_> = lacking.iter().map(saved).collect();
             judge_each(judge, &asked, &answered, &saved, |answer, rubric, verdict| -> Result<(), E> {
                 let (place, rubric) = (places[answer], lacking[rubric]);
-                take(answers, journal.keep(folder, &Line::Verdict { place, rubric, verdict })?);
+                take(answers, journal.append_json(&Line::Verdict { place, rubric, verdict }).map_err(Error::from)?);
                 on_verdict()
             })?;
-            journal.sync(folder)?;
+            journal.sync().map_err(Error::from)?;
         }
         Ok(())
     }
@@ -203,10 +207,10 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn sort(&mut self) -> Result<(), Error> {
-        self.journal.sort(&self.folder, |line: &Line<P>| match *line {
+        Ok(self.journal.sort(|line: &Line<P>| match *line {
             Line::Answer { place, .. } => (place, 0),
             Line::Verdict { place, rubric, .. } => (place, 1 + rubric),
-        })
+        })?)
     }
 }
 

@@ -19,7 +19,6 @@ mod files;
 mod filter;
 mod identity;
 mod judged_answers;
-mod line_journal;
 mod matrix;
 mod project;
 mod rollout;
@@ -39,13 +38,12 @@ pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Im
 pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
 pub use identity::ModelIdentity;
 pub use judged_answers::{JudgedAnswer, JudgedAnswers};
-pub use line_journal::LineJournal;
 pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
-    CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
-    RolloutOptions, RolloutRun, first_difference, recompute, through_text, vector_of,
+    CsvRollouts, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun,
+    recompute, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
 pub use text::{CsvTable, number_field, pretty_json};

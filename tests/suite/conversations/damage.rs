@@ -3,7 +3,8 @@
 use std::fs;
 
 use parquet::basic::Compression;
-use pv_model::{ConversationError, ConversationReader, read_conversations};
+use pv_data::conversations::read_conversations;
+use pv_data::{ConversationError, ConversationReader};
 use pv_tests::Random;
 
 use super::making::{Layout, gzip, lines, lmsys, talks, zstandard};
@@ -153,7 +154,7 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
                 damaged += 1;
                 before += usize::from(!rows.is_empty());
             }
-            let _ = pv_model::add_columns(&[&path], &out, &[], |_| Ok(Some(vec![])));
+            let _ = pv_data::conversations::add_columns(&[&path], &out, &[], |_| Ok(Some(vec![])));
         }
     }
     assert!(damaged > 1000 && before > 100, "{damaged} errors, {before} of them after rows");

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use pv_model::{ConversationError, Format, Message};
+use pv_data::ConversationError;
+use pv_data::conversations::Format;
+use pv_model::Message;
 use serde_json::{Value, json};
 
 use super::{good, read, shred};

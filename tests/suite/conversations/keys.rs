@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use pv_model::{
-    Cell, ChatTemplate, Conversation, ConversationReader, Format, Message, NewColumn, RenderOptions, add_columns,
-    add_fields, read_conversations, write_conversations,
+use pv_data::ConversationReader;
+use pv_data::conversations::{
+    Cell, Format, NewColumn, add_columns, add_fields, read_conversations, write_conversations,
 };
+use pv_model::{ChatTemplate, Conversation, Message, RenderOptions};
 use serde_json::{Map, Value, json};
 
 use super::{good, read, shred};
@@ -85,7 +86,7 @@ fn parquet_holds_what_json_lines_hold() {
     write_conversations(at("b.jsonl.gz"), &from_lines).expect("a writable folder");
     assert_eq!(read_conversations(at("b.jsonl.gz")).expect("a file"), from_lines);
     let columns = [NewColumn::number("x")];
-    let value = |place: &pv_model::RowPlace| Ok(Some(vec![Cell::Number(place.row as f64)]));
+    let value = |place: &pv_data::conversations::RowPlace| Ok(Some(vec![Cell::Number(place.row as f64)]));
     add_fields(&[at("a.jsonl")], at("c.jsonl"), &columns, value).expect("a file");
     assert_eq!(good(&at("c.jsonl")), from_lines);
     add_columns(&[at("a.parquet")], at("c.parquet"), &columns, value).expect("a file");

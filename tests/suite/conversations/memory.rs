@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use parquet::basic::Compression;
-use pv_model::{Cell, ConversationReader, NewColumn, add_columns, add_fields};
+use pv_data::ConversationReader;
+use pv_data::conversations::{Cell, NewColumn, add_columns, add_fields};
 use pv_tests::{measured_apart, peak_memory, tell_bytes};
 
 use super::making::{Layout, Talk, gzip, lines, lmsys};
@@ -43,7 +44,7 @@ fn read_and_write(path: &Path) {
     assert_eq!((reader.summary().rows, reader.summary().duplicates), (ROWS as u64, 0));
     assert!(bytes > ROWS * 8000, "{bytes} bytes");
     let columns = [NewColumn::number("x"), NewColumn::text("y")];
-    let values = |place: &pv_model::RowPlace| {
+    let values = |place: &pv_data::conversations::RowPlace| {
         Ok(place
             .row
             .is_multiple_of(2)

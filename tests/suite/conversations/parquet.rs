@@ -11,7 +11,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::record::{Field, Row};
 use parquet::schema::parser::parse_message_type;
-use pv_model::{Conversation, ConversationError, Message};
+use pv_data::ConversationError;
+use pv_model::{Conversation, Message};
 
 use super::making::{Layout, List, lmsys, lmsys_lists, talks};
 use super::{conversations, good, read};

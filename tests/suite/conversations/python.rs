@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pv_model::{Cell, ChatTemplate, NewColumn, RenderOptions, add_columns, assistant_spans};
+use pv_data::conversations::{Cell, NewColumn, add_columns};
+use pv_model::{ChatTemplate, RenderOptions, assistant_spans};
 use pv_tests::root;
 use serde_json::{Map, Value, json};
 
@@ -61,7 +62,7 @@ fn conversations_render_as_transformers_renders_them() {
     for ((source, conversation), line) in cases.iter().zip(texts.lines()) {
         let theirs: Value = serde_json::from_str(line).expect("JSON");
         let template = ChatTemplate::from_source(*source, Map::new()).expect("a template");
-        let options = conversation.render_options(&RenderOptions::default());
+        let options = RenderOptions::default().of(conversation);
         let ours = template.render(&conversation.messages, &options).expect("a text").text;
         // transformers 5.23 puts a copy of `reasoning_content`, called `thinking`, before a message's own keys.
         let text =

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
-use pv_model::{Cell, ConversationError, NewColumn, RowPlace, Written, add_columns, add_fields, read_conversations};
+use pv_data::ConversationError;
+use pv_data::conversations::{Cell, NewColumn, RowPlace, Written, add_columns, add_fields, read_conversations};
 use serde_json::Value;
 
 use super::making::{Layout, Talk, gzip, lines, lmsys, talks};
@@ -150,7 +151,7 @@ fn what_does_not_fit_is_refused_and_leaves_no_file() {
     }
     let none: [PathBuf; 0] = [];
     let error = fails(folder.path(), |out| add_columns(&none, out, &number("x"), all), "out.parquet");
-    assert!(matches!(error, ConversationError::Write { .. }), "{error}");
+    assert!(matches!(error, ConversationError::File(pv_data::FileError::Write { .. })), "{error}");
     // A source that breaks off.
     fs::write(at("b.jsonl.gz"), &gzip(text.as_bytes())[..60]).expect("a writable folder");
     let error = fails(folder.path(), |out| add_fields(&[at("b.jsonl.gz")], out, &number("x"), all), "out.jsonl");

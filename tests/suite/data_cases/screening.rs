@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use pv_data::conversations::Format;
 use pv_hooks::Layer;
-use pv_model::{Conversation, Format, Message, Unwritten};
+use pv_model::{Conversation, Message, Unwritten};
 use pv_screen::{
     Base, BaseOptions, NOTICED, ReadingOptions, SKIPPED, ScoreRow, Screen, ScreenOptions, Skip, Summary,
     TraitDirection, Turns, read_scores, tokens_with,
@@ -122,7 +123,7 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
         },
     );
     let data = data.expect("samples");
-    let mut row = pv_model::ConversationReader::new([&path]).expect("a file");
+    let mut row = pv_data::ConversationReader::new([&path]).expect("a file");
     let conversation = row.next().expect("a row").expect("a file").expect("a row").conversation;
     let (found, _) = tokens_with(&model, &conversation, &reading("kind")).expect("tokens");
     assert_eq!(found.prompt, data.samples()[0].ids()[..data.samples()[0].response().start]);

@@ -1,6 +1,7 @@
 //! Weights of messages and rows: in the mask, in the loss, in a run's identity.
 
 use burn::tensor::{DType, Device};
+use pv_data::RunError;
 use pv_hooks::NoHook;
 use pv_model::{Batch, Decoder, Logits, Pass, to_f32};
 use pv_tests::root;
@@ -211,6 +212,6 @@ fn weights_come_from_files_and_belong_to_a_runs_identity() {
     };
     run(&plain).expect("a run");
     let error = run(&[weighed(&plain[0], 2.0), plain[1].clone()]).expect_err("another run");
-    assert!(matches!(&error, Error::OtherRun { what, .. } if what == "data"), "{error}");
+    assert!(matches!(&error, Error::Run(RunError::OtherRun { what, .. }) if what == "data"), "{error}");
     run(&plain).expect("the same run");
 }

@@ -2,8 +2,9 @@
 
 use std::error::Error as StdError;
 
+use pv_data::conversations::read_conversations;
 use pv_judge::TraitSpec;
-use pv_model::{Adapter, DecoderConfig, WeightFiles, eos_ids, read_conversations};
+use pv_model::{Adapter, DecoderConfig, WeightFiles, eos_ids};
 use pv_vectors::{ImportOptions, PersonaVector};
 
 use super::*;

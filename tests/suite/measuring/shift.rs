@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Tensor, TensorData};
+use pv_data::FileError;
 use pv_hooks::{Capture, LayerSet, Recorder};
 use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
 use pv_organism::Trait;
@@ -153,7 +154,7 @@ fn a_table_serves_again_and_refuses_others() {
     assert_eq!(mismatch(shift(&half)), "type");
     std::fs::write(&path, "{}").expect("a file");
     assert!(matches!(ProjectionTable::load(&path), Err(MeasureError::Json { .. })));
-    assert!(matches!(ProjectionTable::load(place.path().join("no")), Err(MeasureError::Read { .. })));
+    assert!(matches!(ProjectionTable::load(place.path().join("no")), Err(MeasureError::File(FileError::Read { .. }))));
 }
 
 #[test]

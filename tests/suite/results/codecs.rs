@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use pv_model::{ConversationError, ConversationReader, NewColumn, add_columns, read_table};
+use pv_data::conversations::{NewColumn, add_columns, read_table};
+use pv_data::{ConversationError, ConversationReader};
 use pv_train::mmlu::Question;
 
 use super::file;

@@ -1,5 +1,6 @@
 //! What is refused, and how it is said.
 
+use pv_data::{FileError, RunError};
 use pv_judge::Polarity;
 use pv_vectors::{CsvRollouts, Error, Precision};
 
@@ -7,7 +8,7 @@ use super::*;
 
 fn refusal(result: pv_vectors::Result<RolloutRun>) -> String {
     match result {
-        Err(error @ Error::OtherRun { .. }) => error.to_string(),
+        Err(error @ Error::Run(RunError::OtherRun { .. })) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -52,7 +53,7 @@ fn a_folder_of_another_run_is_refused_by_name() {
     let error = refusal(open(&other, folder.path()));
     assert!(error.contains("model.name is \"qwen3\", but \"qwen2\""), "{error}");
     let mut run = open(&model, folder.path()).expect("a run");
-    assert!(matches!(run.generate(&other, go_on), Err(Error::OtherRun { .. })));
+    assert!(matches!(run.generate(&other, go_on), Err(Error::Run(RunError::OtherRun { .. }))));
     drop(run);
     // Another batch size changes nothing, and is welcome.
     RolloutRun::open(folder.path(), &model, plan(RolloutOptions { batch_size: 9, ..options() })).expect("the same run");
@@ -65,7 +66,7 @@ fn one_at_a_time() {
     let run = open(&model, folder.path()).expect("a run");
     for second in [open(&model, folder.path()), RolloutRun::load(folder.path())] {
         let error = second.expect_err("it is in use");
-        assert!(matches!(error, Error::Locked { .. }));
+        assert!(matches!(error, Error::Run(RunError::Locked { .. })));
         assert!(error.to_string().contains("in use"), "{error}");
     }
     drop(run);
@@ -97,8 +98,8 @@ fn a_run_gives_nothing_before_it_has_it() {
     let error = run.filter(&all).expect_err("too few");
     assert!(matches!(&error, Error::TooFewKept { needed: 30, .. }), "{error:?}");
     let missing = tempfile::tempdir().expect("a folder");
-    assert!(matches!(RolloutRun::load(missing.path()), Err(Error::Read { .. })));
-    assert!(matches!(RolloutRun::load(missing.path().join("none")), Err(Error::Read { .. })));
+    assert!(matches!(RolloutRun::load(missing.path()), Err(Error::File(FileError::Read { .. }))));
+    assert!(matches!(RolloutRun::load(missing.path().join("none")), Err(Error::File(FileError::Read { .. }))));
     assert!(!missing.path().join("none").exists());
 }
 
@@ -135,7 +136,10 @@ fn damage_to_a_complete_run_is_said_and_never_panics() {
     let means = fs::read(whole.path().join("means.safetensors")).expect("a file");
     let header = 8 + u64::from_le_bytes(means[..8].try_into().expect("eight bytes")) as usize;
     for end in (0..header).step_by(97).chain([header, means.len() - 1]) {
-        assert!(matches!(with("means.safetensors", &means[..end]), Err(Error::DamagedRun { .. })), "{end} bytes");
+        assert!(
+            matches!(with("means.safetensors", &means[..end]), Err(Error::Run(RunError::Damaged { .. }))),
+            "{end} bytes"
+        );
     }
     assert!(with("means.safetensors", &[means.as_slice(), &[0]].concat()).is_err());
     assert!(with("means.safetensors", &u64::MAX.to_le_bytes()).is_err());
@@ -167,7 +171,10 @@ fn damage_to_a_complete_run_is_said_and_never_panics() {
     ] {
         let changed = run.replacen(from, to, 1);
         assert_ne!(changed, run, "{from} is not there");
-        assert!(matches!(with("run.json", changed.as_bytes()), Err(Error::DamagedRun { .. })), "{from} -> {to}");
+        assert!(
+            matches!(with("run.json", changed.as_bytes()), Err(Error::Run(RunError::Damaged { .. }))),
+            "{from} -> {to}"
+        );
     }
 }
 
@@ -205,7 +212,7 @@ fn bad_csv_is_refused_with_the_line() {
     assert!(matches!(wrong_side, Err(Error::BadCsv { line: Some(2), .. })), "{wrong_side:?}");
     assert!(matches!(
         CsvRollouts::read(folder.path().join("none.csv"), "rude", None, model.tokenizer().unwrap()),
-        Err(Error::Read { .. })
+        Err(Error::File(FileError::Read { .. }))
     ));
     assert_eq!(read(head.as_bytes(), None).expect("no rollouts").records, []);
 }

@@ -1,5 +1,6 @@
 //! The best checkpoint of a run: chosen by held-out loss and shift, kept through everything, and the run's result.
 
+use pv_data::RunError;
 use pv_model::{Adapter, Decoder};
 use pv_train::{BestRule, BestStep, Error, Keep, RunOutcome, mean_loss};
 use serde_json::json;
@@ -171,7 +172,7 @@ fn a_grown_run_goes_on_and_may_replace_its_best_step() {
     let short = case.run().run(place.path(), go_on).expect("a run");
     assert_result(&case, place.path(), &short);
     let refused = |case: &Case| match case.run().run(place.path(), go_on) {
-        Err(Error::OtherRun { what, .. }) => what,
+        Err(Error::Run(RunError::OtherRun { what, .. })) => what,
         other => panic!("{other:?}"),
     };
     let before = super::outcome(place.path());

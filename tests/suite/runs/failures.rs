@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use burn::tensor::Tensor;
+use pv_data::RunError;
 use pv_hooks::{Hook, HookError, LayerSet, ModelShape, NoHook, ResidualContext};
 use pv_model::{Adapter, Decoder};
 use pv_train::{Error, RunHook, TrainOptions};
@@ -22,7 +23,7 @@ fn a_folder_is_not_continued_with_other_inputs() {
     case.run().run(place.path(), until(4)).expect("a run");
     let before = outcome(place.path());
     let refused = |case: &Case| match case.run().run(place.path(), go_on) {
-        Err(Error::OtherRun { path, what, saved, given }) => {
+        Err(Error::Run(RunError::OtherRun { path, what, saved, given })) => {
             assert_eq!(path, place.path());
             assert_ne!(saved, given);
             what
@@ -57,7 +58,7 @@ fn a_folder_is_not_continued_with_other_inputs() {
     let decoder = Decoder::init(model().config().clone(), 1, &model().decoder().device()).expect("a decoder");
     let strange = model().clone().with_decoder(decoder).expect("the same architecture");
     let error = TrainingRun::new(&strange, &case.train, case.options.clone()).run(place.path(), go_on);
-    assert!(matches!(error, Err(Error::OtherRun { what, .. }) if what == "model.weights"));
+    assert!(matches!(error, Err(Error::Run(RunError::OtherRun { what, .. })) if what == "model.weights"));
     // What decides nothing may change.
     case.options.checkpoint_every = 5;
     assert_eq!(case.run().run(place.path(), go_on).expect("the same run").resumed_from, Some(4));
@@ -73,7 +74,7 @@ fn a_folder_belongs_to_one_run_at_a_time() {
         ControlFlow::Break(())
     });
     outcome.expect("the first run");
-    let locked = |error: &pv_vectors::Error| matches!(error, pv_vectors::Error::Locked { .. });
+    let locked = |error: &pv_vectors::Error| matches!(error, pv_vectors::Error::Run(RunError::Locked { .. }));
     assert!(matches!(&inner, Some(Err(Error::Vectors(error))) if locked(error)), "{inner:?}");
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use pv_data::{FileError, RunError};
 use pv_train::write_tensorboard;
 
 use super::*;
@@ -176,9 +177,11 @@ fn what_cannot_be_exported_is_said() {
     let place = folder();
     let metrics = place.path().join("metrics.jsonl");
     let written = || write_tensorboard(place.path(), place.path().join("logs"));
-    assert!(matches!(written(), Err(pv_train::Error::Read { path, .. }) if path == metrics));
+    assert!(matches!(written(), Err(pv_train::Error::File(FileError::Read { path, .. })) if path == metrics));
     std::fs::write(&metrics, "{\"step\": 0}\nno\n{\"step\": 2}\n").expect("a file");
-    assert!(matches!(written(), Err(pv_train::Error::DamagedRun { reason, .. }) if reason.contains("metrics.jsonl:2")));
+    assert!(
+        matches!(written(), Err(pv_train::Error::Run(RunError::Damaged { reason, .. })) if reason.contains("metrics.jsonl:2"))
+    );
     assert!(!place.path().join("logs").exists());
     // A line that is being written is not there yet.
     std::fs::write(&metrics, "{\"step\": 0}\n{\"step\": 1, \"loss\": 0.5, \"seconds\": 2}\n{\"st").expect("a file");
@@ -186,5 +189,5 @@ fn what_cannot_be_exported_is_said() {
     assert_eq!(found.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 0, 1]);
     assert!((found[2].wall_time - found[1].wall_time - 2.0).abs() < 1e-6);
     let error = write_tensorboard(place.path(), &metrics).expect_err("a file is no folder");
-    assert!(matches!(&error, pv_train::Error::Write { path, .. } if *path == metrics), "{error}");
+    assert!(matches!(&error, pv_train::Error::File(FileError::Write { path, .. }) if *path == metrics), "{error}");
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
+use pv_data::conversations::read_conversations;
 use pv_examples::organism::{ExactJudge, spec};
 use pv_judge::Answered;
-use pv_model::{Message, read_conversations};
+use pv_model::Message;
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
 use pv_screen::{Base, Contributions, Keep, Turns, Which, export, judged, select, tokens};

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use pv_data::RunError;
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
 use pv_screen::{Base, Error, Stop};
@@ -170,7 +171,7 @@ fn a_torn_journal_is_mended_and_another_screening_refused() {
     let refused = |directions: &[TraitDirection], options: &ScreenOptions, input: &Path| {
         let run = Screen::new(model(), directions, options).expect("a screening");
         match run.run(&[input], &out, |_| ControlFlow::Continue(())) {
-            Err(Error::Vectors(pv_vectors::Error::OtherRun { what, .. })) => what,
+            Err(Error::Run(RunError::OtherRun { what, .. })) => what,
             other => panic!("{other:?}"),
         }
     };

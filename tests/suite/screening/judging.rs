@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 
+use pv_data::RunError;
 use pv_examples::organism::{ExactJudge, spec};
 use pv_judge::{Abstention, Answered, Judge, Judged, Rubric, Verdict, Verdicts};
 use pv_organism::datasets::wild;
@@ -156,10 +157,7 @@ fn every_distinct_sample_is_asked_about_once_in_chunks() {
         assert!(judge.asked.borrow().values().all(|&times| times == 1) && judge.total() == distinct);
         // In the same folder, of the same or other samples, nothing is asked that is known.
         assert_eq!(judging.run(&samples[20..30], go_on).expect("verdicts"), expected[20..30]);
-        assert!(matches!(
-            Judging::open(place.path(), &judge, &rubric()),
-            Err(Error::Vectors(pv_vectors::Error::Locked { .. }))
-        ));
+        assert!(matches!(Judging::open(place.path(), &judge, &rubric()), Err(Error::Run(RunError::Locked { .. }))));
         drop(judging);
         let mut again = Judging::open(place.path(), &judge, &rubric()).expect("a folder").with_chunk(7).expect("some");
         assert_eq!(again.run(&samples, go_on).expect("verdicts"), expected);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use pv_model::read_table;
+use pv_data::conversations::read_table;
+use pv_data::{FileError, RunError};
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
 use pv_screen::{Base, Error, LikelihoodScore, Place, SCORES, Score, write_score_table};
@@ -253,7 +254,7 @@ fn a_bad_table_is_refused_and_leaves_what_was_there() {
     let error = refused(serde_json::to_string(&row).expect("JSON"));
     assert!(matches!(error, Error::OtherLabels { found, .. } if found == ["a@1", "b@1", "evil"]));
     let damaged = |line: String| match refused(line) {
-        Error::Damaged { path, reason } => {
+        Error::Run(RunError::Damaged { path, reason }) => {
             assert_eq!(path, scores);
             assert!(reason.starts_with("line 11001: "), "{reason}");
         }
@@ -267,10 +268,13 @@ fn a_bad_table_is_refused_and_leaves_what_was_there() {
     row.place.row = u64::MAX;
     damaged(serde_json::to_string(&row).expect("JSON"));
 
-    assert!(matches!(write_score_table(&at("none.jsonl"), &at("table.parquet")), Err(Error::Read { .. })));
+    assert!(matches!(
+        write_score_table(&at("none.jsonl"), &at("table.parquet")),
+        Err(Error::File(FileError::Read { .. }))
+    ));
     fs::write(&scores, lines.join("\n") + "\n").expect("a file");
     for output in [at("no such folder/table.parquet"), place.path().to_owned()] {
-        let Err(Error::Write { path, .. }) = write_score_table(&scores, &output) else { panic!() };
+        let Err(Error::File(FileError::Write { path, .. })) = write_score_table(&scores, &output) else { panic!() };
         assert_eq!(path, output);
     }
     assert_eq!(names(place.path()), ["scores.jsonl", "table.parquet"]);

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use pv_model::write_whole;
+use pv_data::{FileError, write_whole};
 use serde::{Deserialize, Serialize};
 
 use super::{InstructionPair, TraitFault, TraitSpec};
@@ -88,7 +88,7 @@ impl TraitSpec {
     /// file, unless the file has the key `name`.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::FileTooLarge`]; [`Error::Trait`] names the file and what is wrong with it.
+    /// [`FileError::Read`](pv_data::FileError::Read), [`Error::FileTooLarge`]; [`Error::Trait`] names the file and what is wrong with it.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         one(read(path)?, stem(path)).map_err(wrong(path))
@@ -135,7 +135,7 @@ impl TraitSpec {
     /// Writes the trait to one file with 40 questions, through a temporary one.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Trait`] for a trait that [`load`](Self::load) would not read.
+    /// [`FileError::Write`](pv_data::FileError::Write); [`Error::Trait`] for a trait that [`load`](Self::load) would not read.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         write(path, &TraitJson::whole(self).map_err(wrong(path))?)
@@ -176,9 +176,9 @@ fn wrong(path: &Path) -> impl Fn(TraitFault) -> Error {
 }
 
 fn read(path: &Path) -> Result<TraitJson> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    pv_model::open_file(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    pv_data::open_file(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(Error::FileTooLarge { path: path.to_owned(), limit: LARGEST });
     }
@@ -187,6 +187,6 @@ fn read(path: &Path) -> Result<TraitJson> {
 
 /// Writes JSON, whole or not at all.
 pub(crate) fn write(path: &Path, json: &impl Serialize) -> Result<()> {
-    let written = serde_json::to_vec_pretty(json).map_err(Into::into).and_then(|json| write_whole(path, &json));
-    written.map_err(|source| Error::Write { path: path.to_owned(), source })
+    let json = serde_json::to_vec_pretty(json).map_err(|error| FileError::write(path)(error.into()))?;
+    Ok(write_whole(path, json)?)
 }

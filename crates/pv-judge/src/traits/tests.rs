@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use pv_data::FileError;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -95,7 +96,7 @@ fn a_trait_that_could_not_be_read_is_not_written() {
     assert!(matches!(short.save_pair(&path, &path), Err(Error::Trait { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), "before");
     let nowhere = folder.path().join("no/such/folder.json");
-    let Err(Error::Write { path, .. }) = spec().save(&nowhere) else { panic!() };
+    let Err(Error::File(FileError::Write { path, .. })) = spec().save(&nowhere) else { panic!() };
     assert_eq!(path, nowhere);
 }
 
@@ -159,8 +160,8 @@ fn two_files_that_do_not_belong_together_are_refused() {
 fn what_is_no_file_of_a_trait_at_all_is_refused() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("t.json");
-    assert!(matches!(TraitSpec::load(&path), Err(Error::Read { path: told, .. }) if told == path));
-    assert!(matches!(TraitSpec::load(folder.path()), Err(Error::Read { .. })));
+    assert!(matches!(TraitSpec::load(&path), Err(Error::File(FileError::Read { path: told, .. })) if told == path));
+    assert!(matches!(TraitSpec::load(folder.path()), Err(Error::File(FileError::Read { .. }))));
     for bytes in [&b""[..], b"{", b"[]", b"null", b"\xff\xfe", b"{\"questions\": \"many\"}"] {
         fs::write(&path, bytes).unwrap();
         assert!(matches!(fault(&path, TraitSpec::load(&path)), TraitFault::Json(_)));

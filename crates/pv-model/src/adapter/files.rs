@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use pv_data::FileError;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value};
 
@@ -158,10 +159,10 @@ impl Adapter {
     /// name first, so that none is ever seen half-written.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
-        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source })?;
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let mut tensors = Vec::with_capacity(2 * self.weights.len());
         for (&(block, target), LoraWeights { a, b, inputs, outputs }) in &self.weights {

@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Message;
+use pv_data::{Conversation, Message};
 
 /// Where system text goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +103,18 @@ impl RenderOptions {
     #[must_use]
     pub fn closed(&self) -> Self {
         Self { add_generation_prompt: false, continue_final_message: false, ..self.clone() }
+    }
+
+    /// The same with a conversation's own `tools` and `chat_template_kwargs` among the template's variables, where they win.
+    #[must_use]
+    pub fn of(&self, conversation: &Conversation) -> Self {
+        let mut options = self.clone();
+        let own = conversation.fields.get("chat_template_kwargs").and_then(Value::as_object).into_iter().flatten();
+        options.variables.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        if let Some(tools) = conversation.fields.get("tools") {
+            options.variables.insert("tools".to_owned(), tools.clone());
+        }
+        options
     }
 
     /// Whether all that is saved is as by default. A plan leaves such options out of its file.

@@ -1,4 +1,4 @@
-//! The decoder's operations on the CPU backend's own storage, through this crate's kernels.
+//! The decoder's operations on the CPU backend's own storage, through pv-kernels.
 //!
 //! Each returns `None` where it does not apply: another backend, another type than f32, a tensor that is part of an
 //! autodiff graph. Then the portable operation does the same.
@@ -8,7 +8,6 @@ use burn::tensor::{DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
 use super::{AttentionShape, LayerCache, PassContext, Tensor};
-use crate::kernels;
 
 /// The tensor's own storage, when it is plain f32 in one piece on the CPU backend.
 pub(super) fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
@@ -54,7 +53,7 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> 
     };
     let bias = bias.as_ref().and_then(values);
     let mut out = vec![0.0; m * n];
-    kernels::linear(values(&x)?, values(&w)?, bias, &mut out, m, k, n);
+    pv_kernels::linear(values(&x)?, values(&w)?, bias, &mut out, m, k, n);
     Some(tensor(out, [m, n]))
 }
 
@@ -62,7 +61,7 @@ pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<
     let shape = x.dims();
     let (x, w) = (storage(x)?, storage(w)?);
     let mut out = vec![0.0; shape[0] * shape[1]];
-    kernels::rms_norm(values(&x)?, values(&w)?, eps as f32, &mut out);
+    pv_kernels::rms_norm(values(&x)?, values(&w)?, eps as f32, &mut out);
     Some(tensor(out, shape))
 }
 
@@ -72,7 +71,7 @@ pub(super) fn add(x: Tensor<2>, delta: &Tensor<2>) -> Result<Tensor<2>, Tensor<2
     let Some((mut sum, delta)) = writable(&x).zip(storage(delta)) else { return Err(x) };
     let Some(delta) = values(&delta) else { return Err(x) };
     drop(x);
-    kernels::add_in_place(sum.storage_mut::<f32>(), delta);
+    pv_kernels::add_in_place(sum.storage_mut::<f32>(), delta);
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
@@ -89,7 +88,7 @@ pub(super) fn add_rms_norm(
     let (Some(delta), Some(w)) = (values(&delta), values(&w)) else { return Err(x) };
     drop(x);
     let mut out = vec![0.0; shape[0] * shape[1]];
-    kernels::add_rms_norm(sum.storage_mut::<f32>(), delta, w, eps as f32, &mut out);
+    pv_kernels::add_rms_norm(sum.storage_mut::<f32>(), delta, w, eps as f32, &mut out);
     Ok((Tensor::from_primitive::<Flex>(sum), tensor(out, shape)))
 }
 
@@ -97,7 +96,7 @@ pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = storage(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    kernels::swiglu(values(&gate_up)?, &mut out, m, width / 2);
+    pv_kernels::swiglu(values(&gate_up)?, &mut out, m, width / 2);
     Some(tensor(out, [m, width / 2]))
 }
 
@@ -112,8 +111,8 @@ pub(super) fn qk_norm(
     let dims = qkv.dims();
     let (qkv, q, k) = (storage(qkv)?, storage(q)?, storage(k)?);
     let mut out = values(&qkv)?.to_vec();
-    kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, values(&q)?, eps as f32);
-    kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, values(&k)?, eps as f32);
+    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, values(&q)?, eps as f32);
+    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, values(&k)?, eps as f32);
     Some(tensor(out, dims))
 }
 
@@ -131,9 +130,18 @@ pub(super) fn attention(
     let stride = (heads + 2 * kv_heads) * head_dim;
     // Copies only when someone else still holds the product.
     let rotated = qkv.storage_mut::<f32>();
-    kernels::rope_in_place(rotated, stride, heads + kv_heads, head_dim, table.half, &table.cos, &table.sin, &offsets);
+    pv_kernels::rope_in_place(
+        rotated,
+        stride,
+        heads + kv_heads,
+        head_dim,
+        table.half,
+        &table.cos,
+        &table.sin,
+        &offsets,
+    );
     let run = |keys: &mut [f32], values: &mut [f32], capacity: usize| {
-        let shape = kernels::AttentionShape {
+        let shape = pv_kernels::AttentionShape {
             batch,
             seq,
             heads,
@@ -145,8 +153,8 @@ pub(super) fn attention(
             scale: scale as f32,
         };
         let mut out = vec![0.0; batch * seq * heads * head_dim];
-        kernels::write_cache(&shape, rotated, keys, values);
-        kernels::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
+        pv_kernels::write_cache(&shape, rotated, keys, values);
+        pv_kernels::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
         tensor(out, [batch * seq, heads * head_dim])
     };
     let Some(cache) = cache else {
@@ -176,7 +184,7 @@ pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tenso
     let logits = storage(logits)?;
     let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
     let mut log_sums = vec![0.0; targets.len()];
-    Some(tensor(vec![kernels::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
+    Some(tensor(vec![pv_kernels::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
 }
 
 pub(super) fn log_probs(logits: &Tensor<2>, targets: &[u32]) -> Option<Vec<f32>> {
@@ -185,7 +193,7 @@ pub(super) fn log_probs(logits: &Tensor<2>, targets: &[u32]) -> Option<Vec<f32>>
     let logits = values(&logits)?;
     let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
     let mut log_sums = vec![0.0; targets.len()];
-    kernels::cross_entropy(logits, &targets, vocab, &mut log_sums);
+    pv_kernels::cross_entropy(logits, &targets, vocab, &mut log_sums);
     let rows = logits.chunks_exact(vocab).zip(&targets).zip(&log_sums);
     Some(rows.map(|((row, target), log_sum)| row[*target] - log_sum).collect())
 }

@@ -1,4 +1,4 @@
-//! The decoder's operations as nodes of an autodiff graph on the CPU backend: this crate's kernels forward and backward,
+//! The decoder's operations as nodes of an autodiff graph on the CPU backend: pv-kernels' functions forward and backward,
 //! where the portable operations would record many small ones, each with a result of its own.
 //!
 //! Each returns `None` where it does not apply: another backend, another type than f32, and a device with gradient
@@ -17,7 +17,7 @@ use burn_flex::{FlexTensor, Layout};
 
 use super::cpu::{contiguous, values};
 use super::{AttentionShape, PassContext, Tensor};
-use crate::kernels::{self, Vectors};
+use pv_kernels::Vectors;
 
 type Tracking = Autodiff<Flex>;
 
@@ -110,7 +110,7 @@ impl<const N: usize> Backward<Flex, N> for Linear {
         }
         if let Some(bias) = node(2) {
             let mut out = vec![0.0; upstream.layout().shape()[1]];
-            kernels::column_sums(held(&upstream), &mut out);
+            pv_kernels::column_sums(held(&upstream), &mut out);
             let shape = [out.len()];
             gradients.register::<Flex>(bias.id, primitive(out, shape));
         }
@@ -125,7 +125,7 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> 
         None => None,
     };
     let mut out = vec![0.0; m * n];
-    kernels::linear(x.values()?, w.values()?, bias.as_ref().and_then(Argument::values), &mut out, m, k, n);
+    pv_kernels::linear(x.values()?, w.values()?, bias.as_ref().and_then(Argument::values), &mut out, m, k, n);
     let out = primitive(out, [m, n]);
     let state = || LinearState { x: w.tracked.then_some(x.values), w: x.tracked.then_some(w.values) };
     Some(match bias {
@@ -154,7 +154,7 @@ impl Backward<Flex, 2> for RmsNorm {
         let (x, w) = (held(&x), held(&w));
         let vectors = Vectors { stride: w.len(), offset: 0, count: 1 };
         let (mut out, mut w_out) = (vec![0.0; x.len()], vec![0.0; w.len()]);
-        kernels::rms_norm_gradient(vectors, x, w, eps, held(&upstream), &mut out, &mut w_out);
+        pv_kernels::rms_norm_gradient(vectors, x, w, eps, held(&upstream), &mut out, &mut w_out);
         let shape = [x.len() / w.len(), w.len()];
         let [x, w] = ops.parents;
         if let Some(x) = x {
@@ -170,7 +170,7 @@ pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<
     let shape = x.dims();
     let (x, w, eps) = (Argument::of(x)?, Argument::of(w)?, eps as f32);
     let mut out = vec![0.0; shape[0] * shape[1]];
-    kernels::rms_norm(x.values()?, w.values()?, eps, &mut out);
+    pv_kernels::rms_norm(x.values()?, w.values()?, eps, &mut out);
     let state = || RmsNormState { x: x.values, w: w.values, eps };
     Some(record(RmsNorm, [x.node, w.node], state, primitive(out, shape)))
 }
@@ -200,7 +200,7 @@ pub(super) fn add_rms_norm(
     let (x, delta, w, eps) = (Argument::of(x)?, Argument::of(delta)?, Argument::of(w)?, eps as f32);
     let mut sum = x.values()?.to_vec();
     let mut out = vec![0.0; sum.len()];
-    kernels::add_rms_norm(&mut sum, delta.values()?, w.values()?, eps, &mut out);
+    pv_kernels::add_rms_norm(&mut sum, delta.values()?, w.values()?, eps, &mut out);
     let sum = primitive(sum, shape);
     let added: Tensor<2> = record(Add, [x.node, delta.node], || (), sum.clone());
     let node = Argument::of(&added)?.node;
@@ -219,7 +219,7 @@ impl Backward<Flex, 1> for SwiGlu {
         let upstream = upstream(&ops, gradients);
         let [tokens, f] = [0, 1].map(|dim| upstream.layout().shape()[dim]);
         let mut out = vec![0.0; tokens * 2 * f];
-        kernels::swiglu_gradient(held(&ops.state), held(&upstream), &mut out, f);
+        pv_kernels::swiglu_gradient(held(&ops.state), held(&upstream), &mut out, f);
         if let [Some(parent)] = ops.parents {
             gradients.register::<Flex>(parent.id, primitive(out, [tokens, 2 * f]));
         }
@@ -230,7 +230,7 @@ pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = Argument::of(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    kernels::swiglu(gate_up.values()?, &mut out, m, width / 2);
+    pv_kernels::swiglu(gate_up.values()?, &mut out, m, width / 2);
     Some(record(SwiGlu, [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
 }
 
@@ -260,7 +260,7 @@ impl Backward<Flex, 3> for QkNorm {
         let parts = [(0, heads, &q, &mut q_out), (heads * head_dim, kv_heads, &k, &mut k_out)];
         for (offset, count, w, w_out) in parts {
             let vectors = Vectors { stride, offset, count };
-            kernels::rms_norm_gradient(vectors, held(&qkv), held(w), eps, held(&upstream), &mut out, w_out);
+            pv_kernels::rms_norm_gradient(vectors, held(&qkv), held(w), eps, held(&upstream), &mut out, w_out);
         }
         let [qkv, q, k] = ops.parents;
         if let Some(qkv) = qkv {
@@ -285,8 +285,8 @@ pub(super) fn qk_norm(
     let dims = qkv.dims();
     let (qkv, q, k, eps) = (Argument::of(qkv)?, Argument::of(q)?, Argument::of(k)?, eps as f32);
     let mut out = qkv.values()?.to_vec();
-    kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, q.values()?, eps);
-    kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, k.values()?, eps);
+    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, q.values()?, eps);
+    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, k.values()?, eps);
     let state = || QkNormState { qkv: qkv.values, q: q.values, k: k.values, shape: *shape, eps };
     Some(record(QkNorm, [qkv.node, q.node, k.node], state, primitive(out, dims)))
 }
@@ -316,10 +316,10 @@ impl Rotation {
         }
     }
 
-    fn rotate(&self, qkv: &mut [f32], shape: &kernels::AttentionShape, sin: &[f32]) {
-        let kernels::AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    fn rotate(&self, qkv: &mut [f32], shape: &pv_kernels::AttentionShape, sin: &[f32]) {
+        let pv_kernels::AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
         let rotated = heads + kv_heads;
-        kernels::rope_in_place(qkv, shape.row_stride(), rotated, head_dim, self.half, &self.cos, sin, &self.offsets);
+        pv_kernels::rope_in_place(qkv, shape.row_stride(), rotated, head_dim, self.half, &self.cos, sin, &self.offsets);
     }
 }
 
@@ -331,7 +331,7 @@ struct Attention;
 struct AttentionState {
     /// Rotated.
     qkv: FlexTensor,
-    shape: kernels::AttentionShape,
+    shape: pv_kernels::AttentionShape,
     rotation: Arc<Rotation>,
 }
 
@@ -343,7 +343,7 @@ impl Backward<Flex, 1> for Attention {
         let AttentionState { qkv, shape, rotation } = ops.state;
         let qkv = held(&qkv);
         let mut out = vec![0.0; qkv.len()];
-        kernels::attention_gradient(&shape, qkv, &rotation.starts, held(&upstream), &mut out);
+        pv_kernels::attention_gradient(&shape, qkv, &rotation.starts, held(&upstream), &mut out);
         rotation.rotate(&mut out, &shape, &rotation.negative_sin);
         if let [Some(parent)] = ops.parents {
             let dims = [shape.batch * shape.seq, shape.row_stride()];
@@ -362,15 +362,16 @@ pub(super) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassC
     let dims = qkv.dims();
     let qkv = Argument::of(qkv)?;
     let scale = scale as f32;
-    let shape = kernels::AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity: seq, column, window, scale };
+    let shape =
+        pv_kernels::AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity: seq, column, window, scale };
     let rotation = context.rotation();
     let mut rotated = qkv.values()?.to_vec();
     rotation.rotate(&mut rotated, &shape, &rotation.sin);
     let size = batch * kv_heads * seq * head_dim;
     let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
     let mut out = vec![0.0; batch * seq * heads * head_dim];
-    kernels::write_cache(&shape, &rotated, &mut keys, &mut values);
-    kernels::attention(&shape, &rotated, &keys, &values, &rotation.starts, &mut out);
+    pv_kernels::write_cache(&shape, &rotated, &mut keys, &mut values);
+    pv_kernels::attention(&shape, &rotated, &keys, &values, &rotation.starts, &mut out);
     let state = || AttentionState { qkv: primitive(rotated, dims), shape, rotation };
     Some(record(Attention, [qkv.node], state, primitive(out, [batch * seq, heads * head_dim])))
 }
@@ -397,7 +398,7 @@ impl Backward<Flex, 1> for CrossEntropy {
         let whole = size_of_val(held(&logits)) == logits.bytes().len();
         let mut logits = if whole { logits } else { primitive(held(&logits).to_vec(), shape) };
         let factor = held(&upstream)[0];
-        kernels::cross_entropy_gradient(logits.storage_mut(), &targets, shape[1], &log_sums, factor);
+        pv_kernels::cross_entropy_gradient(logits.storage_mut(), &targets, shape[1], &log_sums, factor);
         if let [Some(parent)] = ops.parents {
             gradients.register::<Flex>(parent.id, logits);
         }
@@ -409,7 +410,7 @@ pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tenso
     let logits = Argument::of(logits)?;
     let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
     let mut log_sums = vec![0.0; targets.len()];
-    let sum = kernels::cross_entropy(logits.values()?, &targets, vocab, &mut log_sums);
+    let sum = pv_kernels::cross_entropy(logits.values()?, &targets, vocab, &mut log_sums);
     let state = || CrossEntropyState { logits: logits.values, targets, log_sums };
     Some(record(CrossEntropy, [logits.node], state, primitive(vec![sum], [1])))
 }

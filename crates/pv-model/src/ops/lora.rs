@@ -13,7 +13,6 @@ use burn_flex::FlexTensor;
 use super::Tensor;
 use super::cpu::{storage, values, writable};
 use super::cpu_autodiff::{Argument, held, plain, primitive, product, record, upstream};
-use crate::kernels;
 
 /// So many updates are one node; a projection of a block has three at most, unless it has several adapters.
 const TOGETHER: usize = 3;
@@ -97,12 +96,12 @@ fn stacked(a: &[FlexTensor], inputs: usize) -> FlexTensor {
 fn add_into(y: &mut [f32], width: usize, x: &[f32], a: &[f32], b: &[&[f32]], parts: &[Part]) -> Vec<f32> {
     let (tokens, ranks) = (y.len() / width, parts.iter().map(|part| part.rank).sum::<usize>());
     let mut low = vec![0.0; tokens * ranks];
-    kernels::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
+    pv_kernels::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
     scale_columns(&mut low, ranks, parts);
     for (part, b) in parts.iter().zip(b) {
-        let from = kernels::Columns { width: ranks, first: part.at, count: part.rank };
-        let to = kernels::Columns { width, first: part.first, count: part.out };
-        kernels::linear_add(&low, from, b, y, to);
+        let from = pv_kernels::Columns { width: ranks, first: part.at, count: part.rank };
+        let to = pv_kernels::Columns { width, first: part.first, count: part.out };
+        pv_kernels::linear_add(&low, from, b, y, to);
     }
     low
 }

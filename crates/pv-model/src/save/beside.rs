@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use pv_data::FileError;
 use serde_json::{Value, json};
 
 use super::write_with;
@@ -45,7 +46,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<BTreeSet<PathBuf>> {
         }
         if source.canonicalize().ok() != target.canonicalize().ok() {
             make_parent(&target)?;
-            let bytes = crate::read_file(&source).map_err(|error| Error::read(&source, error))?;
+            let bytes = pv_data::read_file(&source).map_err(|error| Error::read(&source, error))?;
             write_with(&target, |path| std::fs::write(path, &bytes))?;
         }
         copied.insert(name);
@@ -55,7 +56,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<BTreeSet<PathBuf>> {
 
 /// The templates in a folder of them, if there is one.
 fn templates(folder: &Path) -> Result<Vec<OsString>> {
-    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
@@ -120,5 +121,5 @@ pub(crate) fn write_missing(
 
 fn make_parent(path: &Path) -> Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })
+    std::fs::create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source }.into())
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pv_data::FileError;
 use serde_json::{Map, Value};
 
 use crate::config::{shortened, wrong};
@@ -19,7 +20,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// `text_config`, all of them, each once. Empty when no file says any.
 ///
 /// # Errors
-/// [`Error::Read`] and [`Error::Json`] name the file; [`Error::ConfigValue`] for what is no id. A negative id is an old way of
+/// [`FileError::Read`](pv_data::FileError::Read) and [`Error::Json`] name the file; [`Error::ConfigValue`] for what is no id. A negative id is an old way of
 /// saying that there is none.
 pub fn eos_ids(folder: &Path) -> Result<Vec<u32>> {
     const KEY: &str = "eos_token_id";
@@ -64,7 +65,9 @@ pub(crate) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
     let bytes = match read_limited(path, MAX_BYTES) {
         Ok(bytes) => bytes,
-        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(Error::File(FileError::Read { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Json { path: path.to_owned(), source })

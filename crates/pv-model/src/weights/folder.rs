@@ -5,11 +5,11 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
+use pv_data::{FileError, open_file};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
-use crate::open_file;
 
 /// Far more than the largest models' indexes have.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
@@ -55,7 +55,7 @@ pub(crate) fn is_bare_file_name(name: &str) -> bool {
 /// Says what a folder holds where a Hugging Face model was sought.
 pub(crate) fn describe_folder(folder: &Path) -> Result<String> {
     const SHOWN: usize = 10;
-    let failed = |source| Error::Read { path: folder.into(), source };
+    let failed = |source| FileError::Read { path: folder.into(), source };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());

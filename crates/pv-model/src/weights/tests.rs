@@ -3,6 +3,7 @@ use std::fs;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
+use pv_data::FileError;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -170,7 +171,7 @@ fn other_folders_are_told_apart() {
         let message = WeightFiles::open(folder(&[(name, b"x")]).path()).expect_err("no weights").to_string();
         assert!(message.contains(part), "{message}");
     }
-    assert!(matches!(WeightFiles::open("/no/such/folder"), Err(Error::Read { .. })));
+    assert!(matches!(WeightFiles::open("/no/such/folder"), Err(Error::File(FileError::Read { .. }))));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use pv_data::{FileError, RunError};
 use pv_model::Conversation;
 use pv_vectors::token_batches;
 use serde::{Deserialize, Serialize};
@@ -213,8 +214,10 @@ impl Run<'_, '_, '_> {
         let mut places = Vec::new();
         for line in lines.iter().filter(|line| !self.entries.contains_key(&key(&line.id))) {
             places.push((key(&line.id), bytes.len() as u64, line.skip.is_none()));
-            let failed =
-                |error: serde_json::Error| Error::Write { path: self.journal.path().to_owned(), source: error.into() };
+            let failed = |error: serde_json::Error| FileError::Write {
+                path: self.journal.path().to_owned(),
+                source: error.into(),
+            };
             serde_json::to_writer(&mut bytes, line).map_err(failed)?;
             bytes.push(b'\n');
         }
@@ -228,11 +231,11 @@ impl Run<'_, '_, '_> {
     /// The line of an answer.
     pub(super) fn line(&mut self, at: u64) -> Result<Line> {
         let bytes = self.journal.line(at)?;
-        let damaged = |error: serde_json::Error| Error::Damaged {
+        let damaged = |error: serde_json::Error| RunError::Damaged {
             path: self.journal.path().to_owned(),
             reason: format!("the line at byte {at}: {error}"),
         };
-        serde_json::from_slice(&bytes).map_err(damaged)
+        Ok(serde_json::from_slice(&bytes).map_err(damaged)?)
     }
 
     /// Puts the answers with projections into an order that is random, and the same whenever it is asked for.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pv_model::FormatCounts;
+use pv_data::conversations::FormatCounts;
+use pv_data::{FileError, RunError, sha256};
 use serde::{Deserialize, Serialize};
 
 use super::{SUMMARY, ScreenOptions};
 use crate::estimate::{Estimate, Look};
-use crate::hashes::sha256;
 use crate::likelihood::LikelihoodScore;
-use crate::{Error, ModelIdentity, Result, TraitDirection};
+use crate::{ModelIdentity, Result, TraitDirection};
 
 /// A file and what it held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +101,8 @@ impl Summary {
     /// A file that cannot be read or is no summary.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(SUMMARY);
-        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::Damaged { path, reason: error.to_string() })
+        let bytes = std::fs::read(&path).map_err(|source| FileError::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged { path, reason: error.to_string() }.into())
     }
 
     /// The best estimate of ΔP on a direction: the exact one, or the control variate's.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
-use pv_model::FormatCounts;
+use pv_data::FileError;
+use pv_data::conversations::FormatCounts;
+use pv_data::files::WholeFile;
 use serde::Serialize;
 
 use super::answer::Answered;
@@ -49,29 +51,21 @@ impl<'a> Run<'_, 'a, '_> {
         let Answered { mut base, chosen, looks, rounds } = found;
         let mut counts = Counts::default();
         let folder = self.folder.path().to_owned();
-        // Both files are written as a whole.
-        // With the beginning of a name that the folder's next owner removes.
-        let temporary = |name| {
-            let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&folder);
-            file.map_err(|source| self.failed(name, source))
-        };
-        let (mut table, mut list, mut noticed) = (temporary(SCORES)?, temporary(SKIPPED)?, temporary(NOTICED)?);
+        let begin = |name| WholeFile::create(self.folder.file(name));
+        let (mut table, mut list, mut noticed) = (begin(SCORES)?, begin(SKIPPED)?, begin(NOTICED)?);
         {
             let mut out = Outputs {
-                table: std::io::BufWriter::new(table.as_file_mut()),
-                skipped: std::io::BufWriter::new(list.as_file_mut()),
-                noticed: std::io::BufWriter::new(noticed.as_file_mut()),
+                table: std::io::BufWriter::new(&mut table),
+                skipped: std::io::BufWriter::new(&mut list),
+                noticed: std::io::BufWriter::new(&mut noticed),
             };
             let written = self.write_rows(&mut base, chosen, &mut out, &mut counts);
             let flushed = out.table.flush().and_then(|()| out.skipped.flush()).and_then(|()| out.noticed.flush());
             written?;
             flushed.map_err(|source| self.failed(SCORES, source))?;
         }
-        let noticed = (!counts.noticed.is_empty()).then_some((noticed, NOTICED));
-        for (file, name) in [(table, SCORES), (list, SKIPPED)].into_iter().chain(noticed) {
-            file.as_file().sync_all().map_err(|source| self.failed(name, source))?;
-            file.persist(self.folder.file(name)).map_err(|error| self.failed(name, error.error))?;
-        }
+        let noticed = (!counts.noticed.is_empty()).then_some(noticed);
+        [table, list].into_iter().chain(noticed).try_for_each(WholeFile::finish)?;
         let columns = self.columns(base.as_mut(), chosen)?;
         let screen = self.screen;
         let mut directions = BTreeMap::new();
@@ -133,7 +127,7 @@ impl<'a> Run<'_, 'a, '_> {
     }
 
     fn failed(&self, name: &str, source: std::io::Error) -> Error {
-        Error::Write { path: self.folder.file(name), source }
+        FileError::Write { path: self.folder.file(name), source }.into()
     }
 
     fn write_rows(
@@ -157,7 +151,7 @@ impl<'a> Run<'_, 'a, '_> {
                 bytes.push(b'\n');
                 out.write_all(&bytes)
             });
-            written.map_err(|source| Error::Write { path: path.clone(), source })
+            Ok(written.map_err(|source| FileError::Write { path: path.clone(), source })?)
         };
         let read = stream::each(&inputs, options, |item| {
             let tell = |place: &Place, skip: &Skip, counts: &mut BTreeMap<String, usize>, list: &mut dyn Write| {

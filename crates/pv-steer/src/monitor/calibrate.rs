@@ -5,8 +5,10 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::runs::through_text;
+use pv_data::{Journal, RunFolder};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
-use pv_vectors::{LineJournal, ModelStamp, Progress, RunFolder, pretty_json, through_text};
+use pv_vectors::{ModelStamp, Progress, pretty_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -73,7 +75,7 @@ pub fn calibrate(
     folder.claim(RUN, &header(model, watches, &asked, options))?;
     let seed = |prompt: usize| options.seed.wrapping_add(prompt as u64);
     let mut known: BTreeMap<usize, Answer> = BTreeMap::new();
-    let mut journal = LineJournal::open(&folder, READINGS, |Line { prompt, seed: kept, answer }: Line| {
+    let mut journal = Journal::open_json(&folder, READINGS, |Line { prompt, seed: kept, answer }: Line| {
         let fits = prompt < asked.len() && kept == seed(prompt) && !known.contains_key(&prompt);
         let fits = fits && answer.readings(0).all(|reading| reading.check(watches).is_ok());
         if fits {
@@ -92,11 +94,11 @@ pub fn calibrate(
             let prompt = missing[sequence];
             let answer = readings.take(sequence)?.unwrap_or_default();
             answer.readings(0).try_for_each(|reading| reading.check(watches))?;
-            let line = journal.keep(&folder, &Line { prompt, seed: seed(prompt), answer })?;
+            let line = journal.append_json(&Line { prompt, seed: seed(prompt), answer })?;
             known.insert(prompt, line.answer);
             unless_broken(on_progress(Progress::Answering { done: known.len(), total: asked.len() }))
         })?;
-        journal.sync(&folder)?;
+        journal.sync()?;
     }
     // In the order of the prompts, whatever the order in which their answers ended.
     let mut calibrator = Calibrator::new(watches)?.with_render(&options.render);

@@ -259,7 +259,7 @@ impl Calibration {
     /// Writes it as JSON, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         file::write_json(path.as_ref(), self)
     }
@@ -272,7 +272,7 @@ impl Calibration {
     /// give the first one's [`ModelId`].
     ///
     /// # Errors
-    /// [`Error::Read`] or [`Error::BadFile`]; [`Error::Misfit`] for another model, for a direction
+    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`]; [`Error::Misfit`] for another model, for a direction
     /// that the file lacks, and for one whose values are not those that were calibrated.
     pub fn load(path: impl AsRef<Path>, watches: &[Watch], model: &ModelId) -> Result<Self> {
         let path = path.as_ref();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pv_data::FileError;
 use pv_hooks::Layer;
 use pv_judge::{Correlation, pearson, spearman};
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ pub(super) fn table(points: &[MonitoringPoint]) -> Result<Vec<u8>> {
 /// Writes points as CSV, whole or not at all: the columns are the fields of [`MonitoringPoint`].
 ///
 /// # Errors
-/// [`Error::Write`].
+/// [`FileError::Write`](pv_data::FileError::Write).
 pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Result<()> {
     crate::files::write(path.as_ref(), &table(points)?)
 }
@@ -144,10 +145,10 @@ pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Resul
 /// Reads what [`write_points`] wrote.
 ///
 /// # Errors
-/// [`Error::Read`] or [`Error::BadFile`].
+/// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`].
 pub fn read_points(path: impl AsRef<Path>) -> Result<Vec<MonitoringPoint>> {
     let path = path.as_ref();
-    let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     reader.deserialize().map(|point| point.map_err(|error| file::bad(path, "a table of points", error))).collect()
 }

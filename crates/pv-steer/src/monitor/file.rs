@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pv_data::FileError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -9,14 +10,14 @@ use super::{Error, Result};
 use crate::files::write;
 
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let failed = |error| Error::Write { path: path.to_owned(), source: std::io::Error::other(error) };
+    let failed = |error| FileError::Write { path: path.to_owned(), source: std::io::Error::other(error) };
     let mut bytes = serde_json::to_vec_pretty(value).map_err(failed)?;
     bytes.push(b'\n');
     write(path, &bytes)
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&bytes).map_err(|error| bad(path, what, error))
 }
 

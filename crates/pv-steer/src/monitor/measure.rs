@@ -4,9 +4,11 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::runs::through_text;
+use pv_data::{Journal, RunFolder};
 use pv_judge::{Judge, Rubric};
 use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Message, RenderOptions};
-use pv_vectors::{JudgedAnswers, LineJournal, ModelStamp, Progress, RunFolder, pretty_json, through_text};
+use pv_vectors::{JudgedAnswers, ModelStamp, Progress, pretty_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -76,7 +78,7 @@ impl MonitoringStudy {
     /// Writes it as JSON, whole or not at all; [`write_points`](super::write_points) writes the points alone as CSV.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         file::write_json(path.as_ref(), self)
     }
@@ -84,7 +86,7 @@ impl MonitoringStudy {
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::Read`] or [`Error::BadFile`].
+    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         file::read_json(path.as_ref(), "a study of monitoring")
     }
@@ -230,7 +232,7 @@ impl<'a> Measurement<'a> {
     ) -> Result<Vec<Vec<f32>>> {
         let mut known: Vec<Vec<f32>> = Vec::new();
         // In the order of the prompts.
-        let mut journal = LineJournal::open(folder, PROJECTIONS, |line: Line| {
+        let mut journal = Journal::open_json(folder, PROJECTIONS, |line: Line| {
             let next = line.prompt == known.len() && line.prompt < self.asked.len();
             let fits = next && line.values.len() == self.watches.len();
             known.extend(fits.then_some(line.values));
@@ -248,10 +250,10 @@ impl<'a> Measurement<'a> {
                 let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
                 return Err(Error::NotFinite { trait_name, layer });
             }
-            known.push(journal.keep(folder, &Line { prompt, values })?.values);
+            known.push(journal.append_json(&Line { prompt, values })?.values);
             unless_broken(on_progress(Progress::Reading { done: known.len(), total: self.asked.len() }))?;
         }
-        journal.sync(folder)?;
+        journal.sync()?;
         Ok(known)
     }
 

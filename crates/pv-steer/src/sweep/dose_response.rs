@@ -126,7 +126,7 @@ impl DoseResponse {
     /// Writes [`to_json`](Self::to_json) into a file.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save_json(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), self.to_json().as_bytes())
     }
@@ -134,7 +134,7 @@ impl DoseResponse {
     /// Writes [`to_csv`](Self::to_csv) into a file.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), self.to_csv()?.as_bytes())
     }

@@ -236,7 +236,7 @@ impl SweepResults {
     /// Writes [`to_json`](Self::to_json) into a file.
     ///
     /// # Errors
-    /// [`Error::Write`](crate::Error::Write).
+    /// [`FileError::Write`](pv_data::FileError::Write)(crate::Error::Write).
     pub fn save_json(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), self.to_json().as_bytes())
     }
@@ -244,7 +244,7 @@ impl SweepResults {
     /// Writes [`to_csv`](Self::to_csv) into a file.
     ///
     /// # Errors
-    /// [`Error::Write`](crate::Error::Write).
+    /// [`FileError::Write`](pv_data::FileError::Write)(crate::Error::Write).
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
         write(path.as_ref(), self.to_csv()?.as_bytes())
     }

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::RunFolder;
+use pv_data::runs::through_text;
 use pv_hooks::Hook;
 use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions};
-use pv_vectors::{Direction, JudgedAnswers, ModelStamp, PersonaVector, Progress, Provenance, RunFolder, through_text};
+use pv_vectors::{Direction, JudgedAnswers, ModelStamp, PersonaVector, Progress, Provenance};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

@@ -1,10 +1,12 @@
 //! From files to samples.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::Path;
 
-use pv_model::{CausalLm, ConversationReader, Row};
+use pv_data::ConversationReader;
+use pv_data::conversations::Row;
+use pv_data::files::sha256_of_file;
+use pv_model::CausalLm;
 use sha2::{Digest, Sha256};
 
 use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
@@ -193,7 +195,7 @@ fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptio
     }
     let mut report = DataReport::default();
     for path in reader.files() {
-        let (sha256, bytes) = sha256(path)?;
+        let (sha256, bytes) = sha256_of_file(path)?;
         report.files.push(DataFile { path: path.clone(), sha256, bytes });
     }
     let mut rows = Vec::new();
@@ -204,25 +206,9 @@ fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptio
                 report.bad_rows += 1;
                 report.skip(&bad.place, bad.reason);
             }
-            Err(bad) => return Err(pv_model::ConversationError::from(bad).into()),
+            Err(bad) => return Err(pv_data::ConversationError::from(bad).into()),
         }
     }
     report.formats = reader.summary().formats;
     Ok((rows, report))
-}
-
-/// A file's SHA-256 in hex, and its length.
-fn sha256(path: &Path) -> Result<(String, u64)> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = pv_model::open_file(path).map_err(failed)?;
-    let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok((hex::encode(hash.finalize()), length)),
-            n => {
-                hash.update(&buffer[..n]);
-                length += n as u64;
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use pv_model::{FormatCounts, RowPlace};
+use pv_data::conversations::{FormatCounts, RowPlace};
 use serde::Serialize;
 
 use crate::sample::Notes;

@@ -9,6 +9,12 @@ pub(crate) type Result<T, E = MeasureError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MeasureError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] pv_data::FileError),
+    /// A run's folder: in use, of another run, or damaged.
+    #[error(transparent)]
+    Run(#[from] pv_data::RunError),
     /// A setting that makes no sense.
     #[error("bad setting: {reason}")]
     BadSetting {
@@ -55,14 +61,6 @@ pub enum MeasureError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A file could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
     /// A file does not hold a measurement.
     #[error("{} is no measurement of this kind", path.display())]
     Json {
@@ -70,14 +68,6 @@ pub enum MeasureError {
         path: PathBuf,
         /// Where and why parsing stopped.
         source: serde_json::Error,
-    },
-    /// A file could not be written. Whatever stood there before is unchanged.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
     },
     /// The callback broke the measurement off. What was done is kept.
     #[error("the measurement was cancelled")]

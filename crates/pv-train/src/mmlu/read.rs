@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use pv_data::FileError;
+
 use super::question::{LETTERS, Question, QuestionSet};
 use crate::measure::{MeasureError, Result};
 
@@ -42,7 +44,7 @@ impl Question {
     /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the line.
     pub fn read_csv(path: impl AsRef<Path>, subject: &str) -> Result<Vec<Self>> {
         let path = path.as_ref();
-        let file = pv_model::open_file(path).map_err(|source| MeasureError::Read { path: path.to_owned(), source })?;
+        let file = pv_data::open_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
         let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
         let mut questions = Vec::new();
         for record in reader.records() {
@@ -69,7 +71,7 @@ impl Question {
 
 /// The questions of a folder's Parquet files; `None` where there are none for tests.
 fn read_parquet_folder(folder: &Path) -> Result<Option<QuestionSet>> {
-    let failed = |source| MeasureError::Read { path: folder.to_owned(), source };
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
     let mut below = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -126,7 +128,7 @@ impl Question {
         let bad =
             |line: Option<u64>, reason: String| MeasureError::BadQuestions { path: path.to_owned(), line, reason };
         let (mut questions, mut failed) = (Vec::new(), None);
-        let read = pv_model::read_table(path, |number, row| {
+        let read = pv_data::conversations::read_table(path, |number, row| {
             let made = serde_json::from_value::<Row>(row.into()).map_err(|error| error.to_string()).and_then(
                 |Row { question, subject, choices, answer }| {
                     Self::from_columns(subject, question, choices, answer).map_err(|error| error.to_string())
@@ -140,7 +142,7 @@ impl Question {
         });
         match (read, failed) {
             (_, Some(error)) => Err(error),
-            (Err(pv_model::ConversationError::Read { path, source }), None) => Err(MeasureError::Read { path, source }),
+            (Err(pv_data::ConversationError::File(error)), None) => Err(error.into()),
             (Err(error), None) => Err(bad(None, error.to_string())),
             (Ok(()), None) => Ok(questions),
         }
@@ -157,7 +159,7 @@ impl Question {
 
 /// The files whose names end so, with what is before the ending.
 fn files(folder: &Path, ending: &str) -> Result<Vec<(String, PathBuf)>> {
-    let failed = |source| MeasureError::Read { path: folder.to_owned(), source };
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -208,7 +210,10 @@ mod tests {
         }
         std::fs::write(&path, "").unwrap();
         assert!(matches!(QuestionSet::read_folder(folder.path()), Err(MeasureError::BadQuestions { .. })));
-        assert!(matches!(QuestionSet::read_folder(folder.path().join("no")), Err(MeasureError::Read { .. })));
+        assert!(matches!(
+            QuestionSet::read_folder(folder.path().join("no")),
+            Err(MeasureError::File(FileError::Read { .. }))
+        ));
         for (choices, answer) in [(3, 0), (4, 4), (4, -1), (5, 0)] {
             assert!(Question::from_columns("s", "q", vec!["x"; choices], answer).is_err());
         }

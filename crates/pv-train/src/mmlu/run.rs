@@ -5,9 +5,11 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::runs::through_text;
+use pv_data::{Journal, RunFolder};
 use pv_hooks::Hook;
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
-use pv_vectors::{LineJournal, ModelIdentity, RunFolder, through_text};
+use pv_vectors::ModelIdentity;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -124,7 +126,7 @@ impl<'a> Mmlu<'a> {
         folder.claim(RUN, &self.header())?;
         let total = self.questions.len();
         let mut answers = BTreeMap::<usize, Answer>::new();
-        let mut journal = LineJournal::open(&folder, JOURNAL, |line: Answer| {
+        let mut journal = Journal::open_json(&folder, JOURNAL, |line: Answer| {
             let fresh = line.question < total && !answers.contains_key(&line.question);
             fresh && answers.insert(line.question, line).is_none()
         })?;
@@ -139,7 +141,7 @@ impl<'a> Mmlu<'a> {
                 let sums: Vec<f64> = scored.log_probs.iter().map(|tokens| tokens.iter().sum()).collect();
                 let log_probs = sums.try_into().unwrap_or([f64::NEG_INFINITY; 4]);
                 let question = missing[scored.prompt].0;
-                let line = journal.keep(&folder, &Answer { question, shots: *shots, log_probs })?;
+                let line = journal.append_json(&Answer { question, shots: *shots, log_probs })?;
                 answers.insert(question, line);
                 if on_answer(answers.len(), total).is_break() { Err(MeasureError::Cancelled) } else { Ok(()) }
             };
@@ -153,9 +155,9 @@ impl<'a> Mmlu<'a> {
             if let Some(failure) = failure {
                 return Err(failure);
             }
-            journal.sync(&folder)?;
+            journal.sync()?;
         }
-        journal.sort(&folder, |line: &Answer| line.question)?;
+        journal.sort(|line: &Answer| line.question)?;
         let MmluOptions { shots, intervention } = self.options.clone();
         let answers = answers.into_values().collect();
         let results = MmluResults::new(self.measured.clone(), shots, intervention, &self.questions, answers);

@@ -1,13 +1,14 @@
 //! What a run's folder says of the run.
 
-use pv_vectors::{RunFolder, first_difference, through_text};
+use pv_data::runs::{first_difference, through_text};
+use pv_data::{RunError, RunFolder};
 use serde_json::{Value, json};
 
+use crate::Result;
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
 use crate::probes::Probes;
 use crate::schedule::WarmUp;
-use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 
 use super::best::Keep;
@@ -33,7 +34,7 @@ impl Saved {
     /// Reads it, where the folder says something. What older versions did not write is filled in as they did it.
     pub(super) fn read(folder: &RunFolder) -> Result<Option<Self>> {
         let Some(bytes) = folder.read(CONFIG)? else { return Ok(None) };
-        let damaged = |reason: String| Error::DamagedRun { path: folder.path().to_owned(), reason };
+        let damaged = |reason: String| RunError::Damaged { path: folder.path().to_owned(), reason };
         let mut all: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{CONFIG}: {error}")))?;
         if let Some(run) = all.get_mut("run").and_then(Value::as_object_mut) {
             run.entry("keep").or_insert(json!(Keep::Last));
@@ -122,7 +123,7 @@ fn refuse(folder: &RunFolder, saved: &Value, given: &Value) -> Result<()> {
     for part in ["format", "run"] {
         if let Some((what, saved, given)) = first_difference(&saved[part], &given[part]) {
             let what = if what.is_empty() { part.to_owned() } else { what };
-            return Err(Error::OtherRun { path: folder.path().to_owned(), what, saved, given });
+            return Err(RunError::OtherRun { path: folder.path().to_owned(), what, saved, given }.into());
         }
     }
     Ok(())

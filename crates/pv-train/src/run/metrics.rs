@@ -1,14 +1,14 @@
 //! The metrics of a run: a line of JSON for every step.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
-use pv_vectors::{CsvTable, RunFolder};
+use pv_data::runs::Accepted;
+use pv_data::{FileError, Journal, RunError, RunFolder};
+use pv_vectors::CsvTable;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, StepReport};
+use crate::{Result, StepReport};
 
 pub(super) const METRICS: &str = "metrics.jsonl";
 
@@ -80,59 +80,44 @@ impl StepMetrics {
 }
 
 /// The file, open for the next step's line.
-pub(super) struct MetricsFile<'a> {
-    folder: &'a RunFolder,
-    file: File,
-    /// Bytes of the file.
-    length: u64,
+pub(super) struct MetricsFile {
+    journal: Journal,
     /// The step that its next line is of.
     pub(super) next: usize,
 }
 
-impl<'a> MetricsFile<'a> {
+impl MetricsFile {
     /// Opens the file of a run whose first line is of step `first`, cut to the lines up to `done`, the last step that the
     /// run goes on from. A file that begins with step 0 or 1 already does so whatever is measured by now.
-    pub(super) fn open(folder: &'a RunFolder, first: usize, done: usize) -> Result<Self> {
-        let bytes = folder.read(METRICS)?.unwrap_or_default();
-        // What follows the last end is the beginning of a line that was never finished.
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        let lines = || bytes[..whole].split_inclusive(|&byte| byte == b'\n');
-        let step = |line: &[u8]| serde_json::from_slice::<StepMetrics>(line).ok().map(|line| line.step);
-        let begun = lines().next().and_then(step).filter(|step| *step <= 1 && done > 0);
-        let (mut next, mut length) = (begun.unwrap_or(first), 0);
-        for line in lines() {
-            if next > done || step(line) != Some(next) {
-                break;
+    pub(super) fn open(folder: &RunFolder, first: usize, done: usize) -> Result<Self> {
+        let mut next = None;
+        let journal = Journal::open_json(folder, METRICS, |line: StepMetrics| {
+            let due = next.unwrap_or(if line.step <= 1 && done > 0 { line.step } else { first });
+            if due > done || line.step != due {
+                return Accepted::End;
             }
-            next += 1;
-            length += line.len() as u64;
-        }
+            next = Some(due + 1);
+            Accepted::Kept
+        })?;
+        let next = next.unwrap_or(first);
         if next <= done && done > 0 {
             let reason = format!("{METRICS} lacks step {next}, but there is a checkpoint of step {done}");
-            return Err(Error::DamagedRun { path: folder.path().to_owned(), reason });
+            return Err(RunError::Damaged { path: folder.path().to_owned(), reason }.into());
         }
-        Ok(Self { folder, file: folder.append(METRICS, length)?, length, next })
+        Ok(Self { journal, next })
     }
 
     /// Adds a step's line, and gives it as the file will be read: reading may round a number's last bit, and a run that goes on
     /// chooses its best step by what it reads.
     pub(super) fn append(&mut self, metrics: &StepMetrics) -> Result<StepMetrics> {
-        let failed = |source| Error::Write { path: self.folder.file(METRICS), source };
-        let mut line = serde_json::to_vec(metrics).map_err(|error| failed(error.into()))?;
-        line.push(b'\n');
-        if let Err(error) = self.file.write_all(&line) {
-            // A full disk may have taken a part, after which nothing must follow.
-            let _ = self.file.set_len(self.length);
-            return Err(failed(error));
-        }
-        self.length += line.len() as u64;
+        let line = self.journal.append_json(metrics)?;
         self.next = metrics.step + 1;
-        serde_json::from_slice(&line).map_err(|error| failed(error.into()))
+        Ok(line)
     }
 
     /// Brings the file to the disk.
     pub(super) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|source| Error::Write { path: self.folder.file(METRICS), source })
+        Ok(self.journal.sync()?)
     }
 }
 
@@ -140,17 +125,17 @@ impl<'a> MetricsFile<'a> {
 /// passed over.
 ///
 /// # Errors
-/// [`Error::Read`]; [`Error::DamagedRun`] for a line that is none.
+/// [`FileError::Read`](pv_data::FileError::Read); [`RunError::Damaged`](pv_data::RunError::Damaged) for a line that is none.
 pub fn read_metrics(folder: impl AsRef<Path>) -> Result<Vec<StepMetrics>> {
     let path = folder.as_ref().join(METRICS);
-    let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let bytes = std::fs::read(&path).map_err(|source| FileError::Read { path: path.clone(), source })?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate();
     let lines = lines.map(|(number, line)| {
-        serde_json::from_slice(line).map_err(|error| Error::DamagedRun {
+        Ok(serde_json::from_slice(line).map_err(|error| RunError::Damaged {
             path: folder.as_ref().to_owned(),
             reason: format!("{METRICS}:{}: {error}", number + 1),
-        })
+        })?)
     });
     lines.collect()
 }

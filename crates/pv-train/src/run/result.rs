@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
+use pv_data::{FileError, RunFolder};
 use pv_model::{Adapter, CausalLm, Decoder};
-use pv_vectors::RunFolder;
 use serde::{Deserialize, Serialize};
 
 use super::best::{BestStep, Keep};
 use crate::checkpoint::Checkpoints;
-use crate::{Error, Result, Trainer};
+use crate::{Result, Trainer};
 
 const ADAPTER: &str = "adapter";
 const MODEL: &str = "model";
@@ -60,7 +60,7 @@ impl Ended<'_> {
             }
             return Ok(place);
         }
-        let failed = |source| Error::Write { path: place.clone(), source };
+        let failed = |source| FileError::Write { path: place.clone(), source };
         let temporary = folder.file(PARTIAL);
         std::fs::create_dir(&temporary).map_err(failed)?;
         self.write(&temporary, model)?;

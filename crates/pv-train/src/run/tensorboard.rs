@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use prost::Message;
-use pv_model::write_whole;
+use pv_data::{FileError, write_whole};
 
 use super::metrics::{METRICS, StepMetrics, read_metrics};
-use crate::{Error, Result};
+use crate::Result;
 
 /// TensorBoard reads files with `tfevents` in their names. Always the same, so that a second export replaces the first.
 const FILE: &str = "events.out.tfevents.pv-train";
@@ -57,19 +57,18 @@ struct Scalar {
 /// The last step's time is that at which the metrics were last written, those before it lie back by what the steps took.
 ///
 /// # Errors
-/// Those of [`read_metrics`]; [`Error::Write`].
+/// Those of [`read_metrics`]; [`FileError::Write`](pv_data::FileError::Write).
 pub fn write_tensorboard(run: impl AsRef<Path>, folder: impl AsRef<Path>) -> Result<PathBuf> {
     let (run, folder) = (run.as_ref(), folder.as_ref());
     let metrics = read_metrics(run)?;
     let path = run.join(METRICS);
-    let written = path.metadata().and_then(|about| about.modified()).map_err(|source| Error::Read { path, source })?;
+    let written =
+        path.metadata().and_then(|about| about.modified()).map_err(|source| FileError::Read { path, source })?;
     let end = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+    create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source })?;
     let path = folder.join(FILE);
-    match write_whole(&path, &file(&metrics, end)) {
-        Ok(()) => Ok(path),
-        Err(source) => Err(Error::Write { path, source }),
-    }
+    write_whole(&path, file(&metrics, end))?;
+    Ok(path)
 }
 
 /// The file of metrics whose last step ended at a time in seconds since 1970.

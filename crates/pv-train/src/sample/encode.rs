@@ -184,7 +184,7 @@ impl Encoder<'_> {
         notes: &mut Notes,
     ) -> Result<Option<Sample>> {
         let Self { tokenizer, template, stop_ids, options } = self;
-        let render = conversation.render_options(&options.render).closed();
+        let render = options.render.of(conversation).closed();
         let (messages, text, spans) = self.rendered(&conversation.messages, wanted, &render)?;
         let unwritten = unwritten_parts(template, messages, &render, &text)?;
         if let (Unwritten::Refuse, Some(part)) = (options.unwritten, unwritten.first()) {

@@ -19,7 +19,7 @@ impl PersonaVector {
     /// # Errors
     /// [`Error::ControlVectorLayer`] for layers 0 and 1, which the format has no place for; as
     /// [`direction_of`](Self::direction_of) for layers that are asked for and do not steer; [`Error::NothingToExport`];
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn export_control_vector(
         &self,
         path: impl AsRef<Path>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use pv_data::FileError;
 use pv_hooks::Layer;
 
 use super::capping::{MAX_BLOCKS, MAX_NUMBERS};
@@ -129,9 +130,9 @@ struct Source {
 
 impl Source {
     fn open(path: &Path, format: Option<Format>) -> Result<Self> {
-        let failed = |source| Error::Read { path: path.to_owned(), source };
+        let failed = |source| FileError::Read { path: path.to_owned(), source };
         let mut start = Vec::new();
-        pv_model::open_file(path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(failed)?;
+        pv_data::open_file(path).and_then(|file| file.take(16).read_to_end(&mut start)).map_err(failed)?;
         let source = |format, pt| Ok(Self { path: path.to_owned(), format, pt });
         match format {
             Some(format @ (Format::PersonaVector | Format::ControlVector)) => return source(format, None),
@@ -330,10 +331,10 @@ fn caa_layers(sources: &[Source], options: &ImportOptions) -> Result<Found> {
 }
 
 fn control_vector(path: &Path, options: &ImportOptions) -> Result<Found> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
     let bad = |reason: String| Error::Import { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
-    pv_model::open_file(path).and_then(|file| file.take(MAX_GGUF_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    pv_data::open_file(path).and_then(|file| file.take(MAX_GGUF_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_GGUF_BYTES {
         return Err(bad(format!("it has more than {MAX_GGUF_BYTES} bytes, more than any control vector")));
     }

@@ -15,11 +15,11 @@ pub use capping::{Cap, CappingConfig, CappingExperiment};
 pub use format::{Format, Imported};
 pub use import::{ImportOptions, import, import_files};
 
-use pv_model::write_whole;
+use pv_data::write_whole;
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// Writes a file, whole or not at all.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_whole(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+    Ok(write_whole(path, bytes)?)
 }

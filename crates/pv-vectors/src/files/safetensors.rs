@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use pv_data::FileError;
 use pv_hooks::Layer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -25,10 +26,10 @@ impl PersonaVector {
     /// half-written vector is ever seen.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let failed = |source| Error::Write { path: path.to_owned(), source };
+        let failed = |source| FileError::Write { path: path.to_owned(), source };
         let encoded = self.to_bytes().map_err(|reason| failed(std::io::Error::other(reason)))?;
         write(path, &encoded)
     }
@@ -68,16 +69,16 @@ impl PersonaVector {
     /// Reads a vector that [`save`](Self::save) wrote; [`import`](crate::import) reads those of other tools as well.
     ///
     /// # Errors
-    /// [`Error::Read`] or [`Error::NotAVector`].
+    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::NotAVector`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let failed = |source| Error::Read { path: path.to_owned(), source };
+        let failed = |source| FileError::Read { path: path.to_owned(), source };
         let length = std::fs::metadata(path).map_err(failed)?.len();
         let not = |reason: String| Error::NotAVector { path: path.to_owned(), reason };
         if length > MAX_BYTES {
             return Err(not(format!("it has {length} bytes, more than any vector")));
         }
-        Self::from_bytes(&pv_model::read_file(path).map_err(failed)?).map_err(not)
+        Self::from_bytes(&pv_data::read_file(path).map_err(failed)?).map_err(not)
     }
 
     fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pv_data::FileError;
 use pv_judge::{COHERENCE, Polarity};
 use pv_model::Tokenizer;
 
@@ -31,7 +32,7 @@ impl CsvRollouts {
     /// are encoded in one piece.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::BadCsv`] with the line, and the column of a score that is none; a text that the tokenizer
+    /// [`FileError::Read`](pv_data::FileError::Read); [`Error::BadCsv`] with the line, and the column of a score that is none; a text that the tokenizer
     /// refuses.
     pub fn read(
         path: impl AsRef<Path>,
@@ -40,7 +41,7 @@ impl CsvRollouts {
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = pv_model::read_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
         let bad = |line: Option<u64>, reason: String| Error::BadCsv { path: path.to_owned(), line, reason };
         let failed = |error: csv::Error| bad(error.position().map(csv::Position::line), plain(&error));
         let mut reader = csv::Reader::from_reader(bytes.as_slice());
@@ -112,7 +113,7 @@ impl RolloutRun {
     /// or where the judge gave no score, has an empty score.
     ///
     /// # Errors
-    /// [`Error::IncompleteRun`] before all rollouts are there, [`Error::Write`].
+    /// [`Error::IncompleteRun`] before all rollouts are there, [`FileError::Write`](pv_data::FileError::Write).
     pub fn write_csv(&self, path: impl AsRef<Path>, polarity: Option<Polarity>) -> Result<()> {
         if !self.is_complete() {
             let (done, total) = (self.records().len(), self.plan().len());

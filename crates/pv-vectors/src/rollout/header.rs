@@ -1,11 +1,12 @@
 //! What a run's folder belongs to.
 
+use pv_data::runs::through_text;
+use pv_data::{FileError, RunError, RunFolder};
 use pv_model::CausalLm;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Plan;
-use super::folder::Folder;
 use super::store::Layout;
 use crate::{Error, Result};
 
@@ -52,31 +53,6 @@ impl ModelStamp {
     }
 }
 
-/// A value as JSON whose numbers have gone through text once, as those in a file have: reading may round them.
-pub fn through_text(value: &impl Serialize) -> Value {
-    serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-}
-
-impl Folder {
-    /// Writes what a run is into a folder that does not say so yet, or refuses a folder of another run.
-    ///
-    /// Its numbers must have gone [through text](through_text).
-    ///
-    /// # Errors
-    /// [`Error::OtherRun`], which names the first thing that differs; [`Error::DamagedRun`] for a file that is not JSON.
-    pub fn claim(&self, name: &str, given: &Value) -> Result<()> {
-        let Some(saved) = self.read(name)? else {
-            return self.write(name, |file| Ok(serde_json::to_writer_pretty(file, given)?));
-        };
-        let damaged = |error: serde_json::Error| Error::DamagedRun { path: self.file(name), reason: error.to_string() };
-        let saved: Value = serde_json::from_slice(&saved).map_err(damaged)?;
-        match first_difference(&saved, given) {
-            None => Ok(()),
-            Some((what, saved, given)) => Err(Error::OtherRun { path: self.path().to_owned(), what, saved, given }),
-        }
-    }
-}
-
 impl Header {
     pub(super) fn new(model: &CausalLm, plan: Plan) -> Self {
         Self { format: FORMAT.to_owned(), model: ModelStamp::of(model), plan }
@@ -97,14 +73,14 @@ impl Header {
     }
 
     /// Writes the header of a folder that has none, or refuses a folder whose header is another.
-    pub(super) fn claim(&self, folder: &Folder) -> Result<()> {
-        folder.claim(HEADER, &self.json())
+    pub(super) fn claim(&self, folder: &RunFolder) -> Result<()> {
+        Ok(folder.claim(HEADER, &self.json())?)
     }
 
     /// Reads a folder's header.
-    pub(super) fn read(folder: &Folder) -> Result<Self> {
+    pub(super) fn read(folder: &RunFolder) -> Result<Self> {
         let path = folder.file(HEADER);
-        let bytes = folder.read(HEADER)?.ok_or_else(|| Error::Read {
+        let bytes = folder.read(HEADER)?.ok_or_else(|| FileError::Read {
             path,
             source: std::io::Error::new(std::io::ErrorKind::NotFound, "the folder holds no run"),
         })?;
@@ -125,41 +101,6 @@ impl Header {
     }
 }
 
-fn damaged(folder: &Folder, reason: impl ToString) -> Error {
-    Error::DamagedRun { path: folder.file(HEADER), reason: reason.to_string() }
-}
-
-/// The first place at which two values differ, with both values in short; the place of the whole is empty.
-pub fn first_difference(saved: &Value, given: &Value) -> Option<(String, String, String)> {
-    difference("", saved, given)
-}
-
-fn difference(at: &str, saved: &Value, given: &Value) -> Option<(String, String, String)> {
-    match (saved, given) {
-        (Value::Object(a), Value::Object(b)) => {
-            let mut names = b.keys().chain(a.keys().filter(|name| !b.contains_key(*name)));
-            names.find_map(|name| {
-                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-                let value = |all: &serde_json::Map<String, Value>| all.get(name).cloned().unwrap_or(Value::Null);
-                difference(&at, &value(a), &value(b))
-            })
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{at}[{i}]"), a, b))
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            Some((format!("number of {at}"), a.len().to_string(), b.len().to_string()))
-        }
-        _ if saved == given => None,
-        _ => Some((at.to_owned(), short(saved), short(given))),
-    }
-}
-
-fn short(value: &Value) -> String {
-    const LONGEST: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+fn damaged(folder: &RunFolder, reason: impl ToString) -> Error {
+    RunError::Damaged { path: folder.file(HEADER), reason: reason.to_string() }.into()
 }

@@ -2,18 +2,18 @@
 //!
 //! Two files grow side by side: item `i` of `activations.bin`, which has a fixed size, belongs to line `i` of
 //! `rollouts.jsonl`. An item is written before its line, and holds a checksum of both. Whatever a killed process left, the
-//! rollouts that count are the first ones up to which both files agree; what comes after is cut off and generated again.
+//! rollouts that count are those on which both files agree; the others are generated again. Where more is lost than a kill
+//! explains, the files as they were are kept aside.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 
+use pv_data::{FileError, RunFolder};
 use sha2::{Digest, Sha256};
 
-use super::folder::Folder;
 use super::store::Layout;
 use super::{Plan, Record, RolloutMeans};
-use crate::line_journal::whole_lines;
-use crate::{Error, Result};
+use crate::Result;
 
 pub(super) const ROLLOUTS: &str = "rollouts.jsonl";
 pub(super) const ACTIVATIONS: &str = "activations.bin";
@@ -34,38 +34,65 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the files, cut to what both agree on; the records are in the order of the lines.
-    pub(super) fn open(folder: &Folder, plan: &Plan, layout: Layout) -> Result<(Self, Vec<Record>)> {
+    /// Opens the files, with the rollouts that both agree on; the records are in the order of the lines.
+    pub(super) fn open(folder: &RunFolder, plan: &Plan, layout: Layout) -> Result<(Self, Vec<Record>)> {
         let text = folder.read(ROLLOUTS)?.unwrap_or_default();
-        let items = folder.append(ACTIVATIONS, u64::MAX)?;
-        let failed = |source| Error::Read { path: folder.file(ACTIVATIONS), source };
-        let mut reader = BufReader::new(&items);
-        reader.seek(SeekFrom::Start(0)).map_err(failed)?;
-
-        let mut seen = vec![false; plan.len()];
-        let (mut order, mut records, mut length) = (Vec::new(), Vec::new(), 0);
-        let mut item = vec![0; item_size(layout)];
-        for line in whole_lines(&text) {
-            if reader.read_exact(&mut item).is_err() {
-                break;
+        let lines: Vec<&[u8]> = whole_lines(&text).collect();
+        let mut records: Vec<Option<(usize, Record)>> = lines.iter().map(|line| read_line(plan, line)).collect();
+        // A rollout that stands there twice counts once.
+        let mut line_of = vec![None; plan.len()];
+        for (at, record) in records.iter().enumerate().rev() {
+            if let Some((index, _)) = record {
+                line_of[*index] = Some(at);
             }
-            let Some((index, record)) = agreed(plan, line, &item).filter(|(index, _)| !seen[*index]) else { break };
-            seen[index] = true;
-            order.push(index);
-            records.push(record);
-            length += line.len() as u64 + 1;
         }
-        drop(reader);
-        let good = (order.len() * item_size(layout)) as u64;
-        // One unfinished rollout is what a killed process leaves; more than that is worth a word.
-        let lost = whole_lines(&text).count() - order.len();
-        if lost > 1 {
-            tracing::warn!(lost, kept = order.len(), folder = %folder.path().display(), "rollouts are damaged; generating them again");
+        drop(folder.append(ACTIVATIONS, u64::MAX)?);
+        let failed = FileError::read(folder.file(ACTIVATIONS));
+        let items = File::open(folder.file(ACTIVATIONS)).map_err(&failed)?;
+        let whole = items.metadata().map_err(&failed)?.len() / item_size(layout) as u64;
+        let mut reader = BufReader::new(items);
+        // Line and item of each rollout that counts, in the order of the items.
+        let mut agreed: Vec<(usize, u64)> = Vec::new();
+        let mut item = vec![0; item_size(layout)];
+        for at in 0..whole {
+            reader.read_exact(&mut item).map_err(&failed)?;
+            let index = stored_index(&item).filter(|&index| index < plan.len());
+            let line = index.and_then(|index| line_of[index]).filter(|&line| agrees(&item, lines[line]));
+            if let (Some(index), Some(line)) = (index, line) {
+                line_of[index] = None;
+                agreed.push((line, at));
+            }
         }
-        drop(items);
+        let kept = agreed.len();
+        let in_order = agreed.iter().enumerate().all(|(i, &(line, item))| (line, item) == (i, i as u64));
+        // A killed process leaves one item without its line.
+        let damaged = lines.len() - kept + (whole as usize).saturating_sub(kept + 1);
+        if damaged > 0 || !in_order {
+            let aside = [folder.set_aside(ROLLOUTS)?, folder.set_aside(ACTIVATIONS)?];
+            tracing::warn!(damaged, kept, folder = %folder.path().display(), ?aside,
+                "rollouts are damaged and will be generated again; the files as they were are kept aside");
+        }
+        if !in_order {
+            // What both agree on, in one order. A process that is killed between the two leaves files that agree no less.
+            folder.write(ROLLOUTS, |file| {
+                agreed
+                    .iter()
+                    .try_for_each(|(line, _)| file.write_all(lines[*line]).and_then(|()| file.write_all(b"\n")))
+            })?;
+            folder.write(ACTIVATIONS, |file| {
+                agreed.iter().try_for_each(|(_, at)| {
+                    reader.seek(SeekFrom::Start(at * item_size(layout) as u64))?;
+                    reader.read_exact(&mut item)?;
+                    file.write_all(&item)
+                })
+            })?;
+        }
+        let (order, records): (Vec<usize>, Vec<Record>) =
+            agreed.iter().filter_map(|(line, _)| records[*line].take()).unzip();
+        let length = agreed.iter().map(|(line, _)| lines[*line].len() as u64 + 1).sum();
+        let good = (kept * item_size(layout)) as u64;
         let (lines, items) = (folder.append(ROLLOUTS, length)?, folder.append(ACTIVATIONS, good)?);
-        let journal = Self { layout, lines, items, order, length };
-        Ok((journal, records))
+        Ok((Self { layout, lines, items, order, length }, records))
     }
 
     /// Which rollouts there are, in the order in which they ended.
@@ -75,14 +102,14 @@ impl Journal {
 
     pub(super) fn append(
         &mut self,
-        folder: &Folder,
+        folder: &RunFolder,
         index: usize,
         record: &Record,
         means: &RolloutMeans,
     ) -> Result<()> {
         let mut line = serde_json::to_vec(record)
             .map_err(std::io::Error::from)
-            .map_err(|source| Error::Write { path: folder.file(ROLLOUTS), source })?;
+            .map_err(|source| FileError::Write { path: folder.file(ROLLOUTS), source })?;
         let mut item = Vec::with_capacity(item_size(self.layout));
         item.extend((index as u64).to_le_bytes());
         item.extend(self.layout.encode(means)?);
@@ -91,7 +118,7 @@ impl Journal {
         line.push(b'\n');
         let failed = |name: &str| {
             let path = folder.file(name);
-            move |source| Error::Write { path, source }
+            move |source| FileError::Write { path, source }
         };
         let written = self.items.write_all(&item).map_err(failed(ACTIVATIONS));
         let written = written.and_then(|()| self.lines.write_all(&line).map_err(failed(ROLLOUTS)));
@@ -103,13 +130,13 @@ impl Journal {
             let _ = self.items.set_len((self.order.len() * item_size(self.layout)) as u64);
             let _ = self.lines.set_len(self.length);
         }
-        written
+        Ok(written?)
     }
 
     /// Brings both files to the disk, so that not even a power failure loses what they hold.
-    pub(super) fn sync(&self, folder: &Folder) -> Result<()> {
+    pub(super) fn sync(&self, folder: &RunFolder) -> Result<()> {
         for (file, name) in [(&self.items, ACTIVATIONS), (&self.lines, ROLLOUTS)] {
-            file.sync_data().map_err(|source| Error::Write { path: folder.file(name), source })?;
+            file.sync_data().map_err(|source| FileError::Write { path: folder.file(name), source })?;
         }
         Ok(())
     }
@@ -130,14 +157,24 @@ fn checksum(head: &[u8], line: &[u8]) -> [u8; CHECKSUM] {
     Sha256::new().chain_update(head).chain_update(line).finalize().into()
 }
 
-/// The rollout that a line and an item agree on.
-fn agreed(plan: &Plan, line: &[u8], item: &[u8]) -> Option<(usize, Record)> {
-    let (head, sum) = item.split_at(item.len() - CHECKSUM);
-    if checksum(head, line) != sum {
-        return None;
-    }
+/// The rollout of a line, and its index in the plan.
+fn read_line(plan: &Plan, line: &[u8]) -> Option<(usize, Record)> {
     let record: Record = serde_json::from_slice(line).ok()?;
-    let index = plan.index(record.place)?;
-    let stored = u64::from_le_bytes(*head.first_chunk()?);
-    (stored == index as u64).then_some((index, record))
+    Some((plan.index(record.place)?, record))
+}
+
+/// Which rollout an item says it is of.
+fn stored_index(item: &[u8]) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(*item.first_chunk()?)).ok()
+}
+
+/// Whether an item is whole, and of this line.
+fn agrees(item: &[u8], line: &[u8]) -> bool {
+    let (head, sum) = item.split_at(item.len() - CHECKSUM);
+    checksum(head, line) == sum
+}
+
+/// The lines that end, without their ends. What follows the last end is the beginning of a line that was never finished.
+pub(super) fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
 }

@@ -7,14 +7,14 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use pv_data::{FileError, RunError, RunFolder};
 use pv_hooks::Layer;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::folder::Folder;
 use super::means::{MeansTable, missing};
 use super::store::{Layout, floats};
 use crate::vector::Pooling;
-use crate::{Error, Precision, Result};
+use crate::{Precision, Result};
 
 pub(super) const MEANS: &str = "means.safetensors";
 const NORMS: &str = "response_norm";
@@ -67,13 +67,13 @@ impl MeansFile {
     /// Writes the file. `read` gives bytes of the activations of a rollout, from an offset on; `hash` is that of the
     /// rollouts' records.
     pub(super) fn write(
-        folder: &Folder,
+        folder: &RunFolder,
         layout: Layout,
         rollouts: usize,
         hash: &str,
         read: impl Fn(usize, usize, &mut [u8]) -> std::io::Result<()>,
     ) -> Result<()> {
-        folder.write(MEANS, |file| {
+        let written = folder.write(MEANS, |file| {
             let metadata = metadata(layout, rollouts, hash).map_err(std::io::Error::other)?;
             let mut header = serde_json::to_vec(&metadata)?;
             header.resize(header.len().next_multiple_of(8), b' ');
@@ -87,16 +87,17 @@ impl MeansFile {
                 }
             }
             Ok(())
-        })
+        });
+        Ok(written?)
     }
 
     /// Opens the file; `None` where it does not exist. The second value is the hash of the records.
-    pub(super) fn open(folder: &Folder, layout: Layout, rollouts: usize) -> Result<Option<(Self, String)>> {
+    pub(super) fn open(folder: &RunFolder, layout: Layout, rollouts: usize) -> Result<Option<(Self, String)>> {
         let path = folder.file(MEANS);
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Read { path, source }),
+            Err(source) => return Err(FileError::Read { path, source }.into()),
         };
         let (start, hash) = check_header(&mut file, &path, layout, rollouts)?;
         Ok(Some((Self { path, file: Mutex::new(file), layout, rollouts, start }, hash)))
@@ -110,12 +111,12 @@ impl MeansFile {
                 let mut bytes = vec![0; length];
                 let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
                 let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
-                read.map_err(|source| Error::Read { path: self.path.clone(), source })?;
+                read.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
                 return Ok(bytes);
             }
             at += length as u64;
         }
-        Err(Error::DamagedRun { path: self.path.clone(), reason: format!("it has no tensor {name:?}") })
+        Err(RunError::Damaged { path: self.path.clone(), reason: format!("it has no tensor {name:?}") }.into())
     }
 
     /// These rows of a tensor.
@@ -147,14 +148,14 @@ impl MeansTable for MeansFile {
 
 /// Where the tensors begin, and the hash of the records, once the header is what it must be.
 fn check_header(file: &mut File, path: &Path, layout: Layout, rollouts: usize) -> Result<(u64, String)> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let damaged = |reason: String| Error::DamagedRun { path: path.to_owned(), reason };
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
+    let damaged = |reason: String| RunError::Damaged { path: path.to_owned(), reason };
     let total = file.metadata().map_err(failed)?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|error| damaged(error.to_string()))?;
     let length = u64::from_le_bytes(length);
     if length > LONGEST_HEADER.min(total) {
-        return Err(damaged(format!("its header is said to have {length} bytes")));
+        return Err(damaged(format!("its header is said to have {length} bytes")).into());
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(|error| damaged(error.to_string()))?;
@@ -165,12 +166,14 @@ fn check_header(file: &mut File, path: &Path, layout: Layout, rollouts: usize) -
     for (name, info) in expected.tensors() {
         let parts = |info: &TensorInfo| (info.dtype, info.shape.clone(), info.data_offsets);
         if found.info(&name).map(parts) != Some(parts(info)) {
-            return Err(damaged(format!("its tensor {name:?} is not the one of this run: {:?}", found.info(&name))));
+            return Err(
+                damaged(format!("its tensor {name:?} is not the one of this run: {:?}", found.info(&name))).into()
+            );
         }
     }
     let start = 8 + length;
     if total != start + expected.data_len() as u64 {
-        return Err(damaged(format!("it has {total} bytes, not {}", start + expected.data_len() as u64)));
+        return Err(damaged(format!("it has {total} bytes, not {}", start + expected.data_len() as u64)).into());
     }
     Ok((start, hash))
 }

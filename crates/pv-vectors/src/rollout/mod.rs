@@ -1,7 +1,6 @@
 //! Rollouts: answers under contrastive instructions, with their activations and scores.
 
 mod csv;
-mod folder;
 mod header;
 mod journal;
 mod means;
@@ -13,8 +12,7 @@ mod scores;
 mod store;
 
 pub use self::csv::CsvRollouts;
-pub use folder::Folder;
-pub use header::{ModelStamp, first_difference, through_text};
+pub use header::ModelStamp;
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
 pub(crate) use means::{difference, read_sequences};
 use plan::side;

@@ -4,19 +4,18 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use pv_data::{FileError, RunError, RunFolder};
 use pv_hooks::Layer;
 use pv_judge::{COHERENCE, Judge, Rubric, Verdict, VerdictCounts};
 use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use sha2::{Digest, Sha256};
 
-use super::folder::Folder;
 use super::header::{Header, ModelStamp};
-use super::journal::{ACTIVATIONS, Journal, ROLLOUTS};
+use super::journal::{ACTIVATIONS, Journal, ROLLOUTS, whole_lines};
 use super::means::{MeansTable, Shared, difference};
 use super::means_file::{MEANS, MeansFile};
 use super::scores::Scores;
 use super::{KeptActivations, Plan, Record, RolloutMeans};
-use crate::line_journal::whole_lines;
 use crate::vector::{PersonaVector, Pooling, Provenance};
 use crate::{Error, Filter, Kept, Progress, Result, Scored};
 
@@ -41,7 +40,7 @@ enum State {
 /// CPU in batches of up to 16; elsewhere activations may differ by rounding.
 #[derive(Debug)]
 pub struct RolloutRun {
-    folder: Folder,
+    folder: RunFolder,
     header: Header,
     state: State,
     /// In the order of the plan when the run is complete; in that in which they ended before.
@@ -53,11 +52,11 @@ impl RolloutRun {
     /// Begins a run in a folder, which is made where it does not exist, or goes on with the one that is there.
     ///
     /// # Errors
-    /// [`Error::Locked`] when the folder is in use; [`Error::OtherRun`] when it holds a run of another plan, of other options
-    /// (but for the batch size) or of another model; [`Error::DamagedRun`]; what goes wrong with its files.
+    /// [`RunError::Locked`](pv_data::RunError::Locked) when the folder is in use; [`RunError::OtherRun`](pv_data::RunError::OtherRun) when it holds a run of another plan, of other options
+    /// (but for the batch size) or of another model; [`RunError::Damaged`](pv_data::RunError::Damaged); what goes wrong with its files.
     pub fn open(folder: impl AsRef<Path>, model: &CausalLm, plan: Plan) -> Result<Self> {
         plan.check()?;
-        let folder = Folder::lock(folder.as_ref())?;
+        let folder = RunFolder::lock(folder.as_ref())?;
         let header = Header::new(model, plan);
         header.claim(&folder)?;
         Self::go_on(folder, header)
@@ -66,19 +65,19 @@ impl RolloutRun {
     /// Opens the run in a folder, to look at it or to judge it. Needs no model.
     ///
     /// # Errors
-    /// As [`open`](Self::open); [`Error::Read`] when the folder holds no run.
+    /// As [`open`](Self::open); [`FileError::Read`](pv_data::FileError::Read) when the folder holds no run.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
         let path = folder.as_ref();
         if !path.is_dir() {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
-            return Err(Error::Read { path: path.to_owned(), source });
+            return Err(FileError::Read { path: path.to_owned(), source }.into());
         }
-        let folder = Folder::lock(path)?;
+        let folder = RunFolder::lock(path)?;
         let header = Header::read(&folder)?;
         Self::go_on(folder, header)
     }
 
-    fn go_on(folder: Folder, header: Header) -> Result<Self> {
+    fn go_on(folder: RunFolder, header: Header) -> Result<Self> {
         let (plan, layout) = (&header.plan, header.layout());
         let scores = Scores::open(&folder, plan)?;
         let (state, records) = match MeansFile::open(&folder, layout, plan.len())? {
@@ -146,7 +145,7 @@ impl RolloutRun {
                     ControlFlow::Break(()) => Err(Error::Cancelled),
                 }
             })?;
-            journal.sync(&self.folder)?;
+            journal.sync(folder)?;
         }
         self.complete()
     }
@@ -157,12 +156,13 @@ impl RolloutRun {
         if given == self.header.model {
             return Ok(());
         }
-        Err(Error::OtherRun {
+        Err(RunError::OtherRun {
             path: self.folder.path().to_owned(),
             what: "model".to_owned(),
             saved: format!("{:?}", self.header.model),
             given: format!("{given:?}"),
-        })
+        }
+        .into())
     }
 
     /// Turns the journal into the files of a complete run. Killed at any point, it is done again or finished by
@@ -181,10 +181,10 @@ impl RolloutRun {
         let path = self.folder.file(MEANS);
         let reason = "it was written, but is not there".to_owned();
         let (means, hash) =
-            MeansFile::open(&self.folder, layout, plan.len())?.ok_or(Error::DamagedRun { path, reason })?;
+            MeansFile::open(&self.folder, layout, plan.len())?.ok_or(RunError::Damaged { path, reason })?;
         self.records = canonical(&self.folder, plan, &hash)?;
         self.state = State::Complete(means);
-        self.folder.remove(ACTIVATIONS)
+        Ok(self.folder.remove(ACTIVATIONS)?)
     }
 
     fn means(&self) -> Result<&MeansFile> {
@@ -202,7 +202,7 @@ impl RolloutRun {
     /// are reached. Answers without tokens are not judged: they are never kept.
     ///
     /// # Errors
-    /// [`Error::IncompleteRun`] before all rollouts are there; [`Error::OtherRun`] when a rubric's verdicts are by another judge
+    /// [`Error::IncompleteRun`] before all rollouts are there; [`RunError::OtherRun`](pv_data::RunError::OtherRun) when a rubric's verdicts are by another judge
     /// or another template; [`Error::Cancelled`]; what the judge says.
     pub fn score(
         &mut self,
@@ -268,7 +268,7 @@ impl RolloutRun {
     /// Writes a vector into the run's folder, by the folder's own means: of a process that is killed meanwhile, the next start
     /// removes what it left.
     pub(crate) fn write_vector(&self, name: &str, vector: &PersonaVector) -> Result<()> {
-        self.folder.write(name, |file| file.write_all(&vector.to_bytes().map_err(std::io::Error::other)?))
+        Ok(self.folder.write(name, |file| file.write_all(&vector.to_bytes().map_err(std::io::Error::other)?))?)
     }
 
     /// Where a vector of the kept rollouts comes from.
@@ -368,8 +368,8 @@ fn sorted(text: &[u8], lines_of: &[usize]) -> Vec<u8> {
 }
 
 /// The records of a complete run in the order of the plan, which the file is brought into where it is not.
-fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>> {
-    let damaged = |reason: String| Error::DamagedRun { path: folder.file(ROLLOUTS), reason };
+fn canonical(folder: &RunFolder, plan: &Plan, expected: &str) -> Result<Vec<Record>> {
+    let damaged = |reason: String| RunError::Damaged { path: folder.file(ROLLOUTS), reason };
     let text = folder.read(ROLLOUTS)?.unwrap_or_default();
     let mut records = vec![None; plan.len()];
     let mut lines_of = vec![0; plan.len()];
@@ -383,11 +383,11 @@ fn canonical(folder: &Folder, plan: &Plan, expected: &str) -> Result<Vec<Record>
     }
     let missing = records.iter().filter(|record| record.is_none()).count();
     if missing > 0 {
-        return Err(damaged(format!("{missing} of {} rollouts are missing", plan.len())));
+        return Err(damaged(format!("{missing} of {} rollouts are missing", plan.len())).into());
     }
     let ordered = sorted(&text, &lines_of);
     if hex::encode(Sha256::digest(&ordered)) != expected {
-        return Err(damaged(format!("it was changed after {MEANS} was written")));
+        return Err(damaged(format!("it was changed after {MEANS} was written")).into());
     }
     if ordered != text {
         folder.write(ROLLOUTS, |file| file.write_all(&ordered))?;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use pv_data::{Journal, RunError, RunFolder};
 use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::folder::Folder;
 use super::{Plan, Record};
-use crate::{Error, LineJournal, Progress, Result};
+use crate::{Error, Progress, Result};
 
 pub(super) const SCORES: &str = "scores.jsonl";
 
@@ -28,15 +28,15 @@ struct Line {
 /// The verdicts of a run.
 #[derive(Debug)]
 pub(super) struct Scores {
-    file: LineJournal,
+    file: Journal,
     /// By rubric and rollout.
     found: BTreeMap<(String, usize), Line>,
 }
 
 impl Scores {
-    pub(super) fn open(folder: &Folder, plan: &Plan) -> Result<Self> {
+    pub(super) fn open(folder: &RunFolder, plan: &Plan) -> Result<Self> {
         let mut found = BTreeMap::new();
-        let file = LineJournal::open(folder, SCORES, |line: Line| {
+        let file = Journal::open_json(folder, SCORES, |line: Line| {
             let known = line.index < plan.len();
             if known {
                 found.entry((line.rubric.clone(), line.index)).or_insert(line);
@@ -64,8 +64,8 @@ impl Scores {
         self.found.range((rubric.to_owned(), 0)..=(rubric.to_owned(), usize::MAX)).map(|(_, line)| line)
     }
 
-    fn keep(&mut self, folder: &Folder, line: &Line) -> Result<()> {
-        let line = self.file.keep(folder, line)?;
+    fn keep(&mut self, line: &Line) -> Result<()> {
+        let line = self.file.append_json(line)?;
         self.found.insert((line.rubric.clone(), line.index), line);
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Scores {
     /// Asks the judge for the verdicts that are missing. Answers without tokens are not judged.
     pub(super) fn fill(
         &mut self,
-        folder: &Folder,
+        folder: &RunFolder,
         records: &[Record],
         judge: &dyn Judge,
         rubrics: &[Rubric],
@@ -109,7 +109,7 @@ impl Scores {
                     return Ok(());
                 }
                 let (judge, template) = (name.clone(), hash(&rubric.template));
-                self.keep(folder, &Line { index, rubric: rubric.name.clone(), judge, template, verdict })?;
+                self.keep(&Line { index, rubric: rubric.name.clone(), judge, template, verdict })?;
                 done += 1;
                 let broken = on_progress(Progress::Judging { done, total }).is_break();
                 if broken { Err(Error::Cancelled) } else { Ok(()) }
@@ -120,23 +120,24 @@ impl Scores {
             return Err(Error::IncompleteRun { path: folder.path().to_owned(), what, done, total });
         }
         // At the end of every call, since the one that reached the last verdict may have been killed before it came to this.
-        self.file.sort(folder, |line: &Line| (line.rubric.clone(), line.index))
+        Ok(self.file.sort(|line: &Line| (line.rubric.clone(), line.index))?)
     }
 
     /// Refuses a judge or a rubric that is not the one of the verdicts that are there: they would not be comparable.
-    fn check_same(&self, folder: &Folder, rubric: &Rubric, judge: &str) -> Result<()> {
+    fn check_same(&self, folder: &RunFolder, rubric: &Rubric, judge: &str) -> Result<()> {
         let template = hash(&rubric.template);
         for line in self.of(&rubric.name) {
             for (what, saved, given) in
                 [("judge", line.judge.as_str(), judge), ("rubric's template", &line.template, &template)]
             {
                 if saved != given {
-                    return Err(Error::OtherRun {
+                    return Err(RunError::OtherRun {
                         path: folder.path().to_owned(),
                         what: format!("{what} for {:?}", rubric.name),
                         saved: saved.to_owned(),
                         given: given.to_owned(),
-                    });
+                    }
+                    .into());
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! A folder of other verdicts, other texts under a known id, and files that are damaged.
 
 use super::*;
+use pv_data::RunError;
 
 #[test]
 fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
@@ -27,7 +28,7 @@ fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
     let expected = open(&judge).run(&samples, go_on).expect("verdicts");
 
     let refused = |judge: &dyn Judge, rubric: &Rubric| match Judging::open(place.path(), judge, rubric) {
-        Err(Error::Vectors(pv_vectors::Error::OtherRun { what, saved, given, .. })) => (what, saved, given),
+        Err(Error::Run(RunError::OtherRun { what, saved, given, .. })) => (what, saved, given),
         other => panic!("{other:?}"),
     };
     let (what, saved, given) = refused(&Named("another"), &rubric());

@@ -1,5 +1,6 @@
 //! Calibrations: what they say, and the files that they are kept in.
 
+use pv_data::FileError;
 use serde_json::Value;
 
 use super::super::*;
@@ -143,9 +144,9 @@ fn a_file_that_does_not_fit_is_refused() {
     std::fs::write(&path, &text[..text.len() / 2]).expect("a file");
     assert!(refused(&all, &model()).contains("is not a calibration"));
     let none = Calibration::load(folder.path().join("none.json"), &all, &model());
-    assert!(matches!(none, Err(Error::Read { .. })));
+    assert!(matches!(none, Err(Error::File(FileError::Read { .. }))));
     let nowhere = calibration(2).save(folder.path().join("no/such/folder.json"));
-    assert!(matches!(nowhere, Err(Error::Write { .. })));
+    assert!(matches!(nowhere, Err(Error::File(FileError::Write { .. }))));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Correlations of points, and their files.
 
+use pv_data::FileError;
 use pv_hooks::Layer;
 
 use super::super::*;
@@ -102,5 +103,5 @@ fn points_survive_their_files() {
     std::fs::write(&path, text.replace("evil", "evil,1")).expect("a file");
     let error = read_points(&path).expect_err("a column too many");
     assert!(error.to_string().contains("is not a table of points"), "{error}");
-    assert!(matches!(read_points(folder.path().join("none.csv")), Err(Error::Read { .. })));
+    assert!(matches!(read_points(folder.path().join("none.csv")), Err(Error::File(FileError::Read { .. }))));
 }

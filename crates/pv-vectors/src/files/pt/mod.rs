@@ -12,6 +12,7 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use pv_data::FileError;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -81,9 +82,9 @@ pub(crate) struct Value<'a> {
 impl PtFile {
     /// Reads a file's pickle. Numbers are read when they are asked for.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let failed = |source| Error::Read { path: path.to_owned(), source };
+        let failed = |source| FileError::Read { path: path.to_owned(), source };
         let mut bytes = Vec::new();
-        let file = pv_model::open_file(path).map_err(failed)?;
+        let file = pv_data::open_file(path).map_err(failed)?;
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         Self::from_bytes(path, bytes).map_err(|fault| fault.of(path))
     }

@@ -1,0 +1,136 @@
+//! Which files there are to read, what they are, and their bytes.
+
+use crate::FileError;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use super::{ConversationError, Result};
+
+/// How rows are laid out in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    JsonLines,
+    Csv,
+    Parquet,
+}
+
+/// What text files are compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+pub(super) const KNOWN: &[&str] =
+    &[".jsonl", ".ndjson", ".csv", ".jsonl.gz", ".jsonl.zst", ".csv.gz", ".csv.zst", ".parquet"];
+
+/// What a file is, by its name; nothing when that is unknown.
+pub(super) fn kind(path: &Path) -> Option<(Layout, Compression)> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let (name, compression) = match (name.strip_suffix(".gz"), name.strip_suffix(".zst")) {
+        (Some(name), _) => (name, Compression::Gzip),
+        (_, Some(name)) => (name, Compression::Zstd),
+        _ => (name.as_str(), Compression::None),
+    };
+    match name.rsplit_once('.')?.1 {
+        "jsonl" | "ndjson" => Some((Layout::JsonLines, compression)),
+        "csv" => Some((Layout::Csv, compression)),
+        "parquet" if compression == Compression::None => Some((Layout::Parquet, compression)),
+        _ => None,
+    }
+}
+
+/// The files that the inputs name, each once: files as they are, folders with all below them in the order of their names,
+/// and patterns. In folders and patterns, files of other kinds and hidden ones are passed over.
+pub(super) fn list<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>) -> Result<Vec<PathBuf>> {
+    let (mut files, mut seen) = (Vec::new(), BTreeSet::new());
+    for input in inputs {
+        for file in listed(input.as_ref())? {
+            if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn listed(input: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |source| FileError::Read { path: input.to_owned(), source };
+    let (mut files, mut others) = (Vec::new(), Vec::new());
+    match fs::metadata(input) {
+        Ok(found) if !found.is_dir() => {
+            kind(input).ok_or_else(|| ConversationError::Format { path: input.to_owned(), known: KNOWN })?;
+            return Ok(vec![input.to_owned()]);
+        }
+        Ok(_) => walk(input, &mut files, &mut others)?,
+        Err(missing) => {
+            let Some(pattern) = input.to_str().filter(|text| text.contains(['*', '?', '['])) else {
+                return Err(failed(missing).into());
+            };
+            let paths = glob::glob(pattern)
+                .map_err(|error| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, error)))?;
+            for path in paths {
+                let path = path.map_err(|error| failed(error.into()))?;
+                if path.is_dir() {
+                    walk(&path, &mut files, &mut others)?
+                } else {
+                    sort_out(path, &mut files, &mut others)
+                }
+            }
+        }
+    }
+    if files.is_empty() {
+        let found = match others.first() {
+            None => "there is nothing".to_owned(),
+            Some(first) => {
+                format!(
+                    "there are {} other files, such as {}; known are {}",
+                    others.len(),
+                    first.display(),
+                    KNOWN.join(", ")
+                )
+            }
+        };
+        return Err(ConversationError::NoFiles { input: input.display().to_string(), found });
+    }
+    Ok(files)
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = |source| FileError::Read { path: folder.to_owned(), source };
+    let entries = fs::read_dir(folder).map_err(failed)?.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    let mut entries: Vec<_> =
+        entries.into_iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")).collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        // A link to a folder is not followed: it may lead back up.
+        match entry.file_type().map_err(failed)? {
+            found if found.is_dir() => walk(&entry.path(), files, others)?,
+            _ if entry.path().is_dir() => {}
+            _ => sort_out(entry.path(), files, others),
+        }
+    }
+    Ok(())
+}
+
+fn sort_out(path: PathBuf, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) {
+    if kind(&path).is_some() { files.push(path) } else { others.push(path) }
+}
+
+/// A text file's bytes, decompressed as they are read.
+pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
+    let failed = |source| FileError::Read { path: path.to_owned(), source };
+    let file = crate::open_file(path).map_err(failed)?;
+    match compression {
+        Compression::None => Ok(Box::new(BufReader::new(file))),
+        #[cfg(feature = "parquet")]
+        Compression::Gzip => Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file))))),
+        #[cfg(feature = "parquet")]
+        Compression::Zstd => Ok(Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?))),
+        #[cfg(not(feature = "parquet"))]
+        Compression::Gzip | Compression::Zstd => Err(ConversationError::NotBuilt { path: path.to_owned() }),
+    }
+}

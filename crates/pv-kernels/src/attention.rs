@@ -1,0 +1,86 @@
+//! Attention over the caches.
+
+use crate::{decode, prefill};
+
+/// The sizes of one attention call.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Batch rows.
+    pub batch: usize,
+    /// New tokens of each batch row.
+    pub seq: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Divides `heads`; each key head serves `heads / kv_heads` consecutive query heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Columns the caches have room for.
+    pub capacity: usize,
+    /// Cache column of the first new token.
+    pub column: usize,
+    /// A query sees at most this many columns, its own included.
+    pub window: Option<usize>,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+impl AttentionShape {
+    /// Elements of a row of the fused buffer.
+    pub fn row_stride(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Query heads per key head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The columns query `i` sees, given the first valid column of its batch row; empty for a
+    /// padding query.
+    pub(super) fn visible(&self, start: usize, i: usize) -> std::ops::Range<usize> {
+        let end = self.column + i + 1;
+        let first = self.window.map_or(0, |window| end.saturating_sub(window));
+        start.max(first).min(end)..end
+    }
+
+    pub(super) fn check(&self, qkv: &[f32], keys: &[f32], values: &[f32]) {
+        assert!(
+            self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) && self.head_dim > 0,
+            "attention: heads do not divide"
+        );
+        assert!(self.column + self.seq <= self.capacity, "attention: past the capacity");
+        assert_eq!(qkv.len(), self.batch * self.seq * self.row_stride(), "attention: qkv size");
+        let cache = self.batch * self.kv_heads * self.capacity * self.head_dim;
+        assert!(keys.len() == cache && values.len() == cache, "attention: cache size");
+    }
+}
+
+/// Causal attention of the new queries over the caches, which already hold the new keys and values.
+///
+/// `qkv` is the fused `[batch * seq, (heads + 2 kv_heads) * head_dim]` buffer, of which only the
+/// queries (the first `heads * head_dim` columns) are read. `keys` and `values` are
+/// `[batch, kv_heads, capacity, head_dim]`, `out` is `[batch * seq, heads * head_dim]`. Query `i` of
+/// row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column + i`; one that sees
+/// none (padding on the left) gets zeros.
+///
+/// A row's result does not depend on the other rows of the batch, nor on the number of padding
+/// columns before it, except through the choice between the two methods below, which looks at the
+/// shape only.
+///
+/// # Panics
+/// If a slice is not of the length that the shapes above give it.
+pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f32], starts: &[usize], out: &mut [f32]) {
+    shape.check(qkv, keys, values);
+    assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");
+    assert_eq!(out.len(), shape.batch * shape.seq * shape.heads * shape.head_dim, "attention: out");
+    if out.is_empty() {
+        return;
+    }
+    // With few queries per key, rearranging the keys costs more than it saves.
+    if shape.seq * shape.group() <= 16 || shape.seq == 1 {
+        decode::attention(shape, qkv, keys, values, starts, out);
+    } else {
+        prefill::attention(shape, qkv, keys, values, starts, out);
+    }
+}

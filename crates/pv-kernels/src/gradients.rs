@@ -1,0 +1,23 @@
+//! The kernels' gradients, and a loss: what training needs besides them.
+
+mod attention;
+mod elementwise;
+mod loss;
+mod norm;
+
+pub use attention::attention_gradient;
+pub use elementwise::{column_sums, swiglu_gradient};
+pub use loss::{cross_entropy, cross_entropy_gradient};
+pub use norm::{Vectors, rms_norm_gradient};
+
+/// Rows whose contributions to a sum over rows one task adds up. Fixed, so that a sum does not depend on the number of
+/// threads.
+const ROWS: usize = 128;
+
+/// Sums partial results in their order.
+fn total(parts: Vec<Vec<f32>>, out: &mut [f32]) {
+    out.fill(0.0);
+    for part in parts {
+        out.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+}

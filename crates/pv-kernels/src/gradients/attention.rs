@@ -1,0 +1,281 @@
+//! The gradient of attention. The weights are computed again, a block of queries at a time, and never held as a whole;
+//! columns that no query of a block sees are left out.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::AttentionShape;
+use crate::scratch::with_scratch;
+use crate::simd::{self, MAX_LANES};
+use crate::tile::{PANEL, Tile, TransposedTile, pack_transposed};
+
+/// Queries whose weights are held at a time.
+const BLOCK: usize = 48;
+
+/// The gradients of one token's part in a task: of the group's queries, of the key, of the value.
+type Pieces<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [f32]);
+
+/// One batch row and key head, and the queries that read it. Tokens are counted from the row's first one.
+struct Cell<'a, 'b> {
+    shape: &'a AttentionShape,
+    /// From the row's first token on: rows of `shape.row_stride()`.
+    qkv: &'a [f32],
+    /// From the row's first token on: rows of `heads * head_dim`.
+    upstream: &'a [f32],
+    head: usize,
+    scratch: Scratch<'a>,
+    /// One per token.
+    out: &'a mut [Pieces<'b>],
+}
+
+/// A task's buffers. Vectors are padded with zeros to whole SIMD vectors.
+struct Scratch<'a> {
+    /// `[tokens, width]`.
+    keys: &'a mut [f32],
+    /// Transposed, in panels `[width, PANEL]`.
+    key_panels: &'a mut [f32],
+    value_panels: &'a mut [f32],
+    key_gradients: &'a mut [f32],
+    value_gradients: &'a mut [f32],
+    /// `[BLOCK, width]`: scaled queries, upstream gradients, the queries' gradients.
+    queries: &'a mut [f32],
+    upstreams: &'a mut [f32],
+    query_gradients: &'a mut [f32],
+    /// `[BLOCK, columns]`: the attention weights, and the gradients with respect to them and to the scores.
+    weights: &'a mut [f32],
+    slopes: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    fn columns(tokens: usize) -> usize {
+        tokens.next_multiple_of(PANEL)
+    }
+
+    fn len(tokens: usize, width: usize) -> usize {
+        3 * tokens * width + 2 * Self::columns(tokens) * width + 3 * BLOCK * width + 2 * BLOCK * Self::columns(tokens)
+    }
+
+    fn new(mut buffer: &'a mut [f32], tokens: usize, width: usize) -> Self {
+        let mut take = |len: usize| {
+            let (taken, rest) = std::mem::take(&mut buffer).split_at_mut(len);
+            buffer = rest;
+            taken
+        };
+        let columns = Self::columns(tokens);
+        Self {
+            keys: take(tokens * width),
+            key_panels: take(columns * width),
+            value_panels: take(columns * width),
+            key_gradients: take(tokens * width),
+            value_gradients: take(tokens * width),
+            queries: take(BLOCK * width),
+            upstreams: take(BLOCK * width),
+            query_gradients: take(BLOCK * width),
+            weights: take(BLOCK * columns),
+            slopes: take(BLOCK * columns),
+        }
+    }
+}
+
+impl WithSimd for Cell<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let (d, tokens) = (self.shape.head_dim, self.out.len());
+        let width = d.next_multiple_of(MAX_LANES);
+        let stride = self.shape.row_stride();
+        let key = (self.shape.heads + self.head) * d;
+        let value = key + self.shape.kv_heads * d;
+        copy(&self.qkv[key..], stride, d, self.scratch.keys, width);
+        for at in (0..tokens).step_by(PANEL) {
+            let rows = PANEL.min(tokens - at);
+            let panel = at / PANEL * d * PANEL..(at / PANEL + 1) * d * PANEL;
+            let from = |offset: usize| &self.qkv[at * stride + offset..][..(rows - 1) * stride + d];
+            pack_transposed(from(key), stride, d, &mut self.scratch.key_panels[panel.clone()]);
+            pack_transposed(from(value), stride, d, &mut self.scratch.value_panels[panel]);
+        }
+        self.scratch.key_gradients.fill(0.0);
+        self.scratch.value_gradients.fill(0.0);
+        for member in 0..self.shape.group() {
+            for first in (0..tokens).step_by(BLOCK) {
+                self.block(s, member, first..tokens.min(first + BLOCK));
+            }
+        }
+        let gradients =
+            self.scratch.key_gradients.chunks_exact(width).zip(self.scratch.value_gradients.chunks_exact(width));
+        for ((_, key, value), (key_gradient, value_gradient)) in self.out.iter_mut().zip(gradients) {
+            key.copy_from_slice(&key_gradient[..d]);
+            value.copy_from_slice(&value_gradient[..d]);
+        }
+    }
+}
+
+impl Cell<'_, '_> {
+    /// Some consecutive tokens' queries of one head of the group.
+    #[inline(always)]
+    fn block<S: Simd>(&mut self, s: S, member: usize, tokens: Range<usize>) {
+        let shape = AttentionShape { column: 0, ..*self.shape };
+        let (d, m) = (shape.head_dim, tokens.len());
+        let width = d.next_multiple_of(MAX_LANES);
+        let columns = Scratch::columns(self.out.len());
+        let head = self.head * shape.group() + member;
+        let (row, wide) = (shape.row_stride(), shape.heads * d);
+        let scratch = &mut self.scratch;
+
+        let (queries, upstreams) = (&mut scratch.queries[..m * width], &mut scratch.upstreams[..m * width]);
+        copy(&self.qkv[tokens.start * row + head * d..], row, d, queries, width);
+        simd::scale(s, queries, shape.scale);
+        copy(&self.upstream[tokens.start * wide + head * d..], wide, d, upstreams, width);
+
+        // Whole panels from the first column that is seen, up to the last.
+        let from = shape.visible(0, tokens.start).start / PANEL * PANEL;
+        let to = tokens.end;
+        for at in (from..to).step_by(PANEL) {
+            let panel = at / PANEL * d * PANEL..(at / PANEL + 1) * d * PANEL;
+            let products = [
+                (&*queries, &scratch.key_panels[panel.clone()], &mut *scratch.weights),
+                (&*upstreams, &scratch.value_panels[panel], &mut *scratch.slopes),
+            ];
+            for (a, b, out) in products {
+                Tile {
+                    a,
+                    a_stride: width,
+                    m,
+                    k: d,
+                    b,
+                    b_stride: PANEL,
+                    columns: PANEL.min(to - at),
+                    accumulate: false,
+                    bias: None,
+                    out: (&mut out[at..], columns),
+                }
+                .run(s);
+            }
+        }
+        let rows = scratch.weights.chunks_exact_mut(columns).zip(scratch.slopes.chunks_exact_mut(columns));
+        for ((weights, slopes), token) in rows.zip(tokens.clone()) {
+            let seen = shape.visible(0, token);
+            for unseen in [from..seen.start, seen.end..to] {
+                weights[unseen.clone()].fill(0.0);
+                slopes[unseen].fill(0.0);
+            }
+            softmax_gradient(s, &mut weights[seen.clone()], &mut slopes[seen]);
+        }
+
+        for at in (0..width).step_by(PANEL) {
+            Tile {
+                a: &scratch.slopes[from..],
+                a_stride: columns,
+                m,
+                k: to - from,
+                b: &scratch.keys[from * width + at..],
+                b_stride: width,
+                columns: PANEL.min(width - at),
+                accumulate: false,
+                bias: None,
+                out: (&mut scratch.query_gradients[at..], width),
+            }
+            .run(s);
+        }
+        let sums = [
+            (&*scratch.slopes, &*queries, &mut *scratch.key_gradients),
+            (&*scratch.weights, &*upstreams, &mut *scratch.value_gradients),
+        ];
+        for (a, b, out) in sums {
+            let out = &mut out[from * width..to * width];
+            TransposedTile { a: &a[from..], a_stride: columns, m: to - from, k: m, b, width, out }.run(s);
+        }
+        let gradients = scratch.query_gradients.chunks_exact(width);
+        for ((queries, _, _), gradient) in self.out[tokens].iter_mut().zip(gradients) {
+            simd::scale_into(s, &gradient[..d], shape.scale, &mut queries[member * d..][..d]);
+        }
+    }
+}
+
+/// Scores to softmax weights, and the gradient with respect to the weights to that with respect to the scores.
+#[inline(always)]
+fn softmax_gradient<S: Simd>(s: S, scores: &mut [f32], slopes: &mut [f32]) {
+    let largest = simd::max(s, scores);
+    let sum = simd::exp_sum(s, scores, largest);
+    simd::scale(s, scores, 1.0 / sum);
+    let (p, p_tail) = S::as_simd_f32s(scores);
+    let (g, g_tail) = S::as_mut_simd_f32s(slopes);
+    let mut dot = s.splat_f32s(0.0);
+    for (&p, &g) in p.iter().zip(&*g) {
+        dot = s.mul_add_e_f32s(p, g, dot);
+    }
+    let mut mean = s.reduce_sum_f32s(dot);
+    for (&p, &g) in p_tail.iter().zip(&*g_tail) {
+        mean += p * g;
+    }
+    let means = s.splat_f32s(mean);
+    for (&p, g) in p.iter().zip(g) {
+        *g = s.mul_f32s(p, s.sub_f32s(*g, means));
+    }
+    for (&p, g) in p_tail.iter().zip(g_tail) {
+        *g = p * (*g - mean);
+    }
+}
+
+/// Copies vectors of `d` elements that are `stride` apart to rows of `width`, padded with zeros, until `out` is full.
+#[inline(always)]
+fn copy(from: &[f32], stride: usize, d: usize, out: &mut [f32], width: usize) {
+    for (out, from) in out.chunks_exact_mut(width).zip(from.chunks(stride)) {
+        out[..d].copy_from_slice(&from[..d]);
+        out[d..].fill(0.0);
+    }
+}
+
+/// The gradient of [`attention`](crate::attention) of a window that is all there is, `shape.column` being 0.
+///
+/// `qkv` holds queries, keys and values, all rotated: `[batch * seq, (heads + 2 kv_heads) * head_dim]`, as does `out`
+/// their gradients. `upstream` is `[batch * seq, heads * head_dim]`. Nothing flows through padding, left of `starts`.
+///
+/// # Panics
+/// If a slice is not of the length that the shapes above give it.
+pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize], upstream: &[f32], out: &mut [f32]) {
+    let &AttentionShape { batch, seq, heads, kv_heads, head_dim: d, .. } = shape;
+    let (group, stride) = (shape.group(), shape.row_stride());
+    assert_eq!(shape.column, 0, "attention_gradient: there is a cache");
+    assert_eq!(starts.len(), batch, "attention_gradient: one start per batch row");
+    assert!(qkv.len() == batch * seq * stride && out.len() == qkv.len(), "attention_gradient: qkv size");
+    assert_eq!(upstream.len(), batch * seq * heads * d, "attention_gradient: upstream size");
+    if out.is_empty() {
+        return;
+    }
+    let mut tasks: Vec<Vec<Pieces<'_>>> = (0..batch * kv_heads).map(|_| Vec::with_capacity(seq)).collect();
+    for (token, row) in out.chunks_exact_mut(stride).enumerate() {
+        if token % seq < starts[token / seq] {
+            row.fill(0.0);
+            continue;
+        }
+        let (queries, rest) = row.split_at_mut(heads * d);
+        let (keys, values) = rest.split_at_mut(kv_heads * d);
+        let pieces = queries.chunks_exact_mut(group * d).zip(keys.chunks_exact_mut(d)).zip(values.chunks_exact_mut(d));
+        for (head, ((queries, key), value)) in pieces.enumerate() {
+            tasks[token / seq * kv_heads + head].push((queries, key, value));
+        }
+    }
+    tasks.par_iter_mut().with_max_len(1).enumerate().for_each(|(cell, out)| {
+        let tokens = out.len();
+        if tokens == 0 {
+            return;
+        }
+        let (b, head) = (cell / kv_heads, cell % kv_heads);
+        let first = b * seq + starts[b];
+        let width = d.next_multiple_of(MAX_LANES);
+        with_scratch(Scratch::len(tokens, width), |buffer| {
+            simd::dispatch(Cell {
+                shape,
+                qkv: &qkv[first * stride..][..tokens * stride],
+                upstream: &upstream[first * heads * d..][..tokens * heads * d],
+                head,
+                scratch: Scratch::new(buffer, tokens, width),
+                out,
+            });
+        });
+    });
+}

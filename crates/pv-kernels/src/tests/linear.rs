@@ -1,0 +1,85 @@
+use super::{assert_close, in_pool, noise};
+use crate::{Columns, linear, linear_add};
+
+fn expected(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, k: usize, n: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(m * n);
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p])).sum();
+            out.push(sum + bias.map_or(0.0, |bias| f64::from(bias[j])));
+        }
+    }
+    out
+}
+
+#[test]
+fn matches_the_plain_product() {
+    for threads in [1, 3] {
+        for (k, n) in [(1, 1), (7, 5), (48, 96), (50, 67), (64, 64), (129, 200), (576, 130), (3700, 66)] {
+            for m in [1, 2, 3, 5, 8, 16, 17, 31, 70, 520] {
+                if m * n * k > 40_000_000 {
+                    continue;
+                }
+                let (x, w, bias) = (noise(m * k, 1), noise(n * k, 2), noise(n, 3));
+                for bias in [None, Some(&bias[..])] {
+                    let mut out = vec![f32::NAN; m * n];
+                    in_pool(threads, || linear(&x, &w, bias, &mut out, m, k, n));
+                    // A sum of `k` terms in one order strays by the square root of their number.
+                    let tolerance = 2e-6 * (k as f64).sqrt().max(1.0);
+                    assert_close(&out, &expected(&x, &w, bias, m, k, n), tolerance);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    // The last sizes take the method for many rows.
+    for (k, n, counts, most) in [(150, 90, [1, 2, 3, 7, 12], 50), (4500, 70, [17, 18, 19, 40, 63], 390)] {
+        let w = noise(n * k, 2);
+        let x = noise(most * k, 5);
+        let mut all = vec![0.0; most * n];
+        in_pool(2, || linear(&x, &w, None, &mut all, most, k, n));
+        for m in counts {
+            let mut out = vec![0.0; m * n];
+            in_pool(3, || linear(&x[..m * k], &w, None, &mut out, m, k, n));
+            assert_eq!(out, all[..m * n]);
+        }
+    }
+}
+
+#[test]
+fn empty_sizes() {
+    linear(&[], &[1.0; 6], None, &mut [], 0, 3, 2);
+    let mut out = [9.0; 4];
+    linear(&[], &[], Some(&[1.0, 2.0]), &mut out, 2, 0, 2);
+    assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
+}
+
+#[test]
+fn a_product_is_added_to_some_columns() {
+    for threads in [1, 3] {
+        for m in [1, 5, 16, 17, 40, 333] {
+            for (k, n) in [(1, 1), (8, 3), (32, 130), (5, 64), (33, 200)] {
+                let (from, to) =
+                    (Columns { width: k + 7, first: 4, count: k }, Columns { width: n + 9, first: 6, count: n });
+                let (x, w, before) = (noise(m * from.width, 1), noise(n * k, 2), noise(m * to.width, 3));
+                let mut out = before.clone();
+                in_pool(threads, || linear_add(&x, from, &w, &mut out, to));
+                let cut: Vec<f32> = x.chunks(from.width).flat_map(|row| row[4..4 + k].to_vec()).collect();
+                let sums = expected(&cut, &w, None, m, k, n);
+                let whole: Vec<f64> = before
+                    .iter()
+                    .enumerate()
+                    .map(|(at, before)| {
+                        let (row, column) = (at / to.width, at % to.width);
+                        let inside = (6..6 + n).contains(&column);
+                        f64::from(*before) + if inside { sums[row * n + column - 6] } else { 0.0 }
+                    })
+                    .collect();
+                assert_close(&out, &whole, 2e-6 * (k as f64).sqrt().max(1.0));
+            }
+        }
+    }
+}

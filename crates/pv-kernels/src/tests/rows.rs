@@ -1,0 +1,101 @@
+use super::{assert_close, in_pool, noise};
+use crate::{add_in_place, add_rms_norm, rms_norm, rms_norm_heads_in_place, rope_in_place, swiglu};
+
+fn normed(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
+    let d = weight.len();
+    let mut out = Vec::new();
+    for row in x.chunks(d) {
+        let mean = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / d as f64;
+        let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+        out.extend(row.iter().zip(weight).map(|(&v, &w)| f64::from(v) * factor * f64::from(w)));
+    }
+    out
+}
+
+const SIZES: [(usize, usize); 5] = [(1, 48), (3, 7), (24, 48), (200, 576), (5000, 33)];
+
+#[test]
+fn norms() {
+    for (m, d) in SIZES {
+        let (x, delta, weight) = (noise(m * d, 1), noise(m * d, 2), noise(d, 3));
+        let mut out = vec![0.0; m * d];
+        in_pool(3, || rms_norm(&x, &weight, 1e-5, &mut out));
+        assert_close(&out, &normed(&x, &weight, 1e-5), 2e-6);
+
+        let mut residual = x.clone();
+        in_pool(3, || add_rms_norm(&mut residual, &delta, &weight, 1e-5, &mut out));
+        let sum: Vec<f32> = x.iter().zip(&delta).map(|(a, b)| a + b).collect();
+        assert_eq!(residual, sum);
+        assert_close(&out, &normed(&sum, &weight, 1e-5), 2e-6);
+
+        let mut added = x.clone();
+        in_pool(3, || add_in_place(&mut added, &delta));
+        assert_eq!(added, sum);
+    }
+}
+
+#[test]
+fn norm_of_heads_touches_only_them() {
+    for (m, d) in [(1, 8), (5, 7), (900, 64)] {
+        let (heads, offset, stride) = (3, d, 5 * d + 1);
+        let weight = noise(d, 3);
+        let buffer = noise(m * stride, 1);
+        let mut out = buffer.clone();
+        in_pool(2, || rms_norm_heads_in_place(&mut out, stride, offset, heads, &weight, 1e-6));
+        for (row, before) in out.chunks(stride).zip(buffer.chunks(stride)) {
+            assert_eq!(row[..offset], before[..offset]);
+            assert_eq!(row[4 * d..], before[4 * d..]);
+            assert_close(&row[d..4 * d], &normed(&before[d..4 * d], &weight, 1e-6), 2e-6);
+        }
+    }
+}
+
+#[test]
+fn swiglu_matches_and_survives_extremes() {
+    for (m, f) in SIZES {
+        let mut gate_up: Vec<f32> = noise(m * 2 * f, 4).iter().map(|v| v * 12.0).collect();
+        gate_up[0] = -120.0;
+        gate_up[1] = 110.0;
+        let mut out = vec![0.0; m * f];
+        in_pool(3, || swiglu(&gate_up, &mut out, m, f));
+        for (row, out) in gate_up.chunks(2 * f).zip(out.chunks(f)) {
+            for j in 0..f {
+                let (g, u) = (f64::from(row[j]), f64::from(row[f + j]));
+                let e = g / (1.0 + (-g).exp()) * u;
+                let error = (f64::from(out[j]) - e).abs();
+                assert!(error <= 4e-7 * e.abs() + 1e-30, "silu({g}) * {u}: {} for {e}", out[j]);
+            }
+        }
+    }
+    let mut out = [0.0];
+    swiglu(&[f32::NAN, 1.0], &mut out, 1, 1);
+    assert!(out[0].is_nan());
+}
+
+#[test]
+fn rope_rotates_pairs() {
+    for (m, d, half) in [(1, 8, 4), (24, 8, 4), (24, 50, 25), (300, 64, 32), (7, 80, 20)] {
+        let (heads, stride) = (4, 6 * d);
+        let positions: Vec<usize> = (0..m).map(|i| (i * 7) % 40).collect();
+        let angles = noise(40 * half, 1);
+        let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+        let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+        let buffer = noise(m * stride, 2);
+        let mut out = buffer.clone();
+        in_pool(2, || rope_in_place(&mut out, stride, heads, d, half, &cos, &sin, &positions));
+        for (i, (row, before)) in out.chunks(stride).zip(buffer.chunks(stride)).enumerate() {
+            let mut expected: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
+            for head in 0..heads {
+                for p in 0..half {
+                    let (a, b) = (head * d + p, head * d + p + half);
+                    let c = f64::from(cos[positions[i] * half + p]);
+                    let s = f64::from(sin[positions[i] * half + p]);
+                    let (x, y) = (expected[a], expected[b]);
+                    expected[a] = x * c - y * s;
+                    expected[b] = y * c + x * s;
+                }
+            }
+            assert_close(row, &expected, 1e-6);
+        }
+    }
+}
