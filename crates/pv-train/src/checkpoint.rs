@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use pv_model::{Adapter, Decoder, DecoderConfig};
-use pv_vectors::through_text;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -258,8 +257,7 @@ fn json(options: &TrainOptions) -> Value {
 
 /// The first option that differs, with its two values.
 fn differing(saved: &Value, given: &TrainOptions) -> Option<(String, String, String)> {
-    // Numbers go through text once, as the saved ones did: serde_json may round when it reads.
-    let given = through_text(&json(given));
+    let given = json(given);
     let name = given.as_object()?.keys().find(|name| saved.get(name) != given.get(name))?;
     let shown = |all: &Value| all.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
     Some((name.clone(), shown(saved), shown(&given)))

@@ -76,7 +76,7 @@ impl LineJournal {
     /// A file that cannot be read or written.
     pub fn sort<T: DeserializeOwned, K: Ord>(&mut self, folder: &RunFolder, key: impl Fn(&T) -> K) -> Result<()> {
         let bytes = folder.read(self.name)?.unwrap_or_default();
-        // The lines as they are: numbers that are read and written again may change in their last digit.
+        // The lines as they are, with whatever else is in them.
         let line = |bytes| Some((key(&serde_json::from_slice(bytes).ok()?), bytes));
         let mut lines: Vec<(K, &[u8])> = whole_lines(&bytes).filter_map(line).collect();
         lines.sort_by(|a, b| a.0.cmp(&b.0));
