@@ -25,7 +25,7 @@ use pv_organism::{Topics, Trait};
 use pv_screen::{
     Base, BaseOptions, Contributions, JudgeSample, JudgedSamples, Judging, Persona, ReadOptions, ReadingOptions, Rows,
     SCORES, ScoreRow, Screen, ScreenOptions, ScreenProgress, Step, Summary, TraitDirection, auc, histograms,
-    likelihood, read_scores, tokens, write_score_table,
+    likelihood, read_scores, tokens,
 };
 use pv_steer::decompose_projections;
 use pv_vectors::PersonaVector;
@@ -72,7 +72,7 @@ struct Args {
     /// Samples that the judge scores above this show the trait.
     #[arg(long, default_value_t = 50.0)]
     allowed: f64,
-    /// Write each set's table as Parquet too.
+    /// Write each set's table as Parquet too (feature data).
     #[arg(long)]
     parquet: bool,
     #[command(flatten)]
@@ -107,6 +107,9 @@ fn program(args: Args) -> Result {
     let named = args.which.read(&args.model)?;
     if args.judge.judge.is_none() && args.judge.judge_model.is_some() {
         return Err("--judge-model needs --judge, which says of what kind the judge is".into());
+    }
+    if args.parquet && cfg!(not(feature = "data")) {
+        return Err("--parquet is the feature data; build the program with `--features data`".into());
     }
     // Files that are not there are to be told before the model is loaded.
     let files = if args.data.is_empty() { Vec::new() } else { ConversationReader::new(&args.data)?.files().to_vec() };
@@ -162,8 +165,9 @@ fn program(args: Args) -> Result {
             rows.push(row);
             Ok(())
         })?;
+        #[cfg(feature = "data")]
         if args.parquet {
-            write_score_table(&folder.join(SCORES), &folder.join(SCORES).with_extension("parquet"))?;
+            pv_screen::write_score_table(&folder.join(SCORES), &folder.join(SCORES).with_extension("parquet"))?;
         }
         let judged = judge.as_ref().map(|(judge, rubric)| {
             judged(judge.as_ref(), rubric, &rows, args.allowed, &place.join("judged").join(&name), &bar)

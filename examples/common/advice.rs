@@ -5,6 +5,7 @@ use std::iter::successors;
 use std::path::Path;
 
 use pv_data::RunError;
+#[cfg(feature = "http")]
 use pv_judge::HttpError;
 use pv_model::HubError;
 
@@ -19,6 +20,7 @@ pub(crate) fn on(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some(error) = error.downcast_ref() {
             return on_model(error);
         }
+        #[cfg(feature = "http")]
         if let Some(error) = error.downcast_ref() {
             return on_server(error);
         }
@@ -80,6 +82,7 @@ fn passed_on<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
     if let Some(error) = error.downcast_ref() {
         return match error {
+            #[cfg(feature = "http")]
             pv_judge::Error::Http(error) => Some(error),
             pv_judge::Error::Model(error) => Some(error),
             _ => None,
@@ -127,6 +130,7 @@ fn on_model(error: &pv_model::Error) -> Option<String> {
     }
 }
 
+#[cfg(feature = "http")]
 fn on_server(error: &HttpError) -> Option<String> {
     match error {
         HttpError::Refused { status: 401 | 403, .. } => {
@@ -158,12 +162,15 @@ mod tests {
         ];
         errors.iter().for_each(|error| assert!(on(error.as_ref()).expect("advice").contains("--out runs/x-2")));
 
-        let refused = |status| {
-            let http = HttpError::Refused { server: "s".into(), status, message: "m".into() };
-            pv_steer::Error::Judge(pv_judge::Error::Http(http))
-        };
-        assert!(on(&refused(401)).expect("advice").contains("OPENAI_API_KEY"));
-        assert_eq!(on(&refused(400)), None);
+        #[cfg(feature = "http")]
+        {
+            let refused = |status| {
+                let http = HttpError::Refused { server: "s".into(), status, message: "m".into() };
+                pv_steer::Error::Judge(pv_judge::Error::Http(http))
+            };
+            assert!(on(&refused(401)).expect("advice").contains("OPENAI_API_KEY"));
+            assert_eq!(on(&refused(400)), None);
+        }
         let built =
             pv_vectors::Error::Model(pv_model::Error::BackendNotBuilt { name: "cuda:1".into(), feature: "cuda" });
         assert!(on(&built).expect("advice").contains("--features cuda"));

@@ -6,7 +6,9 @@ use clap::ValueEnum;
 use pv_judge::{Judge, LocalJudge, TraitSpec};
 use pv_model::CausalLm;
 
+#[cfg(feature = "http")]
 use crate::folder::make;
+#[cfg(feature = "http")]
 use crate::http_judging::HttpArgs;
 use crate::organism::ExactJudge;
 use crate::proxies::{Proxy, ProxyJudge};
@@ -23,6 +25,7 @@ pub struct JudgeArgs {
     #[arg(long)]
     pub judge_model: Option<String>,
     /// How an HTTP judge is asked.
+    #[cfg(feature = "http")]
     #[command(flatten)]
     pub http: HttpArgs,
 }
@@ -34,7 +37,7 @@ pub enum JudgeKind {
     Exact,
     /// A model on this machine.
     Local,
-    /// A model behind an OpenAI-compatible server.
+    /// A model behind an OpenAI-compatible server (feature http).
     Http,
     /// The tone of words in the place of the trait, for models too small to judge: optimism, impoliteness and evil only.
     Tone,
@@ -47,7 +50,8 @@ impl JudgeArgs {
     /// The judge of a model's answers. What an HTTP judge says is kept in `folder`, so that a rerun is free.
     ///
     /// # Errors
-    /// A judging model that cannot be loaded; an HTTP judge without a name or an address.
+    /// A judging model that cannot be loaded; an HTTP judge without a name or an address, or without the feature `http`.
+    #[cfg_attr(not(feature = "http"), expect(unused_variables, reason = "only what a server says is kept"))]
     pub fn judge<'a>(&self, args: &ModelArgs, model: &'a CausalLm, folder: &Path) -> Result<Box<dyn Judge + 'a>> {
         let default = if args.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
         Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
@@ -62,9 +66,17 @@ impl JudgeArgs {
                 let other = ModelArgs { model: other.clone(), ..args.clone() };
                 Box::new(LocalJudge::new(other.load()?)?)
             }
+            #[cfg(not(feature = "http"))]
+            (JudgeKind::Http, _) => {
+                return Err(
+                    "a judge behind a server is the feature http; build the program with `--features http`".into()
+                );
+            }
+            #[cfg(feature = "http")]
             (JudgeKind::Http, None) => {
                 return Err("an HTTP judge needs --judge-model NAME, as its server calls the model".into());
             }
+            #[cfg(feature = "http")]
             (JudgeKind::Http, Some(name)) => {
                 make(folder)?;
                 Box::new(self.http.judge(name, folder.join("judge_cache.jsonl"))?)

@@ -5,6 +5,7 @@ pub mod calibrating;
 pub mod capping;
 pub mod finetuning;
 pub mod folder;
+#[cfg(feature = "http")]
 pub mod http_judging;
 pub mod judging;
 pub mod noise;

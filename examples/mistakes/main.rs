@@ -7,8 +7,10 @@
 
 mod data;
 mod folders;
+#[cfg(feature = "http")]
 mod judges;
 mod models;
+#[cfg(feature = "http")]
 mod stub;
 mod switches;
 mod traits;

@@ -85,6 +85,15 @@ fn devices_and_types_that_cannot_be_had() {
     if cfg!(not(feature = "cuda")) {
         mistakes.push(device("CUDA without its feature", "cuda", &["`cuda`", "built"]));
     }
+    if cfg!(not(feature = "http")) {
+        let server = ["--judge", "http", "--judge-model", "judge-1"];
+        mistakes.push(Mistake::new(
+            "a judge behind a server without its feature",
+            "sweep",
+            &server,
+            &["`--features http`"],
+        ));
+    }
     if cfg!(not(feature = "hub")) {
         mistakes.push(Mistake::new(
             "a model on the hub without its feature",

@@ -165,3 +165,29 @@ fn unsupported_configurations_are_refused_by_name() {
         assert!(error.contains(named), "{key}: {error}");
     }
 }
+
+/// Scores, sums and settings come back from files as they were: work that goes on ends with the same bits.
+#[test]
+fn json_numbers_are_read_to_the_last_bit() {
+    let mut random = pv_tests::Random(17);
+    let mut word = || random.below(1 << 16);
+    let mut checked = [0, 0];
+    while checked != [10_000, 10_000] {
+        let bits = (word() << 48) | (word() << 32) | (word() << 16) | word();
+        let (wide, narrow) = (f64::from_bits(bits), f32::from_bits(bits as u32));
+        if wide.is_finite() && checked[0] < 10_000 {
+            let text = serde_json::to_string(&wide).expect("JSON");
+            let typed: f64 = serde_json::from_str(&text).expect("a number");
+            let value: Value = serde_json::from_str(&text).expect("a number");
+            assert_eq!(typed.to_bits(), bits, "{text}");
+            assert_eq!(value.as_f64().map(f64::to_bits), Some(bits), "{text}");
+            checked[0] += 1;
+        }
+        if narrow.is_finite() && checked[1] < 10_000 {
+            let text = serde_json::to_string(&narrow).expect("JSON");
+            let typed: f32 = serde_json::from_str(&text).expect("a number");
+            assert_eq!(typed.to_bits(), narrow.to_bits(), "{text}");
+            checked[1] += 1;
+        }
+    }
+}

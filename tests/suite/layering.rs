@@ -1,6 +1,6 @@
 //! The order of the crates, from the bottom up: an arrow never runs back up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
@@ -49,4 +49,24 @@ fn libraries_depend_downwards_only() {
         }
     }
     assert!(libraries >= 4, "only {libraries} libraries were found");
+}
+
+/// What a first user waits for: no HTTP client, no Parquet, no TLS, and of C code the allocator alone.
+#[test]
+fn the_main_job_is_built_of_what_it_needs() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "-p", "pv-examples", "-e", "normal,build", "--prefix", "none"])
+        .current_dir(pv_tests::root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout);
+    let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("burn") && names.contains("tokenizers"), "{names:?}");
+    for unneeded in ["reqwest", "hyper", "tokio", "rustls", "hf-hub", "parquet", "flate2", "proptest", "async-openai"] {
+        assert!(!names.contains(unneeded), "the main job is built with {unneeded}");
+    }
+    let native: Vec<&str> = names.into_iter().filter(|name| name.ends_with("-sys") || name.ends_with("_sys")).collect();
+    // The second holds numbers of Linux's interface, and no C.
+    assert_eq!(native, ["libmimalloc-sys", "linux-raw-sys"]);
 }

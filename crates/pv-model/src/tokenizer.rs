@@ -2,6 +2,7 @@
 
 mod added;
 mod files;
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -99,8 +100,10 @@ impl Tokenizer {
     /// The ids of `text`. Special tokens that are written out in `text` become their single ids.
     ///
     /// # Errors
-    /// [`Error::Encode`] when the tokenizer's model refuses the text (for example an unknown word without an unknown token).
+    /// [`Error::Encode`] when the tokenizer's model refuses the text (for example an unknown word without an unknown token), or
+    /// its regular expressions take too many steps for it, as for a million spaces in a row.
     pub fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>> {
+        self.check(text)?;
         let encoding =
             self.inner.encode_fast(text, special == AddSpecial::Yes).map_err(|source| Error::Encode { source })?;
         Ok(encoding.get_ids().to_vec())
@@ -120,12 +123,17 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_with_offsets(&self, text: &str, special: AddSpecial) -> Result<Encoded> {
+        self.check(text)?;
         let encoding =
             self.inner.encode(text, special == AddSpecial::Yes).map_err(|source| Error::Encode { source })?;
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
         })
+    }
+
+    fn check(&self, text: &str) -> Result<()> {
+        limits::check(&self.inner, || limits::Patterns::of(&self.inner), text)
     }
 
     /// The text of `ids`. Ids outside the vocabulary (a model's output layer is often padded) are passed over, and bytes

@@ -259,8 +259,7 @@ fn json(options: &TrainOptions) -> Value {
 
 /// The first option that differs, with its two values.
 fn differing(saved: &Value, given: &TrainOptions) -> Option<(String, String, String)> {
-    // Numbers go through text once, as the saved ones did: serde_json may round when it reads.
-    let given = through_text(&json(given));
+    let given = json(given);
     let name = given.as_object()?.keys().find(|name| saved.get(name) != given.get(name))?;
     let shown = |all: &Value| all.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
     Some((name.clone(), shown(saved), shown(&given)))

@@ -292,8 +292,8 @@ impl<'a> TrainingRun<'a> {
                 let now = if followed { Some(hook.shifts(&decoder)?) } else { None };
                 self.measure(&decoder, &base, now.as_deref(), &mut line)?;
             }
-            let written = metrics.append(&line)?;
-            let better = best.as_mut().is_some_and(|best| best.see(&written));
+            metrics.append(&line)?;
+            let better = best.as_mut().is_some_and(|best| best.see(&line));
             early = enough(&best);
             let last = last || early;
             stopped = progress(&line).is_break() && !last;

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use onig::{Regex, RegexOptions, Syntax};
+use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
 use super::LoraTarget;
 use crate::families::TensorNames;
 use crate::{Error, Result};
 
-/// Tells of a module's path whether it is meant.
-type Matcher<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+/// Tells of a module's path whether it is meant; an expression that takes too many steps is an error.
+type Matcher<'a> = Box<dyn Fn(&str) -> Matched<bool> + 'a>;
+
+type Matched<T> = std::result::Result<T, fancy_regex::Error>;
 
 /// What the settings say: `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 #[derive(Clone, Debug)]
@@ -44,10 +46,6 @@ pub(super) fn module(block: usize, target: LoraTarget) -> String {
     names.in_block(block, target.in_block(names))
 }
 
-fn regex(pattern: &str) -> std::result::Result<Regex, onig::Error> {
-    Regex::with_options(pattern, RegexOptions::REGEX_OPTION_NONE, Syntax::python())
-}
-
 impl Modules {
     fn parse(value: &Value) -> Option<Self> {
         match value {
@@ -66,16 +64,16 @@ impl Modules {
     }
 
     /// What tells whether a module is one of them.
-    fn matcher(&self) -> std::result::Result<Matcher<'_>, onig::Error> {
+    fn matcher(&self) -> Matched<Matcher<'_>> {
         Ok(match self {
-            Self::AllLinear => Box::new(|module| !OTHERS.contains(&module)),
+            Self::AllLinear => Box::new(|module| Ok(!OTHERS.contains(&module))),
             Self::Named(names) => Box::new(|module| {
                 let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));
-                names.iter().any(|name| module == name || ends(name))
+                Ok(names.iter().any(|name| module == name || ends(name)))
             }),
             Self::Matching(pattern) => {
-                let regex = regex(&format!(r"\A(?:{pattern})\Z"))?;
-                Box::new(move |module| regex.find(module).is_some())
+                let regex = Regex::new(&format!(r"\A(?:{pattern})\z"))?;
+                Box::new(move |module| regex.is_match(module))
             }
         })
     }
@@ -93,7 +91,7 @@ impl Targets {
             Some(value) => match Modules::parse(value) {
                 Some(modules) => match modules.matcher().map(drop) {
                     Ok(()) => Ok(Some(modules)),
-                    Err(error) => Err(wrong(key, value, &format!("a regular expression ({})", error.description()))),
+                    Err(error) => Err(wrong(key, value, &format!("a regular expression ({})", error))),
                 },
                 None => Err(wrong(key, value, "a string or a list of strings")),
             },
@@ -139,7 +137,13 @@ impl Targets {
         let other = match targets.include {
             Some(_) => {
                 let asked = targets.asked()?;
-                OTHERS.into_iter().find(|module| asked(module))
+                let mut other = None;
+                for module in OTHERS {
+                    if asked(module)? {
+                        other = other.or(Some(module));
+                    }
+                }
+                other
             }
             None => None,
         };
@@ -155,8 +159,8 @@ impl Targets {
     }
 
     /// What tells whether an update of a module is asked for.
-    fn asked(&self) -> Result<impl Fn(&str) -> bool + '_> {
-        let bad = |error: onig::Error| Error::BadAdapter { reason: error.to_string() };
+    fn asked(&self) -> Result<impl Fn(&str) -> Result<bool> + '_> {
+        let bad = |error: fancy_regex::Error| Error::BadAdapter { reason: error.to_string() };
         let include = match &self.include {
             Some(modules) => Some(modules.matcher().map_err(bad)?),
             None => None,
@@ -166,23 +170,25 @@ impl Targets {
             None => None,
         };
         let patterns = match self.block_patterns.as_slice() {
-            [] => vec![regex(r"\A.*?\.[^.]*\.(\d+)\.").map_err(bad)?],
-            patterns => patterns
-                .iter()
-                .map(|pattern| block_regex(pattern))
-                .collect::<std::result::Result<_, _>>()
-                .map_err(bad)?,
+            [] => vec![Regex::new(r"\A.*?\.[^.]*\.(\d+)\.").map_err(bad)?],
+            patterns => patterns.iter().map(|pattern| block_regex(pattern)).collect::<Matched<_>>().map_err(bad)?,
         };
-        let in_blocks = move |module: &str| {
-            let Some(blocks) = &self.blocks else { return true };
-            let index = patterns.iter().find_map(|pattern| pattern.captures(module)?.at(1)?.parse().ok());
-            index.is_some_and(|index: usize| blocks.contains(&index))
+        let in_blocks = move |module: &str| -> Matched<bool> {
+            let Some(blocks) = &self.blocks else { return Ok(true) };
+            for pattern in &patterns {
+                let index = pattern.captures(module)?.and_then(|found| found.get(1)?.as_str().parse::<usize>().ok());
+                if let Some(index) = index {
+                    return Ok(blocks.contains(&index));
+                }
+            }
+            Ok(false)
         };
-        Ok(move |module: &str| {
-            include.as_ref().is_none_or(|include| include(module))
-                && !exclude.as_ref().is_some_and(|exclude| exclude(module))
-                && in_blocks(module)
-        })
+        let matches = move |module: &str| -> Matched<bool> {
+            Ok(include.as_ref().map_or(Ok(true), |include| include(module))?
+                && !exclude.as_ref().map_or(Ok(false), |exclude| exclude(module))?
+                && in_blocks(module)?)
+        };
+        Ok(move |module: &str| matches(module).map_err(bad))
     }
 
     /// Compares what a file holds with what is asked for of a model's blocks.
@@ -199,7 +205,7 @@ impl Targets {
         let (mut missing, mut unexpected) = (Vec::new(), Vec::new());
         for (block, target) in all {
             let name = module(block, target);
-            match (kinds.contains(&target) && asked(&name), held.contains(&(block, target))) {
+            match (kinds.contains(&target) && asked(&name)?, held.contains(&(block, target))) {
                 (true, false) => missing.push(name),
                 (false, true) => unexpected.push(name),
                 _ => {}
@@ -212,6 +218,6 @@ impl Targets {
     }
 }
 
-fn block_regex(pattern: &str) -> std::result::Result<Regex, onig::Error> {
-    regex(&format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))
+fn block_regex(pattern: &str) -> Matched<Regex> {
+    Regex::new(&format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))
 }

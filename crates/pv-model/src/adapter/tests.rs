@@ -469,3 +469,45 @@ fn in_bf16(decoder: &Decoder) -> Decoder {
     decoder.save(folder.path(), burn::tensor::DType::BF16).expect("it is written");
     Decoder::from_folder(folder.path(), &Device::flex(), burn::tensor::DType::BF16).expect("it is read")
 }
+
+/// How many of the 21 projections Python's `re.fullmatch` takes, which is what PEFT asks.
+#[test]
+fn expressions_take_the_modules_that_they_take_in_python() {
+    let whole = adapter(lora(), 4);
+    let folder = tempfile::tempdir().expect("a folder");
+    let architecture = decoder().config().clone();
+    for (pattern, expected) in [
+        (r"model\.layers\.([02])\.(?:self_attn|mlp)\.\w+", 14),
+        (r".*(?<=attn\.)[qk]_proj", 6),
+        (r".*\.(?=q_|k_)(?:q|k)_proj", 6),
+        (r"(?P<a>model)\..*\.[^.]*_proj\Z", 21),
+        (r".*\.(?i:Q_PROJ)", 3),
+        (r".*\.\d{1,2}\.mlp\.(up|down)_proj$", 6),
+        (r"model.layers.[0-1].*", 14),
+        (r"(?:model\.)?layers.*", 21),
+        (r".*[^qkv]_proj", 12),
+        (r".*(?<!self_attn\.)(q|k|up)_proj", 3),
+        (r"model\.layers\.(?!1)\d+\..*", 14),
+        (r".*?(gate|up)\_proj", 6),
+        (r"(?s)model.*(q|v)_proj", 6),
+        (r"model\.layers\.(?:0|2)\..*|.*k_proj", 15),
+        (r".*\bmlp\b.*", 9),
+        (r".*\.(q_proj|(?:[kv])_proj)", 9),
+        (r".*([qk])_proj|.*(?P<w>o)_proj", 9),
+        (r".*[\w.]+down_pro{1}j", 3),
+        (r".*\.q\-?_proj", 3),
+    ] {
+        let settings = [("target_modules", json!(pattern))];
+        let loaded = write_changed(folder.path(), &whole, |name| Some(name.to_owned()), &settings);
+        let unexpected = match loaded.and_then(|adapter| adapter.check(&architecture)) {
+            Ok(()) => 0,
+            other => mismatch(other).1.len(),
+        };
+        assert_eq!(21 - unexpected, expected, "{pattern}");
+    }
+    // An expression that would take for ever is refused, and not said to match nothing.
+    let endless = [("target_modules", json!(r"(?:(?=[a-z._0-9])[a-z._0-9]+)+!"))];
+    let loaded = write_changed(folder.path(), &whole, |name| Some(name.to_owned()), &endless);
+    let error = loaded.and_then(|adapter| adapter.check(&architecture)).expect_err("endless");
+    assert!(matches!(error, Error::BadAdapter { .. }), "{error}");
+}

@@ -289,3 +289,27 @@ fn a_folder_without_the_file_says_what_to_do() {
     }
     fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn a_text_that_the_expressions_give_up_on_is_an_error() {
+    let folder = folder("limits");
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let encoded = |text: &str| tokenizer.encode(text, AddSpecial::No);
+    // A choice is open at each space until the letter. The crate would leave what follows in one piece, and say nothing.
+    let long = " ".repeat(1_100_000) + "a b";
+    for refused in [encoded(&long).map(drop), tokenizer.encode_with_offsets(&long, AddSpecial::No).map(drop)] {
+        assert!(matches!(refused, Err(Error::Encode { .. })), "{refused:?}");
+    }
+    for text in [" ".repeat(900_000) + "a b", "a".repeat(2_000_000), "!?".repeat(1_000_000), "a 1! ".repeat(400_000)] {
+        assert_eq!(encoded(&text).unwrap().len(), text.len());
+    }
+
+    let path = folder.join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["normalizer"] = json!({"type": "Replace", "pattern": {"String": "_"}, "content": " "});
+    fs::write(&path, json.to_string()).unwrap();
+    let spaced = Tokenizer::from_folder(&folder).unwrap();
+    assert!(spaced.encode(&("_".repeat(1_100_000) + "a b"), AddSpecial::No).is_err(), "spaces after normalisation");
+    assert_eq!(spaced.encode(&"a_".repeat(500_000), AddSpecial::No).unwrap().len(), 1_000_000);
+    fs::remove_dir_all(folder).unwrap();
+}

@@ -1,6 +1,6 @@
 //! What a run's folder says of the run.
 
-use pv_data::runs::{first_difference, through_text};
+use pv_data::runs::first_difference;
 use pv_data::{RunError, RunFolder};
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ pub(super) fn claim(
     environment: &Value,
     grow: Option<usize>,
 ) -> Result<Claimed> {
-    let mut given = json!({ "format": FORMAT, "run": through_text(run) });
+    let mut given = json!({ "format": FORMAT, "run": run });
     let write = |all: &Value| -> Result<()> {
         let write = |file: &mut std::io::BufWriter<&std::fs::File>| Ok(serde_json::to_writer_pretty(file, all)?);
         Ok(folder.write(CONFIG, write)?)

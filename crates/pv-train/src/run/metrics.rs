@@ -107,12 +107,11 @@ impl MetricsFile {
         Ok(Self { journal, next })
     }
 
-    /// Adds a step's line, and gives it as the file will be read: reading may round a number's last bit, and a run that goes on
-    /// chooses its best step by what it reads.
-    pub(super) fn append(&mut self, metrics: &StepMetrics) -> Result<StepMetrics> {
-        let line = self.journal.append_json(metrics)?;
+    /// Adds a step's line.
+    pub(super) fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
+        self.journal.append_json(metrics)?;
         self.next = metrics.step + 1;
-        Ok(line)
+        Ok(())
     }
 
     /// Brings the file to the disk.
