@@ -1,9 +1,9 @@
-//! What a template is given, and what becomes of its failures.
+//! What a template is given, and how its failures are reported.
 
 use serde_json::Map;
 
 use super::jinja::{Fault, Kind, Value};
-use super::{Message, RenderOptions};
+use super::{Message, RenderOptions, message};
 use crate::error::{Error, Result};
 
 /// The work that one rendering may do: about one unit an instruction and one for 64 bytes. The templates of known models
@@ -22,7 +22,9 @@ pub(super) fn variables(
         variables.push((name.clone(), Value::from_json(value).map_err(failed)?));
     }
     let unreadable = |error: serde_json::Error| Error::TemplateFailed { reason: error.to_string() };
-    let messages = serde_json::to_value(messages).map_err(unreadable)?;
+    let mut messages = serde_json::to_value(messages).map_err(unreadable)?;
+    let each = messages.as_array_mut().into_iter().flatten().filter_map(serde_json::Value::as_object_mut);
+    each.for_each(message::share_thought);
     variables.push(("messages".to_owned(), Value::from_json(&messages).map_err(failed)?));
     variables.push(("add_generation_prompt".to_owned(), Value::Bool(options.add_generation_prompt)));
     Ok(variables)
