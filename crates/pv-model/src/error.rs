@@ -524,6 +524,17 @@ impl Error {
     }
 }
 
+/// What an error says, and behind it what its causes say, each after a colon.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn mismatch(missing: &[String], unexpected: &[String]) -> String {
     let part = |what: &str, names: &[String]| {
         (!names.is_empty()).then(|| format!("{what} {}: {}", names.len(), crate::weights::listed(names)))

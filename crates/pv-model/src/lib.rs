@@ -68,17 +68,17 @@ pub use config::{
     Activation, AttentionBias, DecoderConfig, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens,
 };
 pub use continuations::{Continuations, ScoreOptions, ScoredContinuations};
+#[cfg(feature = "data")]
+pub use conversations::add_columns;
 pub use conversations::{
     BadRow, Cell, CellType, Conversation, ConversationError, ConversationReader, Format, FormatCounts, NewColumn, Row,
-    RowPlace, Summary, Written, add_fields, read_conversations, write_conversations,
+    RowPlace, Summary, TableReader, Written, add_fields, read_conversations, write_conversations,
 };
-#[cfg(feature = "data")]
-pub use conversations::{add_columns, read_table};
 pub use decoder::{
     Block, Decoder, KvCache, Logits, LoraUpdate, Pass, PassOutput, Projection, Quantization, WeightBits,
 };
 pub use device::{default_dtype, device, dtype};
-pub use error::{Error, Result};
+pub use error::{Error, Result, with_causes};
 pub use families::{ExpectedTensor, TensorNames};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
 pub use hub::{HubError, HubOptions, HubProgress, HubToken, resolve};

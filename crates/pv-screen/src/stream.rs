@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pv_model::{Conversation, ConversationError, ConversationReader, Summary};
+use pv_model::{Conversation, ConversationError, ConversationReader, Summary, with_causes};
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{Skip, weight};
@@ -83,7 +83,7 @@ pub(crate) fn each(
                 take(Item::Skipped { place, skip: Skip::BadRow { why: bad.reason } })?;
             }
             Err(error) => {
-                let why = chain(&error);
+                let why = with_causes(&error);
                 let (path, rows) = match &error {
                     ConversationError::Damaged { path, rows, .. } => (path, *rows),
                     ConversationError::Read { path, .. }
@@ -98,14 +98,4 @@ pub(crate) fn each(
         }
     }
     Ok(reader.summary())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -44,8 +44,8 @@ pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
-    CsvRollouts, Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans,
-    RolloutOptions, RolloutRun, first_difference, recompute, through_text, vector_of,
+    Folder as RunFolder, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions,
+    RolloutRun, ScoredRollouts, first_difference, recompute, through_text, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
 pub use text::{CsvTable, number_field, pretty_json};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
-use pv_model::{CausalLm, ConversationReader, Row};
+use pv_model::{CausalLm, ConversationReader, Row, with_causes};
 use sha2::{Digest, Sha256};
 
 use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
@@ -104,7 +104,7 @@ impl DataSet {
                         };
                         *count += 1;
                         report.empty_answers += usize::from(matches!(error, Error::EmptyAnswer { .. }));
-                        report.skip(&row.place, chain(&error));
+                        report.skip(&row.place, with_causes(&error));
                         continue;
                     }
                 };
@@ -176,15 +176,6 @@ fn of_template(error: &pv_model::Error) -> bool {
 }
 
 /// An error with what caused it, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
-}
 
 fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
     let mut reader = ConversationReader::new(inputs)?.with_format(options.format);

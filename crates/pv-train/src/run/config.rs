@@ -1,5 +1,7 @@
 //! What a run's folder says of the run.
 
+use std::path::Path;
+
 use pv_vectors::{RunFolder, first_difference, through_text};
 use serde_json::{Value, json};
 
@@ -7,7 +9,7 @@ use crate::data::DataSet;
 use crate::finetune::fingerprint;
 use crate::probes::Probes;
 use crate::schedule::WarmUp;
-use crate::{Error, Result};
+use crate::{Error, Regime, Result};
 use sha2::{Digest, Sha256};
 
 use super::best::Keep;
@@ -15,6 +17,22 @@ use super::best::Keep;
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
 const WARMUP: &str = "warmup";
+const REGIMES: &str = "regimes";
+
+/// The regimes that a folder's run was begun with, where they are written down.
+pub(crate) fn regimes(folder: &Path) -> Result<Option<Vec<Regime>>> {
+    let path = folder.join(CONFIG);
+    let bytes = match pv_model::read_file(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(pv_vectors::Error::Read { path, source }.into()),
+    };
+    let damaged =
+        |error: serde_json::Error| Error::DamagedRun { path: folder.to_owned(), reason: format!("{CONFIG}: {error}") };
+    let mut all: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let found = all.get_mut(REGIMES).map(Value::take).filter(|found| !found.is_null());
+    found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()
+}
 
 /// What a folder says of the run in it.
 pub(super) struct Saved(Value);
@@ -69,12 +87,14 @@ impl Saved {
 }
 
 /// Writes what the run is into a folder that does not say so yet, or refuses a folder of another run. `run` decides the
-/// result; `environment` is for the record, and may change between one start and the next. `grow` is the last step that
-/// has a checkpoint, where a longer run than the folder's may go on there.
+/// result; `regimes` are written down in full, to be run again, and `run` has what tells them from others; `environment` is
+/// for the record, and may change between one start and the next. `grow` is the last step that has a checkpoint, where a
+/// longer run than the folder's may go on there.
 pub(super) fn claim(
     folder: &RunFolder,
     saved: Option<Saved>,
     run: &Value,
+    regimes: Option<&[Regime]>,
     environment: &Value,
     grow: Option<usize>,
 ) -> Result<Claimed> {
@@ -85,6 +105,9 @@ pub(super) fn claim(
     };
     let Some(Saved(mut saved)) = saved else {
         given["environment"] = environment.clone();
+        if let Some(regimes) = regimes {
+            given[REGIMES] = json!(regimes);
+        }
         write(&given)?;
         return Ok(Claimed { grown: 0, begun: 0, best_from: 0 });
     };

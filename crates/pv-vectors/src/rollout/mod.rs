@@ -1,6 +1,5 @@
 //! Rollouts: answers under contrastive instructions, with their activations and scores.
 
-mod csv;
 mod folder;
 mod header;
 mod journal;
@@ -11,8 +10,9 @@ mod record;
 mod run;
 mod scores;
 mod store;
+mod table;
 
-pub use self::csv::CsvRollouts;
+pub use self::table::ScoredRollouts;
 pub use folder::Folder;
 pub use header::{ModelStamp, first_difference, through_text};
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
