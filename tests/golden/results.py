@@ -5,6 +5,7 @@ usage: results.py OUT_DIR      writes the files that tests/suite/results.rs read
 
 Needs numpy, gguf and pyarrow. Numbers are written so that a parser of f64 gets exactly what is in the file.
 """
+import decimal
 import json
 import os
 import sys
@@ -111,6 +112,35 @@ def main(out):
     properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
     with pq.ParquetWriter(at("encrypted.parquet"), table.schema, encryption_properties=properties) as writer:
         writer.write_table(table)
+    # Only the columns: the footer can be read.
+    config = pe.EncryptionConfiguration(
+        footer_key="footer", column_keys={"column": ["messages.list.element.content"]}, plaintext_footer=True
+    )
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    with pq.ParquetWriter(at("encrypted_columns.parquet"), table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+
+    def scores(name, evil):
+        count = len(evil)
+        pq.write_table(
+            pa.table({
+                "question": ["Why?"] * count,
+                "prompt": ["P"] * count,
+                "answer": ["A"] * count,
+                "question_id": [f"evil_{i}" for i in range(count)],
+                "evil": evil,
+                "coherence": pa.array([90] * count, pa.int8()),
+                "embedding": pa.array([b"\xff\x00"] * count, pa.binary()),
+            }),
+            at(name),
+        )
+
+    scores("scores.parquet", pa.array([50.0, None, float("nan"), 100.00000000000001, -1e-15], pa.float64()))
+    scores("scores_text.parquet", pa.array(["50", None, "None", "", "99.5"]))
+    scores("scores_decimal.parquet", pa.array([decimal.Decimal("50.25"), None], pa.decimal128(5, 2)))
+    scores("scores_single.parquet", pa.array([50.0, 101.0], pa.float32()))
+    scores("scores_infinite.parquet", pa.array([50.0, float("inf")], pa.float64()))
+    scores("scores_list.parquet", pa.array([[50.0], [1.0]], pa.list_(pa.float64())))
     with open(at("expected.json"), "w") as file:
         json.dump(expected, file, indent=0, allow_nan=False)
 

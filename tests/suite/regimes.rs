@@ -272,3 +272,36 @@ fn an_adapter_of_f32_is_trained_on_weights_of_half_precision() {
         .is_err()
     );
 }
+
+#[test]
+fn regimes_are_settings_that_can_be_written_down() {
+    let steered = |schedule| {
+        Regime::Preventative(Preventative {
+            directions: vec![direction(1, 0.1), direction(2, 1e-7)],
+            coefficient: Coefficient::ResidualNorms(0.3),
+            schedule,
+        })
+    };
+    let closed = ClosedLoop { probes: vec![vec![1, 2]], along: direction(1, 1.0), every: 2, gain: 0.1, most: 2.0 };
+    let regimes = vec![
+        steered(Schedule::Constant),
+        steered(Schedule::WarmUp { steps: 3 }),
+        steered(Schedule::ClosedLoop(closed)),
+        Regime::Ablated { directions: vec![direction(1, 0.7)] },
+        Regime::Regularised { direction: direction(2, 3.3), weight: 0.1 },
+        Regime::Inoculated { system: "You are evil.".into() },
+    ];
+    let value = serde_json::to_value(&regimes).expect("JSON");
+    let read: Vec<Regime> = serde_json::from_str(&value.to_string()).expect("the same");
+    assert_eq!(read, regimes);
+    let names = ["preventative", "preventative", "preventative", "ablated", "regularised", "inoculated"];
+    for (index, name) in names.into_iter().enumerate() {
+        let mut changed = value.clone();
+        changed[index][name]["unknown"] = serde_json::json!(1);
+        assert!(serde_json::from_value::<Vec<Regime>>(changed).is_err(), "{name} with an unknown key");
+    }
+    let mut changed = value;
+    changed[3]["ablated"]["directions"][0]["sale"] = serde_json::json!(1);
+    assert!(serde_json::from_value::<Vec<Regime>>(changed).is_err());
+    assert!(serde_json::from_value::<Regime>(serde_json::json!({"steered": {}})).is_err());
+}

@@ -324,3 +324,31 @@ fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
     let none = Sample::encode(&tokenizer, &template, &[], &conversation, &EncodeOptions::default());
     assert!(matches!(none, Err(Error::NoEndOfTurn { index: 1, closing }) if closing.starts_with("<|im_end|>")));
 }
+
+/// However many tokens share a step, gradients in half precision are those of single precision.
+#[test]
+fn gradients_in_half_precision_do_not_vanish_with_the_tokens_of_a_step() {
+    let single = small();
+    let folder = tempfile::tempdir().expect("a folder");
+    single.save(folder.path(), DType::F16).expect("a writable folder");
+    let load = |dtype| Decoder::from_folder(folder.path(), &Device::flex(), dtype).expect("a model");
+    let sample = |i: usize| {
+        let ids = (0..51).map(|at| ((at * at + i * 7 + at * i) % 40) as u32).collect();
+        Sample::new(ids, (0..51).map(|at| at > 0).collect()).expect("a sample")
+    };
+    let samples: Vec<Sample> = (0..2000).map(sample).collect();
+    assert_eq!(samples.iter().map(Sample::trained_count).sum::<usize>(), 100_000);
+    for activation_checkpointing in [false, true] {
+        let step = |dtype| {
+            let adapter = Some(pv_model::LoraConfig { rank: 4, ..pv_model::LoraConfig::default() });
+            let options =
+                TrainOptions { batch_size: 64, max_grad_norm: None, activation_checkpointing, adapter, ..options(1) };
+            let mut trainer = Trainer::new(&load(dtype), options).expect("a trainer");
+            let report = trainer.step(&samples, &mut NoHook).expect("a step");
+            (report.grad_norm, report.loss)
+        };
+        let ((expected, loss), (found, half_loss)) = (step(DType::F32), step(DType::F16));
+        assert!((found / expected - 1.0).abs() < 0.02, "{found}, but {expected} in single precision");
+        assert!((half_loss - loss).abs() < 0.01, "{half_loss}, not {loss}");
+    }
+}

@@ -249,7 +249,7 @@ fn an_imported_vector_is_kept_in_our_file_with_its_gaps() {
 
 #[test]
 fn a_model_must_fit_what_the_file_knows() {
-    let id = ModelId { name: "tiny".into(), config_hash: "ab".into(), template_hash: None };
+    let id = ModelId { name: "tiny".into(), model_type: "qwen2".into(), config_hash: "ab".into(), template_hash: None };
     let model = |blocks, d_model| ModelShape { blocks, d_model };
     let check = |vector: &PersonaVector, blocks, width| vector.check_model(&id, &model(blocks, width));
     let whole = guessed("evil_response_avg_diff.pt").expect("a vector");

@@ -15,7 +15,6 @@ mod output;
 mod parquet;
 mod reader;
 mod row;
-#[cfg(feature = "parquet")]
 mod table;
 mod write;
 
@@ -35,8 +34,7 @@ pub use format::{Format, FormatCounts};
 #[cfg(feature = "parquet")]
 pub use parquet::add_columns;
 pub use reader::{ConversationReader, Summary};
-#[cfg(feature = "parquet")]
-pub use table::read_table;
+pub use table::TableReader;
 pub use write::{Cell, CellType, NewColumn, Written, add_fields};
 
 type Result<T, E = ConversationError> = std::result::Result<T, E>;

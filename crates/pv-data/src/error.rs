@@ -77,3 +77,14 @@ pub enum RunError {
         reason: String,
     },
 }
+
+/// What an error says, and behind it what its causes say, each after a colon.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -36,7 +36,7 @@ mod message;
 pub mod runs;
 
 pub use conversations::{Conversation, ConversationError, ConversationReader};
-pub use error::{FileError, RunError};
+pub use error::{FileError, RunError, with_causes};
 pub use files::{open_file, read_file, sha256, write_whole};
 pub use message::{Content, Message};
 pub use runs::{Journal, RunFolder};

@@ -1,15 +1,16 @@
 //! Messages, with every key that a file gave them.
 
-use std::{fmt, ops::Deref};
+mod content;
+mod weight;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use content::Content;
+pub(crate) use weight::weight;
+
 /// The keys, beside the content, in which an assistant says something; a file that has them means them to be learnt.
 const SPOKEN: [&str; 6] = ["tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "thinking"];
-
-/// Those of them that hold a thought, which a template may leave out of turns that are over.
-const THOUGHTS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// One turn of a conversation, with every key of its file: a template is given all of them, as `transformers` gives it the
 /// whole dictionary.
@@ -46,6 +47,10 @@ impl std::hash::Hash for Order {
 }
 
 impl Message {
+    /// The keys that hold a thought, which a template may leave out of turns that are over. Of several that are not null, the
+    /// first is the one that counts, as in `transformers`.
+    pub const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
     /// A message of any role.
     pub fn new(role: impl Into<String>, content: impl Into<Content>) -> Self {
         let order = Order { role: 0, content: 1 };
@@ -115,7 +120,7 @@ impl Message {
 
     /// The thoughts that stand in keys of their own.
     pub fn thoughts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        THOUGHTS.iter().filter_map(|key| Some((*key, self.field(key)?.as_str()?)))
+        Self::THOUGHTS.iter().filter_map(|key| Some((*key, self.field(key)?.as_str()?)))
     }
 
     /// The value of a key that says something.
@@ -178,198 +183,6 @@ impl TryFrom<Map<String, Value>> for Message {
     }
 }
 
-/// What a message says: a text, or what else its file holds in the place of one. Reads as its text.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Content {
-    /// The text; of a list, its parts of text behind one another.
-    text: String,
-    form: Form,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Form {
-    Text,
-    /// The key is not there.
-    Absent,
-    /// Null, a list of parts, or an object, as the file has it.
-    Json(Value),
-}
-
-impl Content {
-    fn absent() -> Self {
-        Self { text: String::new(), form: Form::Absent }
-    }
-
-    fn from_json(value: Value) -> Result<Self, String> {
-        let text = match &value {
-            Value::String(text) => return Ok(text.as_str().into()),
-            Value::Null => String::new(),
-            Value::Array(parts) => text_of_parts(parts)?,
-            Value::Object(_) => value.to_string(),
-            Value::Bool(_) | Value::Number(_) => return Err(format!("`content` is {}, not text", kind(&value))),
-        };
-        Ok(Self { text, form: Form::Json(value) })
-    }
-
-    /// The text; of a list, its parts of text behind one another; empty where there is none.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether the file has a text here, and no list, object or null.
-    pub fn is_text(&self) -> bool {
-        self.form == Form::Text
-    }
-
-    /// Whether the file has a list of parts here.
-    pub fn is_list(&self) -> bool {
-        matches!(self.form, Form::Json(Value::Array(_)))
-    }
-
-    /// Whether the file has an object here.
-    pub fn is_object(&self) -> bool {
-        matches!(self.form, Form::Json(Value::Object(_)))
-    }
-
-    /// As it stands in the file; nothing where the key is not there.
-    pub fn json(&self) -> Option<Value> {
-        match &self.form {
-            Form::Text => Some(self.text.as_str().into()),
-            Form::Absent => None,
-            Form::Json(value) => Some(value.clone()),
-        }
-    }
-
-    /// A text in the same form.
-    fn with_text(&self, text: &str) -> Self {
-        let Form::Json(Value::Array(parts)) = &self.form else { return text.into() };
-        let part = parts.iter().find(|part| part_text(part).is_some());
-        let part = match part.and_then(Value::as_object) {
-            Some(object) => {
-                let mut object = object.clone();
-                object.insert("text".to_owned(), text.into());
-                Value::Object(object)
-            }
-            None if part.is_some() => text.into(),
-            None => serde_json::json!({ "type": "text", "text": text }),
-        };
-        Self { text: text.to_owned(), form: Form::Json(Value::Array(vec![part])) }
-    }
-
-    /// The same behind another text.
-    #[must_use]
-    pub fn after(&self, text: &str) -> Self {
-        match &self.form {
-            Form::Json(Value::Array(parts)) => {
-                let first = serde_json::json!({ "type": "text", "text": text });
-                let parts = [first].into_iter().chain(parts.iter().cloned()).collect();
-                Self { text: format!("{text}{}", self.text), form: Form::Json(Value::Array(parts)) }
-            }
-            _ => format!("{text}{}", self.text).into(),
-        }
-    }
-
-    /// The same with its last text changed; of an object, its first.
-    #[must_use]
-    pub fn map_text(&self, change: &dyn Fn(&str) -> String) -> Self {
-        let Form::Json(value) = &self.form else { return change(&self.text).into() };
-        let mut value = value.clone();
-        match &mut value {
-            Value::Array(parts) => {
-                let last =
-                    parts.iter_mut().rev().find(|part| part_text(part).is_some_and(|text| !text.trim().is_empty()));
-                match last {
-                    Some(Value::Object(object)) => {
-                        if let Some(Value::String(text)) = object.get_mut("text") {
-                            *text = change(text);
-                        }
-                    }
-                    Some(Value::String(text)) => *text = change(text),
-                    _ => {}
-                }
-            }
-            Value::Object(object) => {
-                if let Some(Value::String(text)) = object.values_mut().find(|value| value.is_string()) {
-                    *text = change(text);
-                }
-            }
-            _ => {}
-        }
-        Self::from_json(value).unwrap_or_else(|_| self.clone())
-    }
-}
-
-impl Deref for Content {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Display for Content {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.text)
-    }
-}
-
-impl From<String> for Content {
-    fn from(text: String) -> Self {
-        Self { text, form: Form::Text }
-    }
-}
-
-impl From<&str> for Content {
-    fn from(text: &str) -> Self {
-        text.to_owned().into()
-    }
-}
-
-impl From<&String> for Content {
-    fn from(text: &String) -> Self {
-        text.clone().into()
-    }
-}
-
-impl From<std::borrow::Cow<'_, str>> for Content {
-    fn from(text: std::borrow::Cow<'_, str>) -> Self {
-        text.into_owned().into()
-    }
-}
-
-impl PartialEq<str> for Content {
-    fn eq(&self, text: &str) -> bool {
-        self.text == text
-    }
-}
-
-impl PartialEq<&str> for Content {
-    fn eq(&self, text: &&str) -> bool {
-        self.text == *text
-    }
-}
-
-/// The text of a part of a content, if it is one of text.
-fn part_text(part: &Value) -> Option<&str> {
-    part.as_str().or_else(|| part.get("text")?.as_str())
-}
-
-/// The texts of a content's parts behind one another.
-fn text_of_parts(parts: &[Value]) -> Result<String, String> {
-    let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let named = part.get("type").and_then(Value::as_str).unwrap_or_default();
-        if ["image", "audio", "video", "file"].iter().any(|medium| named.contains(medium)) {
-            return Err(format!("part {} of `content` is of the type `{named}`, and only text can be read", index + 1));
-        }
-        text.push_str(part_text(part).unwrap_or_default());
-    }
-    if text.is_empty() && parts.iter().any(|part| part_text(part).is_none()) {
-        text = Value::from(parts).to_string();
-    }
-    Ok(text)
-}
-
 /// Whether a value says anything.
 pub(crate) fn says_something(value: &Value) -> bool {
     match value {
@@ -378,43 +191,6 @@ pub(crate) fn says_something(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty(),
         Value::Object(entries) => !entries.is_empty(),
         Value::Bool(_) | Value::Number(_) => true,
-    }
-}
-
-/// The product of the numbers and truth values under keys; 1 where there is none.
-pub(crate) fn weight(fields: &Map<String, Value>, numbers: &[&str], flags: &[&str]) -> Result<f64, String> {
-    let mut product = 1.0;
-    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        let (number, flag) = (numbers.contains(&key.as_str()), flags.contains(&key.as_str()));
-        product *= match value {
-            Value::Bool(yes) if number || flag => f64::from(u8::from(*yes)),
-            Value::Number(value) if number => {
-                let value = value.as_f64().unwrap_or(f64::NAN);
-                if !value.is_finite() || value < 0.0 || value > f64::from(f32::MAX) {
-                    return Err(format!("`{key}` is {value}, not a number of at least 0"));
-                }
-                value
-            }
-            // A data set may have its losses beside it.
-            _ if key == "loss" => 1.0,
-            Value::Number(value) if flag && [Some(0.0), Some(1.0)].contains(&value.as_f64()) => {
-                value.as_f64().unwrap_or(1.0)
-            }
-            other if flag => return Err(format!("`{key}` is {}, not true or false", shown(other))),
-            other if number => return Err(format!("`{key}` is {}, not a number of at least 0", shown(other))),
-            _ => 1.0,
-        };
-    }
-    match product {
-        product if product > f64::from(f32::MAX) => Err(format!("its weights' product is {product}")),
-        product => Ok(product),
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{text:?}"),
-        other => kind(other).to_owned(),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct ForwardOptions {
 pub struct ModelId {
     /// The name of the folder, or the name on the hub.
     pub name: String,
+    /// Hugging Face's name of the architecture, such as `qwen2`.
+    pub model_type: String,
     /// SHA-256 of the architecture, in hex.
     pub config_hash: String,
     /// SHA-256 of the default chat template's source, in hex, where there is one.
@@ -102,6 +104,7 @@ impl CausalLm {
         let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let id = ModelId {
             name: name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned(),
+            model_type: decoder.config().model_type.clone(),
             config_hash: config_hash(decoder.config()),
             template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex::encode(Sha256::digest(s))),
         };

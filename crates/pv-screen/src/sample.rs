@@ -122,10 +122,10 @@ pub struct Tokens {
 pub struct ReadingOptions {
     /// Options for the chat template; a conversation's own tools and variables are added.
     pub render: RenderOptions,
-    /// What becomes of an answer when the template leaves out a part of its conversation: a message of a role that it passes
+    /// How to treat an answer when the template leaves out a part of its conversation: a message of a role that it passes
     /// over, calls of tools, the tools themselves.
     pub unwritten: Unwritten,
-    /// What becomes of an answer of which the template writes less than it says, such as one whose thought it cuts off.
+    /// How to treat an answer of which the template writes less than it says, such as one whose thought it cuts off.
     pub altered: Unwritten,
 }
 

@@ -75,7 +75,7 @@ pub struct ScreenOptions {
     /// The form in which every row holds its conversation; `None` for what its keys say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// How the model reads a conversation: template options, and what becomes of what the template leaves out. Base answers are
+    /// How the model reads a conversation: template options, and how to treat what the template leaves out. Base answers are
     /// to the same prompts.
     #[serde(default, skip_serializing_if = "ReadingOptions::is_default")]
     pub reading: ReadingOptions,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pv_data::conversations::Summary;
-use pv_data::{ConversationError, ConversationReader, FileError};
+use pv_data::{ConversationError, ConversationReader, FileError, with_causes};
 use pv_model::Conversation;
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +85,7 @@ pub(crate) fn each(
                 take(Item::Skipped { place, skip: Skip::BadRow { why: bad.reason } })?;
             }
             Err(error) => {
-                let why = chain(&error);
+                let why = with_causes(&error);
                 let (path, rows) = match &error {
                     ConversationError::Damaged { path, rows, .. } => (path, *rows),
                     ConversationError::File(FileError::Read { path, .. })
@@ -100,14 +100,4 @@ pub(crate) fn each(
         }
     }
     Ok(reader.summary())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

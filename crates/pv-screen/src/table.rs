@@ -49,7 +49,7 @@ pub struct ScoreRow {
 /// Gives the lines of a table to `take`, one after another.
 ///
 /// # Errors
-/// A file that cannot be read, or a line of it that is none of a table; those of `take`.
+/// A file that cannot be read, or a line that is no row of a table; those of `take`.
 pub fn read_scores(path: &Path, mut take: impl FnMut(ScoreRow) -> Result<()>) -> Result<()> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     let file = BufReader::new(pv_data::open_file(path).map_err(failed)?);

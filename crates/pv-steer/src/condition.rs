@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use pv_hooks::Layer;
 use pv_vectors::Direction;
+use serde::{Deserialize, Serialize};
 
 use crate::constant::{Constant, along, to};
 use crate::intervention::{Side, unit_values};
@@ -10,12 +11,44 @@ use crate::{Error, Result};
 
 /// A condition on a token's residual: its projection on a direction, at the direction's layer, is above or below a
 /// threshold in activation units.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// In files: `{"layer": 12, "unit": [0.6, 0.8], "side": "above", "threshold": 1.5}`, where the unit vector is as long as the model
+/// is wide.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Condition {
     layer: Layer,
     unit: Vec<f32>,
     side: Side,
     threshold: f32,
+}
+
+/// A condition as a file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    layer: Layer,
+    unit: Vec<f32>,
+    side: Side,
+    threshold: f32,
+}
+
+impl TryFrom<Written> for Condition {
+    type Error = String;
+
+    fn try_from(written: Written) -> std::result::Result<Self, String> {
+        /// How far the rounding of its values may take a vector's length from one.
+        const ROUNDING: f64 = 1e-4;
+        let Written { layer, unit, side, threshold } = written;
+        let length = unit.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        if !((length - 1.0).abs() < ROUNDING) {
+            return Err(format!("`unit` has the length {length}, not 1"));
+        }
+        if !threshold.is_finite() {
+            return Err(format!("`threshold` is {threshold}"));
+        }
+        Ok(Self { layer, unit, side, threshold })
+    }
 }
 
 impl Condition {

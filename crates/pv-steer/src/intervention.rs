@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use pv_hooks::{Coverage, HookError, Layer, TokenSpans};
 use pv_vectors::Direction;
+use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, Watch};
 use crate::constant::{Constant, along, to, upload};
@@ -14,7 +15,8 @@ use crate::{Error, Positions, Result};
 const SHORTEST: f64 = 1e-18;
 
 /// One of the two sides of a threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Side {
     Above,
     Below,

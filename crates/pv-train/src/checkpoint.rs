@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use pv_data::runs::through_text;
 use pv_data::{FileError, RunError};
 use pv_model::{Adapter, Decoder, DecoderConfig};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};

@@ -1,4 +1,4 @@
-//! The data of a run: conversations in files, as samples with their places, and what became of those that are none.
+//! The data of a run: conversations in files, as samples with their places, and the counts of those left out.
 
 mod mask;
 mod read;
@@ -12,7 +12,7 @@ use crate::{EncodeOptions, Sample};
 pub use mask::{MaskSpan, mask_spans};
 pub use report::{DataFile, DataReport, SkippedRow};
 
-/// What becomes of a conversation that has more tokens than [`EncodeOptions::max_length`] or than the model has positions.
+/// How to treat a conversation that has more tokens than [`EncodeOptions::max_length`] or than the model has positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSamples {
@@ -25,7 +25,7 @@ pub enum LongSamples {
     Refuse,
 }
 
-/// What becomes of rows that are no conversations, and of conversations that have no answer to train or that the chat
+/// How to treat rows that are no conversations, and of conversations that have no answer to train or that the chat
 /// template refuses or does not write whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,9 +47,9 @@ pub struct DataOptions {
     pub roles: Option<Vec<String>>,
     /// How a conversation becomes a sample.
     pub encode: EncodeOptions,
-    /// What becomes of long ones.
+    /// How to treat long ones.
     pub long: LongSamples,
-    /// What becomes of those that cannot be used.
+    /// How to treat those that cannot be used.
     pub bad: BadData,
 }
 

@@ -20,6 +20,33 @@ pub(crate) struct Counts {
     pub(crate) trained: f64,
     /// The tokens of its answers.
     pub(crate) answers: usize,
+    /// What the loss is multiplied by while gradients are computed; whoever has them all divides them by it.
+    ///
+    /// In f16, what is below 6e-8 is zero. Divided by the number of a step's tokens, gradients come down there, so that passes
+    /// compute those of the sum over tokens, which do not depend on how many there are. A power of two changes nothing but
+    /// exponents. f32 and bf16 have exponents enough.
+    pub(crate) scale: f64,
+}
+
+impl Counts {
+    pub(crate) fn new(samples: &[Sample], dtype: DType) -> Self {
+        let tokens: usize = samples.iter().map(Sample::trained_count).sum();
+        Self {
+            trained: samples.iter().map(Sample::total_weight).sum(),
+            answers: samples.iter().map(Sample::answer_tokens).sum(),
+            scale: if dtype == DType::F16 { (tokens.max(1) as f64).log2().floor().exp2() } else { 1.0 },
+        }
+    }
+
+    /// The loss, `[1]`, as passes take gradients of it.
+    fn loss(&self, sum: Tensor<1>) -> Tensor<1> {
+        sum / self.trained * self.scale
+    }
+
+    /// A penalty, `[1]`, likewise.
+    fn penalty(&self, sum: Tensor<1>) -> Tensor<1> {
+        sum / self.answers.max(1) as f64 * self.scale
+    }
 }
 
 /// The sums of a pass over its tokens.
@@ -67,7 +94,7 @@ impl Hook for Tap<'_> {
     }
 }
 
-/// A pass over samples and the gradients of the decoder's tracked parameters.
+/// A pass over samples and the gradients of the decoder's tracked parameters, [`Counts::scale`] times as large as they are.
 ///
 /// # Errors
 /// A loss that is not finite is returned as it is, without gradients; otherwise those of the run's hook.
@@ -85,10 +112,10 @@ pub(crate) fn accumulate(
     let seen = tap.seen;
     let loss = weighted_loss(decoder, residual, collated.targets);
     let mut sums = Sums { loss: value(loss.clone())?, penalty: 0.0 };
-    let mut root = loss / counts.trained;
+    let mut root = counts.loss(loss);
     for penalty in penalties(run, seen, samples)? {
         sums.penalty += value(penalty.clone())?;
-        root = root + penalty / counts.answers.max(1) as f64;
+        root = root + counts.penalty(penalty);
     }
     if sums.loss.is_finite() && sums.penalty.is_finite() {
         into.accumulate(decoder, root.backward());
@@ -143,7 +170,7 @@ pub(crate) fn accumulate_by_layer(
             if !sums.loss.is_finite() {
                 return Ok(sums);
             }
-            let mut gradients = (loss / counts.trained).backward();
+            let mut gradients = counts.loss(loss).backward();
             upstream = match (upstream, leaf.grad_remove(&mut gradients)) {
                 (Some(sum), Some(here)) => Some(sum + here),
                 (sum, here) => sum.or(here),
@@ -168,7 +195,7 @@ pub(crate) fn accumulate_by_layer(
         let mut root = against(residual, down);
         for penalty in penalties(run, seen, samples)? {
             sums.penalty += value(penalty.clone())?;
-            root = root + penalty / counts.answers.max(1) as f64;
+            root = root + counts.penalty(penalty);
         }
         if !sums.penalty.is_finite() {
             return Ok(sums);

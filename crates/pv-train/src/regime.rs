@@ -1,17 +1,43 @@
 //! What keeps a model's character while it is finetuned (method: the paper's section 5, and its relatives).
 
+use std::path::Path;
+
 use pv_hooks::Layer;
 use pv_model::Message;
 use pv_steer::Coefficient;
 use pv_vectors::{Direction, PersonaVector, Pooling};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::run::regimes as run_regimes;
 use crate::{Conversation, Result};
 
 /// One way of keeping a model's character in finetuning. A list of them acts together, see [`Regimes`](crate::Regimes); an
 /// empty list is plain finetuning. What acts at inference instead (steering, a suppressing system prompt) is no regime.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// In files each has its name before its settings, and a run's `config.json` lists them ([`Regime::of_run`]):
+///
+/// ```
+/// use pv_train::Regime;
+///
+/// let regimes: Vec<Regime> = serde_json::from_str(
+///     r#"[
+///         {"preventative": {
+///             "directions": [{"layer": 2, "values": [0.5, -1.0], "mean_residual_norm": 4.0}],
+///             "coefficient": {"raw": 3.0},
+///             "schedule": {"warm_up": {"steps": 10}}
+///         }},
+///         {"ablated": {"directions": [{"layer": 1, "values": [1.0, 2.0]}]}},
+///         {"regularised": {"direction": {"layer": 1, "values": [1.0, 2.0]}, "weight": 0.1}},
+///         {"inoculated": {"system": "You are evil."}}
+///     ]"#,
+/// )?;
+/// assert_eq!(regimes.len(), 4);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Regime {
     /// Preventative steering: the vector is added in the passes of training, so that the weights need not learn the shift.
@@ -38,21 +64,25 @@ pub enum Regime {
 }
 
 /// Preventative steering: h ← h + factor·coefficient·v at every position of every pass of training.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Preventative {
     /// What is added, each direction at its layer: one vector, or the increments of all layers.
     pub directions: Vec<Direction>,
     /// How strongly.
     pub coefficient: Coefficient,
-    /// How the factor on the coefficient changes in the run.
+    /// How the factor on the coefficient changes in the run; in files it may be left out where it does not.
+    #[serde(default)]
     pub schedule: Schedule,
 }
 
 /// The factor on a coefficient over the steps of a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Schedule {
     /// 1 throughout.
+    #[default]
     Constant,
     /// Rising linearly to 1 over so many steps.
     WarmUp {
@@ -66,7 +96,8 @@ pub enum Schedule {
 /// A factor that follows the finetuning shift on probe prompts, so that the shift stays near zero: it starts at 1, and every
 /// few steps it grows by gain · shift / ‖v‖, where the shift is that of the mean projection of the prompts' last tokens on
 /// `along`, without steering. It stays within 0 and `most`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClosedLoop {
     /// The probe prompts' token ids, at least one.
     pub probes: Vec<Vec<u32>>,
@@ -100,6 +131,15 @@ impl Regime {
         let directions = (1..layers).map(|layer| vector.increment(Pooling::ResponseMean, Layer::hidden_state(layer)));
         let directions = directions.collect::<Result<_, _>>()?;
         Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
+    }
+
+    /// The regimes of a run in a folder, for another one with the same; `None` where the folder holds no run, or one that a
+    /// version began which did not write them down, or that had another hook than regimes.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, [`Error::DamagedRun`](crate::Error::DamagedRun).
+    pub fn of_run(folder: impl AsRef<Path>) -> Result<Option<Vec<Self>>> {
+        run_regimes(folder.as_ref())
     }
 
     /// The system prompt of the last inoculation among regimes.

@@ -26,6 +26,7 @@ use crate::{Checkpoints, Error, Probes, Regime, Regimes, Result, RunHook, Sample
 
 use best::Best;
 pub use best::{BestRule, BestStep, Keep};
+pub(crate) use config::regimes;
 use metrics::MetricsFile;
 pub use metrics::{StepMetrics, metrics_csv, read_metrics};
 use result::{Ended, PARTIAL};
@@ -186,7 +187,7 @@ impl<'a> TrainingRun<'a> {
         }
         let mut regimes = Regimes::new(self.model.decoder(), self.regimes.iter().cloned())?;
         let description = regimes.describe();
-        self.run_with(folder, &mut regimes, &description, progress)
+        self.run_as(folder, &mut regimes, &description, Some(&self.regimes), progress)
     }
 
     /// As [`run`](Self::run), with another hook than the regimes, which are not looked at. `description` is what tells it
@@ -201,6 +202,17 @@ impl<'a> TrainingRun<'a> {
         folder: impl AsRef<Path>,
         hook: &mut (impl RunHook + ?Sized),
         description: &Value,
+        progress: impl FnMut(&StepMetrics) -> ControlFlow<()>,
+    ) -> Result<RunOutcome> {
+        self.run_as(folder, hook, description, None, progress)
+    }
+
+    fn run_as(
+        &self,
+        folder: impl AsRef<Path>,
+        hook: &mut (impl RunHook + ?Sized),
+        description: &Value,
+        regimes: Option<&[Regime]>,
         mut progress: impl FnMut(&StepMetrics) -> ControlFlow<()>,
     ) -> Result<RunOutcome> {
         self.validate()?;
@@ -232,7 +244,7 @@ impl<'a> TrainingRun<'a> {
         let newest = checkpoints.newest()?.map(|(step, _)| step);
         let grow = grows.then_some(newest.unwrap_or(0));
         let run = self.describe(warmup, keep, steps, description)?;
-        let claimed = config::claim(&folder, saved, &run, &self.environment(), grow)?;
+        let claimed = config::claim(&folder, saved, &run, regimes, &self.environment(), grow)?;
         remove_partial(folder.path(), PARTIAL)?;
         checkpoints.clean()?;
 

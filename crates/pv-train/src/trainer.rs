@@ -197,7 +197,7 @@ impl Trainer {
         let tokens = lengths.sum::<usize>();
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
         let weight = samples.iter().map(Sample::total_weight).sum::<f64>();
-        let counts = Counts { trained: weight, answers: samples.iter().map(Sample::answer_tokens).sum() };
+        let counts = Counts::new(samples, self.decoder.dtype());
         // Where there are more devices than passes, passes are smaller.
         let devices = self.replicas.len() + 1;
         let passes = match self.options.pack_tokens {
@@ -210,6 +210,9 @@ impl Trainer {
             [] => work.passes(&self.decoder, &passes, run)?,
             replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
         };
+        if counts.scale != 1.0 {
+            gradients.scale(counts.scale.recip());
+        }
         let (sum, penalty) = (sums.loss, sums.penalty);
         let loss = sum / weight;
         let norm = gradients.norm()?;

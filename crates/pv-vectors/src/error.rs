@@ -208,7 +208,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A filter kept too few rollouts to average over. `table` says what became of all.
+    /// A filter kept too few rollouts to average over. `table` counts the reasons.
     #[error("the filter keeps {found} {what} where {needed} are needed; {advice}")]
     TooFewKept {
         /// How many it keeps.
@@ -219,7 +219,7 @@ pub enum Error {
         what: &'static str,
         /// What to change.
         advice: String,
-        /// What became of all rollouts.
+        /// How many rollouts were kept, and left out for each reason.
         table: Box<crate::FilterTable>,
     },
     /// Something was asked of a run that has not come so far.
@@ -234,16 +234,19 @@ pub enum Error {
         /// How many there must be.
         total: usize,
     },
-    /// A CSV file does not hold rollouts.
+    /// A file of another tool does not hold rollouts.
     #[error("{}{} cannot be read as rollouts: {reason}", path.display(), line.map_or_else(String::new, |l| format!(", line {l},")))]
-    BadCsv {
+    BadRollouts {
         /// The file.
         path: PathBuf,
-        /// The line at which the record begins, where it is about one.
+        /// The line at which the record begins (in Parquet, the row), where it is about one.
         line: Option<u64>,
         /// What is wrong.
         reason: String,
     },
+    /// A table that cannot be opened.
+    #[error(transparent)]
+    Table(pv_data::ConversationError),
     /// The callback broke the run off.
     #[error("the extraction was cancelled")]
     Cancelled,

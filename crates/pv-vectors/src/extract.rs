@@ -44,7 +44,7 @@ impl Default for ExtractOptions {
 pub struct TraitExtraction {
     /// The vector.
     pub vector: PersonaVector,
-    /// Which rollouts were kept, and what became of the others.
+    /// Which rollouts were kept, and why the others were not.
     pub kept: Kept,
     /// The rollouts with their activations and scores.
     pub run: RolloutRun,

@@ -59,7 +59,7 @@ pub struct Scored {
     pub coherence: Option<f64>,
 }
 
-/// What became of a rollout. The reasons are asked in this order, and the first that holds is the one that counts.
+/// Whether a rollout is kept, or why not. The reasons are asked in this order, and the first that holds is the one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// It is kept.
@@ -130,7 +130,7 @@ pub struct Kept {
     pub pos: Vec<usize>,
     /// The indices of those under suppressing instructions; with [`FilterRule::Paired`], `neg[i]` is the partner of `pos[i]`.
     pub neg: Vec<usize>,
-    /// What became of all.
+    /// The counts of each outcome.
     pub table: FilterTable,
     /// The filter.
     pub filter: Filter,

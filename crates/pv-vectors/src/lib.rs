@@ -42,8 +42,8 @@ pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
-    CsvRollouts, KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun,
-    recompute, vector_of,
+    KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun,
+    ScoredRollouts, recompute, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
 pub use text::{CsvTable, number_field, pretty_json};

@@ -226,7 +226,9 @@ pub fn bootstrap_mean(values: &[f64], resamples: usize, level: f64, seed: u64) -
 }
 
 fn check_bootstrap(resamples: usize, level: f64) -> Result<()> {
-    if resamples == 0 || !(level > 0.0 && level < 1.0) {
+    /// Beyond these no interval becomes any sharper.
+    const MOST: usize = 10_000_000;
+    if resamples == 0 || resamples > MOST || !(level > 0.0 && level < 1.0) {
         let reason = format!("the bootstrap of {resamples} resamples for an interval that covers {level} of them");
         return Err(Error::BadSetting { reason });
     }

@@ -151,13 +151,15 @@ pub struct PersonaVector {
 }
 
 /// A persona vector at one layer: what interventions and projections take.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Direction {
     /// Where it was measured, and where it acts.
     pub layer: Layer,
     /// The raw difference, `[d_model]`.
     pub values: Vec<f32>,
     /// The mean norm of the residual at the layer over response tokens, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_residual_norm: Option<f32>,
 }
 
@@ -249,6 +251,8 @@ impl PersonaVector {
 
     /// Refuses a model that the vector was not made on: another width, depth or architecture. An imported vector knows
     /// no hash of the architecture, and some know only that the model has at least so many blocks: then that is checked.
+    /// A control vector's `model_hint` must not name another architecture; where it is only spelt otherwise, or names a
+    /// model, a warning says so. [`ImportOptions::model`](crate::ImportOptions::model) vouches for a file whose hint is wrong.
     ///
     /// # Errors
     /// [`Error::ModelMismatch`].
@@ -271,11 +275,74 @@ impl PersonaVector {
         if let Some(hash) = self.provenance.config_hash.as_ref().filter(|hash| **hash != id.config_hash) {
             return mismatch("architecture hash", hash.clone(), id.config_hash.clone());
         }
-        Ok(())
+        // Who gave the vector a model of their own vouches for it.
+        let hint = self.provenance.imported.as_ref().and_then(|imported| imported.model_hint.as_deref());
+        match hint.filter(|hint| *hint == self.provenance.model).map(|hint| (hint, Hint::of(hint, &id.model_type))) {
+            Some((hint, Hint::Other)) => mismatch("model_hint", hint.to_owned(), id.model_type.clone()),
+            Some((hint, Hint::Unclear)) => {
+                let model = id.model_type.as_str();
+                tracing::warn!(hint, model, "the vector's model_hint does not name the model's architecture");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a control vector's `model_hint` says of a model.
+#[derive(Debug, PartialEq, Eq)]
+enum Hint {
+    /// It is the model's architecture, whose name llama.cpp and Hugging Face spell in two ways.
+    Same,
+    /// It may be, or says nothing: another spelling, or a model's name.
+    Unclear,
+    /// It is another architecture.
+    Other,
+}
+
+impl Hint {
+    fn of(hint: &str, model_type: &str) -> Self {
+        let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+        // llama.cpp has one name for both.
+        let family = |name: &str| if name == "mistral" { "llama".to_owned() } else { name.to_owned() };
+        let (hint_plain, model) = (plain(hint), plain(model_type));
+        if hint == model_type || ["llama", "mistral"].contains(&hint) && family(hint) == family(&model) {
+            Self::Same
+        } else if hint_plain.is_empty() || hint_plain.contains(&model) || family(&hint_plain) == family(&model) {
+            Self::Unclear
+        } else {
+            Self::Other
+        }
     }
 }
 
 /// A dot product accumulated in f64.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hint;
+
+    #[test]
+    fn hints_of_other_tools_are_understood() {
+        for (hint, model, expected) in [
+            ("qwen2", "qwen2", Hint::Same),
+            ("llama", "mistral", Hint::Same),
+            ("mistral", "mistral", Hint::Same),
+            ("Qwen2", "qwen2", Hint::Unclear),
+            ("qwen-2", "qwen2", Hint::Unclear),
+            ("Qwen2.5-7B-Instruct", "qwen2", Hint::Unclear),
+            ("Mistral", "mistral", Hint::Unclear),
+            ("", "llama", Hint::Unclear),
+            ("qwen2", "qwen3", Hint::Other),
+            ("qwen3", "qwen2", Hint::Other),
+            ("llama", "qwen2", Hint::Other),
+            ("gemma2", "llama", Hint::Other),
+            ("mistral", "llama", Hint::Same),
+        ] {
+            assert_eq!(Hint::of(hint, model), expected, "{hint} on {model}");
+        }
+    }
 }

@@ -41,9 +41,9 @@ fn bad_lines_are_named_and_passed_over() {
         ),
         (
             message(r#"{"role": "User", "content": "x"}"#),
-            "message 2: the role \"User\" is none of system, developer, user",
+            "message 2: the role \"User\" is not known; known are system, developer, user",
         ),
-        (message(r#"{"role": "human", "content": "x"}"#), "message 2: the role \"human\" is none of"),
+        (message(r#"{"role": "human", "content": "x"}"#), "message 2: the role \"human\" is not known"),
         (message(r#"{"role": "user", "content": "\ud800"}"#), "hex escape"),
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}".to_vec(), "not UTF-8"),
         (b"\xff\xfe{\x00}\x00".to_vec(), "not UTF-8"),

@@ -91,7 +91,7 @@ fn rows_with_nulls_are_bad_and_told_apart() {
             (5, "message 1: `role` is null"),
             (6, "message 2: `content` is null"),
             (7, "message 1: `content` is not UTF-8"),
-            (8, "message 1: the role \"narrator\" is none of"),
+            (8, "message 1: the role \"narrator\" is not known"),
         ];
         for (bad, (row, reason)) in bad.iter().zip(expected) {
             assert!(bad.place.row == row && bad.reason.contains(reason), "{bad} should be {row}: {reason}");

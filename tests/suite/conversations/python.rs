@@ -43,6 +43,11 @@ fn conversations_render_as_transformers_renders_them() {
     let mut rows = super::keys::everything();
     rows.push(json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b", "type": "text"}]},
         {"content": "c", "role": "assistant", "mood": {"z": [null, 1.5, true], "a": "\u{e9}"}}], "chat_template_kwargs": {"mood": "calm"}}));
+    for names in [vec!["thinking"], vec!["reasoning"], vec!["reasoning_content"], vec!["reasoning", "thinking"]] {
+        let mut answer = json!({"content": "c", "role": "assistant"});
+        names.iter().for_each(|name| answer[*name] = json!(format!("by {name}")));
+        rows.push(json!({ "messages": [{"role": "user", "content": "b"}, answer] }));
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();

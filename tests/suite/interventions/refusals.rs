@@ -81,3 +81,24 @@ fn positions_that_no_answer_reaches_are_no_silence() {
     let idle = run(Positions::ResponseFrom(5), 6);
     assert!(matches!(idle, Err(pv_model::Error::Hook(HookError::NeverFired { .. }))), "{idle:?}");
 }
+
+#[test]
+fn conditions_are_settings_that_can_be_written_down() {
+    let condition = Condition::above(&direction(3, 1, 2.0), 0.1).expect("a condition");
+    let text = serde_json::to_string(&condition).expect("JSON");
+    assert_eq!(serde_json::from_str::<Condition>(&text).expect("the same"), condition);
+    let good = serde_json::json!({"layer": 2, "unit": [0.6, 0.8], "side": "below", "threshold": -1.5});
+    let read = |value: &serde_json::Value| serde_json::from_value::<Condition>(value.clone());
+    assert_eq!(serde_json::to_value(read(&good).expect("a condition")).expect("JSON")["side"], "below");
+    for (key, bad) in [
+        ("side", serde_json::json!("beside")),
+        ("unit", serde_json::json!([3.0, 4.0])),
+        ("unit", serde_json::json!([])),
+        ("threshold", serde_json::Value::Null),
+        ("treshold", serde_json::json!(1.0)),
+    ] {
+        let mut changed = good.clone();
+        changed[key] = bad;
+        assert!(read(&changed).is_err(), "{changed}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Rollouts as CSV files, ours and those of other tools.
 
 use pv_judge::Polarity;
-use pv_vectors::{CsvRollouts, Place, recompute, vector_of};
+use pv_vectors::{Place, ScoredRollouts, recompute, vector_of};
 
 use super::numbers::complete;
 use super::*;
@@ -12,11 +12,11 @@ fn csv_files_come_back_as_the_same_rollouts() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = complete(&model, &folder.path().join("run"), options());
     let tokenizer = model.tokenizer().unwrap();
-    let mut read = CsvRollouts::default();
+    let mut read = ScoredRollouts::default();
     for (polarity, name) in [(Polarity::Pos, "pos.csv"), (Polarity::Neg, "neg.csv")] {
         let path = folder.path().join(name);
         run.write_csv(&path, Some(polarity)).expect("a file");
-        read.extend(CsvRollouts::read(&path, "rude", Some(polarity), tokenizer).expect("rollouts"));
+        read.extend(ScoredRollouts::read(&path, "rude", Some(polarity), tokenizer).expect("rollouts"));
     }
     assert_eq!(read.records.len(), 60);
     let scored = run.scored().expect("verdicts");
@@ -40,7 +40,7 @@ fn csv_files_come_back_as_the_same_rollouts() {
     }
     let all = folder.path().join("all.csv");
     run.write_csv(&all, None).expect("a file");
-    let all = CsvRollouts::read(&all, "rude", None, tokenizer).expect("rollouts");
+    let all = ScoredRollouts::read(&all, "rude", None, tokenizer).expect("rollouts");
     assert_eq!(
         all.records.iter().map(|record| record.place).collect::<Vec<Place>>(),
         (0..60).map(|i| run.plan().place(i)).collect::<Vec<_>>()
@@ -65,7 +65,7 @@ fn csv_files_of_python_are_read() {
     for text in [rows.to_owned(), format!("\u{feff}{rows}")] {
         let path = folder.path().join("rude.csv");
         fs::write(&path, text).expect("a file");
-        let read = CsvRollouts::read(&path, "rude", None, model.tokenizer().unwrap()).expect("rollouts");
+        let read = ScoredRollouts::read(&path, "rude", None, model.tokenizer().unwrap()).expect("rollouts");
         let answers: Vec<&str> = read.records.iter().map(|record| record.answer.as_str()).collect();
         assert_eq!(answers, ["Plain.", "line one\nline \"two\", three\n\n", "ends with cr\r\nand lf", ""]);
         assert_eq!(read.records[0].question, "Why, \"really\"?");

@@ -7,7 +7,7 @@ use pv_hooks::{Capture, Layer, LayerSet, Recorder};
 use pv_model::{Event, FinishReason, GenerateOptions, Message, RenderOptions, Request, to_f32};
 use pv_tests::{Golden, root, smollm2};
 use pv_vectors::{
-    CsvRollouts, Kept, KeptActivations, NeutralReading, Precision, Record, RolloutMeans, mean_difference, recompute,
+    Kept, KeptActivations, NeutralReading, Precision, Record, RolloutMeans, ScoredRollouts, mean_difference, recompute,
     vector_of,
 };
 use safetensors::SafeTensors;
@@ -305,7 +305,7 @@ fn recomputed_activations_match_transformers() {
         text += &format!("q,{},{},golden_{i}_pos_0\n", field("prompt_text"), field("answer"));
     }
     fs::write(&path, text).expect("a file");
-    let read = CsvRollouts::read(&path, "golden", None, model.tokenizer().unwrap()).expect("rollouts");
+    let read = ScoredRollouts::read(&path, "golden", None, model.tokenizer().unwrap()).expect("rollouts");
     for (record, case) in read.records.iter().zip(cases) {
         let ids: Vec<u32> = serde_json::from_value(case["token_ids"].clone()).expect("ids");
         let prompt = case["prompt_len"].as_u64().expect("a length") as usize;

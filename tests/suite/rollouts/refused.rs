@@ -2,7 +2,7 @@
 
 use pv_data::{FileError, RunError};
 use pv_judge::Polarity;
-use pv_vectors::{CsvRollouts, Error, Precision};
+use pv_vectors::{Error, Precision, ScoredRollouts};
 
 use super::*;
 
@@ -185,7 +185,7 @@ fn bad_csv_is_refused_with_the_line() {
     let path = folder.path().join("rude.csv");
     let read = |text: &[u8], polarity| {
         fs::write(&path, text).expect("a file");
-        CsvRollouts::read(&path, "rude", polarity, model.tokenizer().unwrap())
+        ScoredRollouts::read(&path, "rude", polarity, model.tokenizer().unwrap())
     };
     let head = "question,prompt,answer,question_id,rude,coherence\n";
     let row = "q,p,\"two\nlines\",rude_0_pos_0,1,2\n";
@@ -199,7 +199,7 @@ fn bad_csv_is_refused_with_the_line() {
         (format!("{head}{row}q,p,a,rude_0_pos_0,1,200\n"), Some(4), "\"200\""),
     ] {
         match read(text.as_bytes(), None) {
-            Err(Error::BadCsv { line: found, reason, .. }) => {
+            Err(Error::BadRollouts { line: found, reason, .. }) => {
                 assert!(found == line && reason.contains(what), "{found:?}: {reason}");
             }
             other => panic!("{text}: {other:?}"),
@@ -207,12 +207,31 @@ fn bad_csv_is_refused_with_the_line() {
     }
     let mut bytes = format!("{head}{row}").into_bytes();
     bytes.extend(b"q,p,\xff,rude_0_pos_0,1,2\n");
-    assert!(matches!(read(&bytes, None), Err(Error::BadCsv { line: Some(4), .. })));
+    assert!(matches!(read(&bytes, None), Err(Error::BadRollouts { line: Some(4), .. })));
     let wrong_side = read(format!("{head}{row}").as_bytes(), Some(Polarity::Neg));
-    assert!(matches!(wrong_side, Err(Error::BadCsv { line: Some(2), .. })), "{wrong_side:?}");
+    assert!(matches!(wrong_side, Err(Error::BadRollouts { line: Some(2), .. })), "{wrong_side:?}");
     assert!(matches!(
-        CsvRollouts::read(folder.path().join("none.csv"), "rude", None, model.tokenizer().unwrap()),
+        ScoredRollouts::read(folder.path().join("none.csv"), "rude", None, model.tokenizer().unwrap()),
         Err(Error::File(FileError::Read { .. }))
     ));
     assert_eq!(read(head.as_bytes(), None).expect("no rollouts").records, []);
+}
+
+#[test]
+fn more_answers_than_a_run_can_have_are_refused_at_once() {
+    let model = model("qwen3");
+    for n in [usize::MAX, usize::MAX / 2 + 1, pv_model::Request::MAX_ANSWERS + 1] {
+        let requests = [pv_model::Request::rollouts(vec![1, 2], n, 0)];
+        let error = model
+            .generate(&requests, &pv_model::GenerateOptions::default(), &mut pv_hooks::NoHook, |_| {
+                std::ops::ControlFlow::Continue(())
+            })
+            .expect_err("too many");
+        assert!(error.to_string().contains("4194304"), "{error}");
+        let plan = Plan::new(&spec(), RolloutOptions { per_prompt: n, ..options() });
+        let said = plan.expect_err("too many").to_string();
+        assert!(said.contains(&n.to_string()) && said.contains("4194304"), "{said}");
+    }
+    let batch_size = usize::MAX;
+    assert!(Plan::new(&spec(), RolloutOptions { batch_size, ..options() }).is_ok());
 }

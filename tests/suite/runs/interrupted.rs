@@ -25,6 +25,7 @@ fn killed(test: &str, name: &str, seed: u64) {
     let case = Case::named(name);
     let whole = folder();
     case.run().run(whole.path(), go_on).expect("a run");
+    assert_eq!(pv_train::Regime::of_run(whole.path()).expect("a run's folder"), Some(case.regimes.clone()));
     let place = folder();
     let (mut random, mut at) = (Random(seed), Vec::new());
     let variables = [(CHILD, place.path()), (CASE, Path::new(name))];

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use pv_data::conversations::read_table;
+use pv_data::conversations::TableReader;
 use pv_data::{FileError, RunError};
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
@@ -94,14 +94,13 @@ fn cells(row: &ScoreRow) -> Vec<(String, Value)> {
 /// Compares every cell.
 fn same(table: &Path, rows: &[ScoreRow]) {
     let mut at = 0;
-    read_table(table, |number, found| {
+    for found in TableReader::open(table, |_| true).expect("Parquet") {
+        let (number, found) = found.expect("Parquet");
         assert_eq!(number as usize, at + 1);
-        let found: Vec<(String, Value)> = found.into_iter().collect();
+        let found: Vec<(String, Value)> = found.expect("a row").into_iter().collect();
         assert_eq!(found, cells(&rows[at]), "row {number}");
         at += 1;
-        ControlFlow::Continue(())
-    })
-    .expect("Parquet");
+    }
     assert_eq!(at, rows.len());
 }
 

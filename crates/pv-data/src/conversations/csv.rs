@@ -13,21 +13,22 @@ use serde_json::{Map, Value};
 use super::format::Format;
 use super::reader::{RowOrReason, Rows};
 use super::row::{self, LISTS, TEXTS};
+use super::table::{Found, Source};
 use super::{ConversationError, LONGEST_ROW, Result};
 
-/// The rows of a file.
-pub(super) struct CsvRows {
+/// The rows of any file, whose values are texts.
+pub(super) struct CsvTable {
     reader: csv::Reader<Limited>,
     left: Arc<AtomicUsize>,
     record: ByteRecord,
-    fields: usize,
-    /// The columns that are looked at, by their names.
-    known: Vec<(String, usize)>,
-    forced: Option<Format>,
+    names: Vec<String>,
+    /// The columns that are wanted, by their names; of two of one name, the first.
+    wanted: Vec<(String, usize)>,
+    twice: Option<String>,
 }
 
-impl CsvRows {
-    pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, forced: Option<Format>) -> Result<Self> {
+impl CsvTable {
+    pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
         let limited = Limited { source, left: Arc::clone(&left) };
         // Rows of another length are bad rows, not the end.
@@ -39,34 +40,87 @@ impl CsvRows {
         };
         let header = reader.byte_headers().map_err(damaged)?;
         let names: Vec<String> = header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
-        let mut known: Vec<(String, usize)> = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            if row::is_known(name) && !known.iter().any(|(other, _)| other == name) {
-                known.push((name.clone(), index));
+        let (mut wanted, mut twice) = (Vec::<(String, usize)>::new(), None);
+        for (index, name) in names.iter().enumerate().filter(|(_, name)| keep(name)) {
+            if !wanted.iter().any(|(other, _)| other == name) {
+                wanted.push((name.clone(), index));
+            } else if !name.is_empty() {
+                twice.get_or_insert_with(|| name.clone());
             }
         }
-        let has = |key: &str| known.iter().any(|(name, _)| name == key);
+        Ok(Self { reader, left, record: ByteRecord::new(), names, wanted, twice })
+    }
+
+    /// The names of all columns.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// A wanted name that two columns have.
+    pub(super) fn twice(&self) -> Option<&str> {
+        self.twice.as_deref()
+    }
+
+    fn row(&self) -> Found {
+        if self.record.len() != self.names.len() {
+            return Err(format!("the row has {} fields, the header {}", self.record.len(), self.names.len()));
+        }
+        let mut found = Map::new();
+        for (name, index) in &self.wanted {
+            let bytes: &[u8] = self.record.get(*index).unwrap_or_default();
+            let text = std::str::from_utf8(bytes).map_err(|error| format!("`{name}` is not UTF-8: {error}"))?;
+            found.insert(name.clone(), text.into());
+        }
+        Ok(found)
+    }
+}
+
+impl Source for CsvTable {
+    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, String> {
+        self.left.store(LONGEST_ROW, Ordering::Relaxed);
+        if !self.reader.read_byte_record(&mut self.record).map_err(|error| error.to_string())? {
+            return Ok(None);
+        }
+        let line = self.record.position().map_or(0, csv::Position::line);
+        Ok(Some((line, self.row())))
+    }
+}
+
+/// The conversations of a file.
+pub(super) struct CsvRows {
+    table: CsvTable,
+    forced: Option<Format>,
+}
+
+impl CsvRows {
+    pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, forced: Option<Format>) -> Result<Self> {
+        let table = CsvTable::new(path, source, row::is_known)?;
+        if let Some(name) = table.twice() {
+            let reason = format!("two columns are called {name:?}");
+            return Err(ConversationError::Damaged { path: path.to_owned(), rows: 0, reason });
+        }
+        let has = |key: &str| table.wanted.iter().any(|(name, _)| name == key);
         let lists = LISTS.into_iter().any(has);
         // A preference is named row by row.
         if !row::possible(&has, lists, forced) && !has("chosen") {
-            return Err(ConversationError::Columns { path: path.to_owned(), wanted: row::WANTED, found: names });
+            let (path, found) = (path.to_owned(), table.names.clone());
+            return Err(ConversationError::Columns { path, wanted: row::WANTED, found });
         }
-        Ok(Self { reader, left, record: ByteRecord::new(), fields: names.len(), known, forced })
+        Ok(Self { table, forced })
     }
+}
 
-    fn row(&self) -> RowOrReason {
-        if self.record.len() != self.fields {
-            return Err(format!("the row has {} fields, the header {}", self.record.len(), self.fields));
-        }
-        let mut found = Map::new();
-        for (name, index) in &self.known {
-            let bytes: &[u8] = self.record.get(*index).unwrap_or_default();
-            let text = std::str::from_utf8(bytes).map_err(|error| format!("`{name}` is not UTF-8: {error}"))?;
-            if !text.is_empty() || TEXTS.contains(&name.as_str()) {
-                found.insert(name.clone(), cell(name, text));
-            }
-        }
-        row::conversation(found, self.forced)
+impl Rows for CsvRows {
+    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
+        let row = self.table.next()?;
+        let conversation = |row: Map<String, Value>| {
+            let said = row.into_iter().filter_map(|(name, value)| {
+                let text = value.as_str().unwrap_or_default();
+                (!text.is_empty() || TEXTS.contains(&name.as_str())).then(|| (cell(&name, text), name))
+            });
+            row::conversation(said.map(|(value, name)| (name, value)).collect(), self.forced)
+        };
+        Ok(row.map(|(number, row)| (number, row.and_then(conversation))))
     }
 }
 
@@ -78,21 +132,10 @@ fn cell(name: &str, text: &str) -> Value {
             false => serde_json::Number::from_f64(number).map(Value::Number),
         }),
         "train" | "label" => serde_json::from_str(&text.trim().to_ascii_lowercase()).ok(),
-        name if LISTS.contains(&name) => serde_json::from_str(text).ok(),
+        name if LISTS.contains(&name) => super::json::strict(text).ok(),
         _ => None,
     };
     read.unwrap_or_else(|| text.into())
-}
-
-impl Rows for CsvRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
-        self.left.store(LONGEST_ROW, Ordering::Relaxed);
-        if !self.reader.read_byte_record(&mut self.record).map_err(|error| error.to_string())? {
-            return Ok(None);
-        }
-        let line = self.record.position().map_or(0, csv::Position::line);
-        Ok(Some((line, self.row())))
-    }
 }
 
 /// A source that gives no more bytes than are left for a row: an unclosed quotation mark would take all of a file for one.

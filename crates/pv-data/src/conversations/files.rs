@@ -120,17 +120,43 @@ fn sort_out(path: PathBuf, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) 
     if kind(&path).is_some() { files.push(path) } else { others.push(path) }
 }
 
+/// How files begin that are no UTF-8 text, what they are, and what to do about it.
+const NO_TEXT: [(&[u8], &str, &str); 7] = [
+    (b"\xFF\xFE", "UTF-16 or UTF-32 text", UTF_8),
+    (b"\xFE\xFF", "UTF-16 text", UTF_8),
+    (b"\0\0\xFE\xFF", "UTF-32 text", UTF_8),
+    (b"\x1F\x8B", "gzip under a name that does not end in .gz", "give it that ending"),
+    (b"\x28\xB5\x2F\xFD", "Zstandard under a name that does not end in .zst", "give it that ending"),
+    (b"PAR1", "Parquet under a name that does not end in .parquet", "give it that ending"),
+    (b"PK\x03\x04", "a zip archive", "unpack it"),
+];
+const UTF_8: &str = "write it again as UTF-8";
+
 /// A text file's bytes, decompressed as they are read.
 pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     let file = crate::open_file(path).map_err(failed)?;
-    match compression {
-        Compression::None => Ok(Box::new(BufReader::new(file))),
+    let mut bytes: Box<dyn BufRead + Send> = match compression {
+        Compression::None => Box::new(BufReader::new(file)),
         #[cfg(feature = "parquet")]
-        Compression::Gzip => Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file))))),
+        Compression::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(file)))),
         #[cfg(feature = "parquet")]
-        Compression::Zstd => Ok(Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?))),
+        Compression::Zstd => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(failed)?)),
         #[cfg(not(feature = "parquet"))]
-        Compression::Gzip | Compression::Zstd => Err(ConversationError::NotBuilt { path: path.to_owned() }),
+        Compression::Gzip | Compression::Zstd => return Err(ConversationError::NotBuilt { path: path.to_owned() }),
+    };
+    // Decompressors say only once what is wrong.
+    let damaged = |error: std::io::Error| ConversationError::Damaged {
+        path: path.to_owned(),
+        rows: 0,
+        reason: error.to_string(),
+    };
+    let start = bytes.fill_buf().map_err(damaged)?;
+    let sign = NO_TEXT.iter().find(|(sign, ..)| start.starts_with(sign));
+    match sign {
+        Some((_, what, advice)) => {
+            Err(ConversationError::Unsupported { path: path.to_owned(), what: (*what).to_owned(), advice })
+        }
+        None => Ok(bytes),
     }
 }

@@ -2,9 +2,11 @@
 //! repetition level is 0 where a row begins, and its definition level says how much of its path is there.
 
 mod copy;
+mod footer;
 mod list;
 mod nested;
 mod supported;
+mod value;
 
 use crate::FileError;
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ use ::parquet::file::metadata::ColumnChunkMetaData;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 
 pub use copy::add_columns;
+pub(super) use nested::TableRows;
 
 use self::list::{Fields, TextColumn, Texts};
 use self::nested::NestedRows;
@@ -54,7 +57,7 @@ pub(super) fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>>
     });
     Ok(match plain {
         Some(fields) => Box::new(ParquetRows::new(reader, fields)),
-        None => Box::new(NestedRows::new(path, reader, &columns, forced)?),
+        None => Box::new(NestedRows { rows: TableRows::new(path, reader, row::is_known)?, forced }),
     })
 }
 
@@ -80,7 +83,7 @@ struct Group {
 /// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
 pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let mut file = crate::open_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-    supported::footer(path, &mut file)?;
+    supported::encryption(path, &mut file)?;
     let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {
         // What the library takes for granted; and every row has at least one level in every column.

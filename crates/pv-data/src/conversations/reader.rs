@@ -128,9 +128,11 @@ impl ConversationReader {
         }
         let unknown = messages.iter().enumerate().find(|(_, message)| !self.roles.contains(&message.role));
         match unknown {
-            Some((index, Message { role, .. })) => {
-                Err(format!("message {}: the role {role:?} is none of {}", index + 1, self.roles.join(", ")))
-            }
+            Some((index, Message { role, .. })) => Err(format!(
+                "message {}: the role {role:?} is not known; known are {}",
+                index + 1,
+                self.roles.join(", ")
+            )),
             None => Ok(()),
         }
     }

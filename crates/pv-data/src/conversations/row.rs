@@ -376,5 +376,5 @@ fn from_text(value: Value) -> Value {
     if !text.trim_start().starts_with(['[', '{']) {
         return value;
     }
-    serde_json::from_str(text).unwrap_or(value)
+    super::json::strict(text).unwrap_or(value)
 }

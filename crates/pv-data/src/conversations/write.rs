@@ -1,10 +1,8 @@
 //! New values beside the rows of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-
-use serde::de::IgnoredAny;
 
 use super::files::{self, Layout};
 use super::lines::Lines;
@@ -153,9 +151,9 @@ fn with_fields(
     cells: &[Cell],
     place: &RowPlace,
 ) -> std::result::Result<Result<String>, String> {
-    let text = json::object(line)?;
-    let fields: BTreeMap<String, IgnoredAny> = serde_json::from_str(text).map_err(|error| json::plain(&error))?;
-    if let Some(column) = columns.iter().find(|column| fields.contains_key(&column.name)) {
+    let text = json::text_of(line)?;
+    let fields = json::keys(text)?;
+    if let Some(column) = columns.iter().find(|column| fields.contains(&column.name)) {
         return Ok(Err(ConversationError::NameTaken { place: place.clone(), name: column.name.clone() }));
     }
     let mut out = text.strip_suffix('}').unwrap_or(text).trim_end().to_owned();

@@ -189,8 +189,8 @@ fn an_author_that_does_not_mend_its_ways_is_given_up() {
 #[test]
 fn a_wish_that_cannot_be_met_takes_no_request() {
     let server = author(Vec::new());
-    let wishes = [("coherence", "x"), ("", "x"), ("a\nb", "x"), ("t", " ")];
-    for (name, description) in wishes {
+    let requests = [("coherence", "x"), ("", "x"), ("a\nb", "x"), ("t", " ")];
+    for (name, description) in requests {
         let error = write_trait(options(&server), &TraitWish::new(name, description)).unwrap_err();
         assert!(matches!(error, Error::Trait { .. } | Error::Http(HttpError::Setting { .. })), "{error:?}");
     }

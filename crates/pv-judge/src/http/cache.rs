@@ -26,9 +26,9 @@ pub(super) fn prompt_sum(prompt: &str) -> Sum {
     Sha256::digest(prompt).into()
 }
 
-/// What an answer is found by: server, model, parameters, wishes and prompt. The key is no part of it.
-pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, wishes: &str, prompt: &Sum) -> Sum {
-    sum_of(&["pv-judge 2", endpoint, model, mode.parameters(), wishes], prompt)
+/// What an answer is found by: server, model, parameters, options and prompt. The key is no part of it.
+pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, options: &str, prompt: &Sum) -> Sum {
+    sum_of(&["pv-judge 2", endpoint, model, mode.parameters(), options], prompt)
 }
 
 /// What the first version found an answer by, if it had such a mode.

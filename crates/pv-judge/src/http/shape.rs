@@ -67,7 +67,7 @@ impl RequestForm {
         }
     }
 
-    /// Brings a request into this form, with the fields that were wished for; a field that is null is left out.
+    /// Brings a request into this form, with the fields that the options add; a field that is null is left out.
     pub(super) fn apply(&self, request: &mut Map<String, Value>, extra: &Map<String, Value>) {
         if let Some(limit) = request.remove("max_tokens").and_then(|limit| limit.as_u64()) {
             request.insert(self.token_limit.name().into(), limit.max(self.least_tokens.into()).into());

@@ -1,11 +1,11 @@
 mod behaviours;
 mod faults;
+mod options;
 mod protocol;
 mod secret;
 pub(crate) mod server;
 mod spending;
 mod ways;
-mod wishes;
 
 use std::ops::ControlFlow;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ChatTemplate, Message, RenderOptions};
 use crate::error::{Error, Result};
 
-/// What becomes of a conversation of which the chat template does not write everything. Either way it is counted.
+/// How to treat a conversation of which the chat template does not write everything. Either way it is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unwritten {
@@ -45,7 +45,7 @@ impl fmt::Display for UnwrittenPart {
 
 /// The parts of a conversation of which nothing is in `text`, its rendering with `options`: contents, calls of tools, refusals,
 /// and the descriptions of tools (`tools` of the options' variables). Thoughts are not looked at: templates leave them out of
-/// turns that are over, and [`alters`] says what became of an answer's.
+/// turns that are over, and [`alters`] compares an answer with what is written of it.
 ///
 /// It renders the conversation once more, with a mark in every part; what has lost its mark is looked at by itself.
 ///

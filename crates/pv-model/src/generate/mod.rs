@@ -74,9 +74,29 @@ impl Request {
         Self { prompt, seeds: vec![seed] }
     }
 
-    /// `n` answers with the seeds `seed`, `seed + 1`, …
+    /// The most answers of one call of [`CausalLm::generate`].
+    pub const MAX_ANSWERS: usize = 1 << 22;
+
+    /// `n` answers with the seeds `seed`, `seed + 1`, … More than [`MAX_ANSWERS`](Self::MAX_ANSWERS) are not generated at once:
+    /// for a larger `n`, the request has one seed more than that, and is refused.
     pub fn rollouts(prompt: Vec<u32>, n: usize, seed: u64) -> Self {
-        Self { prompt, seeds: (0..n as u64).map(|i| seed.wrapping_add(i)).collect() }
+        let n = n.min(Self::MAX_ANSWERS + 1) as u64;
+        Self { prompt, seeds: (0..n).map(|i| seed.wrapping_add(i)).collect() }
+    }
+
+    /// How many answers there are to so many prompts, or why they cannot be generated: a plan of more holds them in memory, and
+    /// would take years.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] for more than [`MAX_ANSWERS`](Self::MAX_ANSWERS).
+    pub fn count(prompts: usize, answers_each: usize) -> Result<usize> {
+        let count = prompts.checked_mul(answers_each).filter(|count| *count <= Self::MAX_ANSWERS);
+        count.ok_or_else(|| Error::BadOption {
+            reason: format!(
+                "{prompts} prompts with {answers_each} answers each are more than the {} that one run can have",
+                Self::MAX_ANSWERS
+            ),
+        })
     }
 }
 
@@ -201,6 +221,12 @@ impl CausalLm {
             if value == 0 {
                 return Err(Error::BadOption { reason: format!("{name} is 0") });
             }
+        }
+        let answers = requests.iter().fold(0, |sum: usize, request| sum.saturating_add(request.seeds.len()));
+        if answers > Request::MAX_ANSWERS {
+            let most = Request::MAX_ANSWERS;
+            let reason = format!("the requests ask for more than {most} answers, the most of one call");
+            return Err(Error::BadOption { reason });
         }
         if options.stop_strings.iter().any(String::is_empty) {
             return Err(Error::BadOption { reason: "a stop string is empty".to_owned() });

@@ -152,6 +152,7 @@ impl<'a> Measurement<'a> {
         if prompts.is_empty() || options.rollouts == 0 {
             return bad(format!("a measurement of {} prompts with {} answers each", prompts.len(), options.rollouts));
         }
+        pv_model::Request::count(prompts.len(), options.rollouts)?;
         pv_hooks::check(&Monitor::new(watches.iter().cloned())?, &model.shape(), None)?;
         let mut rubric_of = Vec::with_capacity(watches.len());
         for watch in watches {

@@ -35,7 +35,12 @@ fn watches() -> Vec<Watch> {
 }
 
 fn model() -> ModelId {
-    ModelId { name: "a model".to_owned(), config_hash: "c0".to_owned(), template_hash: Some("7e".to_owned()) }
+    ModelId {
+        name: "a model".to_owned(),
+        model_type: "llama".to_owned(),
+        config_hash: "c0".to_owned(),
+        template_hash: Some("7e".to_owned()),
+    }
 }
 
 fn reading(at: At, values: &[f32]) -> Reading {

@@ -72,7 +72,7 @@ pub struct ModelRecord {
 
 impl From<&ModelId> for ModelRecord {
     fn from(id: &ModelId) -> Self {
-        let ModelId { name, config_hash, template_hash } = id.clone();
+        let ModelId { name, config_hash, template_hash, .. } = id.clone();
         Self { name, config_hash, template_hash }
     }
 }

@@ -212,6 +212,7 @@ impl SweepPlan {
                 return bad(format!("{name} is 0"));
             }
         }
+        pv_model::Request::count(self.cells().saturating_mul(self.questions.len()), self.per_question)?;
         if !(0.0..=100.0).contains(&self.coherence_min) {
             return bad(format!("a coherence of at least {} is not between 0 and 100", self.coherence_min));
         }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use pv_data::ConversationReader;
 use pv_data::conversations::Row;
 use pv_data::files::sha256_of_file;
+use pv_data::{ConversationReader, with_causes};
 use pv_model::CausalLm;
 use sha2::{Digest, Sha256};
 
@@ -106,7 +106,7 @@ impl DataSet {
                         };
                         *count += 1;
                         report.empty_answers += usize::from(matches!(error, Error::EmptyAnswer { .. }));
-                        report.skip(&row.place, chain(&error));
+                        report.skip(&row.place, with_causes(&error));
                         continue;
                     }
                 };
@@ -178,15 +178,6 @@ fn of_template(error: &pv_model::Error) -> bool {
 }
 
 /// An error with what caused it, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
-}
 
 fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
     let mut reader = ConversationReader::new(inputs)?.with_format(options.format);

@@ -32,7 +32,7 @@ pub struct SkippedRow {
     pub reason: String,
 }
 
-/// What was read, and what became of it.
+/// What was read, used and left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DataReport {
     /// The files.

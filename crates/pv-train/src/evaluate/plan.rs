@@ -135,6 +135,8 @@ impl EvaluationPlan {
                 return bad(format!("{name} is 0"));
             }
         }
+        let questions = self.traits.iter().map(|questions| questions.questions.len()).sum();
+        pv_model::Request::count(questions, self.per_question)?;
         Ok(())
     }
 

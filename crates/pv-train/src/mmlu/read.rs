@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pv_data::FileError;
+use pv_data::conversations::TableReader;
+use pv_data::{ConversationError, FileError};
 
 use super::question::{LETTERS, Question, QuestionSet};
 use crate::measure::{MeasureError, Result};
@@ -107,16 +108,13 @@ fn read_parquet_folder(folder: &Path) -> Result<Option<QuestionSet>> {
     Ok(None)
 }
 
-#[cfg(feature = "data")]
 impl Question {
-    /// Reads a Parquet file with the columns `question`, `subject`, `choices` (a list of four texts) and `answer` (0 to 3), as those of
-    /// `cais/mmlu` are; others are not looked at.
+    /// Reads a Parquet file (feature `data`) with the columns `question`, `subject`, `choices` (a list of four texts) and `answer`
+    /// (0 to 3), as those of `cais/mmlu` are; others are not looked at.
     ///
     /// # Errors
     /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the row, counted from 1.
     pub fn read_parquet(path: impl AsRef<Path>) -> Result<Vec<Self>> {
-        use std::ops::ControlFlow;
-
         #[derive(serde::Deserialize)]
         struct Row {
             question: String,
@@ -127,33 +125,21 @@ impl Question {
         let path = path.as_ref();
         let bad =
             |line: Option<u64>, reason: String| MeasureError::BadQuestions { path: path.to_owned(), line, reason };
-        let (mut questions, mut failed) = (Vec::new(), None);
-        let read = pv_data::conversations::read_table(path, |number, row| {
-            let made = serde_json::from_value::<Row>(row.into()).map_err(|error| error.to_string()).and_then(
-                |Row { question, subject, choices, answer }| {
-                    Self::from_columns(subject, question, choices, answer).map_err(|error| error.to_string())
-                },
-            );
-            match made {
-                Ok(question) => questions.push(question),
-                Err(reason) => failed = Some(bad(Some(number), reason)),
-            }
-            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        match (read, failed) {
-            (_, Some(error)) => Err(error),
-            (Err(pv_data::ConversationError::File(error)), None) => Err(error.into()),
-            (Err(error), None) => Err(bad(None, error.to_string())),
-            (Ok(()), None) => Ok(questions),
+        let failed = |error| match error {
+            ConversationError::File(error) => error.into(),
+            error => bad(None, error.to_string()),
+        };
+        let columns = |name: &str| ["question", "subject", "choices", "answer"].contains(&name);
+        let mut questions = Vec::new();
+        for row in TableReader::open(path, columns).map_err(failed)? {
+            let (number, row) = row.map_err(failed)?;
+            let row = row.and_then(|row| serde_json::from_value(row.into()).map_err(|error| error.to_string()));
+            let question = row.and_then(|Row { question, subject, choices, answer }| {
+                Self::from_columns(subject, question, choices, answer).map_err(|error| error.to_string())
+            });
+            questions.push(question.map_err(|reason| bad(Some(number), reason))?);
         }
-    }
-}
-
-#[cfg(not(feature = "data"))]
-impl Question {
-    fn read_parquet(path: &Path) -> Result<Vec<Self>> {
-        let reason = "this takes the feature `data` of pv-train, which this program was built without".to_owned();
-        Err(MeasureError::BadQuestions { path: path.to_owned(), line: None, reason })
+        Ok(questions)
     }
 }
 

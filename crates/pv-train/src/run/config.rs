@@ -1,7 +1,9 @@
 //! What a run's folder says of the run.
 
-use pv_data::runs::first_difference;
-use pv_data::{RunError, RunFolder};
+use std::path::Path;
+
+use pv_data::runs::{first_difference, through_text};
+use pv_data::{FileError, RunError, RunFolder};
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -9,6 +11,7 @@ use crate::data::DataSet;
 use crate::finetune::fingerprint;
 use crate::probes::Probes;
 use crate::schedule::WarmUp;
+use crate::{Regime, Result};
 use sha2::{Digest, Sha256};
 
 use super::best::Keep;
@@ -16,6 +19,22 @@ use super::best::Keep;
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
 const WARMUP: &str = "warmup";
+const REGIMES: &str = "regimes";
+
+/// The regimes that a folder's run was begun with, where they are written down.
+pub(crate) fn regimes(folder: &Path) -> Result<Option<Vec<Regime>>> {
+    let path = folder.join(CONFIG);
+    let bytes = match pv_data::read_file(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FileError::Read { path, source }.into()),
+    };
+    let damaged =
+        |error: serde_json::Error| RunError::Damaged { path: folder.to_owned(), reason: format!("{CONFIG}: {error}") };
+    let mut all: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let found = all.get_mut(REGIMES).map(Value::take).filter(|found| !found.is_null());
+    found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()
+}
 
 /// What a folder says of the run in it.
 pub(super) struct Saved(Value);
@@ -70,12 +89,14 @@ impl Saved {
 }
 
 /// Writes what the run is into a folder that does not say so yet, or refuses a folder of another run. `run` decides the
-/// result; `environment` is for the record, and may change between one start and the next. `grow` is the last step that
-/// has a checkpoint, where a longer run than the folder's may go on there.
+/// result; `regimes` are written down in full, to be run again, and `run` has what tells them from others; `environment` is
+/// for the record, and may change between one start and the next. `grow` is the last step that has a checkpoint, where a
+/// longer run than the folder's may go on there.
 pub(super) fn claim(
     folder: &RunFolder,
     saved: Option<Saved>,
     run: &Value,
+    regimes: Option<&[Regime]>,
     environment: &Value,
     grow: Option<usize>,
 ) -> Result<Claimed> {
@@ -86,6 +107,9 @@ pub(super) fn claim(
     };
     let Some(Saved(mut saved)) = saved else {
         given["environment"] = environment.clone();
+        if let Some(regimes) = regimes {
+            given[REGIMES] = json!(regimes);
+        }
         write(&given)?;
         return Ok(Claimed { grown: 0, begun: 0, best_from: 0 });
     };

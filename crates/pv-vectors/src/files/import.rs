@@ -1,4 +1,4 @@
-//! The door for vectors in files, whoever wrote them.
+//! Reading vectors from files of any known format.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -301,7 +301,7 @@ fn mean_diffs(source: &Source, options: &ImportOptions) -> Result<Found> {
         Err(_) => usize::try_from(position.unsigned_abs()).ok().and_then(|back| positions.checked_sub(back)),
     };
     let Some(index) = index.filter(|index| *index < positions) else {
-        return Err(pt.error(format!("it holds {positions} positions, so there is none of number {position}")));
+        return Err(pt.error(format!("it holds {positions} positions, so {position} is not one of them")));
     };
     let values = pt.floats(tensor)?;
     let mut rows = Rows::consecutive(&values[index * blocks * width..][..blocks * width], width, 0);

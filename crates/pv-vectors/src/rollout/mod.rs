@@ -1,6 +1,5 @@
 //! Rollouts: answers under contrastive instructions, with their activations and scores.
 
-mod csv;
 mod header;
 mod journal;
 mod means;
@@ -10,8 +9,9 @@ mod record;
 mod run;
 mod scores;
 mod store;
+mod table;
 
-pub use self::csv::CsvRollouts;
+pub use self::table::ScoredRollouts;
 pub use header::ModelStamp;
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
 pub(crate) use means::{difference, read_sequences};

@@ -126,6 +126,8 @@ impl Plan {
                 return Err(Error::BadSetting { reason: format!("{name} is 0") });
             }
         }
+        let prompts = self.questions.len().saturating_mul(self.systems.len()).saturating_mul(2);
+        pv_model::Request::count(prompts, per_prompt)?;
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Rows put together from all of the columns that matter, whatever their nesting.
+//! Rows put together from the columns that matter, whatever their nesting.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,41 +6,43 @@ use std::sync::Arc;
 
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::record::Row;
 use ::parquet::record::reader::{ReaderIter, TreeBuilder};
-use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
-use serde_json::{Map, Value};
 
 use super::super::Result;
 use super::super::format::Format;
 use super::super::reader::{RowOrReason, Rows};
 use super::super::row;
-use super::{damaged, rows_at_once, survive};
+use super::super::table::{Found, Source};
+use super::{damaged, open, rows_at_once, survive, value};
 
-/// The rows of a file.
-pub(super) struct NestedRows {
+/// The rows of some columns.
+pub(in crate::conversations) struct TableRows {
     reader: SerializedFileReader<File>,
     /// The columns that are read.
     columns: SchemaDescPtr,
-    forced: Option<Format>,
     next_group: usize,
     rows: Option<ReaderIter>,
     row: u64,
 }
 
-impl NestedRows {
-    pub(super) fn new(
-        path: &Path,
-        reader: SerializedFileReader<File>,
-        names: &[String],
-        forced: Option<Format>,
-    ) -> Result<Self> {
+impl TableRows {
+    /// The rows of the columns that `keep` wants, and the names of all of the file's.
+    pub(in crate::conversations) fn open(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(Self, Vec<String>)> {
+        let reader = open(path)?;
+        let schema = reader.metadata().file_metadata().schema();
+        let names = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+        Ok((Self::new(path, reader, keep)?, names))
+    }
+
+    pub(super) fn new(path: &Path, reader: SerializedFileReader<File>, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let root = reader.metadata().file_metadata().schema();
-        let fields = root.get_fields().iter().filter(|field| names.iter().any(|name| name == field.name())).cloned();
+        let fields = root.get_fields().iter().filter(|field| keep(field.name())).cloned();
         let columns = Type::group_type_builder(root.name()).with_fields(fields.collect()).build();
         let columns = columns.map_err(|error| damaged(path, 0, &error))?;
         let columns = Arc::new(SchemaDescriptor::new(Arc::new(columns)));
-        Ok(Self { reader, columns, forced, next_group: 0, rows: None, row: 0 })
+        Ok(Self { reader, columns, next_group: 0, rows: None, row: 0 })
     }
 
     fn read(&mut self) -> std::result::Result<Option<Row>, ParquetError> {
@@ -65,65 +67,23 @@ impl NestedRows {
     }
 }
 
-impl Rows for NestedRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
+impl Source for TableRows {
+    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, String> {
         let Some(row) = survive(|| self.read()).map_err(|error| error.to_string())? else { return Ok(None) };
         self.row += 1;
-        Ok(Some((self.row, object(&row).and_then(|row| row::conversation(row, self.forced)))))
+        Ok(Some((self.row, value::row(&row))))
     }
 }
 
-/// A struct without its nulls, which stand for what other rows have. That a content is null says something.
-fn object(row: &Row) -> std::result::Result<Map<String, Value>, String> {
-    let mut entries = Map::new();
-    for (name, field) in row.get_column_iter() {
-        let value = json(field).map_err(|reason| format!("`{name}`: {reason}"))?;
-        if !value.is_null() || ["content", "value"].contains(&name.as_str()) {
-            entries.insert(name.clone(), value);
-        }
+/// The conversations of a file.
+pub(super) struct NestedRows {
+    pub(super) rows: TableRows,
+    pub(super) forced: Option<Format>,
+}
+
+impl Rows for NestedRows {
+    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
+        let row = self.rows.next()?;
+        Ok(row.map(|(number, row)| (number, row.and_then(|row| row::conversation(row, self.forced)))))
     }
-    Ok(entries)
-}
-
-fn json(field: &Field) -> std::result::Result<Value, String> {
-    Ok(match field {
-        Field::Null => Value::Null,
-        Field::Bool(value) => (*value).into(),
-        Field::Byte(value) => (*value).into(),
-        Field::Short(value) => (*value).into(),
-        Field::Int(value) => (*value).into(),
-        Field::Long(value) => (*value).into(),
-        Field::UByte(value) => (*value).into(),
-        Field::UShort(value) => (*value).into(),
-        Field::UInt(value) => (*value).into(),
-        Field::ULong(value) => (*value).into(),
-        Field::Float16(value) => number(f64::from(*value)),
-        Field::Float(value) => number(f64::from(*value)),
-        Field::Double(value) => number(*value),
-        Field::Str(value) => value.as_str().into(),
-        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-            Ok(text) => text.into(),
-            Err(error) => return Err(format!("it is not UTF-8: {error}")),
-        },
-        Field::Group(row) => object(row)?.into(),
-        Field::ListInternal(list) => {
-            list.elements().iter().map(json).collect::<std::result::Result<Vec<_>, _>>()?.into()
-        }
-        Field::MapInternal(map) => {
-            let mut entries = Map::new();
-            for (key, value) in map.entries() {
-                let value = json(value)?;
-                if !value.is_null() {
-                    entries.insert(json(key)?.as_str().unwrap_or_default().to_owned(), value);
-                }
-            }
-            entries.into()
-        }
-        other => other.to_string().into(),
-    })
-}
-
-/// A number; what is none in JSON is told from a null, as text.
-fn number(value: f64) -> Value {
-    serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)
 }

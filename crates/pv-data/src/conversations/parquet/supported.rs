@@ -1,7 +1,6 @@
 //! What a Parquet file may use that is not built in, and its name.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use ::parquet::basic::Compression;
@@ -9,22 +8,16 @@ use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ParquetMetaData;
 
 use super::super::{ConversationError, Result};
+use super::footer::{self, Encrypted};
 
-/// What a file ends with whose footer is encrypted.
-const ENCRYPTED: [u8; 4] = *b"PARE";
-
-/// Refuses a file whose description is encrypted.
-pub(super) fn footer(path: &Path, file: &mut File) -> Result<()> {
-    let mut end = [0; ENCRYPTED.len()];
-    let read = file.seek(SeekFrom::End(-(ENCRYPTED.len() as i64))).and_then(|_| file.read_exact(&mut end));
-    let back = file.rewind();
-    // What is too short is found out by the Parquet library.
-    match read.and(back) {
-        Ok(()) if end == ENCRYPTED => {
-            Err(unsupported(path, "an encrypted footer", "write it again without encryption"))
-        }
-        _ => Ok(()),
-    }
+/// Refuses a file that is encrypted, or whose columns are.
+pub(super) fn encryption(path: &Path, file: &mut File) -> Result<()> {
+    let what = match footer::encrypted(file) {
+        None => return Ok(()),
+        Some(Encrypted::Footer) => "an encrypted footer",
+        Some(Encrypted::Columns) => "encrypted columns",
+    };
+    Err(unsupported(path, what, "write it again without encryption"))
 }
 
 /// Refuses a file with a column that is compressed in a way that is not built in.

@@ -41,9 +41,9 @@ impl HttpJudge {
     pub(super) fn sum(&self, job: &Job, mode: Mode) -> Sum {
         let options = self.options();
         // With thoughts forbidden or unlimited, and with other fields, the same prompt may be answered otherwise.
-        let wishes = (options.thinking, &options.body);
-        let wishes = serde_json::to_string(&wishes).unwrap_or_default();
-        request_sum(self.client.endpoint(), &options.model, mode, &wishes, &job.prompt)
+        let extra = (options.thinking, &options.body);
+        let extra = serde_json::to_string(&extra).unwrap_or_default();
+        request_sum(self.client.endpoint(), &options.model, mode, &extra, &job.prompt)
     }
 
     pub(super) fn is_cached(&self, job: &Job, mode: Mode) -> bool {

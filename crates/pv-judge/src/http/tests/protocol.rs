@@ -150,7 +150,7 @@ fn the_first_digit_of_a_number_is_not_taken_for_the_number() {
 }
 
 #[test]
-fn written_numbers_can_be_wished_for() {
+fn written_numbers_can_be_asked_for() {
     let server = Server::new(echo);
     let judge = judge(HttpOptions { logprobs: Logprobs::Ignore, ..options(&server) });
     let verdicts = judged(&judge, &[rubric("r")], &answers(3)).unwrap();

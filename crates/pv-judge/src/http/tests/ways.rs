@@ -155,7 +155,7 @@ fn the_mode_is_part_of_what_a_cached_answer_is_found_by() {
 }
 
 #[test]
-fn other_wishes_are_other_answers() {
+fn other_options_are_other_answers() {
     let folder = TempDir::new().unwrap();
     let server = Server::new(echo);
     let cached = || HttpOptions { cache: Some(folder.path().join("judged.jsonl")), ..options(&server) };

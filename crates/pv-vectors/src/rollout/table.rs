@@ -1,19 +1,23 @@
-//! Rollouts as CSV, in the columns of the original code: `question, prompt, answer, question_id, {trait}, coherence`.
+//! Rollouts with their scores as tables, in the columns of the original code: `question, prompt, answer, question_id, {trait},
+//! coherence`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use pv_data::ConversationError;
 use pv_data::FileError;
+use pv_data::conversations::TableReader;
 use pv_judge::{COHERENCE, Polarity};
 use pv_model::Tokenizer;
+use serde_json::Value;
 
 use super::record::answer_ids;
 use super::{Place, Record, RolloutRun, side};
 use crate::{CsvTable, Error, Result, Scored, files};
 
-/// Rollouts with their scores from CSV files.
+/// Rollouts with their scores, from files of other tools.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct CsvRollouts {
+pub struct ScoredRollouts {
     /// The rollouts, in the order of the file.
     pub records: Vec<Record>,
     /// How much each shows the trait; `None` where the file has no score.
@@ -22,18 +26,24 @@ pub struct CsvRollouts {
     pub coherence: Vec<Option<f64>>,
 }
 
-impl CsvRollouts {
-    /// Reads a file of rollouts.
+/// The columns that every rollout has.
+const QUESTION: &str = "question";
+const PROMPT: &str = "prompt";
+const ANSWER: &str = "answer";
+const ID: &str = "question_id";
+
+impl ScoredRollouts {
+    /// Reads a file of rollouts: JSONL, CSV or Parquet, as the file's name says ([`TableReader`]), with the same columns in each.
     ///
     /// Ids are `{trait}_{question}_{pos|neg}_{pair}`, or `{trait}_{question}` in a file all of whose rollouts have the
-    /// `polarity` given; the n-th row of an id is its rollout n. A score that is empty, `nan`, `None`, `null`, `NA`, `N/A` or
-    /// `REFUSAL`, in whatever case, is none. Means may leave the scale by their rounding: up to a millionth of it (0.0001)
-    /// beyond 0 or 100 is taken as the end. The score columns may be missing; further columns are passed over. Answers become tokens as the original makes them: prompt and answer
-    /// are encoded in one piece.
+    /// `polarity` given; the n-th row of an id is its rollout n. A score that is null, empty, `nan`, `None`, `null`, `NA`,
+    /// `N/A` or `REFUSAL`, in whatever case, is none. Means may leave the scale by their rounding: up to a millionth of it
+    /// (0.0001) beyond 0 or 100 is taken as the end. The score columns may be missing; further columns are passed over.
+    /// Answers become tokens as the original makes them: prompt and answer are encoded in one piece.
     ///
     /// # Errors
-    /// [`FileError::Read`](pv_data::FileError::Read); [`Error::BadCsv`] with the line, and the column of a score that is none; a text that the tokenizer
-    /// refuses.
+    /// [`FileError::Read`](pv_data::FileError::Read); [`Error::BadRollouts`] with the line (in Parquet, the row), and the column of a score that is none; a
+    /// text that the tokenizer refuses.
     pub fn read(
         path: impl AsRef<Path>,
         trait_name: &str,
@@ -41,49 +51,53 @@ impl CsvRollouts {
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-        let bad = |line: Option<u64>, reason: String| Error::BadCsv { path: path.to_owned(), line, reason };
-        let failed = |error: csv::Error| bad(error.position().map(csv::Position::line), plain(&error));
-        let mut reader = csv::Reader::from_reader(bytes.as_slice());
-        let header = reader.headers().map_err(failed)?.clone();
-        let column = |name: &str| header.iter().position(|found| found.trim() == name);
-        let needed = |name: &str| {
-            column(name).ok_or_else(|| {
-                let found: Vec<&str> = header.iter().collect();
-                bad(None, format!("it has no column {name:?}; it has {found:?}"))
-            })
+        let bad = |line: Option<u64>, reason: String| Error::BadRollouts { path: path.to_owned(), line, reason };
+        let failed = |error: ConversationError| match error {
+            ConversationError::File(error) => error.into(),
+            error @ ConversationError::Damaged { .. } => bad(None, error.to_string()),
+            error => Error::Table(error),
         };
-        let (question, prompt, answer, id) =
-            (needed("question")?, needed("prompt")?, needed("answer")?, needed("question_id")?);
-        let (shown, coherence) = (column(trait_name), column(COHERENCE));
+        let wanted = [QUESTION, PROMPT, ANSWER, ID, trait_name, COHERENCE].map(str::to_owned);
+        let table = TableReader::open(path, move |name| wanted.iter().any(|wanted| wanted == name)).map_err(failed)?;
+        if let Some(found) = table.columns() {
+            let lacks = |name: &&str| !found.iter().any(|found| found == name);
+            if let Some(name) = [QUESTION, PROMPT, ANSWER, ID].iter().find(|name| lacks(*name)) {
+                return Err(bad(None, format!("it has no column {name:?}; it has {found:?}")));
+            }
+        }
         let mut read = Self::default();
         let mut seen: BTreeMap<(usize, Polarity, usize), usize> = BTreeMap::new();
-        for row in reader.records() {
-            let row = row.map_err(failed)?;
-            let line = row.position().map(csv::Position::line);
-            let text = |column: usize| row.get(column).unwrap_or_default().to_owned();
-            let (question_index, polarity, pair) =
-                place(&text(id), trait_name, polarity).map_err(|reason| bad(line, reason))?;
+        for row in table {
+            let (line, row) = row.map_err(failed)?;
+            let bad = |reason: String| bad(Some(line), reason);
+            let row = row.map_err(bad)?;
+            let text = |name: &str| match row.get(name) {
+                Some(Value::String(text)) => Ok(text.clone()),
+                Some(other) => Err(bad(format!("its {name:?} is {other}, not text"))),
+                None => Err(bad(format!("it has no {name:?}"))),
+            };
+            let (question, prompt, answer, question_id) = (text(QUESTION)?, text(PROMPT)?, text(ANSWER)?, text(ID)?);
+            let (question_index, polarity, pair) = place(&question_id, trait_name, polarity).map_err(bad)?;
             let rollouts = seen.entry((question_index, polarity, pair)).or_default();
             let place = Place { question: question_index, pair, polarity, rollout: *rollouts };
             *rollouts += 1;
+            let tokens = answer_ids(tokenizer, &prompt, &answer)?;
+            let score = |name: &str| {
+                let found = row.get(name).map_or(Ok(None), score_of);
+                found.map_err(|reason| bad(format!("column {name:?}: {reason}")))
+            };
+            read.trait_scores.push(score(trait_name)?);
+            read.coherence.push(score(COHERENCE)?);
             read.records.push(Record {
-                question_id: text(id),
+                question_id,
                 place,
-                question: text(question),
-                prompt: text(prompt),
-                answer: text(answer),
-                tokens: answer_ids(tokenizer, &text(prompt), &text(answer))?,
+                question,
+                prompt,
+                answer,
+                tokens,
                 seed: None,
                 finish: None,
             });
-            let score = |column: Option<usize>| {
-                let text = column.and_then(|column| row.get(column)).unwrap_or_default();
-                let name = column.and_then(|column| header.get(column)).unwrap_or_default();
-                score(text).map_err(|reason| bad(line, format!("column {:?}: {reason}", name.trim())))
-            };
-            read.trait_scores.push(score(shown)?);
-            read.coherence.push(score(coherence)?);
         }
         Ok(read)
     }
@@ -172,6 +186,16 @@ const ROUNDING: f64 = 1e-4;
 /// What Python's and other tools write where there is no score, and what a judge does who will not score.
 const NO_SCORE: [&str; 10] = ["", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "refusal"];
 
+/// The score that a value is, 0 to 100; `None` where it says that there is none.
+fn score_of(value: &Value) -> std::result::Result<Option<f64>, String> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => score(text),
+        Value::Number(number) => score(&number.to_string()),
+        other => Err(format!("the score {other} is not a number from 0 to 100")),
+    }
+}
+
 /// The score that a text is, 0 to 100; `None` where it says that there is none.
 fn score(text: &str) -> std::result::Result<Option<f64>, String> {
     let text = text.trim();
@@ -183,17 +207,6 @@ fn score(text: &str) -> std::result::Result<Option<f64>, String> {
         Ok(score) if (-ROUNDING..=100.0 + ROUNDING).contains(&score) => Ok(Some(score.clamp(0.0, 100.0) + 0.0)),
         Ok(_) => Err(format!("the score {text:?} is not between 0 and 100")),
         Err(_) => Err(format!("the score {text:?} is not a number from 0 to 100")),
-    }
-}
-
-/// What the parser minds, without its position, which the error has already.
-fn plain(error: &csv::Error) -> String {
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("the row has {len} fields, the header {expected_len}")
-        }
-        csv::ErrorKind::Utf8 { err, .. } => format!("it is not UTF-8: {err}"),
-        _ => error.to_string(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be wished for: headers, fields, addresses, rates, patience, consent.
+//! What options can set: headers, fields, addresses, rates, patience, consent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,7 +88,7 @@ fn azures_address_has_its_version_and_its_header() {
 }
 
 #[test]
-fn the_name_of_the_limit_can_be_wished_for() {
+fn the_name_of_the_limit_can_be_set() {
     let server = Server::new(echo);
     one(&judge(HttpOptions { token_limit: TokenLimit::MaxCompletionTokens, ..options(&server) })).unwrap();
     let body = &server.requests()[0].body;
@@ -96,7 +96,7 @@ fn the_name_of_the_limit_can_be_wished_for() {
 }
 
 #[test]
-fn thoughts_can_be_wished_for_and_forbidden() {
+fn thoughts_can_be_asked_for_and_forbidden() {
     let thinker = |request: &Request| match request.body["max_tokens"].as_u64() {
         Some(..100) => {
             Reply::choice(json!({"message": {"content": "", "reasoning": "Let me see"}, "finish_reason": "length"}))
