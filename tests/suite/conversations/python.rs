@@ -69,9 +69,7 @@ fn conversations_render_as_transformers_renders_them() {
         let template = ChatTemplate::from_source(*source, Map::new()).expect("a template");
         let options = RenderOptions::default().of(conversation);
         let ours = template.render(&conversation.messages, &options).expect("a text").text;
-        // transformers 5.23 puts a copy of `reasoning_content`, called `thinking`, before a message's own keys.
-        let text =
-            theirs["text"].as_str().expect("a text").replace(r#""thinking": "Two and two.", "role""#, r#""role""#);
+        let text = theirs["text"].as_str().expect("a text");
         assert_eq!(text, ours, "{conversation:?}");
         if *source == everything {
             continue;

@@ -68,13 +68,16 @@ fn a_system_key_is_the_system_message() {
 fn a_thought_in_a_key_of_its_own_is_trained() {
     let answer = |key: &str| json!({"role": "assistant", "content": "Four.", key: "Two and two make four."});
     let row = |key: &str| json!({"messages": [{"role": "user", "content": "What is two plus two?"}, answer(key)]});
-    let (_folder, path) = file(&[row("reasoning_content")]);
     let think = model(THINK);
-    let data = read(&think, &path, &DataOptions::default()).expect("samples");
-    assert_eq!(texts(&think, &data), ["<think>\nTwo and two make four.\n</think>\n\nFour.<|im_end|>"]);
-    assert_eq!(data.report().altered, 0);
+    // The template reads the first name; the others reach it under that.
+    for key in ["reasoning_content", "reasoning", "thinking"] {
+        let (_folder, path) = file(&[row(key)]);
+        let data = read(&think, &path, &DataOptions::default()).expect("samples");
+        assert_eq!(texts(&think, &data), ["<think>\nTwo and two make four.\n</think>\n\nFour.<|im_end|>"], "{key}");
+        assert_eq!(data.report().altered, 0, "{key}");
+    }
     // Templates that do not write it: the answer is trained without, and that is counted.
-    for (template, key) in [(CHATML, "reasoning_content"), (THINK, "reasoning"), (THINK, "thinking")] {
+    for (template, key) in [(CHATML, "reasoning_content"), (CHATML, "reasoning"), (CHATML, "thinking")] {
         let (_folder, path) = file(&[row(key)]);
         let other = model(template);
         let data = read(&other, &path, &DataOptions::default()).expect("samples");

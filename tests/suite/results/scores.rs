@@ -77,7 +77,7 @@ fn scores_in_lines_of_json_are_those_of_csv() {
         let found = with(&format!(r#", "evil": {value}"#)).unwrap_or_else(|error| panic!("{value}: {error}"));
         assert_eq!(found.trait_scores[1], Some(expected), "{value}");
     }
-    for bad in ["101", "100.01", "-1", "Infinity", "-Infinity", "1e300", "true", "[50]", r#""high""#] {
+    for bad in ["101", "100.01", "-1", "Infinity", "-Infinity", "1e+300", "true", "[50]", r#""high""#] {
         let error = with(&format!(r#", "evil": {bad}"#)).expect_err(bad);
         assert!(matches!(error, Error::BadRollouts { line: Some(2), .. }), "{error}");
         let said = error.to_string();
