@@ -20,7 +20,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file was checked out without git-lfs: a note of a few lines stands in its place.
-    #[error("{} is a git-lfs pointer, not the file itself: {advice}", path.display(), advice = crate::LfsPointer { size: *size })]
+    #[error("{}: {}", path.display(), crate::LfsPointer { size: *size })]
     GitLfsPointer {
         /// The file.
         path: PathBuf,
