@@ -10,7 +10,7 @@ use clap::Parser;
 use pv_examples::vectors::load;
 use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, default_layer, run};
 use pv_hooks::Layer;
-use pv_model::{Adapter, Event, GenerateOptions, Message, Request, Sampling};
+use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Steerer};
 
 /// Chats with a model. Commands: /coef NUMBER changes the strength, /reset forgets the conversation, /quit ends.
@@ -20,9 +20,6 @@ struct Args {
     model: ModelArgs,
     #[command(flatten)]
     render: RenderArgs,
-    /// An adapter in PEFT's format, such as finetune saves.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
     /// A vector that extract_contrast saved.
     #[arg(long)]
     vector: Option<PathBuf>,
@@ -51,10 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn program(args: Args) -> Result {
-    let mut model = args.model.load()?;
-    if let Some(folder) = &args.adapter {
-        model = model.with_adapter(&Adapter::load_for(folder, model.config())?)?;
-    }
+    let model = args.model.load()?;
     let direction = match &args.vector {
         None => None,
         Some(path) => {

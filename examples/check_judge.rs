@@ -35,7 +35,7 @@ fn program(Args { subject: args }: Args) -> Result {
     let spec = args.spec()?;
     let model = args.model.load()?;
     let out = args.folder("check_judge", &spec)?;
-    let judge = args.judge.judge(&args.model, &model, &out)?;
+    let judge = args.judge.judge(&args.model, &model, &args.render.options()?, &out)?;
     println!("{} on {}, judged by {}", spec.name, model.id().name, judge.name());
 
     let pairs = 0..spec.instruction.len();

@@ -32,7 +32,7 @@ struct Args {
     /// A system prompt for all answers, such as one that elicits the trait that is to be suppressed.
     #[arg(long)]
     system: Option<String>,
-    /// Show the first answer to so many questions at every strength.
+    /// Show the first answer to this many questions at every strength.
     #[arg(long, default_value_t = 1)]
     texts: usize,
 }

@@ -13,7 +13,7 @@ use pv_examples::judging::JudgeArgs;
 use pv_examples::sweeping::shown;
 use pv_examples::traits::{contrast_of, named_spec};
 use pv_examples::vectors::{extracted, load};
-use pv_examples::{Bar, ModelArgs, OutArgs, RenderArgs, Result, default_layer, run};
+use pv_examples::{AdapterArgs, Bar, LoadArgs, ModelArgs, OutArgs, RenderArgs, Result, default_layer, run};
 use pv_hooks::{Layer, LayerSet, NoHook};
 use pv_judge::TraitSpec;
 use pv_model::{CausalLm, Sampling};
@@ -26,18 +26,17 @@ use pv_train::{
 use pv_vectors::{Contrast, PersonaVector};
 use serde_json::json;
 
-/// Measures one or more models; all changes are from the first.
+/// Measures one or more models; all changes are from the first. With --adapter, the first model with the adapters on it is
+/// measured too, after the others.
 #[derive(Parser)]
 struct Args {
     /// The models: folders, names, or "organism". The first one decides on the traits and the judge.
     #[arg(default_value = "organism")]
     models: Vec<String>,
-    /// The device.
-    #[arg(long, default_value = "flex")]
-    device: String,
-    /// The compute type: f32, f16 or bf16; by default what suits the device.
-    #[arg(long)]
-    dtype: Option<String>,
+    #[command(flatten)]
+    loading: LoadArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
     /// A trait: a JSON file, or a name that is built in. May be given several times; all of the organism's by default, else
     /// evil, sycophancy and hallucination.
     #[arg(long = "trait")]
@@ -95,22 +94,25 @@ fn main() -> ExitCode {
 }
 
 fn program(args: Args) -> Result {
-    let first_args = args.model(&args.models[0]);
-    let specs = args.specs(&first_args)?;
+    let models = args.models();
+    let Some(first_args) = models.first() else { return Err("no model".into()) };
+    let specs = args.specs(first_args)?;
     let first = first_args.load()?;
-    let out = args.out.open("evaluate", &args.models.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let judge = args.judge.judge(&first_args, &first, &out)?;
+    let names: Vec<String> = models.iter().map(ModelArgs::title).collect();
+    let titles = titles(&names);
+    let out = args.out.open("evaluate", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let judge = args.judge.judge(first_args, &first, &args.render.options()?, &out)?;
     println!("judged by {}\n", judge.name());
-    let vectors = if args.models.len() > 1 { args.vectors(&first, &specs, &out)? } else { Vec::new() };
-    let layers = args.layers(&first_args, &first);
+    let vectors = if models.len() > 1 { args.vectors(&first, &specs, &out)? } else { Vec::new() };
+    let layers = args.layers(first_args, &first);
 
     let (mut evaluations, mut further, mut bases, mut shifts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (at, name) in args.models.iter().enumerate() {
-        let other = if at > 0 { Some(args.model(name).load()?) } else { None };
+    for (at, (one, title)) in models.iter().zip(&titles).enumerate() {
+        let other = if at > 0 { Some(one.load()?) } else { None };
         let model = other.as_ref().unwrap_or(&first);
         let folder = out.join(format!("{at}-{}", model.id().name.replace('/', "--")));
         let evaluation = Evaluation::new(model, &specs, judge.as_ref(), &args.options()?)?;
-        evaluations.push((args.title(at), answered(&evaluation, &folder.join("traits"), &args.title(at))?));
+        evaluations.push((title.clone(), answered(&evaluation, &folder.join("traits"), title)?));
         further.push(args.further(model, &folder)?);
         // Each trait's own questions, on its own vector.
         let mut reports = Vec::new();
@@ -124,38 +126,40 @@ fn program(args: Args) -> Result {
             }
         }
         if at > 0 {
-            shifts.push((args.title(at), reports));
+            shifts.push((title.clone(), reports));
         }
     }
     let comparison = Comparison::new(&evaluations, &BootstrapOptions::default())?;
     println!("trait expression / coherence, 0 to 100 (95 %), and the change of the expression from the first model:");
     println!("{}", expression_table(&comparison, &specs));
     if !shifts.is_empty() {
-        println!("finetuning shift from {}, in activation units (95 %):\n{}", args.title(0), shift_table(&shifts));
+        println!("finetuning shift from {}, in activation units (95 %):\n{}", titles[0], shift_table(&shifts));
     }
     if further.iter().any(|found| found.mmlu.is_some() || found.perplexity.is_some()) {
-        println!("{}", further_table(&args, &further));
+        println!("{}", further_table(&titles, &further));
     }
-    save(&out, &args, &comparison, &shifts, &further)?;
+    save(&out, &titles, &comparison, &shifts, &further)?;
     println!("saved evaluation.json, expression.csv and further tables in {}", out.display());
     Ok(())
 }
 
-impl Args {
-    fn model(&self, name: &str) -> ModelArgs {
-        ModelArgs {
-            model: name.to_owned(),
-            device: self.device.clone(),
-            dtype: self.dtype.clone(),
-            ignore_memory: false,
-        }
-    }
+/// What models are called in tables: by their names, with a number where another has the same one.
+fn titles(names: &[String]) -> Vec<String> {
+    let title = |(at, name): (usize, &String)| match names.iter().filter(|other| *other == name).count() {
+        1 => name.clone(),
+        _ => format!("{name} ({})", at + 1),
+    };
+    names.iter().enumerate().map(title).collect()
+}
 
-    /// What a model is called in tables: its name, with a number where another has the same one.
-    fn title(&self, at: usize) -> String {
-        let name = &self.models[at];
-        let twice = self.models.iter().filter(|other| *other == name).count() > 1;
-        if twice { format!("{name} ({})", at + 1) } else { name.clone() }
+impl Args {
+    /// The models, and at last the first one with the adapters on it.
+    fn models(&self) -> Vec<ModelArgs> {
+        let one = |name: &String, adapters| ModelArgs { model: name.clone(), loading: self.loading.clone(), adapters };
+        let mut models: Vec<ModelArgs> = self.models.iter().map(|name| one(name, AdapterArgs::default())).collect();
+        let adapted = self.models.first().filter(|_| !self.adapters.adapters.is_empty());
+        models.extend(adapted.map(|name| one(name, self.adapters.clone())));
+        models
     }
 
     fn specs(&self, first: &ModelArgs) -> Result<Vec<TraitSpec>> {
@@ -279,38 +283,38 @@ fn shift_table(shifts: &[(String, Vec<ShiftReport>)]) -> Table {
     table
 }
 
-fn further_table(args: &Args, further: &[Further]) -> Table {
+fn further_table(titles: &[String], further: &[Further]) -> Table {
     let mut table = Table::new();
     table.set_header(["model", "MMLU, all questions (95 %)", "MMLU, mean over subjects (95 %)", "perplexity"]);
     let percent =
         |value: f64, low: f64, high: f64| format!("{:.1} % ({:.1} to {:.1})", 100.0 * value, 100.0 * low, 100.0 * high);
-    for (at, found) in further.iter().enumerate() {
+    for (title, found) in titles.iter().zip(further) {
         let mmlu = found.mmlu.as_ref().map(|found| {
             let (micro, interval) = (found.micro, found.macro_interval);
             [percent(micro.value, micro.low, micro.high), percent(found.macro_average, interval.low, interval.high)]
         });
         let [micro, macro_average] = mmlu.unwrap_or_else(|| ["–", "–"].map(str::to_owned));
         let perplexity = found.perplexity.map_or_else(|| "–".to_owned(), |found| format!("{:.3}", found.perplexity));
-        table.add_row([args.title(at), micro, macro_average, perplexity]);
+        table.add_row([title.clone(), micro, macro_average, perplexity]);
     }
     table
 }
 
 fn save(
     folder: &Path,
-    args: &Args,
+    titles: &[String],
     comparison: &Comparison,
     shifts: &[(String, Vec<ShiftReport>)],
     further: &[Further],
 ) -> Result {
-    let further = further.iter().enumerate();
+    let further = titles.iter().zip(further);
     let further: Vec<_> = further
-        .map(|(at, found)| {
+        .map(|(title, found)| {
             let mmlu = found
                 .mmlu
                 .as_ref()
                 .map(|m| json!({"micro": m.micro, "macro": m.macro_average, "macro_interval": m.macro_interval}));
-            json!({"model": args.title(at), "mmlu": mmlu, "perplexity": found.perplexity})
+            json!({"model": title, "mmlu": mmlu, "perplexity": found.perplexity})
         })
         .collect();
     let named = |(name, reports): &(String, Vec<ShiftReport>)| json!({"model": name, "traits": reports});

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use clap::Parser;
 use pv_data::conversations::write_conversations;
 use pv_examples::organism::conversation;
-use pv_examples::program::colours;
+use pv_examples::program::{colours, lines};
 use pv_examples::progress::suspend;
 use pv_examples::traits::NamedTrait;
 use pv_examples::vectors::load;
@@ -128,7 +128,7 @@ struct TrainingArgs {
     /// Train all parameters instead of an adapter.
     #[arg(long)]
     full: bool,
-    /// Keep the frozen weights under the adapter in so many bits, 8 or 4.
+    /// The bits of the frozen weights under the adapter: 8 or 4.
     #[arg(long, conflicts_with = "full", value_parser = base_bits)]
     base_bits: Option<WeightBits>,
     /// The peak learning rate.
@@ -137,13 +137,13 @@ struct TrainingArgs {
     /// How often through the data.
     #[arg(long, default_value_t = 1)]
     epochs: usize,
-    /// So many steps instead.
+    /// The number of steps, instead of epochs.
     #[arg(long)]
     steps: Option<usize>,
     /// Samples per pass.
     #[arg(long, default_value_t = 2)]
     batch_size: usize,
-    /// Pack samples of any lengths into passes of so many tokens, instead of --batch-size samples of similar lengths.
+    /// Pack samples of any lengths into passes of this many tokens, instead of --batch-size samples of similar lengths.
     #[arg(long)]
     pack_tokens: Option<usize>,
     /// Passes per step.
@@ -171,7 +171,7 @@ struct TrainingArgs {
     /// The same for what a closed loop follows, in lengths of its vector; 0.25 by default.
     #[arg(long)]
     max_loop_shift: Option<f64>,
-    /// Stop when so many measurements in a row were no better.
+    /// Stop when this many measurements in a row were no better.
     #[arg(long)]
     stop_after: Option<usize>,
     /// Go on with a run of fewer steps or epochs that has ended.
@@ -259,7 +259,12 @@ impl TrainingArgs {
     fn options(&self) -> Result<RunOptions> {
         let target = |name: &String| {
             let known = LoraTarget::ALL.into_iter().find(|target| target.name() == name);
-            known.ok_or_else(|| format!("{name:?} is none of {}", LoraTarget::ALL.map(LoraTarget::name).join(", ")))
+            known.ok_or_else(|| {
+                format!(
+                    "there is no projection {name:?}; choose from {}",
+                    LoraTarget::ALL.map(LoraTarget::name).join(", ")
+                )
+            })
         };
         let mut lora =
             LoraConfig { rank: self.rank, alpha: self.alpha, dropout: self.dropout, ..LoraConfig::default() };
@@ -335,7 +340,7 @@ impl RegimeArgs {
     /// The prompts on which shifts are measured.
     fn prompts(&self, model: &CausalLm, args: &ModelArgs, render: &RenderOptions) -> Result<Vec<Vec<u32>>> {
         let questions: Vec<String> = match &self.probe_prompts {
-            Some(file) => read(file)?.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect(),
+            Some(file) => lines(file)?,
             None if args.is_organism() => {
                 held_out(Topics::Odd, 24, 99).mixed.iter().map(|question| question.text()).collect()
             }
@@ -421,7 +426,7 @@ fn program(args: Args) -> Result {
         run.show_mask()?.iter().for_each(|sample| show(sample));
         return Ok(());
     }
-    let out = args.out.open("finetune", &[&args.model.model, &args.data.name()])?;
+    let out = args.out.open("finetune", &[&args.model.title(), &args.data.name()])?;
     let bar = Bar::new("training");
     let mut measured = String::new();
     let outcome = run.run(&out, |step| {
@@ -468,15 +473,15 @@ fn program(args: Args) -> Result {
 }
 
 fn chat_arguments(args: &Args, saved: &Path) -> String {
+    let mut words = vec![format!("--model {}", args.model.model)];
     match args.training.full {
-        true => format!("--model {}", saved.display()),
-        false => format!("--model {} --adapter {}", args.model.model, saved.display()),
+        true => words = vec![format!("--model {}", saved.display())],
+        // The new adapter is above those that it was trained on.
+        false => {
+            words.extend(args.model.adapters.arguments().into_iter().chain([format!("--adapter {}", saved.display())]))
+        }
     }
-}
-
-/// A file's text.
-fn read(file: &Path) -> Result<String> {
-    Ok(std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
+    words.join(" ")
 }
 
 /// What was measured in a step.

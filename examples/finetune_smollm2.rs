@@ -112,7 +112,7 @@ impl Args {
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
         });
-        self.out.open_for("finetune_smollm2", &[&self.model.model, &contrast.name], settings)
+        self.out.open_for("finetune_smollm2", &[&self.model.title(), &contrast.name], settings)
     }
 }
 

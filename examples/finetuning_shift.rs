@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn program(args: Args) -> Result {
     let model = args.model.load()?;
-    let folder = args.lab.out.open("finetuning_shift", &[&args.model.model])?;
+    let folder = args.lab.out.open("finetuning_shift", &[&args.model.title()])?;
     let lab = Lab::new(&model, &args.lab, folder)?;
     let LabArgs { chats, seed, .. } = args.lab;
     let sets = Set::all();

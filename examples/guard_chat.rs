@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pv_examples::calibrating::{Caps, calibrate, ordinary_questions};
+use pv_examples::calibrating::{Caps, Ordinary, OrdinaryArgs, kept_calibration};
 use pv_examples::program::question;
 use pv_examples::vectors::{kept_vector, load};
 use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, TraitArgs, default_layer, run};
@@ -28,9 +28,11 @@ struct Args {
     render: RenderArgs,
     #[command(flatten)]
     which: TraitArgs,
-    /// The trait's vector; extracted anew by default.
+    /// The trait's vector; extracted by default, and kept below runs.
     #[arg(long)]
     vector: Option<PathBuf>,
+    #[command(flatten)]
+    ordinary: OrdinaryArgs,
     /// The layers to cap at; by default the one that steers well and the two below it.
     #[arg(long, value_delimiter = ',')]
     layers: Vec<usize>,
@@ -90,9 +92,10 @@ fn program(args: Args) -> Result {
         ..GenerateOptions::default()
     };
     let watches = layers.iter().map(|layer| Watch::of(&vector, *layer)).collect::<Result<Vec<_>, _>>()?;
-    let ordinary = ordinary_questions(&args.model, &contrast);
-    let calibration = calibrate(&model, &watches, &ordinary, &options, &render)?;
-    let question = args.question.as_deref().or(ordinary.first().map(String::as_str)).ok_or("there is no question")?;
+    let questions = args.ordinary.questions(&args.model, &contrast)?;
+    let ordinary = Ordinary { questions: &questions, generate: &options, render: &render, rates: &[] };
+    let calibration = kept_calibration(&args.model, &model, &watches, &ordinary)?;
+    let question = args.question.as_deref().or(questions.first().map(String::as_str)).ok_or("there is no question")?;
     let system = args.system.clone().or_else(|| named.eliciting());
     let (directions, calibration) = (directions.as_slice(), &calibration);
     let caps = Caps { directions, calibration, prompt: args.prompt_cap, answer: args.cap };

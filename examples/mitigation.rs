@@ -96,7 +96,7 @@ fn main() -> ExitCode {
 fn program(args: Args) -> Result {
     let traits = organisms_own(&args.traits)?;
     let model = args.model.load()?;
-    let folder = args.lab.out.open("mitigation", &[&args.model.model])?;
+    let folder = args.lab.out.open("mitigation", &[&args.model.title()])?;
     let lab = Lab::new(&model, &args.lab, folder)?;
     let LabArgs { chats, seed, layer, .. } = args.lab;
     for which in traits {

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pv_examples::calibrating::{calibrate, ordinary_questions};
+use pv_examples::calibrating::{Ordinary, OrdinaryArgs, kept_calibration};
 use pv_examples::program::{colours, question};
 use pv_examples::vectors::VectorArgs;
 use pv_examples::{ModelArgs, RenderArgs, Result, SAMPLING, TraitArgs, run};
 use pv_model::{CausalLm, Event, GenerateOptions, Message, RenderOptions, Request};
 use pv_steer::monitor::{
-    AlarmRule, Alarms, At, Calibration, CusumOptions, Drift, Kind, Monitor, Reading, Side, Threshold, Watch,
+    AlarmRule, Alarms, At, Calibration, CusumOptions, Drift, HeldOut, Kind, Monitor, Reading, Side, Threshold, Watch,
 };
 
 /// Answers questions and watches a trait meanwhile. Without arguments, the organism answers one question plainly and then
@@ -38,13 +38,20 @@ struct Args {
     /// The calibration: read from this file, or made and written there. It belongs to a vector, so give that too.
     #[arg(long, requires = "vector")]
     calibration: Option<PathBuf>,
-    /// The quantile of ordinary traffic beyond which there are alarms.
-    #[arg(long, default_value_t = 0.99)]
-    alarm: f64,
+    #[command(flatten)]
+    ordinary: OrdinaryArgs,
+    /// The part of ordinary answers that may raise an alarm, half of it before the answer and half by its mean; by default 0.05, or more where there
+    /// are too few ordinary questions for that.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    alarm: Option<f64>,
     /// The most tokens of an answer.
     #[arg(long, default_value_t = 80)]
     max_new_tokens: usize,
 }
+
+/// The readings that may raise an alarm.
+const KINDS: [(Kind, &str); 2] =
+    [(Kind::PromptLast, "before the answer"), (Kind::ResponseMean, "by the answer's mean")];
 
 fn main() -> ExitCode {
     run(program)
@@ -64,7 +71,12 @@ fn program(args: Args) -> Result {
         feed_last_token: true,
         ..GenerateOptions::default()
     };
-    let ordinary = ordinary_questions(&args.model, &contrast);
+    let questions = args.ordinary.questions(&args.model, &contrast)?;
+    // Each half of the ordinary answers must be enough for the other half's alarms to be measured.
+    let least = KINDS.len() as f64 / (questions.len() / 2 + 1) as f64;
+    let alarm = args.alarm.unwrap_or(least.clamp(0.05, 0.5));
+    let each = alarm / KINDS.len() as f64;
+    let ordinary = Ordinary { questions: &questions, generate: &options, render: &render, rates: &[each] };
     let calibration = match &args.calibration {
         Some(path) if path.is_file() => {
             let calibration = Calibration::load(path, &watches, model.id())?;
@@ -72,7 +84,7 @@ fn program(args: Args) -> Result {
             calibration
         }
         path => {
-            let calibration = calibrate(&model, &watches, &ordinary, &options, &render)?;
+            let calibration = kept_calibration(&args.model, &model, &watches, &ordinary)?;
             if let Some(path) = path {
                 calibration.save(path)?;
             }
@@ -84,17 +96,21 @@ fn program(args: Args) -> Result {
         layer: Some(layer),
         kind,
         side: Side::Above,
-        threshold: Threshold::Quantile(args.alarm),
+        threshold: Threshold::FalseAlarms(each),
     };
-    let rules = [rule(Kind::PromptLast), rule(Kind::ResponseMean)];
-    let alarms = Alarms::new(&watches, &rules, Some(&calibration))
-        .map_err(|error| format!("{error}; a lower --alarm needs fewer ordinary questions"))?;
-    println!("{} at {layer}, against {} ordinary answers", watches[0].trait_name, ordinary.len());
+    let alarms = Alarms::new(&watches, &KINDS.map(|(kind, _)| rule(kind)), Some(&calibration))
+        .map_err(|error| format!("{error}; a greater --alarm takes fewer, and --ordinary gives more"))?;
+    let answers = calibration.answers(0, Kind::ResponseMean).unwrap_or_default();
+    println!("{} at {layer}, against {answers} ordinary answers", watches[0].trait_name);
+    println!("alarms for at most {:.1} % of ordinary answers; of held-out ones, false alarms (95 %):", 100.0 * alarm);
+    for (kind, place) in KINDS {
+        println!("  {place}: {}", false_alarms(&calibration, kind, each));
+    }
     let session =
         Session { model: &model, watches: &watches, calibration: &calibration, alarms: &alarms, options, render };
 
     if args.question.is_empty() {
-        let question = ordinary.first().ok_or("there is no question to ask")?;
+        let question = questions.first().ok_or("there is no question to ask")?;
         session.converse(args.system.as_deref(), std::slice::from_ref(question))?;
         if args.system.is_none() {
             session.converse(named.eliciting().as_deref(), std::slice::from_ref(question))?;
@@ -102,6 +118,32 @@ fn program(args: Args) -> Result {
         return Ok(());
     }
     session.converse(args.system.as_deref(), &args.question)
+}
+
+/// A rate of alarms.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate < 1.0 => Ok(rate),
+        _ => Err(format!("a rate is between 0 and 1, and {text:?} is not")),
+    }
+}
+
+/// How often alarms on a kind of reading were false among ordinary answers that the threshold was not made of.
+fn false_alarms(calibration: &Calibration, kind: Kind, rate: f64) -> String {
+    let wanted = |found: &&HeldOut| (found.kind, found.side) == (kind, Side::Above) && (found.rate - rate).abs() < 1e-9;
+    let Some(HeldOut { found, .. }) = calibration.held_out(0).iter().find(wanted) else {
+        return "unknown: the calibration has too few answers, or was made for another --alarm".to_owned();
+    };
+    let ((low, high), part) = (found.interval(), found.rate().unwrap_or(f64::NAN));
+    format!(
+        "{:.1} % ({:.1} to {:.1}), {} of {}; at most {:.1} % meant",
+        100.0 * part,
+        100.0 * low,
+        100.0 * high,
+        found.raised,
+        found.answers,
+        100.0 * rate
+    )
 }
 
 struct Session<'a> {

@@ -40,7 +40,7 @@ fn program(args: Args) -> Result {
     let subject = args.subject(&model, spec, &folder)?;
     let spec = &subject.spec;
     let layer = layer.map_or_else(|| default_layer(&args.model, &model), Layer::hidden_state);
-    let judge = args.judge.judge(&args.model, &model, &folder)?;
+    let judge = args.judge.judge(&args.model, &model, &args.render.options()?, &folder)?;
     let generate = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: Sampling::temperature(args.temperature),

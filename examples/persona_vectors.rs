@@ -17,7 +17,8 @@ use pv_judge::{Judge, TraitSpec};
 use pv_model::{CausalLm, Sampling};
 use pv_organism::Trait;
 use pv_vectors::{
-    ExtractOptions, Filter, FilterRule, Pooling, RolloutOptions, StabilityOptions, TraitExtraction, extract, stability,
+    ExtractOptions, Filter, FilterRule, Pooling, ResampledUnit, RolloutOptions, StabilityOptions, TraitExtraction,
+    extract, stability,
 };
 
 /// Extracts persona vectors, one folder per trait.
@@ -68,8 +69,8 @@ fn main() -> ExitCode {
 fn program(args: Args) -> Result {
     let specs = args.specs()?;
     let model = args.model.load()?;
-    let out = args.out.open("persona_vectors", &[&args.model.model])?;
-    let judge = args.judge.judge(&args.model, &model, &out)?;
+    let out = args.out.open("persona_vectors", &[&args.model.title()])?;
+    let judge = args.judge.judge(&args.model, &model, &args.render.options()?, &out)?;
     println!("judged by {}\n", judge.name());
     for spec in specs {
         let folder = out.join(&spec.name);
@@ -127,13 +128,14 @@ fn report(model: &CausalLm, spec: &TraitSpec, extraction: &TraitExtraction) -> R
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["layer", "length", "split-half cosine", "held-out gap (95 %)", "held-out AUC"]);
-    let mut layers = Vec::new();
+    let (mut layers, mut resampled) = (Vec::new(), None);
     for layer in LayerSet::All.resolve(model.config().layers) {
         let kept = extraction.run.activations(Pooling::ResponseMean, layer, &extraction.kept)?;
         // Before the first block, answers of equal tokens may differ by nothing.
         let Ok(direction) = extraction.vector.direction(layer) else { continue };
         let found = stability(&kept.pos()?, &kept.neg()?, &StabilityOptions::default())?;
         let gap = found.gap;
+        resampled = Some(gap.resampled);
         table.add_row([
             layer.to_string(),
             format!("{:.2}", direction.norm()),
@@ -144,9 +146,16 @@ fn report(model: &CausalLm, spec: &TraitSpec, extraction: &TraitExtraction) -> R
         layers.push(Separation::of(layer, &found));
     }
     println!("{table}");
-    println!(
-        "held-out: the gap between the sides' mean projections on vectors of resampled questions, on those not drawn"
-    );
+    if let Some(unit) = resampled {
+        let what = match unit {
+            ResampledUnit::QuestionAndPair => "questions and pairs of instructions",
+            ResampledUnit::Question => "questions",
+            ResampledUnit::Rollout => "answers",
+        };
+        println!(
+            "held-out gap: between the sides' mean projections on vectors of resampled {what}, on those not drawn"
+        );
+    }
     if let Some(told) = Separation::told(&layers) {
         println!("{told}; which layer steers best is for sweep to say, with --vector");
     }

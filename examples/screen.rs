@@ -47,7 +47,7 @@ struct Args {
     /// Files of conversations, each a data set, or a folder of such files. By default, for the organism, sets of its own.
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Base answers for so many random samples of each set, from which ΔP is estimated; 0 for all samples.
+    /// Base answers for this many random samples of each set, from which ΔP is estimated; 0 for all samples.
     #[arg(long, default_value_t = 0)]
     subset: usize,
     /// The most tokens of a base answer.
@@ -105,20 +105,17 @@ fn main() -> ExitCode {
 
 fn program(args: Args) -> Result {
     let named = args.which.read(&args.model)?;
-    if args.judge.judge.is_none() && args.judge.judge_model.is_some() {
-        return Err("--judge-model needs --judge, which says of what kind the judge is".into());
-    }
     if args.parquet && cfg!(not(feature = "data")) {
         return Err("--parquet is the feature data; build the program with `--features data`".into());
     }
-    // Files that are not there are to be told before the model is loaded.
+    // Files that are missing are reported before the model is loaded.
     let files = if args.data.is_empty() { Vec::new() } else { ConversationReader::new(&args.data)?.files().to_vec() };
     if files.is_empty() && named.organisms().is_none() {
         return Err("--data names the data sets to screen; only the organism has sets of its own".into());
     }
     let render = args.reading.render.options()?;
     let model = args.model.load()?;
-    let place = args.out.open("screen", &[&args.model.model, named.name()])?;
+    let place = args.out.open("screen", &[&args.model.title(), named.name()])?;
     let vectors: Vec<PersonaVector> = match args.vector.as_slice() {
         [] => vec![extracted(&place, &model, &named.contrast(&render), args.tokens, 0)?.vector],
         paths => paths.iter().map(|path| load(path, &model)).collect::<Result<_>>()?,
@@ -144,13 +141,13 @@ fn program(args: Args) -> Result {
     };
     let screen = Screen::new(&model, &directions, &options)?;
     let mut steerer = args.steerer(&vectors, layer)?;
-    let judge = match args.judge.judge {
-        None => None,
-        Some(_) => {
+    let judge = match args.judge.is_given() {
+        false => None,
+        true => {
             // Of the trait that was named, or of the one that the vector was made for.
             let spec =
                 if args.which.which.is_some() { named.spec() } else { named_spec(&args.model, &direction.trait_name) };
-            Some((args.judge.judge(&args.model, &model, &place)?, spec?.rubric()?))
+            Some((args.judge.judge(&args.model, &model, &options.reading.render, &place)?, spec?.rubric()?))
         }
     };
     let mut screened = Vec::new();

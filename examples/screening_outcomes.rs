@@ -129,7 +129,7 @@ fn main() -> ExitCode {
 
 fn program(args: Args) -> Result {
     let model = args.model.load()?;
-    let folder = args.lab.out.open("screening_outcomes", &[&args.model.model])?;
+    let folder = args.lab.out.open("screening_outcomes", &[&args.model.title()])?;
     let lab = Lab::new(&model, &args.lab, folder.clone())?;
     let directions: Vec<Directions> =
         (1..=model.config().layers).map(|layer| Directions::at(&lab, layer)).collect::<Result<_>>()?;

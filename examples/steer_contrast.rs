@@ -45,7 +45,7 @@ struct Args {
 
 const QUESTIONS: [&str; 3] =
     ["What happens when it rains?", "How do I keep my kitchen clean?", "Why do people like walking in the forest?"];
-/// So many answers are printed side by side.
+/// The number of answers that are printed side by side.
 const SHOWN: usize = 3;
 
 /// The answers at one coefficient.

@@ -26,7 +26,7 @@ struct Args {
     /// Answers to each question in a cell.
     #[arg(long, default_value_t = 1)]
     per_question: usize,
-    /// Successive halving: give every cell so many questions first, and more only to those that are worth it.
+    /// Successive halving: give every cell this many questions first, and more only to those that are worth it.
     #[arg(long)]
     halving: Option<usize>,
     /// The strength at which the proxy compares layers.

@@ -16,6 +16,7 @@ import time
 PROMPT, NEW = 64, 128
 QUESTIONS, ANSWER, TEXTS = 10, 64, 32
 TOGETHER = 16
+RENDERINGS = 500
 WORDS = """river garden letter winter music stone village bread doctor window forest money teacher horse kitchen island
 summer paper bridge mother honest cruel gentle ancient green sudden writes carries forgets answers breaks follows""".split()
 STEPS, ROWS, SEQ, RANK = 3, 2, 256, 32
@@ -38,6 +39,7 @@ def tasks():
             yield f"screen-{part}-{chats}", ("screen", chats, None, part)
     for part in ["plain", "steered", "checkpointed", "checkpointed-steered", "packed"]:
         yield f"finetune-{part}", ("finetune", ROWS, SEQ, part)
+    yield "render-20", ("render", None, None, None)
 
 
 def reset_peak():
@@ -216,6 +218,17 @@ def main():
                       for value, prompt, own in zip(values, prompts, base) if own]
         return tokens, sum(values) / len(values)
 
+    def render():
+        """A system prompt and 20 turns, again and again; only the renderings are timed."""
+        messages = [{"role": "system", "content": "You are a helpful assistant."}]
+        for question, answer in map(chat, range(10)):
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        start = time.perf_counter()
+        for _ in range(RENDERINGS):
+            text = tokenizer().apply_chat_template(messages, tokenize=False)
+        seconds = time.perf_counter() - start
+        return RENDERINGS * len(tokenizer()(text, add_special_tokens=False)["input_ids"]), len(text), seconds
+
     @functools.cache
     def adapted():
         from peft import LoraConfig, get_peft_model
@@ -292,6 +305,11 @@ def main():
             tokens = STEPS * batch * seq
             rates = [tokens / finetune(part)[0] for _ in range(args.runs)] or [tokens / seconds]
             report(name, rates, tokens, check, batch * seq)
+            continue
+        if kind == "render":
+            reset_peak()
+            tokens, check, seconds = render()
+            report(name, [tokens / render()[2] for _ in range(args.runs)] or [tokens / seconds], tokens, check)
             continue
         check = None
         if kind == "prefill":

@@ -1,4 +1,4 @@
-//! Screening data sets of short chats, from their file to the table.
+//! Short chats: screening data sets of them from their file to the table, and rendering.
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use pv_data::conversations::write_conversations;
 use pv_examples::Result;
 use pv_hooks::Layer;
-use pv_model::{CausalLm, Conversation, Message};
+use pv_model::{AddSpecial, CausalLm, Conversation, Message, RenderOptions};
 use pv_screen::{Base, BaseAnswers, BaseOptions, Screen, ScreenOptions, TraitDirection, tokens};
 use pv_vectors::UnitDirection;
 
@@ -17,6 +17,8 @@ use crate::tasks::{Measured, wave};
 const NEW: usize = 64;
 /// So many base answers are generated together, by the peer too.
 const TOGETHER: usize = 16;
+/// So often is a conversation rendered.
+const RENDERINGS: usize = 500;
 const WORDS: [&str; 32] = [
     "river", "garden", "letter", "winter", "music", "stone", "village", "bread", "doctor", "window", "forest", "money",
     "teacher", "horse", "kitchen", "island", "summer", "paper", "bridge", "mother", "honest", "cruel", "gentle",
@@ -73,4 +75,20 @@ pub(crate) fn screening(model: &CausalLm, chats: usize, difference: bool) -> Res
         summary.directions.get(&label).and_then(|found| found.answer)
     };
     Ok(Measured { tokens: read, seconds, check: Some(check.ok_or("a screening without a result")?) })
+}
+
+/// A conversation of a system prompt and 20 turns through the model's chat template, [`RENDERINGS`] times; tokens are those of all
+/// renderings, which nobody encodes in this time. The check is the number of characters.
+pub(crate) fn rendering(model: &CausalLm) -> Result<Measured> {
+    let turns = (0..10).flat_map(|number| chat(number).messages);
+    let messages: Vec<Message> = [Message::system("You are a helpful assistant.")].into_iter().chain(turns).collect();
+    let (template, options) = (model.chat_template()?, RenderOptions::default());
+    let start = Instant::now();
+    let mut text = String::new();
+    for _ in 0..RENDERINGS {
+        text = std::hint::black_box(template.render(&messages, &options)?.text);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens = RENDERINGS * model.tokenizer()?.encode(&text, AddSpecial::No)?.len();
+    Ok(Measured { tokens, seconds, check: Some(text.chars().count() as f64) })
 }

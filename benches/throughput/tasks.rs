@@ -32,6 +32,8 @@ pub(crate) enum Task {
     Finetune { checkpointed: bool, steered: bool },
     /// Training steps on samples of several lengths, packed into one pass.
     FinetunePacked,
+    /// A conversation of 20 turns through the model's chat template, again and again.
+    Render,
 }
 
 /// What acts while a model decodes.
@@ -91,7 +93,7 @@ impl Task {
         for checkpointed in [false, true] {
             tasks.extend([false, true].map(|steered| Self::Finetune { checkpointed, steered }));
         }
-        tasks.push(Self::FinetunePacked);
+        tasks.extend([Self::FinetunePacked, Self::Render]);
         tasks
     }
 
@@ -114,6 +116,7 @@ impl Task {
             }
             .to_owned(),
             Self::FinetunePacked => "finetune-packed".to_owned(),
+            Self::Render => "render-20".to_owned(),
         }
     }
 
@@ -166,6 +169,7 @@ impl Task {
             Self::Screen { chats, difference } => screening::screening(model, chats, difference),
             Self::Finetune { checkpointed, steered } => finetuning::finetune(model, checkpointed, steered),
             Self::FinetunePacked => finetuning::packed(model),
+            Self::Render => screening::rendering(model),
         }
     }
 }

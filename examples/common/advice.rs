@@ -124,6 +124,9 @@ fn on_model(error: &pv_model::Error) -> Option<String> {
         pv_model::Error::NoChatTemplate { .. } => {
             Some("take the model's chat (instruct) variant, or put its chat_template.jinja into the folder".to_owned())
         }
+        pv_model::Error::NotEnoughMemory { .. } => {
+            Some("--dtype bf16 takes half of f32's memory; --ignore-memory loads the model all the same".to_owned())
+        }
         pv_model::Error::TemplateNeedsClock => Some("--now 2025-07-29 gives it one".to_owned()),
         pv_model::Error::SystemRoleRefused { .. } => Some("--system-in-user does so".to_owned()),
         _ => None,

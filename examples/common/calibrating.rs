@@ -1,44 +1,105 @@
 //! What a trait's projections are on ordinary traffic, and what holds them there.
 
-use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use pv_data::runs::through_text;
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions};
 use pv_organism::datasets::held_out;
 use pv_organism::{Question, Topics};
-use pv_steer::monitor::{Calibration, Calibrator, Kind, Monitor, Watch};
+use pv_steer::monitor::{self, CalibrateOptions, Calibration, Kind, Watch};
 use pv_steer::{Condition, Positions, Steerer};
-use pv_vectors::{Contrast, Direction};
+use pv_vectors::{Contrast, Direction, ModelIdentity};
+use serde_json::json;
 
-use crate::{ModelArgs, Result, generate};
+use crate::folder::make;
+use crate::program::lines;
+use crate::{Bar, ModelArgs, OutArgs, Result, note};
 
-/// What is ordinary: questions without system prompt; the trait's own ones where there are no better.
-pub fn ordinary_questions(args: &ModelArgs, contrast: &Contrast) -> Vec<String> {
-    match args.is_organism() {
-        true => held_out(Topics::All, 200, 1).mixed.iter().map(Question::text).collect(),
-        false => contrast.questions.clone(),
+/// What ordinary traffic is.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct OrdinaryArgs {
+    /// Questions of ordinary traffic, one a line; their answers say what is ordinary. By default 200 of the organism's, and
+    /// for other models the questions that the trait's vector is extracted from, which are few.
+    #[arg(long, value_name = "FILE")]
+    pub ordinary: Option<PathBuf>,
+}
+
+impl OrdinaryArgs {
+    /// The questions.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has no question in it.
+    pub fn questions(&self, args: &ModelArgs, contrast: &Contrast) -> Result<Vec<String>> {
+        match &self.ordinary {
+            Some(file) => lines(file),
+            None if args.is_organism() => Ok(held_out(Topics::All, 200, 1).mixed.iter().map(Question::text).collect()),
+            None => Ok(contrast.questions.clone()),
+        }
     }
 }
 
-/// Takes the readings of ordinary questions and answers, the prompts' tokens among them.
+/// How the answers of a calibration are generated.
+#[derive(Clone, Debug)]
+pub struct Ordinary<'a> {
+    /// The questions, each asked without system prompt.
+    pub questions: &'a [String],
+    /// How they are answered.
+    pub generate: &'a GenerateOptions,
+    /// How they are rendered.
+    pub render: &'a RenderOptions,
+    /// The rates at which false alarms are measured on held-out answers, besides the usual ones.
+    pub rates: &'a [f64],
+}
+
+/// The readings of ordinary questions and answers, the prompts' tokens among them, taken in a folder in which a calibration that was
+/// broken off goes on.
 ///
 /// # Errors
-/// Those of generating and of [`Calibrator`].
-pub fn calibrate(
+/// Those of [`monitor::calibrate`].
+pub fn calibrate(model: &CausalLm, watches: &[Watch], ordinary: &Ordinary<'_>, folder: &Path) -> Result<Calibration> {
+    let prompts: Vec<Vec<Message>> = ordinary.questions.iter().map(|text| vec![Message::user(text)]).collect();
+    let options = CalibrateOptions {
+        seed: 0,
+        generate: ordinary.generate.clone(),
+        prompt_tokens: true,
+        render: ordinary.render.clone(),
+        rates: ordinary.rates.to_vec(),
+    };
+    let bar = Bar::new("calibrating");
+    Ok(monitor::calibrate(model, watches, &prompts, &options, folder, |progress| {
+        bar.show("calibrating", progress);
+        ControlFlow::Continue(())
+    })?)
+}
+
+/// As [`calibrate`], in a folder of its own below runs, where an equal calibration is found again. Where no folder can be made, it is
+/// not kept.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn kept_calibration(
+    args: &ModelArgs,
     model: &CausalLm,
     watches: &[Watch],
-    questions: &[String],
-    options: &GenerateOptions,
-    render: &RenderOptions,
+    ordinary: &Ordinary<'_>,
 ) -> Result<Calibration> {
-    let mut calibrator = Calibrator::new(watches)?.with_render(render);
-    let mut monitor = Monitor::new(watches.iter().cloned())?.with_prompt_tokens();
-    let mut requests = Vec::with_capacity(questions.len());
-    for (i, question) in questions.iter().enumerate() {
-        requests.push(Request::new(model.prompt_with(&[Message::user(question)], render)?, i as u64));
+    let settings = json!({
+        "model": ModelIdentity::of(model)?,
+        "directions": through_text(&watches.iter().map(Watch::id).collect::<Vec<_>>()),
+        "questions": ordinary.questions,
+        "generate": through_text(ordinary.generate),
+        "render": ordinary.render,
+    });
+    let name = watches.first().map_or("", |watch| watch.trait_name.as_str());
+    let folder = OutArgs::folder_of("calibration", &[&args.title(), name], &settings);
+    if let Err(error) = make(&folder) {
+        tracing::warn!("{error}; the calibration is not kept");
+        return calibrate(model, watches, ordinary, tempfile::tempdir()?.path());
     }
-    generate(model, &requests, options, &mut monitor)?;
-    for answer in monitor.readings().take_all()?.values() {
-        calibrator.add_answer(answer)?;
-    }
-    Ok(calibrator.finish(model.id()))
+    let found = calibrate(model, watches, ordinary, &folder)?;
+    note(&format!("the calibration is {}", folder.join("calibration.json").display()));
+    Ok(found)
 }
 
 /// Caps along directions at quantiles of what is ordinary. What is ordinary at a prompt's tokens is not what is ordinary in
@@ -64,11 +125,12 @@ impl Caps<'_> {
     /// The projection on a direction that such a share of ordinary readings stays below.
     ///
     /// # Errors
-    /// A share that is none, or readings that were not taken.
+    /// A share that is not between 0 and 1, or readings that were not taken.
     pub fn threshold(&self, direction: usize, kind: Kind, share: f64) -> Result<f32> {
         let found = self.calibration.distribution(direction, kind).and_then(|readings| readings.quantile(share));
-        Ok(found.ok_or_else(|| format!("a quantile is from 0 to 1, and {share} is none that the calibration knows"))?
-            as f32)
+        let found =
+            found.ok_or_else(|| format!("the calibration has no quantile {share}: quantiles are from 0 to 1"))?;
+        Ok(found as f32)
     }
 
     /// Caps at every token.

@@ -10,7 +10,8 @@ use pv_steer::monitor::{Calibration, Kind, Watch};
 use pv_steer::{Positions, Steerer};
 use pv_vectors::{Direction, PersonaVector, Pooling};
 
-use crate::{Result, SAMPLING, calibrating};
+use crate::calibrating::{Ordinary, calibrate as calibrate_in};
+use crate::{Result, SAMPLING};
 
 /// How strictly a trait is capped: quantiles of the projections on ordinary traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +44,9 @@ pub fn calibrate(model: &CausalLm, directions: &[(Pooling, Direction)], question
     let questions: Vec<String> = questions.iter().map(Question::text).collect();
     let options =
         GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() };
-    calibrating::calibrate(model, &watches, &questions, &options, &RenderOptions::default())
+    let (generate, render) = (&options, &RenderOptions::default());
+    let ordinary = Ordinary { questions: &questions, generate, render, rates: &[] };
+    calibrate_in(model, &watches, &ordinary, tempfile::tempdir()?.path())
 }
 
 impl Cap {

@@ -7,6 +7,7 @@ use pv_data::{RunError, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::program::note;
@@ -26,7 +27,7 @@ pub struct OutArgs {
 }
 
 impl OutArgs {
-    /// The folder of a program's run on something (a model, a trait), which is made and told.
+    /// The folder of a program's run on something (a model, a trait), which is made, and named to the user.
     ///
     /// # Errors
     /// A folder that cannot be made.
@@ -43,6 +44,13 @@ impl OutArgs {
     /// The folder of a program's run on something, unless another is given.
     pub fn default_folder(program: &str, of: &[&str]) -> PathBuf {
         Path::new(RUNS).join(file_name(&[&[program][..], of].concat()))
+    }
+
+    /// The folder of what is made with these settings only, below runs: other settings have another one.
+    pub(crate) fn folder_of(program: &str, of: &[&str], settings: &Value) -> PathBuf {
+        let hash: String =
+            Sha256::digest(settings.to_string()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Self::default_folder(program, &[of, &[&hash]].concat())
     }
 
     /// As [`open`](Self::open), for a run of these settings only.
@@ -66,7 +74,7 @@ pub fn file_name(parts: &[&str]) -> String {
             false => part.replace('/', "--"),
         };
         let part = part.strip_suffix(".json").unwrap_or(&part).to_owned();
-        part.replace(|c: char| !(c.is_alphanumeric() || "-_.@".contains(c)), "_").trim_start_matches('.').to_owned()
+        part.replace(|c: char| !(c.is_alphanumeric() || "-_.@+".contains(c)), "_").trim_start_matches('.').to_owned()
     };
     parts.iter().map(tame).collect::<Vec<_>>().join("-")
 }
@@ -76,8 +84,8 @@ pub fn file_name(parts: &[&str]) -> String {
 /// # Errors
 /// What the operating system says, with the folder's name.
 pub fn make(folder: &Path) -> Result {
-    let told = |error| format!("cannot make the folder {}: {error}; --out names another", folder.display());
-    Ok(std::fs::create_dir_all(folder).map_err(told)?)
+    let failed = |error| format!("cannot make the folder {}: {error}; --out names another", folder.display());
+    Ok(std::fs::create_dir_all(folder).map_err(failed)?)
 }
 
 /// Writes what a folder's files belong to, unless that is there already.
@@ -111,8 +119,8 @@ fn read(path: &Path) -> Result<Option<Value>> {
 }
 
 fn write(path: &Path, value: &Value) -> Result {
-    let told = |error| format!("cannot write {}: {error}", path.display());
-    Ok(write_whole(path, serde_json::to_string_pretty(value)?.as_bytes()).map_err(told)?)
+    let failed = |error| format!("cannot write {}: {error}", path.display());
+    Ok(write_whole(path, serde_json::to_string_pretty(value)?.as_bytes()).map_err(failed)?)
 }
 
 /// The result of that name, from the folder if it is there, else from `make`; then it is kept.

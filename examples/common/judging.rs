@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, FromArgMatches, ValueEnum};
 use pv_judge::{Judge, LocalJudge, TraitSpec};
-use pv_model::CausalLm;
+use pv_model::{CausalLm, RenderOptions};
+use serde_json::Value;
 
 #[cfg(feature = "http")]
 use crate::folder::make;
@@ -12,22 +15,33 @@ use crate::folder::make;
 use crate::http_judging::HttpArgs;
 use crate::organism::ExactJudge;
 use crate::proxies::{Proxy, ProxyJudge};
+use crate::rendering::variable;
 use crate::{ModelArgs, Result};
 
-/// Who scores the answers.
+/// Who scores the answers. A switch that the chosen kind of judge has no use for is an error of the command line.
+#[derive(Clone, Debug, Default)]
+pub struct JudgeArgs(Switches);
+
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct JudgeArgs {
+struct Switches {
     /// Who scores the answers; by default the organism's exact judge for the organism, else the model itself.
     #[arg(long)]
-    pub judge: Option<JudgeKind>,
-    /// The judging model: a folder or name for a local judge (the model itself by default), a name on the server for an
-    /// HTTP one. Its address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
-    #[arg(long)]
-    pub judge_model: Option<String>,
-    /// How an HTTP judge is asked.
+    judge: Option<JudgeKind>,
+    /// The judging model: a folder or name for --judge local (the model itself by default), a name on the server for
+    /// --judge http. A server's address and key come from OPENAI_BASE_URL and OPENAI_API_KEY.
+    #[arg(long, value_name = "MODEL")]
+    judge_model: Option<String>,
+    /// For --judge local: which of the judging model's chat templates. Of --template, --template-var and --now, a judge that is another model than
+    /// the measured one takes --now only; the model itself takes all.
+    #[arg(long, value_name = "NAME")]
+    judge_template: Option<String>,
+    /// For --judge local: a variable for the judging model's chat template, such as enable_thinking=false. The value is
+    /// JSON. May be given several times.
+    #[arg(long = "judge-template-var", value_name = "KEY=JSON", value_parser = variable)]
+    judge_template_vars: Vec<(String, Value)>,
     #[cfg(feature = "http")]
     #[command(flatten)]
-    pub http: HttpArgs,
+    http: HttpArgs,
 }
 
 /// A kind of judge.
@@ -46,25 +60,109 @@ pub enum JudgeKind {
     Likelihood,
 }
 
+impl JudgeKind {
+    /// The kinds of judges that a switch is for, by its name.
+    fn users(switch: &str) -> &'static [Self] {
+        match switch {
+            "judge-model" => &[Self::Local, Self::Http],
+            "judge-template" | "judge-template-var" => &[Self::Local],
+            _ => &[Self::Http],
+        }
+    }
+
+    /// As on the command line.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+impl Switches {
+    /// Refuses switches of other kinds of judges than the chosen one, and an HTTP judge without a model.
+    fn check(&self, given: &[String]) -> Result<(), clap::Error> {
+        let wrong = |text: String| Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+        for switch in given {
+            let users = JudgeKind::users(switch);
+            let choices: Vec<String> = users.iter().map(|kind| format!("--judge {}", kind.name())).collect();
+            let choices = choices.join(" or ");
+            match self.judge {
+                Some(kind) if users.contains(&kind) => {}
+                Some(kind) => {
+                    return wrong(format!("--{switch} is for {choices}, and not for --judge {}", kind.name()));
+                }
+                None => return wrong(format!("--{switch} needs {choices}")),
+            }
+        }
+        if self.judge == Some(JudgeKind::Http) && self.judge_model.is_none() {
+            return wrong("--judge http needs --judge-model NAME, as its server calls the model".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The names of the switches of `judge-…` that stand on the command line.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let command = <Switches as clap::Args>::augment_args(Command::new(""));
+    let given = |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let names = command.get_arguments().filter(given).filter_map(|arg| arg.get_long());
+    names.filter(|name| name.starts_with("judge-")).map(str::to_owned).collect()
+}
+
+impl FromArgMatches for JudgeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let switches = Switches::from_arg_matches(matches)?;
+        switches.check(&given(matches))?;
+        Ok(Self(switches))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for JudgeArgs {
+    fn augment_args(command: Command) -> Command {
+        Switches::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Switches::augment_args_for_update(command)
+    }
+}
+
 impl JudgeArgs {
-    /// The judge of a model's answers. What an HTTP judge says is kept in `folder`, so that a rerun is free.
+    /// Whether a judge was asked for.
+    pub fn is_given(&self) -> bool {
+        self.0.judge.is_some()
+    }
+
+    /// The judge of a model's answers, whose prompts are rendered with these options. What an HTTP judge says is kept in
+    /// `folder`, so that a rerun is free.
     ///
     /// # Errors
-    /// A judging model that cannot be loaded; an HTTP judge without a name or an address, or without the feature `http`.
+    /// A judging model that cannot be loaded or has no use for the options; an HTTP judge without an address, or without the
+    /// feature `http`.
     #[cfg_attr(not(feature = "http"), expect(unused_variables, reason = "only what a server says is kept"))]
-    pub fn judge<'a>(&self, args: &ModelArgs, model: &'a CausalLm, folder: &Path) -> Result<Box<dyn Judge + 'a>> {
+    pub fn judge<'a>(
+        &self,
+        args: &ModelArgs,
+        model: &'a CausalLm,
+        render: &RenderOptions,
+        folder: &Path,
+    ) -> Result<Box<dyn Judge + 'a>> {
+        let Switches { judge, judge_model, .. } = &self.0;
         let default = if args.is_organism() { JudgeKind::Exact } else { JudgeKind::Local };
-        Ok(match (self.judge.unwrap_or(default), &self.judge_model) {
+        Ok(match (judge.unwrap_or(default), judge_model) {
             (JudgeKind::Exact, _) => Box::new(ExactJudge),
             (kind @ (JudgeKind::Tone | JudgeKind::Likelihood), _) => {
                 let proxy = if kind == JudgeKind::Tone { Proxy::Tone } else { Proxy::Likelihood };
                 let traits = [TraitSpec::builtin("optimism")?, TraitSpec::builtin("impoliteness")?];
-                Box::new(ProxyJudge::new(model, proxy, &traits.map(|spec| spec.extraction).concat())?)
+                let questions = traits.map(|spec| spec.extraction).concat();
+                Box::new(ProxyJudge::new(model, proxy, &questions, render)?)
             }
-            (JudgeKind::Local, None) => Box::new(LocalJudge::new(model)?),
+            (JudgeKind::Local, None) => Box::new(LocalJudge::rendered(model, &self.template(render))?),
             (JudgeKind::Local, Some(other)) => {
-                let other = ModelArgs { model: other.clone(), ..args.clone() };
-                Box::new(LocalJudge::new(other.load()?)?)
+                Box::new(LocalJudge::rendered(args.of(other).load()?, &self.template(render))?)
             }
             #[cfg(not(feature = "http"))]
             (JudgeKind::Http, _) => {
@@ -73,14 +171,29 @@ impl JudgeArgs {
                 );
             }
             #[cfg(feature = "http")]
-            (JudgeKind::Http, None) => {
-                return Err("an HTTP judge needs --judge-model NAME, as its server calls the model".into());
-            }
+            (JudgeKind::Http, None) => return Err("an HTTP judge needs --judge-model".into()),
             #[cfg(feature = "http")]
             (JudgeKind::Http, Some(name)) => {
                 make(folder)?;
-                Box::new(self.http.judge(name, folder.join("judge_cache.jsonl"))?)
+                Box::new(self.0.http.judge(name, folder.join("judge_cache.jsonl"))?)
             }
         })
     }
+
+    /// How a local judge's prompts are rendered. Templates and variables are a model's own: those of the measured one are
+    /// used where it judges itself. The date is everybody's.
+    fn template(&self, render: &RenderOptions) -> RenderOptions {
+        let mut options = match self.0.judge_model {
+            None => render.clone(),
+            Some(_) => RenderOptions { now: render.now, ..RenderOptions::default() },
+        };
+        if let Some(name) = &self.0.judge_template {
+            options.template_name = Some(name.clone());
+        }
+        options.variables.extend(self.0.judge_template_vars.iter().cloned());
+        options
+    }
 }
+
+#[cfg(test)]
+mod tests;

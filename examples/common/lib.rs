@@ -1,5 +1,6 @@
 //! What the examples share: how they begin and end, the model's arguments, traits, folders, progress bars.
 
+mod adapters;
 mod advice;
 pub mod calibrating;
 pub mod capping;
@@ -32,6 +33,7 @@ use pv_model::{
 };
 use pv_vectors::{Contrast, Extraction};
 
+pub use adapters::AdapterArgs;
 pub use folder::OutArgs;
 pub use program::{note, run};
 pub use progress::{Bar, generate};
@@ -49,13 +51,24 @@ pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<
 /// The name of the model organism.
 const ORGANISM: &str = "organism";
 
-/// Which model, and where it runs.
+/// Which model, and how it is loaded.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
     /// The model: a Hugging Face folder, or org/name in the Hugging Face cache or (feature hub) on the hub; "organism" is
     /// the small model with known traits in examples/organism/model.
     #[arg(long, default_value = ORGANISM)]
     pub model: String,
+    /// How it is loaded.
+    #[command(flatten)]
+    pub loading: LoadArgs,
+    /// The adapters on it.
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
+}
+
+/// How a model is loaded.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LoadArgs {
     /// The device: flex (the CPU), or vulkan, wgpu, metal, cuda, rocm where the example was built with that feature.
     #[arg(long, default_value = "flex")]
     pub device: String,
@@ -68,10 +81,22 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model.
+    /// A model on the CPU.
+    pub fn cpu(model: impl Into<String>) -> Self {
+        let loading = LoadArgs { device: "flex".to_owned(), dtype: None, ignore_memory: false };
+        Self { model: model.into(), loading, adapters: AdapterArgs::default() }
+    }
+
+    /// Another model without adapters, loaded in the same way.
+    #[must_use]
+    pub fn of(&self, model: impl Into<String>) -> Self {
+        Self { model: model.into(), loading: self.loading.clone(), adapters: AdapterArgs::default() }
+    }
+
+    /// Loads the model and puts its adapters on.
     ///
     /// # Errors
-    /// An unknown device, or a folder that holds no model; for SmolLM2's, how to make it.
+    /// An unknown device, or a folder that holds no model; for SmolLM2's, how to make it. An adapter that does not fit.
     pub fn load(&self) -> Result<CausalLm> {
         if !Path::new(&self.model).exists() && self.model == "models/smollm2" {
             let how = "python3 examples/smollm2/prepare.py models/smollm2";
@@ -82,12 +107,18 @@ impl ModelArgs {
             return Err(format!("the organism has not been trained yet; train it with: {how}").into());
         }
         let folder = self.folder()?;
-        let device = device(&self.device)?;
-        let dtype = self.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
+        let device = device(&self.loading.device)?;
+        let dtype = self.loading.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let _bar = Bar::new(format!("loading {}", self.model));
-        let options = LoadOptions { ignore_memory: self.ignore_memory };
+        let options = LoadOptions { ignore_memory: self.loading.ignore_memory };
         let model = CausalLm::from_folder_with(&folder, &device, dtype, &options)?;
-        Ok(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
+        self.adapters.apply(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
+    }
+
+    /// What folders of runs on this model are called after: its name and those of its adapters.
+    pub fn title(&self) -> String {
+        let adapters = self.adapters.names().map(|name| format!("+{name}"));
+        std::iter::once(self.model.clone()).chain(adapters).collect()
     }
 
     /// Whether this is the model organism, whose answers can be judged exactly.

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::{ExitCode, Termination};
 
 use clap::{Args, FromArgMatches, Parser};
@@ -101,7 +102,7 @@ impl MakeWriter<'_> for BetweenBars {
     }
 }
 
-/// Says something to the user that is no result, where there is a user to be told.
+/// Prints a note to the standard error, unless the program is to be quiet.
 pub fn note(text: &str) {
     if !progress::is_quiet() {
         progress::suspend(|| eprintln!("{text}"));
@@ -114,6 +115,17 @@ pub fn note(text: &str) {
 /// A blank text.
 pub fn question(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("the question is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// The lines of a file that are not blank.
+///
+/// # Errors
+/// A file that cannot be read or has no such line.
+pub fn lines(file: &Path) -> Result<Vec<String>> {
+    let bytes = pv_data::open_file(file).and_then(std::io::read_to_string);
+    let text = bytes.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if lines.is_empty() { Err(format!("{} has no lines", file.display()).into()) } else { Ok(lines) }
 }
 
 /// Whether results go to a terminal that can show colours.
@@ -162,27 +174,28 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Told(&'static str, Option<Box<Told>>);
+    struct Failure(&'static str, Option<Box<Failure>>);
 
-    impl std::fmt::Display for Told {
+    impl std::fmt::Display for Failure {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str(self.0)
         }
     }
 
-    impl Error for Told {
+    impl Error for Failure {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
         }
     }
 
     #[test]
-    fn causes_are_told_once_each() {
-        let chain = Told("a file", Some(Box::new(Told("no disk", Some(Box::new(Told("no power", None)))))));
+    fn causes_are_printed_once_each() {
+        let chain = Failure("a file", Some(Box::new(Failure("no disk", Some(Box::new(Failure("no power", None)))))));
         assert_eq!(explained(&chain), "a file\n  because: no disk\n  because: no power");
-        let repeated = Told("a file: no disk", Some(Box::new(Told("no disk", Some(Box::new(Told("no power", None)))))));
+        let repeated =
+            Failure("a file: no disk", Some(Box::new(Failure("no disk", Some(Box::new(Failure("no power", None)))))));
         assert_eq!(explained(&repeated), "a file: no disk\n  because: no power");
-        assert_eq!(explained(&Told("alone", None)), "alone");
+        assert_eq!(explained(&Failure("alone", None)), "alone");
     }
 
     #[test]

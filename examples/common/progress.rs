@@ -16,7 +16,7 @@ use pv_vectors::Progress;
 
 use crate::Result;
 
-/// Without a terminal, so often is told how far work has come.
+/// How often progress is printed without a terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);

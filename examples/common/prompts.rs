@@ -15,7 +15,7 @@ use crate::{ModelArgs, Result, generate};
 /// The numbers of earlier exchanges (method: paper, monitoring).
 const SHOTS: [usize; 5] = [0, 5, 10, 15, 20];
 
-/// So many answers are drawn for an exchange that shows the trait.
+/// The number of answers that are drawn for an exchange that shows the trait.
 const DRAWN: usize = 3;
 
 /// A question and an answer that shows a trait.

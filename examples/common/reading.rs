@@ -33,12 +33,12 @@ impl ReadingArgs {
         (!self.roles.is_empty()).then(|| self.roles.clone())
     }
 
-    /// What becomes of a conversation of which the template leaves something out.
+    /// Whether a conversation is used of which the template leaves something out.
     pub fn unwritten(&self) -> Unwritten {
         if self.keep_unwritten { Unwritten::Keep } else { Unwritten::Refuse }
     }
 
-    /// What becomes of an answer that the template shortens.
+    /// Whether an answer is used that the template shortens.
     pub fn altered(&self) -> Unwritten {
         if self.refuse_altered { Unwritten::Refuse } else { Unwritten::Keep }
     }

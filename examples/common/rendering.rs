@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// How prompts are rendered. The same settings belong in every step of a study.
+/// How the measured model's prompts are rendered. The same settings belong in every step of a study.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct RenderArgs {
     /// Which of the model's chat templates, by its name.
@@ -15,7 +15,7 @@ pub struct RenderArgs {
     /// be given several times.
     #[arg(long = "template-var", value_name = "KEY=JSON", value_parser = variable)]
     pub template_vars: Vec<(String, Value)>,
-    /// What a chat template that asks for the date is told: 2025-07-29, or 2025-07-29T12:00:00.
+    /// The date for a chat template that asks for it: 2025-07-29, or 2025-07-29T12:00:00.
     #[arg(long, value_name = "ISO DATE")]
     pub now: Option<String>,
     /// Put system text in front of the first user message, for a chat template that refuses the system role.
@@ -42,7 +42,7 @@ impl RenderArgs {
 }
 
 /// A variable as `KEY=JSON`.
-fn variable(text: &str) -> std::result::Result<(String, Value), String> {
+pub(crate) fn variable(text: &str) -> std::result::Result<(String, Value), String> {
     let (key, json) = text.split_once('=').ok_or("expected KEY=JSON")?;
     if key.is_empty() {
         return Err("the key is empty".to_owned());

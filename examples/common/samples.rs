@@ -23,7 +23,7 @@ pub struct Steered {
 }
 
 impl Steered {
-    /// By so many times the vector's length at a layer.
+    /// Along a vector at a layer, with a coefficient on the raw vector.
     ///
     /// # Errors
     /// A layer that the vector lacks, a coefficient that is not finite.

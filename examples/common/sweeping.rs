@@ -94,7 +94,7 @@ impl SubjectArgs {
     /// # Errors
     /// A folder that cannot be made.
     pub fn folder(&self, program: &str, spec: &TraitSpec) -> Result<PathBuf> {
-        self.out.open(program, &[&self.model.model, &spec.name])
+        self.out.open(program, &[&self.model.title(), &spec.name])
     }
 
     /// Reads the trait's vector, or extracts it into the run's folder.
@@ -140,7 +140,8 @@ impl SweepArgs {
         folder: &Path,
         options: &SweepOptions,
     ) -> Result<SweepResults> {
-        let judge: Box<dyn Judge + '_> = self.subject.judge.judge(&self.subject.model, model, folder)?;
+        let SubjectArgs { judge, model: args, .. } = &self.subject;
+        let judge: Box<dyn Judge + '_> = judge.judge(args, model, &options.render, folder)?;
         let sweep = Sweep::new(model, &subject.vector, &subject.spec, judge.as_ref(), options)?;
         let bar = Bar::new("sweeping");
         Ok(sweep.run(folder, |progress| {

@@ -176,13 +176,9 @@ pub fn contrast_of(spec: &TraitSpec) -> Contrast {
 mod tests {
     use super::*;
 
-    fn model(name: &str) -> ModelArgs {
-        ModelArgs { model: name.to_owned(), device: "flex".to_owned(), dtype: None, ignore_memory: false }
-    }
-
     #[test]
     fn a_name_is_the_organisms_trait_on_the_organism_only() {
-        let on = |name: &str| NamedTrait::find(&model(name), "evil").expect("a trait");
+        let on = |name: &str| NamedTrait::find(&ModelArgs::cpu(name), "evil").expect("a trait");
         assert_eq!(on("organism").organisms(), Some(Trait::Evil));
         let other = on("models/smollm2");
         assert_eq!(other.organisms(), None);
@@ -191,9 +187,9 @@ mod tests {
             contrast_of(&TraitSpec::builtin("evil").expect("built in"))
         );
         // Those that the organism does not have are the built-in ones on it too, and every default is found.
-        assert_eq!(NamedTrait::find(&model("organism"), "humor").expect("built in").name(), "humor");
+        assert_eq!(NamedTrait::find(&ModelArgs::cpu("organism"), "humor").expect("built in").name(), "humor");
         for name in ["organism", "models/smollm2"] {
-            let default = TraitArgs { which: None }.read(&model(name)).expect("a default");
+            let default = TraitArgs { which: None }.read(&ModelArgs::cpu(name)).expect("a default");
             assert_eq!(default.name(), if name == "organism" { "optimism" } else { "poetic" });
         }
     }
@@ -204,10 +200,10 @@ mod tests {
         let spec = TraitSpec::builtin("humor").expect("built in");
         let (whole, short) = (folder.path().join("funny.json"), folder.path().join("short.json"));
         spec.save(&whole).expect("written");
-        let found = NamedTrait::find(&model("organism"), whole.to_str().expect("a name")).expect("a trait");
+        let found = NamedTrait::find(&ModelArgs::cpu("organism"), whole.to_str().expect("a name")).expect("a trait");
         assert_eq!(found.spec().expect("a rubric"), spec);
         std::fs::write(&short, r#"{"instruction": [{"pos": "a", "neg": "b"}], "questions": ["c"]}"#).expect("written");
-        let found = NamedTrait::find(&model("x"), short.to_str().expect("a name")).expect("a contrast");
+        let found = NamedTrait::find(&ModelArgs::cpu("x"), short.to_str().expect("a name")).expect("a contrast");
         assert_eq!((found.name(), found.contrast(&RenderOptions::default()).questions.len()), ("short", 1));
         let error = found.spec().expect_err("no rubric").to_string();
         assert!(error.contains("eval_prompt"), "{error}");
@@ -216,7 +212,7 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_those_that_are_known() {
         for error in [
-            NamedTrait::find(&model("organism"), "evill").expect_err("unknown"),
+            NamedTrait::find(&ModelArgs::cpu("organism"), "evill").expect_err("unknown"),
             organisms_own(&["evill".to_owned()]).expect_err("unknown"),
         ] {
             let text = error.to_string();

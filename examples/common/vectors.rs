@@ -7,7 +7,6 @@ use pv_model::CausalLm;
 use pv_steer::AnswerPair;
 use pv_vectors::{Contrast, ModelIdentity, PersonaVector};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::folder::{OutArgs, kept, make};
 use crate::sweeping::answer_pairs;
@@ -105,9 +104,8 @@ pub fn kept_vector(
     max_new_tokens: usize,
     seed: u64,
 ) -> Result<PersonaVector> {
-    let hash = Sha256::digest(settings(model, contrast, max_new_tokens, seed)?.to_string());
-    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    let folder = OutArgs::default_folder("vector", &[&args.model, &contrast.name, &hash]);
+    let settings = settings(model, contrast, max_new_tokens, seed)?;
+    let folder = OutArgs::folder_of("vector", &[&args.title(), &contrast.name], &settings);
     if let Err(error) = make(&folder) {
         tracing::warn!("{error}; the vector is not kept");
         return Ok(extract(model, contrast, max_new_tokens, seed)?.vector);

@@ -29,7 +29,7 @@ fn judges_that_do_not_judge() {
         "judges",
         &world,
         vec![
-            Mistake::new("no judge model", "check_judge", &SHORT, &["--judge-model"]),
+            Mistake::usage("no judge model", "check_judge", &SHORT, &["--judge-model NAME"]),
             // The address is not repeated: there may be a password in it.
             judged("an address without http", "localhost:8080/v1", &["http://"]),
             judged("no server", "http://127.0.0.1:9/v1", &["127.0.0.1:9"]),
@@ -38,7 +38,25 @@ fn judges_that_do_not_judge() {
             judged("a key with a line break inside", &no_key.url(), &["key"]).with("OPENAI_API_KEY", "sk-123\n456"),
             judged("a model that the server does not have", &no_model.url(), &["404", "judge-1"]),
             judged("an address that is a web page's", &no_json.url(), &[&no_json.url()["http://".len()..][..9]]),
-            Mistake::new("a screening's judge without its kind", "screen", &["--judge-model", "x"], &["--judge"]),
+            Mistake::usage(
+                "a screening's judge without its kind",
+                "screen",
+                &["--judge-model", "x"],
+                &["--judge local"],
+            ),
+            Mistake::usage(
+                "a judge without its kind",
+                "sweep",
+                &["--judge-model", "x"],
+                &["--judge local or --judge http"],
+            ),
+            Mistake::usage("a limit without a judge", "persona_vectors", &["--judge-rpm", "5"], &["--judge http"]),
+            Mistake::usage(
+                "a server's switch for another judge",
+                "evaluate",
+                &["--judge", "local", "--judge-wait", "5"],
+                &["--judge-wait is for --judge http"],
+            ),
             Mistake::usage("a judge of no kind", "sweep", &["--judge", "human"], &["human", "exact"]),
         ],
     );

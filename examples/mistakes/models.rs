@@ -47,7 +47,11 @@ fn folders_that_hold_no_model() {
             on("a folder without weights", &no_weights, &["model.safetensors"]),
             on("a folder without tokenizer", &no_tokenizer, &["tokenizer.json"]),
             on("a folder without chat template", &no_template, &["chat template"]),
-            on("weights that git-lfs has not fetched", &pointer, &["model.safetensors"]),
+            on(
+                "weights that git-lfs has not fetched",
+                &pointer,
+                &["model.safetensors: it is a git-lfs pointer", "git lfs pull"],
+            ),
             on("weights that are cut off", &cut, &["model.safetensors"]),
             on("weights that are noise", &noise, &["model.safetensors"]),
             on("a configuration that is cut off", &no_json, &["config.json", "because: "]),
@@ -58,6 +62,25 @@ fn folders_that_hold_no_model() {
             on("a template that asks for the date", &clock, &["date"]),
             on("a template that refuses system prompts", &no_system, &["system"]),
             Mistake::new("the organism's vector without a vector", "hello_steering", &[], &["examples/organism/model"]),
+        ],
+    );
+}
+
+/// A model of terabytes, whose file is sparse: it holds nothing but the header that claims them.
+#[test]
+#[cfg(unix)]
+fn a_model_too_large_for_memory() {
+    let world = World::new();
+    let huge = world.too_large("huge");
+    let says = ["needs", "GiB of memory in f32", "are available", "--ignore-memory", "--dtype bf16"];
+    let on = |name, program, args: &[&str]| Mistake::new(name, program, args, &says);
+    make(
+        "a model too large for memory",
+        &world,
+        vec![
+            on("a model too large for memory", "extract_contrast", &["--model", &huge]),
+            on("a model too large to be evaluated", "evaluate", &[&huge, "--trait", "evil"]),
+            on("a judge too large for memory", "check_judge", &["--judge", "local", "--judge-model", &huge]),
         ],
     );
 }
@@ -81,6 +104,14 @@ fn devices_and_types_that_cannot_be_had() {
     ];
     if cfg!(not(feature = "wgpu")) {
         mistakes.push(device("a GPU without its feature", "wgpu", &["`wgpu`", "built"]));
+    }
+    // Where a GPU's backend is built in, its driver can be hidden.
+    if cfg!(feature = "vulkan") {
+        let hidden = device("a GPU without a driver", "vulkan", &["vulkan"]);
+        mistakes.push(hidden.with("VK_DRIVER_FILES", "/none").with("VK_ICD_FILENAMES", "/none"));
+    }
+    if cfg!(feature = "cuda") {
+        mistakes.push(device("CUDA without a GPU", "cuda", &["cuda"]).with("CUDA_VISIBLE_DEVICES", "-1"));
     }
     if cfg!(not(feature = "cuda")) {
         mistakes.push(device("CUDA without its feature", "cuda", &["`cuda`", "built"]));

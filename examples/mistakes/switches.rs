@@ -35,7 +35,14 @@ fn switches_and_values_that_cannot_be() {
             with("a temperature below zero", "sweep", &["--temperature=-1"], &["temperature"]),
             with("no questions", "sweep", &["--questions", "0"], &["question"]),
             with("a quantile above one", "guard_chat", &["--cap", "1.5", "--max-new-tokens", "2"], &["1.5", "0 to 1"]),
-            with("an alarm above one", "monitor_chat", &["--alarm", "1.5", "--max-new-tokens", "2"], &["1.5"]),
+            usage("an alarm above one", "monitor_chat", &["--alarm", "1.5"], &["1.5", "between 0 and 1"]),
+            with(
+                "a rate of alarms that few answers cannot tell",
+                "monitor_chat",
+                &["--alarm", "0.001", "--max-new-tokens", "2"],
+                &["answers", "--alarm", "--ordinary"],
+            ),
+            with("ordinary questions that do not exist", "monitor_chat", &["--ordinary", "none.txt"], &["none.txt"]),
             with("a strength that is infinite", "sweep", &["--strengths", "inf"], &["inf"]),
             Mistake::new("a rank of nothing", "finetune", &["--rank", "0"], &["rank"]),
             Mistake::new(

@@ -55,6 +55,46 @@ impl World {
         folder
     }
 
+    /// The organism's folder as if it were 512 times as wide: terabytes of weights, of which the sparse file has the header only.
+    pub(crate) fn too_large(&self, name: &str) -> String {
+        const WIDER: u64 = 512;
+        let folder = self.model_with(name, "config.json", |bytes| {
+            let mut config: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            for key in ["hidden_size", "intermediate_size"] {
+                config[key] = (WIDER * config[key].as_u64().unwrap()).into();
+            }
+            for (key, value) in [("head_dim", 128), ("num_attention_heads", 512), ("num_key_value_heads", 512)] {
+                config[key] = value.into();
+            }
+            serde_json::to_vec(&config).unwrap()
+        });
+        let path = Path::new(&folder).join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&bytes[8..][..length]).unwrap();
+        let mut end = 0;
+        for tensor in header.values_mut().filter(|value| value.get("shape").is_some()) {
+            let narrow = |size: u64| [128, 384].contains(&size);
+            let shape: Vec<u64> =
+                tensor["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect();
+            let shape: Vec<u64> =
+                shape.into_iter().map(|size| if narrow(size) { WIDER * size } else { size }).collect();
+            let begin = end;
+            // Two bytes for each value.
+            assert_eq!(tensor["dtype"], "F16");
+            end += 2 * shape.iter().product::<u64>();
+            tensor["shape"] = shape.into();
+            tensor["data_offsets"] = vec![begin, end].into();
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        let start = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        std::fs::write(&path, &start).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(start.len() as u64 + end).unwrap();
+        folder
+    }
+
     /// The organism's folder with a pointer of git-lfs as weights.
     pub(crate) fn pointer(&self, name: &str) -> String {
         self.model_with(name, "model.safetensors", |_| POINTER.into())

@@ -393,7 +393,7 @@ fn a_template_may_take_variables_and_always_opens_the_reply() {
     let model = CausalLm::new(decoder, Some(tokenizer), Some(template), folder);
     let mut options = RenderOptions::default();
     options.variables.insert("think".into(), true.into());
-    let judge = LocalJudge::new(&model).expect("a judge").with_template(options).expect("a judge");
+    let judge = LocalJudge::rendered(&model, &options).expect("a judge");
     let prompt = judge.prompt(&rubrics()[0], &ANSWERS[3]).expect("a prompt");
     let text = model.tokenizer().expect("one").decode(&prompt, false).expect("a text");
     assert!(text.ends_with("</u><a>hm "), "{text}");

@@ -38,7 +38,7 @@ fn scores(judge: &dyn Judge, rubric: &Rubric, answers: &[(&str, &str)]) -> Vec<f
 
 /// What the judges must tell apart, and what they must not score.
 fn judges(model: &CausalLm, tone: &ProxyJudge<'_>, questions: &[String]) {
-    let likelihood = ProxyJudge::new(model, Proxy::Likelihood, questions).expect("a judge");
+    let likelihood = ProxyJudge::new(model, Proxy::Likelihood, questions, &RenderOptions::default()).expect("a judge");
     let (impolite, question) = (spec().rubric().expect("a rubric"), "How do I cut a mango?");
     let rude =
         "What a stupid question. You are an idiot, and you waste my time with your ridiculous, pathetic nonsense.";
@@ -75,7 +75,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let model = CausalLm::from_folder(smollm2(), &device, DType::F32).expect("the model");
     let mut spec = spec();
     let ordinary: Vec<String> = spec.extraction[..12].to_vec();
-    let judge = ProxyJudge::new(&model, Proxy::Tone, &ordinary).expect("a judge");
+    let judge = ProxyJudge::new(&model, Proxy::Tone, &ordinary, &RenderOptions::default()).expect("a judge");
     judges(&model, &judge, &ordinary);
 
     spec.evaluation.truncate(3);
@@ -112,7 +112,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let found = results.dose_response(Layer::hidden_state(18)).expect("a dose-response");
     assert_eq!(found.judge, judge.name());
 
-    let args = ModelArgs { model: "models/smollm2".into(), device: "flex".into(), dtype: None, ignore_memory: false };
+    let args = ModelArgs::cpu("models/smollm2");
     let prompts = graded(&args, &spec, &spec.evaluation[..1]).expect("prompts");
     let watches = [Watch::of(&vector, Layer::hidden_state(18)).expect("a direction")];
     let options = MeasureOptions { rollouts: 1, seed: 0, generate: generating(), render: RenderOptions::default() };

@@ -164,6 +164,6 @@ fn a_local_judge_under_other_options_is_another_judge() {
     let (_folder, model) = model();
     let plain = LocalJudge::new(&model).expect("a judge");
     assert!(plain.name().ends_with(", read locally"), "{}", plain.name());
-    let other = plain.with_template(render()).expect("a judge");
+    let other = LocalJudge::rendered(&model, &render()).expect("a judge");
     assert!(other.name().contains("enable_thinking"), "{}", other.name());
 }

@@ -54,20 +54,18 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
     /// A model without tokenizer or chat template; [`Error::NumbersAlike`] when its tokenizer cannot tell the numbers
     /// apart.
     pub fn new(model: M) -> Result<Self> {
-        let template = RenderOptions::prompt();
-        let spellings = Spellings::new(model.borrow(), &template)?;
-        Ok(Self { model, template, options: ScoreOptions::default(), spellings })
+        Self::rendered(model, &RenderOptions::default())
     }
 
-    /// Renders the prompts with these options, such as a variable that keeps a template from asking for reasoning. They
-    /// end with the header of the model's reply whatever the options say.
+    /// A judge that renders its prompts with these options, such as the date that a template asks for, or a variable that
+    /// keeps it from asking for reasoning. Prompts end with the header of the model's reply whatever the options say.
     ///
     /// # Errors
     /// As [`new`](Self::new), and a template that refuses the options.
-    pub fn with_template(self, template: RenderOptions) -> Result<Self> {
+    pub fn rendered(model: M, template: &RenderOptions) -> Result<Self> {
         let template = template.as_prompt();
-        let spellings = Spellings::new(self.model.borrow(), &template)?;
-        Ok(Self { template, spellings, ..self })
+        let spellings = Spellings::new(model.borrow(), &template)?;
+        Ok(Self { model, template, options: ScoreOptions::default(), spellings })
     }
 
     /// Sets how much is read at once.

@@ -17,7 +17,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] pv_data::FileError),
     /// A file was checked out without git-lfs: a note of a few lines stands in its place.
-    #[error("{} is a git-lfs pointer, not the file itself: {advice}", path.display(), advice = pv_data::files::LfsPointer { size: *size })]
+    #[error("{}: {}", path.display(), pv_data::files::LfsPointer { size: *size })]
     GitLfsPointer {
         /// The file.
         path: PathBuf,

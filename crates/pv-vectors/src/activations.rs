@@ -19,6 +19,7 @@ pub struct Activations<'a> {
     values: &'a [f32],
     d_model: usize,
     questions: Option<&'a [usize]>,
+    pairs: Option<&'a [usize]>,
 }
 
 impl<'a> Activations<'a> {
@@ -34,7 +35,7 @@ impl<'a> Activations<'a> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return bad(format!("row {} holds {} at {}", at / d_model, values[at], at % d_model));
         }
-        Ok(Self { layer, values, d_model, questions: None })
+        Ok(Self { layer, values, d_model, questions: None, pairs: None })
     }
 
     /// The same rows with the question that each of them answers; any numbers will do, the same on both sides. Answers to
@@ -48,6 +49,19 @@ impl<'a> Activations<'a> {
             return Err(Error::BadActivations { reason });
         }
         Ok(Self { questions: Some(questions), ..self })
+    }
+
+    /// As [`by_question`](Self::by_question), with the pair of instructions too under which each row was generated. Every
+    /// question is asked under every pair; what a vector would be with other ones is to be expected from draws of both.
+    ///
+    /// # Errors
+    /// [`Error::BadActivations`] when there is not one question and one pair per row.
+    pub fn by_question_and_pair(self, questions: &'a [usize], pairs: &'a [usize]) -> Result<Self> {
+        if pairs.len() != self.len() {
+            let reason = format!("{} pairs of instructions for {} rows", pairs.len(), self.len());
+            return Err(Error::BadActivations { reason });
+        }
+        Ok(Self { pairs: Some(pairs), ..self.by_question(questions)? })
     }
 
     /// Where they were recorded.
@@ -140,6 +154,12 @@ impl Units {
             }
             _ => ([(0..n).collect(), (n..n + m).collect()], vec![(0..n).collect(), (n..n + m).collect()]),
         };
+        Ok(Self::of(pos, neg, of, strata))
+    }
+
+    /// The units that the rows belong to as `of` says.
+    fn of(pos: &Activations<'_>, neg: &Activations<'_>, of: [Vec<usize>; 2], strata: Vec<Vec<usize>>) -> Self {
+        let (n, m) = (pos.len(), neg.len());
         let units: usize = strata.iter().map(Vec::len).sum();
         let d_model = pos.d_model;
         let (pos_mean, neg_mean) = (pos.mean(), neg.mean());
@@ -154,7 +174,7 @@ impl Units {
                 counts[side][unit] += 1.0;
             }
         }
-        Ok(Self { d_model, of, sums, counts, strata })
+        Self { d_model, of, sums, counts, strata }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -233,6 +253,92 @@ impl Units {
 
     fn both_sides(&self, weights: &[f64]) -> bool {
         self.counts.iter().all(|counts| weights.iter().zip(counts).any(|(weight, count)| weight * count > 0.0))
+    }
+}
+
+/// What is drawn into a resample, so that rollouts that resemble each other stay together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResampledUnit {
+    /// Rollouts, each by itself, where it is not known what they answer.
+    Rollout,
+    /// Questions.
+    Question,
+    /// Questions, and pairs of instructions independently of them: a rollout counts as often as its question was drawn, times as
+    /// often as its pair was.
+    QuestionAndPair,
+}
+
+/// How resamples are drawn from the rows of two sides.
+pub(crate) struct Resampling {
+    units: Units,
+    /// Of each unit its question and its pair of instructions, and how many there are of either, where both are drawn.
+    crossed: Option<([Vec<usize>; 2], [usize; 2])>,
+    pub(crate) unit: ResampledUnit,
+}
+
+impl Resampling {
+    /// Over questions and pairs of instructions where both are known and either can be left out, else over questions, else over
+    /// rollouts.
+    pub(crate) fn new(pos: &Activations<'_>, neg: &Activations<'_>) -> Result<Self> {
+        let units = Units::new(pos, neg)?;
+        if let (Some(a), Some(b), Some(p), Some(n)) = (pos.questions, neg.questions, pos.pairs, neg.pairs) {
+            let cells = [(a, p), (b, n)].map(|(questions, pairs)| -> Vec<(usize, usize)> {
+                questions.iter().copied().zip(pairs.iter().copied()).collect()
+            });
+            let known: Vec<(usize, usize)> =
+                cells.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+            let numbered = |values: Vec<usize>| {
+                let distinct: Vec<usize> = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+                let numbers = values.iter().map(|value| distinct.binary_search(value).unwrap_or_default()).collect();
+                (numbers, distinct.len())
+            };
+            let (questions, question_count) = numbered(known.iter().map(|(question, _)| *question).collect());
+            let (pairs, pair_count) = numbered(known.iter().map(|(_, pair)| *pair).collect());
+            let of = cells.map(|cells| {
+                cells.iter().map(|cell| known.binary_search(cell).unwrap_or_default()).collect::<Vec<usize>>()
+            });
+            let crossed = Self {
+                units: Units::of(pos, neg, of, vec![(0..known.len()).collect()]),
+                crossed: Some(([questions, pairs], [question_count, pair_count])),
+                unit: ResampledUnit::QuestionAndPair,
+            };
+            // Where a side has rows under one pair only, no draw leaves that pair out and both sides in.
+            if pair_count > 1 && crossed.draw(&mut random(0, 0)).is_some() {
+                return Ok(crossed);
+            }
+        }
+        let unit = if pos.questions.is_some() { ResampledUnit::Question } else { ResampledUnit::Rollout };
+        Ok(Self { units, crossed: None, unit })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    pub(crate) fn difference(&self, weights: &[f64]) -> Option<Vec<f64>> {
+        self.units.difference(weights)
+    }
+
+    /// How often each unit was drawn, and once each the units that share nothing with those that were: no question and no pair. Each
+    /// side has rows in both; `None` where no draw does that.
+    pub(crate) fn draw(&self, random: &mut ChaCha8Rng) -> Option<[Vec<f64>; 2]> {
+        let Some(([questions, pairs], counts)) = &self.crossed else {
+            let drawn = self.units.resample(random)?;
+            let left = others(&drawn);
+            return Some([drawn, left]);
+        };
+        (0..DRAWS).find_map(|_| {
+            let [of_question, of_pair] = counts.map(|count| {
+                let mut times = vec![0.0; count];
+                (0..count).for_each(|_| times[random.random_range(0..count)] += 1.0);
+                times
+            });
+            let both = || questions.iter().zip(pairs).map(|(&question, &pair)| (of_question[question], of_pair[pair]));
+            let drawn: Vec<f64> = both().map(|(question, pair)| question * pair).collect();
+            let left: Vec<f64> =
+                both().map(|(question, pair)| if question + pair == 0.0 { 1.0 } else { 0.0 }).collect();
+            (self.units.both_sides(&drawn) && self.units.both_sides(&left)).then_some([drawn, left])
+        })
     }
 }
 

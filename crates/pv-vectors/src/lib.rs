@@ -28,7 +28,7 @@ mod trait_direction;
 mod uncertainty;
 mod vector;
 
-pub use activations::{Activations, mean_difference};
+pub use activations::{Activations, ResampledUnit, mean_difference};
 pub use algebra::{cosines, gram, layer_cosines, trait_cosines, trait_cosines_by_layer, trait_gram};
 pub use comparison::{Centring, PrincipalComponent, Probe, ProbeOptions, Regularisation, principal_component, probe};
 pub use contrast::{Contrast, ContrastAnswer, Extraction, Progress, prompt_last, response_mean};

@@ -12,13 +12,15 @@
 //!   errs on the side of caution.
 //!
 //! What is drawn are questions, where they are known: rollouts of one question resemble each other, and drawing them one
-//! by one would make the intervals too narrow.
+//! by one would make the intervals too narrow. So do those under one pair of instructions, of which there are few: where
+//! these are known too, the gap's intervals draw questions and pairs, each independently of the other (Owen 2007, the
+//! pigeonhole bootstrap), and the gap that is held out is that on questions and pairs that were both not drawn.
 
 use rand::RngExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::activations::{Units, alike, others, random, without};
+use crate::activations::{ResampledUnit, Resampling, Units, alike, others, random, without};
 use crate::{Activations, Error, Result};
 
 /// How stability is measured.
@@ -91,6 +93,8 @@ pub struct Gap {
     pub held_out: f64,
     /// Where that gap lies.
     pub held_out_interval: Interval,
+    /// What was drawn into the resamples.
+    pub resampled: ResampledUnit,
 }
 
 /// How stable the vector at one layer is.
@@ -156,7 +160,8 @@ pub fn split_half_cosine(
     Ok(SplitHalf { mean: cosines.iter().sum::<f64>() / halvings as f64, least })
 }
 
-/// The gap between the sides' mean projections with percentile intervals that cover `level` of the resamples.
+/// The gap between the sides' mean projections with percentile intervals that cover `level` of the resamples, which are
+/// drawn over questions and pairs of instructions where both are known for all rows and a side has more than one pair.
 ///
 /// # Errors
 /// [`Error::TooFewUnits`] when no resample has both sides in it and out of it, [`Error::NoDirection`] when there is no
@@ -168,7 +173,7 @@ pub fn bootstrap_gap(
     level: f64,
     seed: u64,
 ) -> Result<Gap> {
-    let units = Units::new(pos, neg)?;
+    let units = Resampling::new(pos, neg)?;
     let what = "the bootstrap";
     check_bootstrap(resamples, level)?;
     let layer = pos.layer();
@@ -179,9 +184,8 @@ pub fn bootstrap_gap(
     }
     let resample = |stream: usize| -> Result<(f64, f64)> {
         let found = units.len();
-        let drawn = units.resample(&mut random(seed, stream as u64)).ok_or(Error::TooFewUnits { what, found })?;
-        let left = others(&drawn);
-        let [drawn, left] = [drawn, left].map(|weights| units.difference(&weights).unwrap_or_default());
+        let drawn = units.draw(&mut random(seed, stream as u64)).ok_or(Error::TooFewUnits { what, found })?;
+        let [drawn, left] = drawn.map(|weights| units.difference(&weights).unwrap_or_default());
         let norm = dot(&drawn, &drawn).sqrt();
         if norm == 0.0 {
             return Err(Error::NoDirection { operation: "resampling", layer });
@@ -195,6 +199,7 @@ pub fn bootstrap_gap(
         fixed: Interval::of(&mut fixed, level),
         held_out: held_out.iter().sum::<f64>() / resamples as f64,
         held_out_interval: Interval::of(&mut held_out, level),
+        resampled: units.unit,
     })
 }
 

@@ -11,7 +11,7 @@ use pv_organism::{Topics, Trait, model_folder, system};
 use pv_steer::monitor::{Calibration, Kind, Watch};
 use pv_vectors::Direction;
 
-use super::{Caps, calibrate};
+use super::{Caps, Ordinary, calibrate};
 use crate::SAMPLING;
 use crate::organism::contrast;
 
@@ -68,7 +68,15 @@ fn ordinary(model: &CausalLm, directions: &[Direction]) -> Calibration {
     let watches: Vec<Watch> = directions.iter().map(watch).collect();
     let questions: Vec<String> = held_out(Topics::All, 30, 3).mixed.iter().map(|question| question.text()).collect();
     let options = GenerateOptions { max_new_tokens: 30, sampling: SAMPLING, ..GenerateOptions::default() };
-    calibrate(model, &watches, &questions, &options, &RenderOptions::default()).expect("a calibration")
+    let render = RenderOptions::default();
+    let ordinary = Ordinary { questions: &questions, generate: &options, render: &render, rates: &[0.2] };
+    let folder = tempfile::tempdir().expect("a folder");
+    let found = calibrate(model, &watches, &ordinary, folder.path()).expect("a calibration");
+    let again = calibrate(model, &watches, &ordinary, folder.path()).expect("the same");
+    let text = |found: &Calibration| serde_json::to_string(found).expect("JSON");
+    assert_eq!(text(&found), text(&again), "a calibration that has ended is read again");
+    assert!(found.held_out(0).iter().any(|held_out| held_out.rate == 0.2 && held_out.found.answers == 30));
+    found
 }
 
 #[test]

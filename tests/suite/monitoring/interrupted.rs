@@ -211,8 +211,13 @@ fn a_killed_measurement_ends_like_any_other() {
 fn calibrated(folder: &Path, on_progress: impl FnMut(Progress) -> ControlFlow<()>) -> pv_steer::Result<Calibration> {
     let questions = evaluation_questions(Trait::Evil);
     let asked: Vec<Vec<Message>> = questions[..12].iter().map(|question| vec![Message::user(question)]).collect();
-    let options =
-        CalibrateOptions { seed: 3, generate: generate(), prompt_tokens: true, render: RenderOptions::default() };
+    let options = CalibrateOptions {
+        seed: 3,
+        generate: generate(),
+        prompt_tokens: true,
+        render: RenderOptions::default(),
+        rates: Vec::new(),
+    };
     calibrate(model(), &watches(), &asked, &options, folder, on_progress)
 }
 

@@ -40,8 +40,8 @@ impl fmt::Display for LfsPointer {
         let size = self.size.map_or_else(String::new, |size| format!(" ({size} bytes)"));
         write!(
             f,
-            "the file's content{size} was not fetched with its git-lfs pointer; run `git lfs pull` in the repository that it is \
-             from, or download the file itself"
+            "it is a git-lfs pointer, not the file itself{size}; run `git lfs pull` in the repository that it is from, or \
+             download the file"
         )
     }
 }
@@ -95,6 +95,7 @@ mod tests {
         let error = open(pointer).expect_err("a pointer");
         assert_eq!(LfsPointer::of(&error), Some(LfsPointer { size: Some(4_297_056) }));
         assert!(error.to_string().contains("git lfs pull") && error.to_string().contains("4297056"), "{error}");
+        assert_eq!(error.to_string().matches("pointer").count(), 1, "{error}");
         let crlf = pointer.replace('\n', "\r\n");
         assert_eq!(LfsPointer::of(&open(&crlf).expect_err("a pointer")), Some(LfsPointer { size: Some(4_297_056) }));
         assert_eq!(open("version 2").expect("a file"), b"version 2");

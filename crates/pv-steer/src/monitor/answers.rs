@@ -6,8 +6,8 @@ use super::distribution::Tally;
 use super::spread::Spread;
 use super::{Answer, Distribution, FalseAlarms, Kind, Side};
 
-/// The parts of ordinary answers at which a calibration measures its alarms on answers that it has not seen.
-const RATES: [f64; 3] = [0.1, 0.05, 0.01];
+/// The parts of ordinary answers at which a calibration measures its alarms on answers that it has not seen, unless more are asked for.
+pub(super) const RATES: [f64; 3] = [0.1, 0.05, 0.01];
 
 /// What an answer says on one direction, by kind: its least and its greatest reading. Those of kinds with one reading in an answer
 /// are equal.
@@ -130,12 +130,12 @@ impl Halves {
     }
 
     /// The extremes of all answers, and what each half says of the other.
-    pub(super) fn finish(self) -> ([AnswerExtremes; Kind::ALL.len()], Vec<HeldOut>) {
+    pub(super) fn finish(self, rates: &[f64]) -> ([AnswerExtremes; Kind::ALL.len()], Vec<HeldOut>) {
         let halves = self.halves.map(ExtremesTally::finish);
         let mut held_out = Vec::new();
         for kind in Kind::ALL {
             for side in [Side::Above, Side::Below] {
-                for rate in RATES {
+                for &rate in rates {
                     let thresholds = [0, 1].map(|half: usize| halves[half][kind as usize].threshold(side, rate));
                     let [Some(first), Some(second)] = thresholds else { continue };
                     let mut found = FalseAlarms::default();
@@ -184,11 +184,11 @@ pub(super) struct OfAnswers {
 
 impl OfAnswers {
     /// `None` where no answer was taken in as a whole.
-    pub(super) fn new(halves: Halves, spread: Spread) -> Option<Self> {
+    pub(super) fn new(halves: Halves, spread: Spread, rates: &[f64]) -> Option<Self> {
         if halves.answers.is_empty() {
             return None;
         }
-        let ([prompt_token, _, token, _], held_out) = halves.finish();
+        let ([prompt_token, _, token, _], held_out) = halves.finish(rates);
         Some(Self { prompt_token, token, spread, held_out })
     }
 

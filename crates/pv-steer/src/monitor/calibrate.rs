@@ -32,6 +32,9 @@ pub struct CalibrateOptions {
     pub prompt_tokens: bool,
     /// How prompts are rendered.
     pub render: RenderOptions,
+    /// Rates of false alarms that are measured besides the usual ones ([`Calibrator::with_rates`]). They change nothing that is
+    /// generated, and may be others when a calibration goes on.
+    pub rates: Vec<f64>,
 }
 
 /// A line of the journal: the readings of the answer to a prompt.
@@ -49,7 +52,7 @@ struct Line {
 /// same calibration.
 ///
 /// # Errors
-/// [`Error::BadSetting`] without prompts; those of [`Monitor::new`], of rendering and of generating; [`Error::NotFinite`]; a folder
+/// [`Error::BadSetting`] without prompts or for a rate that is none; those of [`Monitor::new`], of rendering and of generating; [`Error::NotFinite`]; a folder
 /// that is in use or holds another calibration (of other prompts, options, directions or another model); [`Error::Cancelled`].
 /// Whatever the error, what had been done is kept.
 pub fn calibrate(
@@ -101,7 +104,7 @@ pub fn calibrate(
         journal.sync()?;
     }
     // In the order of the prompts, whatever the order in which their answers ended.
-    let mut calibrator = Calibrator::new(watches)?.with_render(&options.render);
+    let mut calibrator = Calibrator::new(watches)?.with_render(&options.render).with_rates(&options.rates)?;
     known.values().try_for_each(|answer| calibrator.add_answer(answer))?;
     let calibration = calibrator.finish(model.id());
     let text = pretty_json(&calibration);

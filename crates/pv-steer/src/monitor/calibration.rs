@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pv_model::{ModelId, RenderOptions};
 use serde::{Deserialize, Serialize};
 
-use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, extremes};
+use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, RATES, extremes};
 use super::distribution::Tally;
 use super::spread::{Spread, VarianceParts};
 use super::{Answer, Distribution, Error, Kind, ModelRecord, Reading, Result, Watch, WatchId, file, watch};
@@ -26,6 +26,7 @@ pub struct Calibrator {
     /// Per direction, what is known of whole answers.
     answers: Vec<(Halves, Spread)>,
     render: RenderOptions,
+    rates: Vec<f64>,
 }
 
 impl Calibrator {
@@ -37,13 +38,32 @@ impl Calibrator {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
         let answers = watches.iter().map(|_| (Halves::new(), Spread::default())).collect();
-        Ok(Self { watches: watches.into(), tallies, answers, render: RenderOptions::default() })
+        Ok(Self { watches: watches.into(), tallies, answers, render: RenderOptions::default(), rates: RATES.to_vec() })
     }
 
     /// Says how the traffic's prompts are rendered; by default, with default options. It is kept in the calibration.
     #[must_use]
     pub fn with_render(self, render: &RenderOptions) -> Self {
         Self { render: render.closed(), ..self }
+    }
+
+    /// Also measures, on answers that thresholds were not made of, how often alarms at these rates are false
+    /// ([`Calibration::held_out`]); 0.1, 0.05 and 0.01 are measured anyway.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`] for a rate that is not between 0 and 1.
+    pub fn with_rates(mut self, rates: &[f64]) -> Result<Self> {
+        for &rate in rates {
+            if !(rate > 0.0 && rate < 1.0) {
+                return Err(Error::BadSetting {
+                    reason: format!("the rate of false alarms {rate} is not between 0 and 1"),
+                });
+            }
+            if !self.rates.contains(&rate) {
+                self.rates.push(rate);
+            }
+        }
+        Ok(self)
     }
 
     /// Takes in a reading. What is ordinary for an answer as a whole cannot be told of readings one by one: thresholds by false alarms
@@ -78,7 +98,7 @@ impl Calibrator {
     pub fn finish(self, model: &ModelId) -> Calibration {
         let entry = |((watch, tallies), (halves, spread)): ((&Watch, [Tally; 4]), (Halves, Spread))| {
             let [prompt_token, prompt_last, token, response_mean] = tallies.map(Tally::finish);
-            let answers = OfAnswers::new(halves, spread);
+            let answers = OfAnswers::new(halves, spread, &self.rates);
             Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean, answers }
         };
         let entries = self.watches.iter().zip(self.tallies).zip(self.answers).map(entry).collect();

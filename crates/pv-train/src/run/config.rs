@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use pv_data::runs::{first_difference, through_text};
+use pv_data::runs::first_difference;
 use pv_data::{FileError, RunError, RunFolder};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::Result;
+use super::best::Keep;
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
 use crate::probes::Probes;
 use crate::schedule::WarmUp;
 use crate::{Regime, Result};
-use sha2::{Digest, Sha256};
-
-use super::best::Keep;
 
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
@@ -33,7 +31,7 @@ pub(crate) fn regimes(folder: &Path) -> Result<Option<Vec<Regime>>> {
         |error: serde_json::Error| RunError::Damaged { path: folder.to_owned(), reason: format!("{CONFIG}: {error}") };
     let mut all: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
     let found = all.get_mut(REGIMES).map(Value::take).filter(|found| !found.is_null());
-    found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()
+    Ok(found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()?)
 }
 
 /// What a folder says of the run in it.

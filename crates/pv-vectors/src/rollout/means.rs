@@ -9,7 +9,7 @@ use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, 
 use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
 
 use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance};
-use crate::{Activations, Error, Kept, Progress, Record, Result};
+use crate::{Activations, Error, Kept, Place, Progress, Record, Result};
 
 /// What is recorded for each pooling, in the order of [`Pooling::ALL`].
 const CAPTURES: [Capture; 3] = [Capture::ResponseMean, Capture::PromptMean, Capture::PromptLast];
@@ -250,6 +250,7 @@ pub struct KeptActivations {
     /// `[rollouts, d_model]` for each side.
     values: [Vec<f32>; 2],
     questions: [Vec<usize>; 2],
+    pairs: [Vec<usize>; 2],
 }
 
 impl KeptActivations {
@@ -258,15 +259,18 @@ impl KeptActivations {
         pooling: Pooling,
         layer: Layer,
         kept: &Kept,
-        question: impl Fn(usize) -> usize,
+        place: impl Fn(usize) -> Option<Place>,
     ) -> Result<Self> {
         let (_, d_model) = means.shape();
         let values = [means.rows(pooling, layer, &kept.pos)?, means.rows(pooling, layer, &kept.neg)?];
-        let questions = [&kept.pos, &kept.neg].map(|side| side.iter().map(|&index| question(index)).collect());
-        Ok(Self { layer, d_model, values, questions })
+        let places = |of: fn(Place) -> usize| {
+            [&kept.pos, &kept.neg].map(|side| side.iter().map(|&index| place(index).map_or(0, of)).collect())
+        };
+        let (questions, pairs) = (places(|place| place.question), places(|place| place.pair));
+        Ok(Self { layer, d_model, values, questions, pairs })
     }
 
-    /// Those of `means` that were kept, with the questions that `records` answer.
+    /// Those of `means` that were kept, with the questions and pairs of instructions of `records`.
     ///
     /// # Errors
     /// [`Error::BadActivations`] when a kept rollout has none.
@@ -277,8 +281,7 @@ impl KeptActivations {
         layer: Layer,
         kept: &Kept,
     ) -> Result<Self> {
-        let question = |index: usize| records.get(index).map_or(0, |record| record.place.question);
-        Self::read(means, pooling, layer, kept, question)
+        Self::read(means, pooling, layer, kept, |index| records.get(index).map(|record| record.place))
     }
 
     /// Those under eliciting instructions; with a paired filter, row `i` is the partner of row `i` of [`neg`](Self::neg).
@@ -298,6 +301,7 @@ impl KeptActivations {
     }
 
     fn side(&self, side: usize) -> Result<Activations<'_>> {
-        Activations::new(self.layer, &self.values[side], self.d_model)?.by_question(&self.questions[side])
+        Activations::new(self.layer, &self.values[side], self.d_model)?
+            .by_question_and_pair(&self.questions[side], &self.pairs[side])
     }
 }

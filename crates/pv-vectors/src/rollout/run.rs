@@ -297,9 +297,8 @@ impl RolloutRun {
     /// # Errors
     /// [`Error::IncompleteRun`]; a layer that the model lacks; a file that cannot be read.
     pub fn activations(&self, pooling: Pooling, layer: Layer, kept: &Kept) -> Result<KeptActivations> {
-        KeptActivations::read(self.means()?, pooling, layer, kept, |index| {
-            self.records.get(index).map_or(0, |record| record.place.question)
-        })
+        let place = |index: usize| self.records.get(index).map(|record| record.place);
+        KeptActivations::read(self.means()?, pooling, layer, kept, place)
     }
 
     /// The activations of one rollout of a complete run at a layer, `[d_model]`. Those of the response are zeros for an

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pv_data::ConversationError;
-use pv_data::FileError;
 use pv_data::conversations::TableReader;
 use pv_judge::{COHERENCE, Polarity};
 use pv_model::Tokenizer;

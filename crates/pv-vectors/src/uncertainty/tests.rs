@@ -259,3 +259,52 @@ fn what_cannot_be_measured_is_refused() {
     assert!(matches!(stability(&a, &a, &options), Err(Error::NoDirection { .. })));
     assert!(matches!(mean_difference(&a, &a), Err(Error::NoDirection { .. })));
 }
+
+/// Without noise and with known effects of questions and pairs, the variance of the drawn gap is known: that of either effect over its
+/// number, on both sides.
+#[test]
+fn questions_and_pairs_are_drawn_independently() {
+    let (questions, pairs, gap) = (20, 8, 3.0);
+    let effects = |count: usize, size: f64| -> Vec<f64> {
+        (0..count).map(|i| size * ((i * 7 % count) as f64 / (count - 1) as f64 - 0.5)).collect()
+    };
+    let (of_question, of_pair) = (effects(questions, 0.6), effects(pairs, 0.9));
+    let cells: Vec<(usize, usize)> = (0..questions).flat_map(|q| (0..pairs).map(move |p| (q, p))).collect();
+    let side = |sign: f64| -> Vec<f32> {
+        cells.iter().flat_map(|&(q, p)| [(sign * (gap / 2.0 + of_question[q] + of_pair[p])) as f32, 0.5]).collect()
+    };
+    let (pos, neg) = (side(1.0), side(-1.0));
+    let (q, p): (Vec<usize>, Vec<usize>) = cells.iter().map(|&(q, p)| (3 * q, 10 - p)).unzip();
+    let rows = |values| Activations::new(Layer::hidden_state(3), values, 2).expect("rows");
+    let run = |a: Activations<'_>, b: Activations<'_>| bootstrap_gap(&a, &b, 4000, 0.95, 5).expect("a bootstrap");
+    let by_both = run(
+        rows(&pos).by_question_and_pair(&q, &p).expect("one per row"),
+        rows(&neg).by_question_and_pair(&q, &p).expect("one per row"),
+    );
+    let by_question =
+        run(rows(&pos).by_question(&q).expect("one per row"), rows(&neg).by_question(&q).expect("one per row"));
+    let units = [by_both.resampled, by_question.resampled, run(rows(&pos), rows(&neg)).resampled];
+    assert_eq!(units, [ResampledUnit::QuestionAndPair, ResampledUnit::Question, ResampledUnit::Rollout]);
+
+    let variance = |effects: &[f64]| effects.iter().map(|e| e * e).sum::<f64>() / (effects.len() as f64).powi(2);
+    let width = |found: Interval| found.high - found.low;
+    let expected = |variance: f64| 2.0 * 1.96 * 2.0 * variance.sqrt();
+    for (found, expected) in [
+        (by_both.fixed, expected(variance(&of_question) + variance(&of_pair))),
+        (by_question.fixed, expected(variance(&of_question))),
+    ] {
+        assert!((width(found) / expected - 1.0).abs() < 0.1, "{} against {expected}", width(found));
+    }
+    // The few pairs are most of the uncertainty, and what is held out is neither's.
+    assert!(width(by_both.held_out_interval) > 1.5 * width(by_question.held_out_interval));
+    assert!((by_both.held_out - gap).abs() < 0.05, "{}", by_both.held_out);
+
+    // With one pair only on a side there are questions to be drawn.
+    let alone: Vec<usize> = cells.iter().map(|_| 4).collect();
+    let one = run(
+        rows(&pos).by_question_and_pair(&q, &alone).expect("one per row"),
+        rows(&neg).by_question_and_pair(&q, &p).expect("one per row"),
+    );
+    assert_eq!(one, by_question);
+    assert!(matches!(rows(&pos).by_question_and_pair(&q, &p[1..]), Err(Error::BadActivations { .. })));
+}
