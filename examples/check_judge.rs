@@ -14,7 +14,7 @@ use pv_examples::{Bar, Result, run};
 use pv_hooks::NoHook;
 use pv_judge::{Judge, Polarity, Rubric, TraitSpec};
 use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
-use pv_vectors::{JudgedAnswers, ModelIdentity, roc_auc};
+use pv_vectors::{JudgedAnswers, roc_auc};
 use serde_json::json;
 
 /// Judges answers to a trait's evaluation questions under its contrastive system prompts, and under none.
@@ -36,7 +36,7 @@ fn program(Args { subject: args }: Args) -> Result {
     let model = args.model.load()?;
     let out = args.folder("check_judge", &spec)?;
     let judge = args.judge.judge(&args.model, &model, &args.render.options()?, &out)?;
-    println!("{} on {}, judged by {}", spec.name, model.id().name, judge.name());
+    println!("{} on {}, judged by {}", spec.name, model.name(), judge.name());
 
     let pairs = 0..spec.instruction.len();
     let both = pairs.flat_map(|pair| [(pair, Polarity::Pos), (pair, Polarity::Neg)]).map(Some);
@@ -104,7 +104,7 @@ fn judged(
     folder.claim(
         "run.json",
         &through_text(&json!({
-            "model": ModelIdentity::of(model)?,
+            "model": model.identity()?,
             "judge": judge.name(),
             "rubrics": [&rubrics[0].name, &spec.eval_prompt],
             "systems": systems,

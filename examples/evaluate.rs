@@ -110,7 +110,7 @@ fn program(args: Args) -> Result {
     for (at, (one, title)) in models.iter().zip(&titles).enumerate() {
         let other = if at > 0 { Some(one.load()?) } else { None };
         let model = other.as_ref().unwrap_or(&first);
-        let folder = out.join(format!("{at}-{}", model.id().name.replace('/', "--")));
+        let folder = out.join(format!("{at}-{}", model.name().replace('/', "--")));
         let evaluation = Evaluation::new(model, &specs, judge.as_ref(), &args.options()?)?;
         evaluations.push((title.clone(), answered(&evaluation, &folder.join("traits"), title)?));
         further.push(args.further(model, &folder)?);
@@ -208,9 +208,9 @@ impl Args {
     }
 
     fn further(&self, model: &CausalLm, folder: &Path) -> Result<Further> {
-        let bar = Bar::new(model.id().name.as_str());
+        let bar = Bar::new(model.name());
         let step = |what: &'static str, done: usize, total: usize| {
-            bar.set(format!("{}: {what}", model.id().name), done, total);
+            bar.set(format!("{}: {what}", model.name()), done, total);
             ControlFlow::Continue(())
         };
         let mut found = Further { mmlu: None, perplexity: None };

@@ -17,7 +17,7 @@ use pv_train::{
     BootstrapOptions, Conversation, Decay, Duration, EncodeOptions, ProjectionTable, Regime, Regimes, RunHook, Sample,
     TrainOptions, TraitDirection, finetune, mean_loss,
 };
-use pv_vectors::{Contrast, ModelIdentity, PersonaVector, response_mean};
+use pv_vectors::{Contrast, PersonaVector, response_mean};
 use serde_json::{Value, json};
 
 /// What the training questions are about; the held-out ones are about other things.
@@ -103,7 +103,7 @@ impl Args {
     /// The folder, for a run of these settings; which coefficients are tried is none of them.
     fn open(&self, model: &CausalLm, contrast: &Contrast) -> Result<PathBuf> {
         let settings = json!({
-            "model": ModelIdentity::of(model)?,
+            "model": model.identity()?,
             "contrast": contrast,
             "layer": self.layer,
             "chats": self.chats,

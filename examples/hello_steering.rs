@@ -33,7 +33,7 @@ fn program(args: Args) -> Result {
     let device = device("flex")?;
     let model = CausalLm::from_folder(args.model, &device, default_dtype(&device))?;
     let vector = PersonaVector::load(args.vector)?;
-    vector.check_model(model.id(), &model.shape())?;
+    vector.check_model(model.config())?;
 
     let direction = vector.direction(Layer::hidden_state(model.config().layers.div_ceil(2)))?;
     let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(2.0), Positions::Response)?;

@@ -79,7 +79,7 @@ fn program(args: Args) -> Result {
     let ordinary = Ordinary { questions: &questions, generate: &options, render: &render, rates: &[each] };
     let calibration = match &args.calibration {
         Some(path) if path.is_file() => {
-            let calibration = Calibration::load(path, &watches, model.id())?;
+            let calibration = Calibration::load(path, &watches, &model.identity()?)?;
             calibration.check_render(&render)?;
             calibration
         }

@@ -50,7 +50,7 @@ fn program(args: Args) -> Result {
     let layers = (1..=model.config().layers).map(Layer::hidden_state);
     let watches = layers.map(|layer| Watch::of(&subject.vector, layer)).collect::<Result<Vec<_>, _>>()?;
     let shots = exchanges(&args.model, &model, spec, judge.as_ref(), &generate, &args.render.options()?)?;
-    println!("{} on {} at {layer}, judged by {}", spec.name, model.id().name, judge.name());
+    println!("{} on {} at {layer}, judged by {}", spec.name, model.name(), judge.name());
     for (family, prompts) in
         [("graded", graded(&args.model, spec, &spec.evaluation)?), ("many_shot", after_shots(&shots, &spec.evaluation))]
     {

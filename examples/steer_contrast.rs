@@ -67,7 +67,7 @@ fn program(args: Args) -> Result {
     let vector = args.vector.read(&args.model, &model, &named.contrast(&render), args.max_new_tokens, args.seed)?;
     let direction = vector.direction(args.vector.layer(&args.model, &model))?;
     let name = &vector.provenance().trait_name;
-    println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.id().name, direction.layer, direction.norm());
+    println!("{name} on {} at {}, ‖v‖ = {:.2}\n", model.name(), direction.layer, direction.norm());
 
     let questions: Vec<String> = match (args.questions.is_empty(), judged) {
         (false, _) => args.questions.clone(),

@@ -85,7 +85,7 @@ fn measure(args: &Args, task: Task) -> Result {
     let rate = if rates.is_empty() { first.tokens_per_s() } else { median(rates) };
     let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
     let line = json!({
-        "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.id().name,
+        "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.name(),
         "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.loading.device,
         "peer": "pv-model", "over_plain": over_plain, "tokens": first.tokens, "check": first.check,
         "seconds_per_step": task.step_tokens().map(|tokens| tokens as f64 / rate),

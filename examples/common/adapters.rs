@@ -54,7 +54,7 @@ impl AdapterArgs {
         if self.adapters.is_empty() {
             return Ok(model);
         }
-        let (mut decoder, mut name) = (model.decoder().clone(), model.id().name.clone());
+        let (mut decoder, mut name) = (model.decoder().clone(), model.name().to_owned());
         for WeightedAdapter { folder, weight } in &self.adapters {
             let adapter = Adapter::load_for(folder, model.config())?;
             decoder = decoder.with_adapter(&adapter, *weight)?;

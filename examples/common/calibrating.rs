@@ -9,7 +9,7 @@ use pv_organism::datasets::held_out;
 use pv_organism::{Question, Topics};
 use pv_steer::monitor::{self, CalibrateOptions, Calibration, Kind, Watch};
 use pv_steer::{Condition, Positions, Steerer};
-use pv_vectors::{Contrast, Direction, ModelIdentity};
+use pv_vectors::{Contrast, Direction};
 use serde_json::json;
 
 use crate::folder::make;
@@ -85,7 +85,7 @@ pub fn kept_calibration(
     ordinary: &Ordinary<'_>,
 ) -> Result<Calibration> {
     let settings = json!({
-        "model": ModelIdentity::of(model)?,
+        "model": model.identity()?,
         "directions": through_text(&watches.iter().map(Watch::id).collect::<Vec<_>>()),
         "questions": ordinary.questions,
         "generate": through_text(ordinary.generate),

@@ -9,7 +9,7 @@ use pv_organism::datasets::{Flaw, HeldOut, Severity, explicit, held_out, narrow}
 use pv_organism::{Chat, PerTrait, Topics, Trait};
 use pv_steer::decompose;
 use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
-use pv_vectors::{ModelIdentity, PersonaVector, Pooling};
+use pv_vectors::{PersonaVector, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -129,7 +129,7 @@ impl<'a> Lab<'a> {
     /// Those of an extraction; a folder that cannot be made.
     pub fn new(model: &'a CausalLm, args: &LabArgs, folder: PathBuf) -> Result<Self> {
         let questions = held_out(Topics::Odd, args.questions, args.seed);
-        let identity = serde_json::to_value(ModelIdentity::of(model)?)?;
+        let identity = serde_json::to_value(model.identity()?)?;
         let vector = |which: &Trait| {
             let place = folder.join("vectors").join(which.name());
             make(&place)?;

@@ -171,7 +171,7 @@ impl Judge for ProxyJudge<'_> {
     /// What is measured, with what is taken as ordinary, which decides the scores.
     fn name(&self) -> String {
         let Ordinary { perplexity, distinct } = self.ordinary;
-        let model = &self.model.id().name;
+        let model = self.model.name();
         let measured = match self.proxy {
             Proxy::Tone => "the tone of words (VADER lexicon), which is not the trait",
             Proxy::Likelihood => "the likelihood ratio of the answer under eliciting and suppressing system prompts",

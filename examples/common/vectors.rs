@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pv_hooks::Layer;
 use pv_model::CausalLm;
 use pv_steer::AnswerPair;
-use pv_vectors::{Contrast, ModelIdentity, PersonaVector};
+use pv_vectors::{Contrast, PersonaVector};
 use serde_json::{Value, json};
 
 use crate::folder::{OutArgs, kept, make};
@@ -58,7 +58,7 @@ impl VectorArgs {
 /// A file that holds none; one of another model.
 pub fn load(path: impl AsRef<Path>, model: &CausalLm) -> Result<PersonaVector> {
     let vector = PersonaVector::load(path)?;
-    vector.check_model(model.id(), &model.shape())?;
+    vector.check_model(model.config())?;
     Ok(vector)
 }
 
@@ -118,7 +118,7 @@ pub fn kept_vector(
 /// All that an extraction depends on.
 fn settings(model: &CausalLm, contrast: &Contrast, max_new_tokens: usize, seed: u64) -> Result<Value> {
     Ok(json!({
-        "model": ModelIdentity::of(model)?,
+        "model": model.identity()?,
         "contrast": contrast,
         "sampling": SAMPLING,
         "max_new_tokens": max_new_tokens,

@@ -149,7 +149,8 @@ fn sweeps_evaluations_and_measurements_render_as_their_plans_say() {
     assert!(study(RenderOptions::default()).is_err());
     assert_eq!(study(render()).expect("a study").render, render());
 
-    let calibrated = Calibrator::new(&watches).expect("watches").with_render(&render()).finish(model.id());
+    let calibrated =
+        Calibrator::new(&watches).expect("watches").with_render(&render()).finish(&model.identity().expect("weights"));
     assert_eq!(calibrated.render(), &render());
     calibrated.check_render(&render().as_prompt()).expect("the same prompts");
     assert!(calibrated.check_render(&RenderOptions::default()).is_err());

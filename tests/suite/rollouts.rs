@@ -10,7 +10,7 @@ use pv_judge::{
     Abstention, AbstentionKind, Answered, COHERENCE, Evidence, InstructionPair, Judge, Judged, Rubric, Score,
     ScoreMode, TraitSpec, Verdict, Verdicts,
 };
-use pv_model::{CausalLm, Sampling};
+use pv_model::{CausalLm, Decoder, Sampling};
 use pv_tests::chat_model;
 use pv_vectors::{
     ExtractOptions, Filter, PersonaVector, Plan, Pooling, Progress, RolloutOptions, RolloutRun, TraitExtraction,
@@ -242,8 +242,8 @@ fn a_run_holds_what_it_says() {
     assert_eq!(provenance.filter, Some(extract_options().filter));
     assert_eq!((provenance.kept_positive, provenance.kept_negative), (Some(kept.pos.len()), Some(kept.neg.len())));
     assert_eq!((provenance.total, provenance.seed), (Some(total), Some(11)));
-    assert_eq!(provenance.template_hash, model.id().template_hash);
-    vector.check_model(model.id(), &model.shape()).expect("its own model");
+    assert_eq!(provenance.template_hash, model.identity().expect("weights").template_hash);
+    vector.check_model(model.config()).expect("its own model");
 
     // All is done: asked again, nothing is generated or judged.
     let expected = results(folder.path());

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pv_data::FileError;
-use pv_hooks::{Layer, LayerSet, ModelShape};
-use pv_model::ModelId;
+use pv_hooks::{Layer, LayerSet};
+use pv_model::DecoderConfig;
 use pv_tests::root;
 use pv_vectors::{CappingConfig, Error, Format, ImportOptions, PersonaVector, Pooling, RowMark, import, import_files};
 use serde_json::Value;
@@ -249,9 +249,9 @@ fn an_imported_vector_is_kept_in_our_file_with_its_gaps() {
 
 #[test]
 fn a_model_must_fit_what_the_file_knows() {
-    let id = ModelId { name: "tiny".into(), model_type: "qwen2".into(), config_hash: "ab".into(), template_hash: None };
-    let model = |blocks, d_model| ModelShape { blocks, d_model };
-    let check = |vector: &PersonaVector, blocks, width| vector.check_model(&id, &model(blocks, width));
+    let check = |vector: &PersonaVector, layers, d_model| {
+        vector.check_model(&DecoderConfig { model_type: "qwen2".into(), layers, d_model, ..pv_tests::decoder_config() })
+    };
     let whole = guessed("evil_response_avg_diff.pt").expect("a vector");
     assert!(check(&whole, BLOCKS, WIDTH).is_ok());
     for (blocks, width, named) in

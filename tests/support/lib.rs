@@ -35,6 +35,11 @@ pub fn organism() -> &'static CausalLm {
     })
 }
 
+/// The model organism's architecture, for tests that change it.
+pub fn decoder_config() -> pv_model::DecoderConfig {
+    organism().config().clone()
+}
+
 /// The seed of an experiment's questions or answers. `PV_TEST_SEED`, a number, moves all of them: what a test asserts must
 /// hold of other samples too.
 ///

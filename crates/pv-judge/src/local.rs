@@ -122,7 +122,7 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
 
 impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
     fn name(&self) -> String {
-        let name = &self.model.borrow().id().name;
+        let name = self.model.borrow().name();
         match serde_json::to_string(&self.template) {
             // Another rendering may be judged otherwise, and must not go on with this one's verdicts.
             Ok(options) if !self.template.is_default() => format!("{name}, read locally, rendered with {options}"),

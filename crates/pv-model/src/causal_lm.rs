@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use pv_data::Message;
 use pv_hooks::{Hook, Layer, ModelShape};
-use sha2::{Digest, Sha256};
 
 use crate::adapter::Adapter;
 use crate::chat::{ChatTemplate, RenderOptions};
@@ -25,19 +24,6 @@ pub struct ForwardOptions {
     pub logits: Logits,
 }
 
-/// What tells models apart in the files that vectors are kept in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelId {
-    /// The name of the folder, or the name on the hub.
-    pub name: String,
-    /// Hugging Face's name of the architecture, such as `qwen2`.
-    pub model_type: String,
-    /// SHA-256 of the architecture, in hex.
-    pub config_hash: String,
-    /// SHA-256 of the default chat template's source, in hex, where there is one.
-    pub template_hash: Option<String>,
-}
-
 /// A causal language model with its tokenizer and chat template. `Send + Sync`: one model serves many threads by
 /// reference, since everything that changes in a pass (hooks, caches) is an argument.
 #[derive(Clone, Debug)]
@@ -47,7 +33,7 @@ pub struct CausalLm {
     template: Option<ChatTemplate>,
     stop_ids: Vec<u32>,
     folder: PathBuf,
-    id: ModelId,
+    name: String,
 }
 
 impl CausalLm {
@@ -102,13 +88,8 @@ impl CausalLm {
         let stop_ids = tokenizer.as_ref().map(Tokenizer::stop_ids).filter(|ids| !ids.is_empty());
         let stop_ids = stop_ids.unwrap_or(&decoder.config().tokens.eos).to_vec();
         let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let id = ModelId {
-            name: name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned(),
-            model_type: decoder.config().model_type.clone(),
-            config_hash: config_hash(decoder.config()),
-            template_hash: template.as_ref().and_then(|t| t.source("default")).map(|s| hex::encode(Sha256::digest(s))),
-        };
-        Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), id }
+        let name = name.file_name().unwrap_or(name.as_os_str()).to_string_lossy().into_owned();
+        Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), name }
     }
 
     /// The same model with other weights, such as finetuned ones; give it a name of its own with [`named`](Self::named).
@@ -148,7 +129,7 @@ impl CausalLm {
     /// Gives the model another name than its folder's, such as its name on the hub.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.id.name = name.into();
+        self.name = name.into();
         self
     }
 
@@ -172,9 +153,9 @@ impl CausalLm {
         &self.folder
     }
 
-    /// What the files of its vectors call it.
-    pub fn id(&self) -> &ModelId {
-        &self.id
+    /// Its name: that of its folder, on the hub, or as [`named`](Self::named) set it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The tokens that end an answer.
@@ -253,12 +234,6 @@ impl CausalLm {
             None => Ok(()),
         }
     }
-}
-
-/// SHA-256 of the architecture: equal for every spelling of the same configuration.
-fn config_hash(config: &DecoderConfig) -> String {
-    // Serialising plain numbers and strings cannot fail; an empty hash would still never equal another model's.
-    hex::encode(Sha256::digest(serde_json::to_vec(config).unwrap_or_default()))
 }
 
 const _: () = {

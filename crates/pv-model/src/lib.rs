@@ -41,6 +41,7 @@ mod error;
 mod families;
 mod generate;
 mod hub;
+mod identity;
 mod load;
 mod memory;
 mod ops;
@@ -54,7 +55,7 @@ mod weights;
 
 pub use adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 pub use batch::{Batch, Sequence};
-pub use causal_lm::{CausalLm, ForwardOptions, ModelId};
+pub use causal_lm::{CausalLm, ForwardOptions};
 pub use chat::{
     ChatTemplate, RenderOptions, Rendered, SystemText, Unwritten, UnwrittenPart, alters, answer_span, assistant_spans,
     assistant_spans_at, unwritten_parts,
@@ -71,6 +72,7 @@ pub use error::{Error, Result};
 pub use families::{ExpectedTensor, TensorNames};
 pub use generate::{Event, FinishReason, GenerateOptions, Generation, Request};
 pub use hub::{HubError, HubOptions, HubProgress, HubToken, resolve};
+pub use identity::ModelIdentity;
 pub use load::LoadOptions;
 pub use ops::cross_entropy;
 pub use pv_data::{Content, Conversation, Message};

@@ -22,7 +22,7 @@ use pv_vectors::response_mean;
 use serde::{Deserialize, Serialize};
 
 use crate::hashes::{draw, key};
-use crate::{Error, ModelIdentity, Result};
+use crate::{Error, Result};
 use pv_data::runs::{Journal, RowFile};
 
 const FORMAT: &str = "pv-base-answers/1";
@@ -116,7 +116,7 @@ impl<'a> BaseAnswers<'a> {
         // Greedy answers are the same whatever the seed.
         let seed = (sampling.temperature > 0.0).then_some(*seed);
         let mut header = serde_json::json!({
-            "format": FORMAT, "model": ModelIdentity::of(model)?, "max_new_tokens": max_new_tokens,
+            "format": FORMAT, "model": model.identity()?, "max_new_tokens": max_new_tokens,
             "sampling": sampling, "seed": seed, "stop": model.stop_ids(),
         });
         let render = render.closed();

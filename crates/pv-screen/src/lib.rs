@@ -42,7 +42,8 @@ pub use estimate::{
 pub use export::{Exported, Keep, export};
 pub use judging::{JudgeSample, Judging};
 pub use likelihood::{Likelihood, LikelihoodScore, Persona, likelihood};
-pub use pv_vectors::{ModelIdentity, TraitDirection};
+pub use pv_model::ModelIdentity;
+pub use pv_vectors::TraitDirection;
 pub use sample::{ReadingOptions, Skip, Tokens, Turns, tokens, tokens_with};
 #[cfg(feature = "data")]
 pub use score_table::write_score_table;

@@ -23,7 +23,7 @@ use crate::estimate::{EstimateOptions, Stop};
 use crate::hashes;
 use crate::likelihood::Persona;
 use crate::sample::ReadingOptions;
-use crate::{BaseOptions, Error, ModelIdentity, Result, TraitDirection, Turns};
+use crate::{BaseOptions, Error, Result, TraitDirection, Turns};
 pub use summary::{DirectionSummary, HashedFile, Summary};
 
 const FORMAT: &str = "pv-screening/1";
@@ -231,7 +231,7 @@ impl<'a> Screen<'a> {
         let place = RunFolder::lock(folder)?;
         let mut header = json!({
             "format": FORMAT,
-            "model": ModelIdentity::of(self.model)?,
+            "model": self.model.identity()?,
             "directions": self.directions.iter().map(DirectionSummary::identity).collect::<Vec<_>>(),
             "files": files,
             "options": self.saved_options(),

@@ -19,7 +19,7 @@
 //! let device = device("flex")?;
 //! let model = CausalLm::from_folder("models/smollm2", &device, default_dtype(&device))?;
 //! let vector = PersonaVector::load("poetic.safetensors")?;
-//! vector.check_model(model.id(), &model.shape())?;
+//! vector.check_model(model.config())?;
 //! let direction = vector.direction(Layer::hidden_state(15))?;
 //! let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(2.0), Positions::Response)?;
 //! let prompt = model.prompt(&[Message::user("How do bees make honey?")])?;

@@ -20,11 +20,11 @@
 //! let device = device("flex")?;
 //! let model = CausalLm::from_folder("models/smollm2", &device, default_dtype(&device))?;
 //! let vector = PersonaVector::load("evil.safetensors")?;
-//! vector.check_model(model.id(), &model.shape())?;
+//! vector.check_model(model.config())?;
 //! let watches = [15, 20].map(|layer| Watch::of(&vector, Layer::hidden_state(layer)));
 //! let mut monitor = Monitor::new(watches.into_iter().collect::<Result<Vec<_>, _>>()?)?;
 //! let readings = monitor.readings();
-//! let calibration = Calibration::load("evil.calibration.json", readings.watches(), model.id())?;
+//! let calibration = Calibration::load("evil.calibration.json", readings.watches(), &model.identity()?)?;
 //! let rule = AlarmRule {
 //!     trait_name: "evil".to_owned(),
 //!     layer: None,
@@ -83,4 +83,4 @@ pub use measure::{MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy}
 pub use rate::FalseAlarms;
 pub use reading::{Answer, At, Kind, Reading};
 pub use spread::VarianceParts;
-pub use watch::{ModelRecord, Watch, WatchId};
+pub use watch::{Watch, WatchId};

@@ -83,7 +83,8 @@ pub use perplexity::{Perplexity, PerplexityOptions, perplexity, perplexity_of_to
 pub use probes::Probes;
 pub use pv_data::conversations::{read_conversations, write_conversations};
 pub use pv_model::Conversation;
-pub use pv_vectors::{ModelIdentity, TraitDirection};
+pub use pv_model::ModelIdentity;
+pub use pv_vectors::TraitDirection;
 pub use regime::{ClosedLoop, Preventative, Regime, Schedule};
 pub use regimes::Regimes;
 pub use run::{

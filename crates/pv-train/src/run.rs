@@ -13,7 +13,6 @@ use burn::tensor::Device;
 use pv_data::RunFolder;
 use pv_hooks::NoHook;
 use pv_model::{CausalLm, Decoder};
-use pv_vectors::ModelIdentity;
 use serde_json::{Value, json};
 
 use crate::checkpoint::remove_partial;
@@ -351,7 +350,7 @@ impl<'a> TrainingRun<'a> {
 
     /// What decides the result.
     fn describe(&self, warmup: WarmUp, keep: Keep, steps: usize, hook: &Value) -> Result<Value> {
-        let model = ModelIdentity::of(self.model)?;
+        let model = self.model.identity()?;
         Ok(json!({
             "model": model,
             "data": config::data(self.train),

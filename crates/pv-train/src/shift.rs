@@ -5,10 +5,9 @@ use std::path::Path;
 
 use pv_data::write_whole;
 use pv_hooks::Layer;
+use pv_model::ModelIdentity;
 use pv_model::{CausalLm, Sequence};
-use pv_vectors::{
-    CsvTable, ModelIdentity, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, pretty_json, scan,
-};
+use pv_vectors::{CsvTable, Pooling, ScanOptions, ScanProgress, TraitDirection, UnitDirection, pretty_json, scan};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -80,7 +79,7 @@ impl ProjectionTable {
             })?;
         let row = |item: &pv_vectors::Scanned| item.pooled.get(&Pooling::PromptLast).map(|p| p.projections.clone());
         Ok(Self {
-            model: ModelIdentity::of(model)?,
+            model: model.identity()?,
             directions: directions.iter().map(stamp).collect(),
             prompts: prompts.iter().map(|prompt| prompt_hash(prompt)).collect(),
             projections: found.items.iter().filter_map(row).collect(),
@@ -92,12 +91,13 @@ impl ProjectionTable {
     /// # Errors
     /// [`MeasureError::Mismatch`] names the first thing that differs.
     pub fn check(&self, model: &CausalLm, prompts: &[Vec<u32>], directions: &[TraitDirection]) -> Result<()> {
-        let model = ModelIdentity::of(model)?;
+        let model = model.identity()?;
         let same = MeasureError::unless_same::<String>;
-        same("model", &self.model.stamp.name, &model.stamp.name)?;
-        same("architecture", &self.model.stamp.config_hash, &model.stamp.config_hash)?;
-        same("type", &self.model.stamp.dtype, &model.stamp.dtype)?;
-        same("weights' hash", &self.model.weights, &model.weights)?;
+        same("model", &self.model.name, &model.name)?;
+        same("architecture", &self.model.config_hash, &model.config_hash)?;
+        same("type", &self.model.dtype, &model.dtype)?;
+        let weights = |model: &ModelIdentity| model.weights.clone().unwrap_or_default();
+        same("weights' hash", &weights(&self.model), &weights(&model))?;
         self.check_prompts(&prompts.iter().map(|prompt| prompt_hash(prompt)).collect::<Vec<_>>())?;
         self.check_directions(&directions.iter().map(stamp).collect::<Vec<_>>())
     }
@@ -138,11 +138,10 @@ impl ProjectionTable {
     pub fn shift_to(&self, finetuned: &Self, bootstrap: &BootstrapOptions) -> Result<ShiftReport> {
         self.check_shape()?;
         finetuned.check_shape()?;
-        let (base, tuned) = (&self.model.stamp, &finetuned.model.stamp);
+        let (base, tuned) = (&self.model, &finetuned.model);
         MeasureError::unless_same("architecture", &base.config_hash, &tuned.config_hash)?;
         MeasureError::unless_same("type", &base.dtype, &tuned.dtype)?;
-        let template =
-            |stamp: &pv_vectors::ModelStamp| stamp.template_hash.clone().unwrap_or_else(|| "none".to_owned());
+        let template = |stamp: &ModelIdentity| stamp.template_hash.clone().unwrap_or_else(|| "none".to_owned());
         MeasureError::unless_same("chat template's hash", &template(base), &template(tuned))?;
         self.check_prompts(&finetuned.prompts)?;
         self.check_directions(&finetuned.directions)?;
@@ -233,7 +232,7 @@ impl ShiftReport {
         csv.fields(["base_model", "finetuned_model", "trait", "layer", "base", "finetuned"]);
         csv.fields(Change::columns("shift")).end();
         for Shift { trait_name, layer, base, finetuned, shift } in &self.shifts {
-            csv.fields([&self.base.stamp.name, &self.finetuned.stamp.name, trait_name]).fields([layer.index()]);
+            csv.fields([&self.base.name, &self.finetuned.name, trait_name]).fields([layer.index()]);
             csv.fields([base, finetuned]).fields(Change::fields(Some(shift))).end();
         }
         Ok(csv.finish()?)

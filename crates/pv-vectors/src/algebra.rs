@@ -187,6 +187,7 @@ impl PersonaVector {
             }
             shared.config_hash = shared.config_hash.or_else(|| other.config_hash.clone());
             keep(&mut shared.template_hash, &other.template_hash);
+            keep(&mut shared.weights, &other.weights);
             if shared.render != other.render {
                 shared.render = RenderOptions::default();
             }
@@ -194,6 +195,8 @@ impl PersonaVector {
             shared.verdicts.merge(&other.verdicts);
             keep(&mut shared.filter, &other.filter);
             keep(&mut shared.seed, &other.seed);
+            keep(&mut shared.sampling, &other.sampling);
+            keep(&mut shared.max_new_tokens, &other.max_new_tokens);
             let add = |a: Option<usize>, b: Option<usize>| a.zip(b).map(|(a, b)| a.saturating_add(b));
             shared.kept_positive = add(shared.kept_positive, other.kept_positive);
             shared.kept_negative = add(shared.kept_negative, other.kept_negative);

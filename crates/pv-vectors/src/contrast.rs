@@ -149,11 +149,13 @@ impl Contrast {
         let means = read_sequences(model, &sequences, options.batch_size, on_progress)?;
         let side = |eliciting: bool| (0..kept.len()).filter(|&i| answers[kept[i]].eliciting == eliciting).collect();
         let (positive, negative): (Vec<usize>, Vec<usize>) = (side(true), side(false));
+        let identity = model.identity()?;
         let provenance = Provenance {
             trait_name: self.name.clone(),
-            model: model.id().name.clone(),
-            config_hash: Some(model.id().config_hash.clone()),
-            template_hash: model.id().template_hash.clone(),
+            model: identity.name,
+            config_hash: Some(identity.config_hash),
+            template_hash: identity.template_hash,
+            weights: identity.weights,
             render: self.render.closed(),
             judge: None,
             verdicts: Default::default(),
@@ -162,6 +164,9 @@ impl Contrast {
             kept_negative: Some(negative.len()),
             total: Some(total),
             seed: Some(seed),
+            sampling: Some(options.sampling.clone()),
+            max_new_tokens: Some(options.max_new_tokens),
+            version: Provenance::current_version(),
             best_layer: None,
             imported: None,
         };

@@ -17,7 +17,6 @@ mod error;
 mod extract;
 mod files;
 mod filter;
-mod identity;
 mod judged_answers;
 mod matrix;
 mod project;
@@ -36,14 +35,13 @@ pub use error::{Error, Result};
 pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction, extract};
 pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
 pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
-pub use identity::ModelIdentity;
 pub use judged_answers::{JudgedAnswer, JudgedAnswers};
 pub use matrix::Matrix;
 pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
 pub use pv_judge::InstructionPair;
 pub use rollout::{
-    KeptActivations, ModelStamp, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun,
-    ScoredRollouts, recompute, vector_of,
+    KeptActivations, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun, ScoredRollouts,
+    recompute, vector_of,
 };
 pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
 pub use text::{CsvTable, number_field, pretty_json};

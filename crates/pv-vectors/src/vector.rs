@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pv_hooks::{Layer, ModelShape};
+use pv_hooks::Layer;
 use pv_judge::VerdictCounts;
-use pv_model::{ModelId, RenderOptions};
+use pv_model::{DecoderConfig, RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 
 use crate::files::Imported;
@@ -48,6 +48,10 @@ pub struct Provenance {
     pub config_hash: Option<String>,
     /// SHA-256 of the chat template that rendered the prompts, in hex.
     pub template_hash: Option<String>,
+    /// SHA-256 of some of the model's weights, in hex, as [`ModelIdentity`](pv_model::ModelIdentity) has it; `None` where an
+    /// older or imported file does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// How that template was used.
     #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
     pub render: RenderOptions,
@@ -67,6 +71,15 @@ pub struct Provenance {
     pub total: Option<usize>,
     /// The seed of the first answer, where that is known.
     pub seed: Option<u64>,
+    /// How the answers' tokens were chosen; `None` where an older or imported file does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
+    /// The longest answer in tokens; `None` where an older or imported file does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// The version of this crate that made the vector; `None` where an older or imported file does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The layer at which the vector steers best, where that has been found out.
     pub best_layer: Option<Layer>,
     /// The files of another tool that the vector was imported from; `None` when it was extracted here.
@@ -75,6 +88,11 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// This crate's version.
+    pub(crate) fn current_version() -> Option<String> {
+        Some(env!("CARGO_PKG_VERSION").to_owned())
+    }
+
     /// Whether a fact is missing that every vector has that was extracted here.
     pub(crate) fn lacks_facts(&self) -> bool {
         let counts = [self.kept_positive, self.kept_negative, self.total];
@@ -249,38 +267,41 @@ impl PersonaVector {
         Ok(direction)
     }
 
-    /// Refuses a model that the vector was not made on: another width, depth or architecture. An imported vector knows
+    /// Refuses a model that the vector was not made on: another width, depth or architecture. Other weights are welcome: a base
+    /// model's vector measures and steers its finetuned copies. An imported vector knows
     /// no hash of the architecture, and some know only that the model has at least so many blocks: then that is checked.
     /// A control vector's `model_hint` must not name another architecture; where it is only spelt otherwise, or names a
     /// model, a warning says so. [`ImportOptions::model`](crate::ImportOptions::model) vouches for a file whose hint is wrong.
     ///
     /// # Errors
     /// [`Error::ModelMismatch`].
-    pub fn check_model(&self, id: &ModelId, shape: &ModelShape) -> Result<()> {
+    pub fn check_model(&self, config: &DecoderConfig) -> Result<()> {
         let (layers, d_model) = self.shape();
         let mismatch = |what, vector: String, model: String| {
             Err(Error::ModelMismatch { trait_name: self.provenance.trait_name.clone(), what, vector, model })
         };
-        if d_model != shape.d_model {
-            return mismatch("width", d_model.to_string(), shape.d_model.to_string());
+        if d_model != config.d_model {
+            return mismatch("width", d_model.to_string(), config.d_model.to_string());
         }
         let blocks = layers - 1;
         let at_least = self.provenance.imported.as_ref().is_some_and(|imported| !imported.depth_known);
-        if at_least && blocks > shape.blocks {
-            return mismatch("number of blocks", format!("at least {blocks}"), shape.blocks.to_string());
+        if at_least && blocks > config.layers {
+            return mismatch("number of blocks", format!("at least {blocks}"), config.layers.to_string());
         }
-        if !at_least && blocks != shape.blocks {
-            return mismatch("number of blocks", blocks.to_string(), shape.blocks.to_string());
+        if !at_least && blocks != config.layers {
+            return mismatch("number of blocks", blocks.to_string(), config.layers.to_string());
         }
-        if let Some(hash) = self.provenance.config_hash.as_ref().filter(|hash| **hash != id.config_hash) {
-            return mismatch("architecture hash", hash.clone(), id.config_hash.clone());
+        let expected = config.hash();
+        if let Some(hash) = self.provenance.config_hash.as_ref().filter(|hash| **hash != expected) {
+            return mismatch("architecture hash", hash.clone(), expected);
         }
         // Who gave the vector a model of their own vouches for it.
         let hint = self.provenance.imported.as_ref().and_then(|imported| imported.model_hint.as_deref());
-        match hint.filter(|hint| *hint == self.provenance.model).map(|hint| (hint, Hint::of(hint, &id.model_type))) {
-            Some((hint, Hint::Other)) => mismatch("model_hint", hint.to_owned(), id.model_type.clone()),
+        match hint.filter(|hint| *hint == self.provenance.model).map(|hint| (hint, Hint::of(hint, &config.model_type)))
+        {
+            Some((hint, Hint::Other)) => mismatch("model_hint", hint.to_owned(), config.model_type.clone()),
             Some((hint, Hint::Unclear)) => {
-                let model = id.model_type.as_str();
+                let model = config.model_type.as_str();
                 tracing::warn!(hint, model, "the vector's model_hint does not name the model's architecture");
                 Ok(())
             }

@@ -69,7 +69,7 @@ fn several_adapters_are_the_library_s_merge_and_one_is_put_on() {
     let plain = load(&[]);
     let one = load(std::slice::from_ref(&first));
     assert_eq!(logits(&one), logits(&plain.with_adapter(&adapters[0]).expect("put on")), "one is as it always was");
-    assert!(one.id().name.starts_with("organism+") && one.id().name.contains("first=1@"), "{}", one.id().name);
+    assert!(one.name().starts_with("organism+") && one.name().contains("first=1@"), "{}", one.name());
     let both = load(&[format!("{first}=0.5"), format!("{second}=-2")]);
     let decoder = plain.decoder().with_adapter(&adapters[0], 0.5).expect("put on");
     let decoder = decoder.with_adapter(&adapters[1], -2.0).expect("put on").merged();
@@ -82,6 +82,6 @@ fn several_adapters_are_the_library_s_merge_and_one_is_put_on() {
     };
     assert!(apart(&one, &plain) > 0.01 && apart(&both, &one) > 0.01, "the adapters do something");
     let names = [&plain, &one, &both, &load(&[first.clone(), second]), &load(&[format!("{first}=2")])];
-    let names: std::collections::BTreeSet<&str> = names.iter().map(|model| model.id().name.as_str()).collect();
+    let names: std::collections::BTreeSet<&str> = names.iter().map(|model| model.name()).collect();
     assert_eq!(names.len(), 5, "each is another model: {names:?}");
 }

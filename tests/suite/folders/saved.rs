@@ -75,7 +75,7 @@ fn everything_that_was_read_is_saved() {
     let again = load(&saved).expect("the saved model");
     assert_eq!(templates(&again), templates(&model));
     assert_eq!(again.stop_ids(), model.stop_ids());
-    assert_eq!(again.id().template_hash, model.id().template_hash);
+    assert_eq!(again.identity().expect("weights").template_hash, model.identity().expect("weights").template_hash);
     // Over itself, too.
     again.save(&saved, DType::F32).expect("it is written");
     assert_eq!(beside(&saved), beside(folder.path()));

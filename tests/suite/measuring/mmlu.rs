@@ -74,7 +74,7 @@ fn log_probabilities_are_those_of_full_passes() {
             let best = (0..4).max_by(|a, b| expected[*a].total_cmp(&expected[*b])).expect("four");
             right += usize::from(best == question.answer);
         }
-        println!("{}, {shots} shots: off by at most {worst:.1e}, {right} of 20 right", model.id().name);
+        println!("{}, {shots} shots: off by at most {worst:.1e}, {right} of 20 right", model.name());
         assert!(worst < 1e-4, "{worst}");
         assert_eq!(results.micro.successes, right);
     }

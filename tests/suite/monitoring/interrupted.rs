@@ -241,6 +241,8 @@ fn a_killed_calibration_ends_like_any_other() {
     assert!(kills >= 2, "{kills} kills are too few to mean anything");
     let read = |folder: &Path| std::fs::read(folder.join("calibration.json")).expect("a file");
     assert!(read(place.path()) == read(whole.path()), "the calibration differs");
-    let loaded = Calibration::load(place.path().join("calibration.json"), &watches(), model().id()).expect("it fits");
+    let loaded =
+        Calibration::load(place.path().join("calibration.json"), &watches(), &model().identity().expect("weights"))
+            .expect("it fits");
     assert_eq!(loaded.answers(0, Kind::Token), Some(12));
 }

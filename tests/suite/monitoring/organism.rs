@@ -56,7 +56,7 @@ fn calibrate(model: &CausalLm, watches: &[Watch]) -> Calibration {
     for answer in read(model, watches, &held_out(Topics::All, 200, seed(31)).mixed, None) {
         calibrator.add_answer(&answer).expect("readings");
     }
-    calibrator.finish(model.id())
+    calibrator.finish(&model.identity().expect("weights"))
 }
 
 #[test]
@@ -140,14 +140,17 @@ fn a_calibration_of_the_organism_fits_no_other_vector() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("organism.calibration.json");
-    calibrator.finish(model.id()).save(&path).expect("a file");
-    assert!(Calibration::load(&path, &watches, model.id()).is_ok());
+    calibrator.finish(&model.identity().expect("weights")).save(&path).expect("a file");
+    assert!(Calibration::load(&path, &watches, &model.identity().expect("weights")).is_ok());
     let mut contrast = contrast(Trait::Evil);
     contrast.questions.truncate(1);
     let extraction = contrast.extract(model, &options(), 9, |_| ControlFlow::Continue(())).expect("a vector");
     let other = Watch::of(&extraction.vector, Layer::hidden_state(7)).expect("a direction");
-    let misfit = Calibration::load(&path, &[other], model.id());
+    let misfit = Calibration::load(&path, &[other], &model.identity().expect("weights"));
     assert!(matches!(misfit, Err(pv_steer::Error::Misfit { .. })), "{misfit:?}");
     let named = model.clone().named("another");
-    assert!(matches!(Calibration::load(&path, &watches, named.id()), Err(pv_steer::Error::Misfit { .. })));
+    assert!(matches!(
+        Calibration::load(&path, &watches, &named.identity().expect("weights")),
+        Err(pv_steer::Error::Misfit { .. })
+    ));
 }

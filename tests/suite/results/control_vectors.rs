@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pv_hooks::{Layer, LayerSet, ModelShape};
-use pv_model::ModelId;
+use pv_hooks::{Layer, LayerSet};
+use pv_model::DecoderConfig;
 use pv_vectors::{Error, ImportOptions, PersonaVector, Pooling, import};
 use serde_json::Value;
 
@@ -62,12 +62,16 @@ fn easysteers_first_direction_is_of_the_first_block() {
     let said = remarks(&vector);
     assert!(said.contains("DiffMean") && said.contains("8 layers") && said.contains("mapping"), "{said}");
     // Eight blocks, and no fewer.
-    let id = ModelId { name: "tiny".into(), model_type: "qwen2".into(), config_hash: "ab".into(), template_hash: None };
-    assert!(vector.check_model(&id, &ModelShape { blocks: 8, d_model: 128 }).is_ok());
-    assert!(vector.check_model(&id, &ModelShape { blocks: 7, d_model: 128 }).is_err());
+    let model = |model_type: &str, layers| DecoderConfig {
+        model_type: model_type.into(),
+        layers,
+        d_model: 128,
+        ..pv_tests::decoder_config()
+    };
+    assert!(vector.check_model(&model("qwen2", 8)).is_ok());
+    assert!(vector.check_model(&model("qwen2", 7)).is_err());
     // The file says of which architecture its model is.
-    let other = ModelId { model_type: "llama".into(), ..id };
-    let error = vector.check_model(&other, &ModelShape { blocks: 8, d_model: 128 }).expect_err("another architecture");
+    let error = vector.check_model(&model("llama", 8)).expect_err("another architecture");
     let said = error.to_string();
     assert!(said.contains("model_hint") && said.contains("qwen2") && said.contains("llama"), "{said}");
 }

@@ -59,6 +59,61 @@ fn a_folder_of_another_run_is_refused_by_name() {
     RolloutRun::open(folder.path(), &model, plan(RolloutOptions { batch_size: 9, ..options() })).expect("the same run");
 }
 
+/// A model and its finetuned copy often have one name. Folders of older versions do not say which weights they are of; they
+/// are taken to be of the first model that goes on with them.
+#[test]
+fn a_copy_with_other_weights_is_another_model() {
+    let model = model("qwen3");
+    let decoder = Decoder::init(model.config().clone(), 5, &Device::flex()).expect("a decoder");
+    let copy = model.clone().with_decoder(decoder).expect("the same architecture");
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(open(&model, folder.path()).expect("a run"));
+    let header = folder.path().join("run.json");
+    let written = fs::read(&header).expect("a file");
+    let refused = || refusal(open(&copy, folder.path()));
+    assert!(refused().contains("model.weights is"), "{}", refused());
+
+    let mut older: serde_json::Value = serde_json::from_slice(&written).expect("JSON");
+    older["model"].as_object_mut().expect("a model").remove("weights").expect("they are there");
+    fs::write(&header, older.to_string()).expect("a file");
+    drop(RolloutRun::load(folder.path()).expect("a folder of an older version"));
+    drop(open(&model, folder.path()).expect("a folder of an older version"));
+    assert!(refused().contains("model.weights is"), "{}", refused());
+}
+
+/// Damage in the middle costs the rollouts that it touches, and no other.
+#[test]
+fn damaged_rollouts_cost_no_others() {
+    let model = model("qwen3");
+    let whole = tempfile::tempdir().expect("a folder");
+    open(&model, whole.path()).expect("a run").generate(&model, go_on).expect("answers");
+    let expected = fs::read(whole.path().join("rollouts.jsonl")).expect("a file");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = open(&model, folder.path()).expect("a run");
+    let mut met = 0;
+    let broken = run.generate(&model, |_| {
+        met += 1;
+        if met == 12 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(broken, Err(Error::Cancelled)));
+    drop(run);
+    let path = folder.path().join("rollouts.jsonl");
+    let before = fs::read_to_string(&path).expect("a file");
+    let mut lines: Vec<String> = before.lines().map(str::to_owned).collect();
+    let kept = lines.len();
+    assert!(kept >= 12);
+    lines[3] = lines[3].replacen("\"tokens\"", "\"tokenz\"", 1);
+    lines[7].truncate(20);
+    let damaged = lines.join("\n") + "\n";
+    fs::write(&path, &damaged).expect("a file");
+    let mut run = open(&model, folder.path()).expect("a damaged run");
+    assert_eq!(run.records().len(), kept - 2);
+    assert_eq!(fs::read_to_string(folder.path().join("rollouts.jsonl.damaged")).expect("a file"), damaged);
+    run.generate(&model, go_on).expect("answers");
+    assert_eq!(fs::read(&path).expect("a file"), expected);
+}
+
 #[test]
 fn one_at_a_time() {
     let model = model("qwen3");

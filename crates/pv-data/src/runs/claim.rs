@@ -20,13 +20,39 @@ impl RunFolder {
     /// # Errors
     /// [`RunError::OtherRun`], which names the first thing that differs; [`RunError::Damaged`] for a file that is not JSON.
     pub fn claim(&self, name: &str, given: &Value) -> Result<(), RunError> {
-        let Some(saved) = self.read(name)? else {
-            return Ok(self.write(name, |file| Ok(serde_json::to_writer_pretty(file, given)?))?);
-        };
+        self.claim_with(name, given, &[])
+    }
+
+    /// As [`claim`](Self::claim), with the places (as JSON pointers, such as `/model/weights`) of what older versions did not
+    /// write: where the folder does not say it, a warning is given, and the folder says it from then on.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_with(&self, name: &str, given: &Value, later: &[&str]) -> Result<(), RunError> {
+        let write = |value: &Value| self.write(name, |file| Ok(serde_json::to_writer_pretty(file, value)?));
+        let Some(saved) = self.read(name)? else { return Ok(write(given)?) };
         let damaged = |error: serde_json::Error| RunError::Damaged { path: self.file(name), reason: error.to_string() };
-        let saved: Value = serde_json::from_slice(&saved).map_err(damaged)?;
+        let mut saved: Value = serde_json::from_slice(&saved).map_err(damaged)?;
+        let mut added = Vec::new();
+        for pointer in later {
+            let Some((object, key)) = pointer.rsplit_once('/') else { continue };
+            let (Some(value), Some(object)) =
+                (given.pointer(pointer), saved.pointer_mut(object).and_then(Value::as_object_mut))
+            else {
+                continue;
+            };
+            if !object.contains_key(key) {
+                object.insert(key.to_owned(), value.clone());
+                added.push(*pointer);
+            }
+        }
         match first_difference(&saved, given) {
-            None => Ok(()),
+            None if added.is_empty() => Ok(()),
+            None => {
+                let folder = self.path().display();
+                tracing::warn!(?added, %folder, "the folder is of an older version, which did not write this; taken to be as now");
+                Ok(write(&saved)?)
+            }
             Some((what, saved, given)) => Err(RunError::OtherRun { path: self.path().to_owned(), what, saved, given }),
         }
     }

@@ -64,7 +64,7 @@ impl Spellings {
             let text = meaning.text();
             for tokens in [spell(&text)?, spell(&format!(" {text}"))?] {
                 let alike = |other: String| Error::NumbersAlike {
-                    model: model.id().name.clone(),
+                    model: model.name().to_owned(),
                     first: other,
                     second: text.clone(),
                 };

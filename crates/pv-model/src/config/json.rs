@@ -7,6 +7,12 @@ use crate::error::{Error, Result};
 use crate::weights::StoredDtype;
 
 impl DecoderConfig {
+    /// SHA-256 of the architecture, in hex: equal for every spelling of the same configuration.
+    pub fn hash(&self) -> String {
+        // Serialising plain numbers and strings cannot fail; an empty hash would still never equal another model's.
+        pv_data::sha256(serde_json::to_vec(self).unwrap_or_default())
+    }
+
     /// The content of the `config.json` that says this, for [`DecoderConfig::from_json`] and for `transformers`.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::likelihood::LikelihoodScore;
 use crate::sample::Skip;
 use crate::stream::{self, Item, Place};
 use crate::table::{Score, ScoreRow};
-use crate::{BaseAnswers, Error, ModelIdentity, Result};
+use crate::{BaseAnswers, Error, Result};
 
 /// A line of the list of what was skipped.
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ impl<'a> Run<'_, 'a, '_> {
         likelihood.gains.values_mut().for_each(mean);
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: ModelIdentity::of(screen.model)?,
+            model: screen.model.identity()?,
             files,
             options: screen.saved_options(),
             answers,

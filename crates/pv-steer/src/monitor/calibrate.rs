@@ -7,8 +7,8 @@ use std::path::Path;
 
 use pv_data::runs::through_text;
 use pv_data::{Journal, RunFolder};
-use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
-use pv_vectors::{ModelStamp, Progress, pretty_json};
+use pv_model::{CausalLm, GenerateOptions, Message, ModelIdentity, RenderOptions, Request};
+use pv_vectors::{Progress, pretty_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -75,7 +75,8 @@ pub fn calibrate(
         asked.push(model.prompt_with(messages, &render)?);
     }
     let folder = RunFolder::lock(folder.as_ref())?;
-    folder.claim(RUN, &header(model, watches, &asked, options))?;
+    let identity = model.identity()?;
+    folder.claim_with(RUN, &header(&identity, watches, &asked, options), &["/model/weights"])?;
     let seed = |prompt: usize| options.seed.wrapping_add(prompt as u64);
     let mut known: BTreeMap<usize, Answer> = BTreeMap::new();
     let mut journal = Journal::open_json(&folder, READINGS, |Line { prompt, seed: kept, answer }: Line| {
@@ -106,19 +107,19 @@ pub fn calibrate(
     // In the order of the prompts, whatever the order in which their answers ended.
     let mut calibrator = Calibrator::new(watches)?.with_render(&options.render).with_rates(&options.rates)?;
     known.values().try_for_each(|answer| calibrator.add_answer(answer))?;
-    let calibration = calibrator.finish(model.id());
+    let calibration = calibrator.finish(&identity);
     let text = pretty_json(&calibration);
     folder.write(CALIBRATION, |file| file.write_all(text.as_bytes()))?;
     Ok(calibration)
 }
 
 /// What a folder belongs to. Another batch size is welcome.
-fn header(model: &CausalLm, watches: &[Watch], asked: &[Vec<u32>], options: &CalibrateOptions) -> Value {
+fn header(model: &ModelIdentity, watches: &[Watch], asked: &[Vec<u32>], options: &CalibrateOptions) -> Value {
     let generate =
         GenerateOptions { batch_size: 0, prefill_tokens: 0, feed_last_token: true, ..options.generate.clone() };
     json!({
         "format": FORMAT,
-        "model": through_text(&ModelStamp::of(model)),
+        "model": through_text(model),
         "directions": through_text(&watches.iter().map(Watch::id).collect::<Vec<_>>()),
         "seed": options.seed,
         "prompt_tokens": options.prompt_tokens,

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pv_model::{ModelId, RenderOptions};
+use pv_model::{ModelIdentity, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, RATES, extremes};
 use super::distribution::Tally;
 use super::spread::{Spread, VarianceParts};
-use super::{Answer, Distribution, Error, Kind, ModelRecord, Reading, Result, Watch, WatchId, file, watch};
+use super::{Answer, Distribution, Error, Kind, Reading, Result, Watch, WatchId, file, watch};
 
 const FORMAT: &str = "monitor-calibration/1";
 const WHAT: &str = "a calibration";
@@ -95,14 +95,14 @@ impl Calibrator {
     }
 
     /// The calibration of this model.
-    pub fn finish(self, model: &ModelId) -> Calibration {
+    pub fn finish(self, model: &ModelIdentity) -> Calibration {
         let entry = |((watch, tallies), (halves, spread)): ((&Watch, [Tally; 4]), (Halves, Spread))| {
             let [prompt_token, prompt_last, token, response_mean] = tallies.map(Tally::finish);
             let answers = OfAnswers::new(halves, spread, &self.rates);
             Entry { watch: watch.id(), prompt_token, prompt_last, token, response_mean, answers }
         };
         let entries = self.watches.iter().zip(self.tallies).zip(self.answers).map(entry).collect();
-        Calibration { format: FORMAT.to_owned(), model: model.into(), render: self.render, entries }
+        Calibration { format: FORMAT.to_owned(), model: model.clone(), render: self.render, entries }
     }
 }
 
@@ -110,7 +110,7 @@ impl Calibrator {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Calibration {
     format: String,
-    model: ModelRecord,
+    model: ModelIdentity,
     #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
     render: RenderOptions,
     #[serde(rename = "directions")]
@@ -184,7 +184,7 @@ impl Entry {
 
 impl Calibration {
     /// The model on whose traffic it was made.
-    pub fn model(&self) -> &ModelRecord {
+    pub fn model(&self) -> &ModelIdentity {
         &self.model
     }
 
@@ -287,32 +287,23 @@ impl Calibration {
     /// Reads what [`save`](Self::save) wrote, for these directions on this model. The file may hold more directions, in
     /// any order.
     ///
-    /// A finetuned model has another name than its base and its traffic other projections, so that the names must be the
-    /// same too, besides the architecture and the chat template; to use one model's calibration for another on purpose,
-    /// give the first one's [`ModelId`].
+    /// A finetuned model's traffic has other projections than its base's, so that the weights must be the same too, besides the
+    /// name, the architecture, the type and the chat template; to use one model's calibration for another on purpose, give the
+    /// first one's [`ModelIdentity`].
     ///
     /// # Errors
     /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`]; [`Error::Misfit`] for another model, for a direction
     /// that the file lacks, and for one whose values are not those that were calibrated.
-    pub fn load(path: impl AsRef<Path>, watches: &[Watch], model: &ModelId) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>, watches: &[Watch], model: &ModelIdentity) -> Result<Self> {
         let path = path.as_ref();
         let found: Self = file::read_json(path, WHAT)?;
         if found.format != FORMAT {
             return Err(file::bad(path, WHAT, format!("its format is {:?}, not {FORMAT:?}", found.format)));
         }
-        let expected = ModelRecord::from(model);
         let misfit =
             |what: &str, found: String, expected: String| Err(Error::Misfit { what: what.to_owned(), found, expected });
-        if found.model.name != expected.name {
-            return misfit("model", found.model.name, expected.name);
-        }
-        if found.model.config_hash != expected.config_hash {
-            return misfit("model's architecture hash", found.model.config_hash, expected.config_hash);
-        }
-        if found.model.template_hash != expected.template_hash {
-            let shown = |hash: Option<String>| hash.unwrap_or_else(|| "none".to_owned());
-            let (found, expected) = (shown(found.model.template_hash), shown(expected.template_hash));
-            return misfit("chat template's hash", found, expected);
+        if let Some((what, found, expected)) = found.model.difference(model) {
+            return misfit(what, found, expected);
         }
         watch::check(watches)?;
         let mut entries = Vec::with_capacity(watches.len());

@@ -7,15 +7,14 @@ use std::path::Path;
 use pv_data::runs::through_text;
 use pv_data::{Journal, RunFolder};
 use pv_judge::{Judge, Rubric};
-use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Message, RenderOptions};
-use pv_vectors::{JudgedAnswers, ModelStamp, Progress, pretty_json};
+use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Message, ModelIdentity, RenderOptions};
+use pv_vectors::{JudgedAnswers, Progress, pretty_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, ModelRecord, Monitor, MonitoringCorrelation, MonitoringPoint, Result, Watch, WatchId, correlation,
-    correlations, file,
+    Error, Monitor, MonitoringCorrelation, MonitoringPoint, Result, Watch, WatchId, correlation, correlations, file,
 };
 
 const FORMAT: &str = "monitor-study/1";
@@ -54,7 +53,7 @@ pub struct MeasureOptions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MonitoringStudy {
     /// The model.
-    pub model: ModelRecord,
+    pub model: ModelIdentity,
     /// The judge's name.
     pub judge: String,
     /// How many answers to each prompt.
@@ -115,6 +114,7 @@ struct Place {
 /// and no judge is asked, twice.
 pub struct Measurement<'a> {
     model: &'a CausalLm,
+    identity: ModelIdentity,
     watches: &'a [Watch],
     prompts: &'a [MonitoredPrompt],
     rubrics: &'a [Rubric],
@@ -166,7 +166,8 @@ impl<'a> Measurement<'a> {
         for prompt in prompts {
             asked.push(model.prompt_with(&prompt.messages, &render)?);
         }
-        Ok(Self { model, watches, prompts, rubrics, judge, options: options.clone(), asked, rubric_of })
+        let identity = model.identity()?;
+        Ok(Self { model, identity, watches, prompts, rubrics, judge, options: options.clone(), asked, rubric_of })
     }
 
     /// Runs the measurement in a folder, or goes on with the one that is there.
@@ -181,7 +182,7 @@ impl<'a> Measurement<'a> {
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<MonitoringStudy> {
         let folder = RunFolder::lock(folder.as_ref())?;
-        folder.claim(RUN, &self.header())?;
+        folder.claim_with(RUN, &self.header(), &["/model/weights"])?;
         let projections = self.project(&folder, &mut on_progress)?;
         let known = |place: Place| place.prompt < self.prompts.len() && place.answer < self.options.rollouts;
         let mut answers = JudgedAnswers::open(folder, |place| known(place).then(|| self.seed(place)))?;
@@ -214,7 +215,7 @@ impl<'a> Measurement<'a> {
         let generate = GenerateOptions { batch_size: 0, prefill_tokens: 0, ..self.options.generate.clone() };
         json!({
             "format": FORMAT,
-            "model": through_text(&ModelStamp::of(self.model)),
+            "model": through_text(&self.identity),
             "judge": self.judge.name(),
             "directions": through_text(&self.watches.iter().map(Watch::id).collect::<Vec<_>>()),
             "rubrics": through_text(&self.rubrics),
@@ -304,7 +305,7 @@ impl<'a> Measurement<'a> {
             }
         }
         MonitoringStudy {
-            model: self.model.id().into(),
+            model: self.identity.clone(),
             judge: self.judge.name(),
             rollouts,
             seed,

@@ -8,7 +8,7 @@ mod distribution;
 mod drift;
 
 use pv_hooks::Layer;
-use pv_model::ModelId;
+use pv_model::ModelIdentity;
 use pv_vectors::UnitDirection;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -34,12 +34,15 @@ fn watches() -> Vec<Watch> {
     vec![watch("evil", 3, &[1.0, 2.0]), watch("evil", 5, &[1.0, -2.0]), watch("optimism", 3, &[0.0, 1.0])]
 }
 
-fn model() -> ModelId {
-    ModelId {
+fn model() -> ModelIdentity {
+    ModelIdentity {
         name: "a model".to_owned(),
-        model_type: "llama".to_owned(),
         config_hash: "c0".to_owned(),
         template_hash: Some("7e".to_owned()),
+        dtype: "F32".to_owned(),
+        layers: 9,
+        d_model: 2,
+        weights: Some("e4".to_owned()),
     }
 }
 

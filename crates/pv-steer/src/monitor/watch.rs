@@ -1,7 +1,6 @@
 //! What is watched: named directions.
 
 use pv_hooks::Layer;
-use pv_model::ModelId;
 use pv_vectors::{PersonaVector, UnitDirection};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -57,24 +56,6 @@ pub struct WatchId {
     pub layer: Layer,
     /// SHA-256 of the unit direction's values, f32 in little-endian order, in hex.
     pub direction_sha256: String,
-}
-
-/// What identifies a model in files: a [`ModelId`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// Its name.
-    pub name: String,
-    /// SHA-256 of the architecture, in hex.
-    pub config_hash: String,
-    /// SHA-256 of the chat template, in hex, where there is one.
-    pub template_hash: Option<String>,
-}
-
-impl From<&ModelId> for ModelRecord {
-    fn from(id: &ModelId) -> Self {
-        let ModelId { name, config_hash, template_hash, .. } = id.clone();
-        Self { name, config_hash, template_hash }
-    }
 }
 
 /// Refuses no directions at all, and two that nothing tells apart.

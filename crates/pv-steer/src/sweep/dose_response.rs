@@ -4,7 +4,8 @@ use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::spearman;
-use pv_vectors::{CsvTable, ModelStamp, Provenance, pretty_json};
+use pv_model::ModelIdentity;
+use pv_vectors::{CsvTable, Provenance, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
@@ -30,7 +31,7 @@ pub struct Dose {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoseResponse {
     /// The model.
-    pub model: ModelStamp,
+    pub model: ModelIdentity,
     /// Where the vector comes from.
     pub vector: Provenance,
     /// Who judged.

@@ -125,7 +125,7 @@ pub fn layer_proxy(
     options: &ProxyOptions,
     mut on_layer: impl FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<LayerProxy> {
-    vector.check_model(model.id(), &model.shape())?;
+    vector.check_model(model.config())?;
     let directions = directions(vector, &options.layers)?;
     if options.strength == 0.0 {
         return Err(Error::BadSetting { reason: "a strength of 0 changes nothing".to_owned() });

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use pv_hooks::Layer;
-use pv_model::FinishReason;
-use pv_vectors::{CsvTable, JudgedAnswer, JudgedAnswers, ModelStamp, Provenance, pretty_json};
+use pv_model::{FinishReason, ModelIdentity};
+use pv_vectors::{CsvTable, JudgedAnswer, JudgedAnswers, Provenance, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
@@ -120,7 +120,7 @@ pub struct LayerResult<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepResults {
     /// The model.
-    pub model: ModelStamp,
+    pub model: ModelIdentity,
     /// Where the vector comes from.
     pub vector: Provenance,
     /// Who judged.

@@ -8,8 +8,8 @@ use pv_data::RunFolder;
 use pv_data::runs::through_text;
 use pv_hooks::Hook;
 use pv_judge::{Judge, TraitSpec};
-use pv_model::{CausalLm, GenerateOptions};
-use pv_vectors::{Direction, JudgedAnswers, ModelStamp, PersonaVector, Progress, Provenance};
+use pv_model::{CausalLm, GenerateOptions, ModelIdentity};
+use pv_vectors::{Direction, JudgedAnswers, PersonaVector, Progress, Provenance};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +52,7 @@ const TABLE: &str = "results.csv";
 /// ```
 pub struct Sweep<'a> {
     model: &'a CausalLm,
+    identity: ModelIdentity,
     judge: &'a dyn Judge,
     plan: SweepPlan,
     /// One per layer of the plan.
@@ -82,7 +83,7 @@ impl<'a> Sweep<'a> {
         judge: &'a dyn Judge,
         options: &SweepOptions,
     ) -> Result<Self> {
-        vector.check_model(model.id(), &model.shape())?;
+        vector.check_model(model.config())?;
         if options.batch_size == 0 {
             return Err(Error::BadSetting { reason: "batch_size is 0".to_owned() });
         }
@@ -93,7 +94,8 @@ impl<'a> Sweep<'a> {
             plan.questions.iter().map(|question| prompt(model, plan.system.as_deref(), question, &plan.render));
         let prompts = prompts.collect::<Result<_>>()?;
         let (vector, batch_size) = (vector.provenance().clone(), options.batch_size);
-        let sweep = Self { model, judge, plan, directions, prompts, vector, batch_size };
+        let identity = model.identity()?;
+        let sweep = Self { model, identity, judge, plan, directions, prompts, vector, batch_size };
         for cell in 0..sweep.plan.cells() {
             sweep.steerer(cell)?.validate(&model.shape())?;
         }
@@ -118,7 +120,7 @@ impl<'a> Sweep<'a> {
         mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<SweepResults> {
         let folder = RunFolder::lock(folder.as_ref())?;
-        folder.claim(RUN, &self.header())?;
+        folder.claim_with(RUN, &self.header(), &["/model/weights"])?;
         let seed = |place| self.plan.contains(place).then(|| self.plan.seed(place));
         let mut run = Running { sweep: self, answers: JudgedAnswers::open(folder, seed)? };
         let mut cells: Vec<usize> = (0..self.plan.cells()).collect();
@@ -160,7 +162,7 @@ impl<'a> Sweep<'a> {
         }
         json!({
             "format": FORMAT,
-            "model": through_text(&ModelStamp::of(self.model)),
+            "model": through_text(&self.identity),
             "judge": self.judge.name(),
             "plan": through_text(&self.plan),
             "vector": { "provenance": through_text(&self.vector), "sha256": hex::encode(hash.finalize()) },
@@ -236,7 +238,7 @@ impl Running<'_> {
     /// The results of what has been asked. A journal that is gone on with holds answers of later rounds too, which must not
     /// decide an earlier one.
     fn results(&self, rounds: &[Round], asked: &[usize]) -> SweepResults {
-        let Sweep { model, judge, plan, vector, .. } = self.sweep;
+        let Sweep { identity, judge, plan, vector, .. } = self.sweep;
         let raw = |cell: usize| {
             let coefficient = plan.unit.coefficient(plan.strength(cell));
             coefficient.raw(self.sweep.direction(cell)).unwrap_or_default()
@@ -246,7 +248,7 @@ impl Running<'_> {
             CellResult::new(plan, cell, raw(cell), &places, &self.answers)
         });
         SweepResults {
-            model: ModelStamp::of(model),
+            model: identity.clone(),
             vector: vector.clone(),
             judge: judge.name(),
             plan: plan.clone(),

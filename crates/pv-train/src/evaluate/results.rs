@@ -4,8 +4,9 @@ use std::path::Path;
 
 use pv_judge::VerdictCounts;
 use pv_model::FinishReason;
+use pv_model::ModelIdentity;
 use pv_steer::{AnswerScores, Estimate};
-use pv_vectors::{JudgedAnswers, ModelIdentity, pretty_json};
+use pv_vectors::{JudgedAnswers, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{EvaluationPlan, Place};

@@ -8,8 +8,9 @@ use pv_data::RunFolder;
 use pv_data::runs::through_text;
 use pv_hooks::Hook;
 use pv_judge::{Judge, TraitSpec};
+use pv_model::ModelIdentity;
 use pv_model::{CausalLm, GenerateOptions, Message};
-use pv_vectors::{JudgedAnswers, ModelIdentity, Progress};
+use pv_vectors::{JudgedAnswers, Progress};
 use serde_json::{Value, json};
 
 use super::plan::{EvaluateOptions, EvaluationPlan, Place, TraitQuestions};
@@ -68,7 +69,7 @@ impl<'a> Evaluation<'a> {
         };
         let prompts = plan.traits.iter().map(|which| which.questions.iter().map(prompt).collect());
         let prompts = prompts.collect::<pv_model::Result<_>>()?;
-        Ok(Self { model, judge, measured: ModelIdentity::of(model)?, prompts, batch_size: options.batch_size, plan })
+        Ok(Self { model, judge, measured: model.identity()?, prompts, batch_size: options.batch_size, plan })
     }
 
     /// What will be done.

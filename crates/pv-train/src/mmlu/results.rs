@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pv_vectors::{CsvTable, Interval, ModelIdentity, pretty_json};
+use pv_model::ModelIdentity;
+use pv_vectors::{CsvTable, Interval, pretty_json};
 use serde::{Deserialize, Serialize};
 
 use super::question::Question;
@@ -104,11 +105,11 @@ impl MmluResults {
         let rows = self.subjects.iter().map(|found| (found.subject.as_str(), &found.accuracy));
         for (name, accuracy) in rows.chain([("micro", &self.micro)]) {
             let Proportion { successes, trials, value, low, high } = *accuracy;
-            csv.fields([self.model.stamp.name.as_str(), name]).fields([successes, trials]);
+            csv.fields([self.model.name.as_str(), name]).fields([successes, trials]);
             csv.fields([value, low, high]).end();
         }
         let Interval { low, high } = self.macro_interval;
-        csv.fields([self.model.stamp.name.as_str(), "macro"]).fields([self.micro.successes, self.micro.trials]);
+        csv.fields([self.model.name.as_str(), "macro"]).fields([self.micro.successes, self.micro.trials]);
         csv.fields([self.macro_average, low, high]).end();
         Ok(csv.finish()?)
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use pv_data::runs::through_text;
 use pv_data::{Journal, RunFolder};
 use pv_hooks::Hook;
+use pv_model::ModelIdentity;
 use pv_model::{CausalLm, Continuations, ScoreOptions, ScoredContinuations};
-use pv_vectors::ModelIdentity;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -101,7 +101,7 @@ impl<'a> Mmlu<'a> {
         }
         let groups = groups.into_iter().map(|((_, shots), encoded)| group(shots, encoded)).collect();
         let hash = hex::encode(Sha256::digest(serde_json::to_vec(set).unwrap_or_default()));
-        let (measured, questions) = (ModelIdentity::of(model)?, set.test.clone());
+        let (measured, questions) = (model.identity()?, set.test.clone());
         Ok(Self { model, options: options.clone(), questions, groups, measured, hash })
     }
 

@@ -86,10 +86,10 @@ impl Ended<'_> {
         let from = (self.step() != self.trainer.steps_done()).then(|| self.checkpoints.of_step(self.step()));
         if self.trainer.options().adapter.is_some() {
             // What PEFT loads the base model by: its name on the hub, or where it lies.
-            let name = &model.id().name;
+            let name = model.name();
             let path = model.folder();
             let base = match name.contains('/') {
-                true => name.clone(),
+                true => name.to_owned(),
                 false => path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string(),
             };
             let adapter = match from {

@@ -63,7 +63,7 @@ impl PersonaVector {
         if marked {
             header.insert("row_marks".to_owned(), serde_json::to_string(&marks).map_err(|error| error.to_string())?);
         }
-        safetensors::serialize(views, Some(header)).map_err(|error| error.to_string())
+        safetensors::serialize(views, Some(header)).map_err(|error| error.to_string()).and_then(with_sorted_metadata)
     }
 
     /// Reads a vector that [`save`](Self::save) wrote; [`import`](crate::import) reads those of other tools as well.
@@ -130,6 +130,23 @@ fn floats(view: &TensorView<'_>, name: &str) -> std::result::Result<Vec<f32>, St
     }
 }
 
+/// The same file with its metadata in the order of their keys: `safetensors` takes them from a hash map, but equal vectors are
+/// equal files.
+fn with_sorted_metadata(mut file: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
+    const PREFIX: usize = 8;
+    let length = file.first_chunk::<PREFIX>().map_or(0, |length| u64::from_le_bytes(*length) as usize);
+    let header = file.get_mut(PREFIX..PREFIX + length).ok_or("the header is longer than the file")?;
+    let mut json: serde_json::Value = serde_json::from_slice(header).map_err(|error| error.to_string())?;
+    if let Some(metadata) = json.get_mut("__metadata__").and_then(serde_json::Value::as_object_mut) {
+        metadata.sort_keys();
+    }
+    let text = serde_json::to_vec(&json).map_err(|error| error.to_string())?;
+    let (start, padding) = header.split_at_mut_checked(text.len()).ok_or("the sorted header is longer")?;
+    start.copy_from_slice(&text);
+    padding.fill(b' ');
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +158,10 @@ mod tests {
             model: "tiny".into(),
             config_hash: Some("ab".into()),
             template_hash: None,
+            weights: None,
+            sampling: None,
+            max_new_tokens: None,
+            version: None,
             render: pv_model::RenderOptions::default(),
             judge: None,
             verdicts: Default::default(),
@@ -232,5 +253,15 @@ mod tests {
         beyond[at..][..to.len()].copy_from_slice(to);
         let error = PersonaVector::from_bytes(&beyond).expect_err("a mark beyond the table");
         assert!(error.contains("row marks"), "{error}");
+    }
+
+    #[test]
+    fn equal_vectors_are_equal_files() {
+        let first = vector().to_bytes().expect("a file");
+        // Hash maps have another order each time.
+        for _ in 0..20 {
+            assert_eq!(vector().to_bytes().expect("a file"), first);
+        }
+        assert_eq!(PersonaVector::from_bytes(&first).expect("our own file"), vector());
     }
 }

@@ -2,7 +2,7 @@
 
 use pv_data::runs::through_text;
 use pv_data::{FileError, RunError, RunFolder};
-use pv_model::CausalLm;
+use pv_model::{CausalLm, ModelIdentity};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,49 +17,17 @@ const FORMAT: &str = "pv-rollouts/1";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) format: String,
-    pub(super) model: ModelStamp,
+    pub(super) model: ModelIdentity,
     pub(super) plan: Plan,
 }
 
-/// Which model a run's results are of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelStamp {
-    /// The model's name.
-    pub name: String,
-    /// SHA-256 of its architecture, in hex.
-    pub config_hash: String,
-    /// SHA-256 of its chat template, in hex, where it has one.
-    pub template_hash: Option<String>,
-    /// The type that it computes in.
-    pub dtype: String,
-    /// Its number of layers, embeddings included.
-    pub layers: usize,
-    /// Its width.
-    pub d_model: usize,
-}
-
-impl ModelStamp {
-    /// The stamp of a model.
-    pub fn of(model: &CausalLm) -> Self {
-        let id = model.id();
-        Self {
-            name: id.name.clone(),
-            config_hash: id.config_hash.clone(),
-            template_hash: id.template_hash.clone(),
-            dtype: format!("{:?}", model.decoder().dtype()),
-            layers: model.config().layers + 1,
-            d_model: model.config().d_model,
-        }
-    }
-}
-
 impl Header {
-    pub(super) fn new(model: &CausalLm, plan: Plan) -> Self {
-        Self { format: FORMAT.to_owned(), model: ModelStamp::of(model), plan }
+    pub(super) fn new(model: &CausalLm, plan: Plan) -> Result<Self> {
+        Ok(Self { format: FORMAT.to_owned(), model: model.identity()?, plan })
     }
 
     pub(super) fn layout(&self) -> Layout {
-        let ModelStamp { layers, d_model, .. } = self.model;
+        let ModelIdentity { layers, d_model, .. } = self.model;
         Layout { layers, d_model, precision: self.plan.options.precision }
     }
 
@@ -74,7 +42,7 @@ impl Header {
 
     /// Writes the header of a folder that has none, or refuses a folder whose header is another.
     pub(super) fn claim(&self, folder: &RunFolder) -> Result<()> {
-        Ok(folder.claim(HEADER, &self.json())?)
+        Ok(folder.claim_with(HEADER, &self.json(), &["/model/weights"])?)
     }
 
     /// Reads a folder's header.

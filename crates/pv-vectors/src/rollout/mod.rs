@@ -12,7 +12,6 @@ mod store;
 mod table;
 
 pub use self::table::ScoredRollouts;
-pub use header::ModelStamp;
 pub use means::{KeptActivations, RolloutMeans, recompute, vector_of};
 pub(crate) use means::{difference, read_sequences};
 use plan::side;

@@ -10,7 +10,7 @@ use pv_judge::{COHERENCE, Judge, Rubric, Verdict, VerdictCounts};
 use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use sha2::{Digest, Sha256};
 
-use super::header::{Header, ModelStamp};
+use super::header::Header;
 use super::journal::{ACTIVATIONS, Journal, ROLLOUTS, whole_lines};
 use super::means::{MeansTable, Shared, difference};
 use super::means_file::{MEANS, MeansFile};
@@ -57,7 +57,7 @@ impl RolloutRun {
     pub fn open(folder: impl AsRef<Path>, model: &CausalLm, plan: Plan) -> Result<Self> {
         plan.check()?;
         let folder = RunFolder::lock(folder.as_ref())?;
-        let header = Header::new(model, plan);
+        let header = Header::new(model, plan)?;
         header.claim(&folder)?;
         Self::go_on(folder, header)
     }
@@ -152,17 +152,13 @@ impl RolloutRun {
 
     /// Refuses a model that is not the run's.
     pub(crate) fn check_model(&self, model: &CausalLm) -> Result<()> {
-        let given = ModelStamp::of(model);
-        if given == self.header.model {
-            return Ok(());
+        match self.header.model.difference(&model.identity()?) {
+            None => Ok(()),
+            Some((what, saved, given)) => {
+                let path = self.folder.path().to_owned();
+                Err(RunError::OtherRun { path, what: what.to_owned(), saved, given }.into())
+            }
         }
-        Err(RunError::OtherRun {
-            path: self.folder.path().to_owned(),
-            what: "model".to_owned(),
-            saved: format!("{:?}", self.header.model),
-            given: format!("{given:?}"),
-        }
-        .into())
     }
 
     /// Turns the journal into the files of a complete run. Killed at any point, it is done again or finished by
@@ -279,6 +275,7 @@ impl RolloutRun {
             model: model.name.clone(),
             config_hash: Some(model.config_hash.clone()),
             template_hash: model.template_hash.clone(),
+            weights: model.weights.clone(),
             render: plan.options.render.closed(),
             judge: self.scores.judge(&plan.trait_name).map(str::to_owned),
             verdicts: self.scores.counts(),
@@ -287,6 +284,9 @@ impl RolloutRun {
             kept_negative: Some(kept.neg.len()),
             total: Some(plan.len()),
             seed: Some(plan.options.seed),
+            sampling: Some(plan.options.sampling.clone()),
+            max_new_tokens: Some(plan.options.max_new_tokens),
+            version: Provenance::current_version(),
             best_layer: None,
             imported: None,
         }

@@ -102,7 +102,7 @@ fn a_file_that_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("c.json");
     calibration(50).save(&path).expect("a file");
-    let refused = |watches: &[Watch], model: &pv_model::ModelId| {
+    let refused = |watches: &[Watch], model: &pv_model::ModelIdentity| {
         Calibration::load(&path, watches, model).expect_err("does not fit").to_string()
     };
     let all = watches();
@@ -115,6 +115,17 @@ fn a_file_that_does_not_fit_is_refused() {
     let mut other = model();
     other.template_hash = None;
     assert!(refused(&all, &other).contains("template's hash is 7e, but none"));
+    // A finetuned copy of the same name.
+    let mut other = model();
+    other.weights = Some("e5".to_owned());
+    assert!(refused(&all, &other).contains("weights' hash is e4, but e5"));
+    // A file of an older version, which said less.
+    let older = folder.path().join("older.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    let said = file["model"].as_object_mut().expect("a model");
+    ["dtype", "layers", "d_model", "weights"].iter().for_each(|key| assert!(said.remove(*key).is_some(), "{key}"));
+    std::fs::write(&older, file.to_string()).expect("a file");
+    assert!(Calibration::load(&older, &all, &model()).is_ok());
     for (name, layer) in [("kindness", 3), ("optimism", 5)] {
         let missing = refused(&[all[0].clone(), watch(name, layer, &[0.0, 1.0])], &model());
         assert!(missing.contains(&format!("direction of {name} at layer {layer}")) && missing.contains("missing"));
