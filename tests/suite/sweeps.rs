@@ -125,6 +125,8 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .map(|path| {
             (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(path).expect("a file"))
         })
+        // What was damaged is kept beside it.
+        .filter(|(name, _)| !name.contains(".damaged"))
         .collect();
     files.sort();
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();

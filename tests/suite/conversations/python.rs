@@ -81,7 +81,7 @@ fn conversations_render_as_transformers_renders_them() {
         assert_eq!(theirs["spans"], json!(spans), "{ours}");
         spans_found += spans.len();
     }
-    assert_eq!((texts.lines().count(), spans_found), (14, 8));
+    assert_eq!((texts.lines().count(), spans_found), (22, 12));
 }
 
 /// A table whose structs pyarrow makes of rows with different keys: what other rows have is null in a row that lacks it.

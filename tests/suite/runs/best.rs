@@ -331,5 +331,5 @@ fn a_folder_of_an_older_version_goes_on_as_it_was_begun() {
     assert_eq!(first, Some(0.0));
     case.options.train.warmup = pv_train::WarmUp::AboveZero;
     let error = case.run().run(place.path(), go_on).expect_err("refused").to_string();
-    assert!(error.contains("its train.warmup is \"from_zero\", not \"above_zero\""), "{error}");
+    assert!(error.contains("its train.warmup is \"from_zero\", but \"above_zero\" was asked for"), "{error}");
 }

@@ -36,7 +36,7 @@ pub struct Summary {
 /// The conversations of files, folders and patterns, one after another.
 ///
 /// How rows are laid out in a file its name says: `.jsonl` and `.ndjson`, `.csv` with a line of names, each of them with `.gz` or
-/// `.zst` behind it, and `.parquet` (feature `data`). In which form a row holds a conversation its keys say ([`Format`]);
+/// `.zst` behind it, and `.parquet` (feature `parquet`). In which form a row holds a conversation its keys say ([`Format`]);
 /// [`with_format`](Self::with_format) says it instead.
 ///
 /// Messages keep all of their keys that are not null. Beside them a row may have

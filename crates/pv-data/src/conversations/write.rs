@@ -66,7 +66,7 @@ pub(super) type Answer = std::result::Result<Option<Vec<Cell>>, Box<dyn std::err
 /// Writes the lines of JSONL files into one, each with fields added at its end. What was there stays as it is, to the byte;
 /// lines end in `\n`. `values` is asked for each line that is not empty, in the order of the files, and answers with its
 /// values in the order of `columns`, or with nothing to leave it out; bad rows are asked for too, and should be left out
-/// when they are no objects. Names that end in `.gz` or `.zst` are compressed on either side (feature `data`). The output
+/// when they are no objects. Names that end in `.gz` or `.zst` are compressed on either side (feature `parquet`). The output
 /// is written under another name first, and may take the place of a source.
 ///
 /// # Errors
