@@ -28,6 +28,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//! `parquet` lets [`ConversationReader`] read Parquet and compressed files, and adds [`conversations`]`::add_columns`.
 
 pub mod conversations;
 mod error;

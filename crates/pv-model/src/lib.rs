@@ -25,8 +25,6 @@
 //! The CPU backend (`flex`) is always built in. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda` and `rocm` add others, which
 //! [`device`] then finds by name. A library should leave the choice to the application.
 //!
-//! `data` lets [`ConversationReader`] read Parquet and compressed files, and adds `add_columns`.
-//!
 //! `hub` lets [`resolve`] download models from the Hugging Face hub; it finds those in the local cache without it.
 
 mod adapter;

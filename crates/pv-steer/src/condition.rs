@@ -41,7 +41,7 @@ impl TryFrom<Written> for Condition {
         const ROUNDING: f64 = 1e-4;
         let Written { layer, unit, side, threshold } = written;
         let length = unit.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        if !((length - 1.0).abs() < ROUNDING) {
+        if length.is_nan() || (length - 1.0).abs() >= ROUNDING {
             return Err(format!("`unit` has the length {length}, not 1"));
         }
         if !threshold.is_finite() {

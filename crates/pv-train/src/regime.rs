@@ -137,7 +137,7 @@ impl Regime {
     /// version began which did not write them down, or that had another hook than regimes.
     ///
     /// # Errors
-    /// A folder that cannot be read, [`Error::DamagedRun`](crate::Error::DamagedRun).
+    /// A folder that cannot be read, [`RunError::Damaged`](pv_data::RunError::Damaged).
     pub fn of_run(folder: impl AsRef<Path>) -> Result<Option<Vec<Self>>> {
         run_regimes(folder.as_ref())
     }

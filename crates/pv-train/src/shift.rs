@@ -168,7 +168,7 @@ impl ProjectionTable {
     /// Writes the table as JSON.
     ///
     /// # Errors
-    /// [`MeasureError::Write`].
+    /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         Ok(write_whole(path, pretty_json(self))?)
     }
@@ -176,7 +176,7 @@ impl ProjectionTable {
     /// Reads what [`save`](Self::save) wrote. [`check`](Self::check) says whether it is the table that is wanted.
     ///
     /// # Errors
-    /// [`MeasureError::Read`], [`MeasureError::Json`], and [`MeasureError::Mismatch`] for a table with holes.
+    /// [`FileError::Read`](pv_data::FileError::Read), [`MeasureError::Json`], and [`MeasureError::Mismatch`] for a table with holes.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let table: Self = read_json(path.as_ref())?;
         table.check_shape()?;

@@ -177,8 +177,7 @@ fn of_template(error: &pv_model::Error) -> bool {
     )
 }
 
-/// An error with what caused it, in a line.
-
+/// The rows of the files, and what was read of them.
 fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
     let mut reader = ConversationReader::new(inputs)?.with_format(options.format);
     if let Some(roles) = &options.roles {

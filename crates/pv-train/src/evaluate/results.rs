@@ -109,7 +109,7 @@ impl EvaluationResults {
     /// Reads a run's `results.json`.
     ///
     /// # Errors
-    /// [`MeasureError::Read`](crate::MeasureError::Read), [`MeasureError::Json`](crate::MeasureError::Json).
+    /// [`FileError::Read`](pv_data::FileError::Read), [`MeasureError::Json`](crate::MeasureError::Json).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         read_json(path.as_ref())
     }

@@ -14,7 +14,7 @@ impl QuestionSet {
     /// folder itself, in its `all`, or else in one folder per subject. Subjects are in alphabetical order.
     ///
     /// # Errors
-    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] for a folder without test files or a file that does not hold
+    /// [`FileError::Read`](pv_data::FileError::Read); [`MeasureError::BadQuestions`] for a folder without test files or a file that does not hold
     /// questions.
     pub fn read_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
@@ -42,7 +42,7 @@ impl Question {
     /// Reads a file without header whose columns are the question, four choices, and the right one's letter.
     ///
     /// # Errors
-    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the line.
+    /// [`FileError::Read`](pv_data::FileError::Read); [`MeasureError::BadQuestions`] with the line.
     pub fn read_csv(path: impl AsRef<Path>, subject: &str) -> Result<Vec<Self>> {
         let path = path.as_ref();
         let file = pv_data::open_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
@@ -113,7 +113,7 @@ impl Question {
     /// (0 to 3), as those of `cais/mmlu` are; others are not looked at.
     ///
     /// # Errors
-    /// [`MeasureError::Read`]; [`MeasureError::BadQuestions`] with the row, counted from 1.
+    /// [`FileError::Read`](pv_data::FileError::Read); [`MeasureError::BadQuestions`] with the row, counted from 1.
     pub fn read_parquet(path: impl AsRef<Path>) -> Result<Vec<Self>> {
         #[derive(serde::Deserialize)]
         struct Row {

@@ -117,7 +117,7 @@ impl MmluResults {
     /// Reads a run's `results.json`.
     ///
     /// # Errors
-    /// [`MeasureError::Read`](crate::MeasureError::Read), [`MeasureError::Json`](crate::MeasureError::Json).
+    /// [`FileError::Read`](pv_data::FileError::Read), [`MeasureError::Json`](crate::MeasureError::Json).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         read_json(path.as_ref())
     }

@@ -60,7 +60,7 @@ impl ScoredRollouts {
         let table = TableReader::open(path, move |name| wanted.iter().any(|wanted| wanted == name)).map_err(failed)?;
         if let Some(found) = table.columns() {
             let lacks = |name: &&str| !found.iter().any(|found| found == name);
-            if let Some(name) = [QUESTION, PROMPT, ANSWER, ID].iter().find(|name| lacks(*name)) {
+            if let Some(name) = [QUESTION, PROMPT, ANSWER, ID].iter().find(|name| lacks(name)) {
                 return Err(bad(None, format!("it has no column {name:?}; it has {found:?}")));
             }
         }
