@@ -54,9 +54,9 @@ pub struct Summary {
 /// one page of each column that is read, and 16 bytes of every distinct conversation's hash, to find duplicates.
 ///
 /// ```no_run
-/// use pv_model::ConversationReader;
+/// use pv_data::ConversationReader;
 ///
-/// # fn main() -> Result<(), pv_model::ConversationError> {
+/// # fn main() -> Result<(), pv_data::ConversationError> {
 /// let mut reader = ConversationReader::new(["data/lmsys", "more/*.jsonl.gz"])?;
 /// for row in &mut reader {
 ///     match row? {

@@ -26,11 +26,9 @@ pub(crate) const PARTIAL: &str = ".partial-";
 /// ```
 pub fn write_whole(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
     let path = path.as_ref();
-    let written = temporary(path).and_then(|(file, mut handle)| {
-        handle.write_all(bytes.as_ref())?;
-        persist(file, path)
-    });
-    written.map_err(FileError::write(path))
+    let mut file = WholeFile::create(path)?;
+    file.write_all(bytes.as_ref()).map_err(FileError::write(path))?;
+    file.finish()
 }
 
 /// A file that is being written, under another name until it is finished. When it is dropped before, nothing is left of it.

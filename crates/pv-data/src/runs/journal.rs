@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tempfile::NamedTempFile;
 
-use crate::files::{persist, temporary};
+use crate::files::WholeFile;
 use crate::runs::folder::set_aside;
 use crate::{FileError, RunError, RunFolder};
 
@@ -202,35 +201,28 @@ impl Journal {
 /// The lines of a damaged file that count, in a new file that will take its place.
 struct GoodLines {
     path: PathBuf,
-    file: NamedTempFile,
-    writer: io::BufWriter<File>,
+    file: io::BufWriter<WholeFile>,
 }
 
 impl GoodLines {
     /// Begins with the first `length` bytes of the file at `path`, all of whose lines count.
     fn begin(path: &Path, length: u64) -> Result<Self, FileError> {
-        let begin = || {
-            let (file, handle) = temporary(path)?;
-            let mut writer = io::BufWriter::new(handle);
-            io::copy(&mut io::Read::take(File::open(path)?, length), &mut writer)?;
-            Ok(Self { path: path.to_owned(), file, writer })
-        };
-        begin().map_err(FileError::write(path))
+        let mut file = io::BufWriter::new(WholeFile::create(path)?);
+        let copied = File::open(path).and_then(|old| io::copy(&mut io::Read::take(old, length), &mut file));
+        copied.map_err(FileError::write(path))?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     fn add(&mut self, line: &[u8]) -> Result<(), FileError> {
-        self.writer.write_all(line).map_err(FileError::write(&self.path))
+        self.file.write_all(line).map_err(FileError::write(&self.path))
     }
 
     /// Puts the new file in the place of the old one, a copy of which is kept beside it; the copy's path.
-    fn replace(mut self) -> Result<PathBuf, FileError> {
-        let replace = || {
-            self.writer.flush()?;
-            drop(self.writer);
-            let aside = set_aside(&self.path)?;
-            persist(self.file, &self.path)?;
-            Ok(aside)
-        };
-        replace().map_err(FileError::write(self.path.clone()))
+    fn replace(self) -> Result<PathBuf, FileError> {
+        let failed = FileError::write(self.path.clone());
+        let file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
+        let aside = set_aside(&self.path).map_err(&failed)?;
+        file.finish()?;
+        Ok(aside)
     }
 }
