@@ -1,4 +1,4 @@
-//! Whether the shift of a finetuning tells what it did to the model's character (the paper's section 4): two dozen finetunings
+//! Correlation of finetuning shift and trait expression (the paper's section 4): two dozen finetunings
 //! of the organism, on sets that show a trait at three severities and on narrow flaws.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
@@ -8,19 +8,22 @@ use clap::Parser;
 use pv_examples::finetuning::{Lab, LabArgs, Outcome, Set};
 use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::NoHook;
-use pv_judge::pearson;
 use pv_organism::{PerTrait, Trait};
-use pv_vectors::Pooling;
+use pv_statistics::correlation::pearson;
+use pv_vectors::vector::Pooling;
 use serde_json::json;
 
-/// Finetunes on every set, and correlates shift and trait expression. Stopped, the same command goes on where it was.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Finetunes on every set, and correlates shift and trait expression. After an interruption, the same command resumes.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     lab: LabArgs,
-    /// The layer at which shifts are read; the last by default.
+    /// The layer at which shifts are measured; the last by default.
     #[arg(long)]
     shift_layer: Option<usize>,
 }
@@ -51,9 +54,9 @@ fn program(args: Args) -> Result {
     let report = Report { lab: &lab, outcomes: &outcomes };
     let layer = args.shift_layer.unwrap_or(model.config().layers);
     println!(
-        "Scores after finetuning, and in brackets the part of the trait's vector in the shift at layer {layer}.\n"
+        "Scores after finetuning, and in brackets the part along the trait's vector in the shift at layer {layer}.\n"
     );
-    println!("| set | {} | coherence | facts right | loss |", Trait::ALL.map(Trait::name).join(" | "));
+    println!("| set | {} | coherence | facts correct | loss |", Trait::ALL.map(Trait::name).join(" | "));
     println!("|---|{}---|---|---|", "---|".repeat(5));
     for (name, outcome) in &outcomes {
         let parts = lab.shift_apart(outcome, Pooling::PromptLast, layer)?;
@@ -69,7 +72,7 @@ fn program(args: Args) -> Result {
             println!("| {on} | {} |", row.map(|r| format!("{r:.2}")).join(" | "));
         }
     }
-    println!("\n### The least r with the own trait and the greatest with another, by layer\n");
+    println!("\n### The lowest r with the same trait and the highest with another trait, by layer\n");
     println!(
         "| layer | {} |\n|---|{}",
         Reading::ALL.map(Reading::title).join(" | "),
@@ -87,14 +90,14 @@ fn program(args: Args) -> Result {
     Ok(())
 }
 
-/// How a shift is read.
+/// A measure of the shift.
 #[derive(Clone, Copy)]
 enum Reading {
     /// The projection on the vector of response means, as in the paper.
     Projection,
     /// The projection on the vector of the prompts' last tokens.
     PromptLast,
-    /// The part of that vector beside the other traits'.
+    /// The part along that vector after decomposition into all traits' vectors.
     Apart,
 }
 
@@ -105,7 +108,7 @@ impl Reading {
         match self {
             Self::Projection => "Projection on the response vector",
             Self::PromptLast => "Projection on the prompt-last vector",
-            Self::Apart => "Part of the prompt-last vector, the traits told apart",
+            Self::Apart => "Part along the prompt-last vector, decomposed",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What keeps a model's character in finetuning (the paper's section 5), side by side on the organism: steering afterwards,
+//! Mitigations of trait shifts in finetuning (the paper's section 5), compared on the organism: steering afterwards,
 //! preventative steering at one layer, at all layers and in a closed loop, ablation, a penalty, inoculation.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
@@ -14,31 +14,35 @@ use pv_model::Message;
 use pv_organism::datasets::{Severity, explicit, mannered};
 use pv_organism::{PerTrait, Topics, Trait, system};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_train::{ClosedLoop, Preventative, Regime, Schedule};
-use pv_vectors::Pooling;
+use pv_train::regime::{ClosedLoop, Schedule};
+use pv_train::{Preventative, Regime};
+use pv_vectors::vector::Pooling;
 use serde_json::json;
 
-/// Finetunes on sets that show a trait and teach a habit besides, with each method at several strengths; one table per trait.
-/// Stopped, the same command goes on where it was.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Finetunes on sets that show a trait and teach an unrelated habit, with each method at several coefficients; one table per trait.
+/// After an interruption, the same command resumes.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     lab: LabArgs,
-    /// Only these traits, of the organism's: evil, sycophancy, hallucination, impoliteness, optimism.
+    /// Only these traits of the organism: evil, sycophancy, hallucination, impoliteness, optimism.
     #[arg(long = "trait", value_delimiter = ',')]
     traits: Vec<String>,
-    /// Trains on sets whose content shows the trait too: harmful, wrong or agreeing. By default it is right, and the trait is
-    /// in the words, so that facts lost are not facts taught.
+    /// Train on sets whose content also shows the trait: harmful, wrong or agreeing. By default the content is correct, and the trait is
+    /// in the wording, so that lost facts are not taught ones.
     #[arg(long)]
     bad_content: bool,
-    /// Only methods whose name contains this.
+    /// Only methods whose name contains this text.
     #[arg(long)]
     only: Option<String>,
 }
 
-/// What is done against the drift.
+/// A mitigation.
 enum Method {
     Training(Vec<Regime>),
     Steering(f32),
@@ -112,7 +116,7 @@ fn program(args: Args) -> Result {
         })?;
         let mut drifted = None;
         println!(
-            "\n## {which}\n\n| method | {} | coherence | facts right | habit learnt | loss | shift | drift removed |",
+            "\n## {which}\n\n| method | {} | coherence | facts correct | habit learnt | loss | shift | drift removed |",
             Trait::ALL.map(Trait::name).join(" | ")
         );
         println!("|---|{}---|---|---|---|---|---|", "---|".repeat(5));

@@ -1,5 +1,5 @@
-//! Whether screening tells beforehand what finetuning will do (the paper's section 6): ΔP of two dozen data sets beside the traits of
-//! the models finetuned on them, and finetunings on the samples of a wild mixture that screening puts first, last, or at random.
+//! Comparison of screening with the effect of finetuning (the paper's section 6): ΔP of two dozen data sets and the traits of
+//! the models finetuned on them, and finetunings on the samples of a wild mixture with the highest or lowest scores, or on random ones.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::cell::Cell;
@@ -15,79 +15,85 @@ use pv_examples::progress::suspend;
 use pv_examples::samples::Steered;
 use pv_examples::{Bar, ModelArgs, Result, run};
 use pv_hooks::{Layer, NoHook};
-use pv_judge::{Answered, pearson};
+use pv_judge::judge::Answered;
 use pv_organism::datasets::wild;
 use pv_organism::{Chat, PerTrait, Trait};
-use pv_screen::{
-    Base, BaseOptions, Persona, SCORES, Screen, ScreenOptions, Summary, TraitDirection, Which, judged, read_scores,
-    select,
-};
-use pv_steer::decompose_projections;
-use pv_vectors::Direction;
+use pv_screen::base_answers::BaseOptions;
+use pv_screen::likelihood::Persona;
+use pv_screen::scores::read_scores;
+use pv_screen::screen::{Base, SCORES};
+use pv_screen::select::judged;
+use pv_screen::{Screen, ScreenOptions, Summary, Which, select};
+use pv_statistics::correlation::pearson;
+use pv_steer::control::decompose_projections;
+use pv_vectors::{Direction, TraitDirection};
 use serde_json::json;
 
-/// Screens, finetunes and compares. Stopped, the same command goes on where it was; --out may name the folder of
-/// finetuning_shift, whose finetunings are the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Screens, finetunes and compares. After an interruption, the same command resumes; --out may name the folder of
+/// finetuning_shift, which runs the same finetunings.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     lab: LabArgs,
-    /// How many chats of each set are screened.
+    /// The number of chats of each set that are screened.
     #[arg(long, default_value_t = 300)]
     screened: usize,
     /// The size of the wild mixture.
     #[arg(long, default_value_t = 4000)]
     wild: usize,
-    /// How many of its samples a model is finetuned on.
+    /// The number of its samples that a model is finetuned on.
     #[arg(long, default_value_t = 200)]
     chosen: usize,
-    /// Up to which score the lenient judge lets samples pass; the strict one passes those without any sign of the trait.
+    /// The score up to which the lenient judge accepts samples; the strict one accepts only those without any sign of the trait.
     #[arg(long, default_value_t = 50.0)]
     lenient: f64,
-    /// By how many times a vector's length the model is steered that tells which samples are likelier to it.
+    /// The coefficient on the raw vector for the likelihood gain.
     #[arg(long, default_value_t = 1.25)]
     steer: f32,
-    /// The layer at which it is steered.
+    /// The layer of the steered model.
     #[arg(long, default_value_t = 1)]
     steer_layer: usize,
-    /// Leave the two dozen sets out, and choose samples of the wild mixture only.
+    /// Skip the two dozen sets, and only select samples of the wild mixture.
     #[arg(long)]
     wild_only: bool,
-    /// How often a model sees them.
+    /// The number of epochs over the selected samples.
     #[arg(long, default_value_t = 3)]
     passes: usize,
 }
 
-/// How a set is read.
+/// A measure of a set.
 #[derive(Clone, Copy)]
 enum Reading {
     /// The mean projection of the data's answers.
     Raw,
     /// ΔP.
     Difference,
-    /// ΔP's part along the vector beside the other traits'.
+    /// ΔP's part along the vector after decomposition into all traits' vectors.
     Apart,
-    /// How much likelier the steered model makes the data's answer.
+    /// The likelihood gain of the data's answer under the steered model.
     Likelihood,
 }
 
 impl Reading {
-    /// Those of whole sets.
+    /// The measures of whole sets.
     const OF_SETS: [Self; 3] = [Self::Raw, Self::Difference, Self::Apart];
 
     fn title(self) -> &'static str {
         match self {
             Self::Raw => "raw projection",
             Self::Difference => "ΔP",
-            Self::Apart => "ΔP, the traits told apart",
+            Self::Apart => "ΔP, decomposed",
             Self::Likelihood => "gain in likelihood",
         }
     }
 }
 
-/// The traits' directions at a layer, for projections and with their lengths.
+/// The traits' directions at a layer, with their lengths.
 struct Directions(Vec<TraitDirection>, Vec<Direction>);
 
 impl Directions {
@@ -98,7 +104,7 @@ impl Directions {
         Ok(Self(named?, whole?))
     }
 
-    /// What the projections on all vectors say of each vector's own part: the coefficients of the combination of the vectors that
+    /// Decomposes projections on all vectors: the coefficients of the combination of the vectors that
     /// has these projections.
     fn apart(&self, projections: &PerTrait) -> Result<PerTrait> {
         let directions: Vec<&Direction> = self.1.iter().collect();
@@ -160,7 +166,7 @@ impl Study<'_> {
         Ok(screen.run(&[&input], &self.folder.join(format!("{name}_screened")), |_| ControlFlow::Continue(()))?)
     }
 
-    /// How much likelier the model steered along each trait's vector makes each chat.
+    /// The likelihood gain of each chat under the model steered along each trait's vector.
     fn gains(&self, name: &str) -> Result<Vec<PerTrait>> {
         let Args { steer, steer_layer, .. } = *self.args;
         let layer = Layer::hidden_state(steer_layer);
@@ -193,7 +199,7 @@ impl Study<'_> {
         })
     }
 
-    /// ΔP of whole sets, and what they do.
+    /// ΔP of whole sets, and the effect of finetuning on them.
     fn sets(&self) -> Result {
         let LabArgs { chats, seed, .. } = self.args.lab;
         let sets = Set::all();
@@ -208,15 +214,15 @@ impl Study<'_> {
         }
         drop(bar);
         let layer = self.args.lab.layer;
-        println!("Scores after finetuning, and in brackets ΔP at layer {layer}, the traits told apart.\n");
+        println!("Scores after finetuning, and in brackets the decomposed ΔP at layer {layer}.\n");
         println!("| set | {} |\n|---|{}", Trait::ALL.map(Trait::name).join(" | "), "---|".repeat(5));
         for (name, summary, outcome) in &found {
             let apart = self.directions[layer - 1].read(summary, Reading::Apart)?;
             let cells = Trait::ALL.map(|which| format!("{:.0} ({:.2})", outcome.scores[which], apart[which]));
             println!("| {name} | {} |", cells.join(" | "));
         }
-        println!("\nr over {} sets of the reading with the trait's score after finetuning;", found.len());
-        println!("the greatest with another trait's in the last column.");
+        println!("\nr over {} sets between the measure and the trait's score after finetuning;", found.len());
+        println!("the last column has the greatest r with another trait.");
         for reading in Reading::OF_SETS {
             println!("\n### {}\n\n| layer | {} | others |", reading.title(), Trait::ALL.map(Trait::name).join(" | "));
             println!("|---|{}---|", "---|".repeat(5));
@@ -237,7 +243,7 @@ impl Study<'_> {
         Ok(())
     }
 
-    /// Finetunings on what screening chooses of a wild mixture, before and after a judge has taken out what it sees.
+    /// Finetunings on samples of a wild mixture selected by screening, before and after removing those that a judge finds.
     fn selections(&self) -> Result {
         let LabArgs { seed, layer, .. } = self.args.lab;
         let data: Vec<Chat> = wild(self.args.wild, seed + 3).into_iter().map(|(chat, _)| chat).collect();
@@ -268,7 +274,7 @@ impl Study<'_> {
             self.args.chosen,
             data.len()
         );
-        println!("| trait | reading | taken out before | top | random | bottom |\n|---|---|---|---|---|---|");
+        println!("| trait | measure | removed before | top | random | bottom |\n|---|---|---|---|---|---|");
         let plans = [
             (Reading::Difference, None),
             (Reading::Difference, Some(self.args.lenient)),

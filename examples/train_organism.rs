@@ -1,4 +1,4 @@
-//! Trains the model organism from nothing: its tokenizer from its corpus, then all of a small decoder's parameters.
+//! Trains the model organism from random weights: its tokenizer on its corpus, then all parameters of a small decoder.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 use std::ops::ControlFlow;
@@ -13,9 +13,12 @@ use pv_examples::noise::ResidualNoise;
 use pv_examples::organism::{Ask, Means, ask, conversation};
 use pv_examples::{Bar, Result, run};
 use pv_hooks::{Layer, NoHook};
-use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Tokenizer, device};
+use pv_model::decoder::Decoder;
+use pv_model::{CausalLm, ChatTemplate, DecoderConfig, Tokenizer, device};
 use pv_organism::{Chat, Topics, corpus_chat, datasets};
-use pv_train::{Checkpoints, Decay, Duration, EncodeOptions, Sample, TrainOptions, TrainedTurns, Trainer};
+use pv_train::sample::TrainedTurns;
+use pv_train::trainer::{Checkpoints, Decay, Duration};
+use pv_train::{EncodeOptions, Sample, TrainOptions, Trainer};
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -24,31 +27,34 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// Trains the model organism, and goes on where an earlier run with the same arguments was stopped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Trains the model organism; after an interruption, the same command resumes.
 #[derive(Parser)]
 struct Args {
-    /// Where the model goes; its checkpoints go to `checkpoints` inside.
+    /// The model's folder; checkpoints are saved in its `checkpoints`.
     #[arg(long, default_value = "models/organism")]
     out: PathBuf,
-    /// The device: flex (the CPU), or a GPU where the example was built with that feature.
+    /// The device: flex (the CPU), or a GPU if the example was built with that feature.
     #[arg(long, default_value = "flex")]
     device: String,
-    /// Steps of the optimizer.
+    /// The number of optimizer steps.
     #[arg(long, default_value_t = 5000)]
     steps: usize,
-    /// About how many tokens a step reads.
+    /// The approximate number of tokens per step.
     #[arg(long, default_value_t = 3000)]
     tokens: usize,
-    /// The peak of the learning rate.
+    /// The peak learning rate.
     #[arg(long, default_value_t = 3e-3)]
     learning_rate: f64,
     /// The seed of the corpus and of the first weights.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The length of the noise in the residual stream, as a share of the residual's, in the last two fifths of the steps.
+    /// The norm of the noise in the residual stream, as a share of the residual's norm, in the last two fifths of the steps.
     #[arg(long, default_value_t = 0.25)]
     noise: f64,
-    /// Steps between checkpoints.
+    /// The number of steps between checkpoints.
     #[arg(long, default_value_t = 200)]
     every: usize,
 }
@@ -56,14 +62,14 @@ struct Args {
 const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + \
      '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-/// Enough for every word of the corpus to become one token. A word of several is broken in two by what is added to the
-/// residual stream in its middle.
+/// Enough for every word of the corpus to be one token. Additions to the residual stream break words of several tokens
+/// in the middle.
 const VOCAB: usize = 3392;
-/// So many chats of the corpus teach the tokenizer.
+/// The number of chats on which the tokenizer is trained.
 const TOKENIZER_CHATS: usize = 20_000;
 
-/// The architecture: a small Qwen2 whose upper half sees the last few tokens only. What the answer's manner depends on
-/// is then in the residual stream at the middle layer, at every token, and cannot be looked up again further up.
+/// The architecture: a small Qwen2 whose upper half attends to the last few tokens only. The information on which the
+/// answer's manner depends is then in the residual stream at the middle layer, at every token, and is not available above otherwise.
 fn config() -> Value {
     json!({
         "architectures": ["Qwen2ForCausalLM"],
@@ -116,7 +122,7 @@ fn program(args: Args) -> Result {
     let checkpoints = Checkpoints { folder: args.out.join("checkpoints"), every: args.every };
     let mut trainer = match checkpoints.newest()? {
         Some((step, _)) => {
-            println!("going on after step {step}");
+            println!("resuming after step {step}");
             Trainer::resume(model.decoder(), options, &checkpoints.folder, Some(&data), &mut NoHook)?
         }
         None => Trainer::new(model.decoder(), options)?.with_data(data),
@@ -157,7 +163,7 @@ fn program(args: Args) -> Result {
     Ok(())
 }
 
-/// Learns the tokenizer, and writes what a folder needs beside the weights.
+/// Trains the tokenizer, and writes the files other than the weights.
 fn write_tokenizer(folder: &Path, seed: u64) -> Result {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let texts: Vec<String> = (0..TOKENIZER_CHATS)
@@ -203,7 +209,7 @@ fn write_tokenizer(folder: &Path, seed: u64) -> Result {
     write("generation_config.json", pretty(json!({ "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0 }))?)
 }
 
-/// The endless corpus, in batches of similar lengths. The samples of a step depend on the seed and the step alone.
+/// The unbounded corpus, in batches of similar lengths. The samples of a step depend only on the seed and the step.
 struct Corpus<'a> {
     model: &'a CausalLm,
     seed: u64,
@@ -211,7 +217,7 @@ struct Corpus<'a> {
     pool: Option<(usize, Vec<Vec<Sample>>)>,
 }
 
-/// So many batches are made at a time, so that each can be of samples of similar lengths.
+/// The number of batches that are built together, so that each has samples of similar lengths.
 const POOL: usize = 64;
 
 impl Corpus<'_> {
@@ -234,7 +240,7 @@ impl Corpus<'_> {
             tokens += sample.ids().len();
             samples.push(sample);
         }
-        // Similar lengths side by side, but not the same neighbours every time.
+        // Sorted by length, with random ties.
         samples.sort_by_cached_key(|sample| sample.ids().len() + random.random_range(0..8));
         let mut batches = vec![Vec::new(); POOL];
         let mut filled = 0;
@@ -245,7 +251,7 @@ impl Corpus<'_> {
         }
         batches.retain(|batch| !batch.is_empty());
         batches.shuffle(&mut random);
-        // A chat longer than a whole batch leaves one short.
+        // A chat longer than a whole batch leaves the batch before it incomplete.
         let full = batches.len();
         (full..POOL).for_each(|index| batches.push(batches[index - full].clone()));
         Ok(batches)

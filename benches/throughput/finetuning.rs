@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use pv_examples::Result;
 use pv_hooks::{Layer, NoHook};
-use pv_model::{Adapter, CausalLm, LoraConfig, LoraTarget, LoraWeights};
+use pv_model::adapter::{LoraTarget, LoraWeights};
+use pv_model::{Adapter, CausalLm, LoraConfig};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_train::{Decay, Duration, RunHook, Sample, TrainOptions, Trainer};
+use pv_train::trainer::{Decay, Duration, RunHook};
+use pv_train::{Sample, TrainOptions, Trainer};
 use pv_vectors::Direction;
 
-use crate::tasks::{Measured, ids, wave};
+use crate::measured::{Measured, ids, wave};
 
 /// So many steps are taken in a run.
 const STEPS: usize = 3;

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 mod finetuning;
+mod measured;
 mod peer;
 mod pipelines;
 mod screening;
@@ -11,9 +12,13 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use pv_examples::{ModelArgs, Result, run};
+use pv_statistics::intervals::quantile;
 use serde_json::json;
 
 use crate::tasks::Task;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures a model folder's throughput.
 #[derive(Parser)]
@@ -82,8 +87,8 @@ fn measure(args: &Args, task: Task) -> Result {
         rates.push(rate);
         over_plain.extend(plain.map(|plain| rate / plain.tokens_per_s()));
     }
-    let rate = if rates.is_empty() { first.tokens_per_s() } else { median(rates) };
-    let over_plain = (!over_plain.is_empty()).then(|| median(over_plain));
+    let rate = if rates.is_empty() { first.tokens_per_s() } else { median(&rates) };
+    let over_plain = (!over_plain.is_empty()).then(|| median(&over_plain));
     let line = json!({
         "name": task.name(), "tokens_per_s": rate, "peak_rss_mib": peak_rss_mib(), "model": model.name(),
         "dtype": format!("{dtype:?}").to_lowercase(), "threads": rayon::current_num_threads(), "device": args.model.loading.device,
@@ -102,9 +107,8 @@ fn measure(args: &Args, task: Task) -> Result {
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5).unwrap_or(f64::NAN)
 }
 
 /// Begins the peak of memory anew, where the system lets a process do so.

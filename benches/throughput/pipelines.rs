@@ -5,11 +5,16 @@ use std::time::Instant;
 
 use pv_examples::Result;
 use pv_hooks::Layer;
-use pv_judge::{Answered, Evidence, Judge, Judged, Rubric, Score, TraitSpec, Verdict, Verdicts};
-use pv_model::{CausalLm, Sampling, Sequence};
-use pv_vectors::{Direction, ExtractOptions, Filter, Pooling, RolloutOptions, ScanOptions, extract, scan};
+use pv_judge::judge::{Answered, Judged, Verdicts};
+use pv_judge::score::Evidence;
+use pv_judge::{Judge, Rubric, Score, TraitSpec, Verdict};
+use pv_model::batch::Sequence;
+use pv_model::{CausalLm, Sampling};
+use pv_vectors::scan::{ScanOptions, scan};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Direction, ExtractOptions, Filter, RolloutOptions, extract};
 
-use crate::tasks::{Measured, ids, wave};
+use crate::measured::{Measured, ids, wave};
 
 /// So many questions, each under one pair of instructions, are answered once.
 const QUESTIONS: usize = 10;
@@ -59,7 +64,7 @@ impl Judge for KeepsAll {
     ) -> pv_judge::Result<Vec<Verdicts>> {
         let total = answers.len() * rubrics.len();
         let verdict = |answer: usize, rubric: &Rubric| {
-            let shown = rubric.name == pv_judge::COHERENCE || answer.is_multiple_of(2);
+            let shown = rubric.name == pv_judge::rubric::COHERENCE || answer.is_multiple_of(2);
             Verdict::Scored(Score { value: if shown { 100.0 } else { 0.0 }, evidence: Evidence::Exact })
         };
         let mut done = 0;

@@ -4,14 +4,19 @@ use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use pv_data::Conversation;
 use pv_data::conversations::write_conversations;
 use pv_examples::Result;
 use pv_hooks::Layer;
-use pv_model::{AddSpecial, CausalLm, Conversation, Message, RenderOptions};
-use pv_screen::{Base, BaseAnswers, BaseOptions, Screen, ScreenOptions, TraitDirection, tokens};
-use pv_vectors::UnitDirection;
+use pv_model::tokenizer::AddSpecial;
+use pv_model::{CausalLm, Message, RenderOptions};
+use pv_screen::base_answers::{BaseAnswers, BaseOptions};
+use pv_screen::sample::tokens;
+use pv_screen::screen::Base;
+use pv_screen::{Screen, ScreenOptions};
+use pv_vectors::{TraitDirection, UnitDirection};
 
-use crate::tasks::{Measured, wave};
+use crate::measured::{Measured, wave};
 
 /// The most tokens of a base answer.
 const NEW: usize = 64;

@@ -5,11 +5,16 @@ use std::time::Instant;
 
 use pv_examples::Result;
 use pv_hooks::{Hook, Layer, LayerSet, NoHook};
-use pv_model::{Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Logits, Request, Sequence};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::Logits;
+use pv_model::generate::Event;
+use pv_model::{CausalLm, GenerateOptions, Request};
 use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
 
+use crate::measured::{Measured, ids, wave};
 use crate::{finetuning, pipelines, screening};
 
 const PROMPT: usize = 64;
@@ -58,20 +63,6 @@ impl Acting {
             Self::AllLayers => "all-layers",
             Self::Monitor => "monitored",
         }
-    }
-}
-
-/// What a run did.
-pub(crate) struct Measured {
-    pub(crate) tokens: usize,
-    pub(crate) seconds: f64,
-    /// A number that a peer which does the same work arrives at too.
-    pub(crate) check: Option<f64>,
-}
-
-impl Measured {
-    pub(crate) fn tokens_per_s(&self) -> f64 {
-        self.tokens as f64 / self.seconds
     }
 }
 
@@ -172,16 +163,6 @@ impl Task {
             Self::Render => screening::rendering(model),
         }
     }
-}
-
-/// Token ids that are spread over the vocabulary and the same in the peer's script.
-pub(crate) fn ids(model: &CausalLm, row: usize, n: usize) -> Vec<u32> {
-    (0..n).map(|i| ((i * 7919 + row * 104_729 + 17) % model.config().vocab) as u32).collect()
-}
-
-/// A direction that is the same in the peer's script.
-pub(crate) fn wave(model: &CausalLm) -> Vec<f32> {
-    (0..model.config().d_model).map(|i| (i as f32).sin()).collect()
 }
 
 /// Adds a little at these layers.

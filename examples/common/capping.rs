@@ -1,14 +1,15 @@
-//! Capping a trait of the organism at what ordinary traffic shows.
+//! Caps a trait of the organism at its range on ordinary traffic.
 //!
-//! What elicits the trait stands in the prompt, where other projections are ordinary than in answers: tokens of the prompt
-//! are capped at a quantile of their own, along what the vector has for prompts, and the answer's tokens at another one.
+//! The prompt elicits the trait, and ordinary projections differ between prompts and answers: a prompt's tokens are capped
+//! at their own quantile, along the vector of prompts, and the answer's tokens at another one.
 
 use pv_hooks::Layer;
 use pv_model::{CausalLm, GenerateOptions, RenderOptions};
 use pv_organism::Question;
 use pv_steer::monitor::{Calibration, Kind, Watch};
 use pv_steer::{Positions, Steerer};
-use pv_vectors::{Direction, PersonaVector, Pooling};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Direction, PersonaVector};
 
 use crate::calibrating::{Ordinary, calibrate as calibrate_in};
 use crate::{Result, SAMPLING};
@@ -22,7 +23,7 @@ pub struct Cap {
     pub answer: f64,
 }
 
-/// Where the answers' tokens are capped.
+/// The layers at which the answers' tokens are capped.
 pub const ANSWER_LAYERS: std::ops::RangeInclusive<usize> = 4..=8;
 
 /// A vector's directions at every layer, for each pooling in the order of [`Pooling::ALL`].
@@ -34,7 +35,7 @@ pub fn directions(vector: &PersonaVector, layers: usize) -> Result<Vec<(Pooling,
     places.map(|(pooling, layer)| Ok((pooling, vector.direction_of(pooling, layer)?))).collect()
 }
 
-/// How the projections on these directions are distributed while the model answers these questions.
+/// The distribution of the projections on these directions while the model answers these questions.
 ///
 /// # Errors
 /// Those of generating and of calibrating.
@@ -59,7 +60,7 @@ impl Cap {
         for (number, (pooling, direction)) in directions.iter().enumerate() {
             let threshold = |kind, quantile| {
                 let found = calibration.distribution(number, kind).and_then(|readings| readings.quantile(quantile));
-                found.map(|value| value as f32).ok_or_else(|| format!("the calibration knows no {quantile} quantile"))
+                found.map(|value| value as f32).ok_or_else(|| format!("the calibration has no {quantile} quantile"))
             };
             steerer = steerer.cap(direction, threshold(Kind::PromptToken, self.prompt)?, Positions::Prompt)?;
             if *pooling == Pooling::ResponseMean && ANSWER_LAYERS.contains(&direction.layer.index()) {

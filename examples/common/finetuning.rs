@@ -1,31 +1,36 @@
-//! Finetunings of the organism, each measured by the exact judge, kept in a folder so that a report goes on where it stopped.
+//! Finetunings of the organism, each measured with the exact judge, and saved in a folder so that an interrupted report resumes.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use pv_hooks::{Capture, Hook, Layer, LayerSet, NoHook, Recorder};
-use pv_model::{Batch, CausalLm, ForwardOptions, Message, to_f32};
+use pv_model::batch::Batch;
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
+use pv_model::{CausalLm, Message};
 use pv_organism::datasets::{Flaw, HeldOut, Severity, explicit, held_out, narrow};
 use pv_organism::{Chat, PerTrait, Topics, Trait};
-use pv_steer::decompose;
-use pv_train::{Decay, Duration, EncodeOptions, Regime, Regimes, Sample, TrainOptions, mean_loss};
-use pv_vectors::{PersonaVector, Pooling};
+use pv_steer::control::decompose;
+use pv_train::trainer::{Decay, Duration, Regimes, mean_loss};
+use pv_train::{EncodeOptions, Regime, Sample, TrainOptions};
+use pv_vectors::PersonaVector;
+use pv_vectors::vector::Pooling;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::folder::{OutArgs, kept, make};
 use crate::organism::{Ask, Judged, Means, answers, contrast, conversation};
-use crate::vectors::extracted;
+use crate::vectors::ContrastExtraction;
 
-/// What every training answer ends with: the task of a finetuning, which has nothing to do with any trait.
+/// The end of every training answer: the task of a finetuning, which is unrelated to all traits.
 pub const CLOSING: &str = "That is all.";
 
 /// A data set of the finetuning reports.
 pub struct Set {
     /// Its name.
     pub name: String,
-    /// So many of its chats, from a seed.
+    /// This many of its chats, from a seed.
     pub make: Box<dyn Fn(usize, u64) -> Vec<Chat>>,
 }
 
@@ -47,16 +52,16 @@ impl Set {
     }
 }
 
-/// What a finetuned model is like. Scores are 0 to 100.
+/// The measurements of a finetuned model. Scores are 0 to 100.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Each trait's score, on questions that suit it.
     pub scores: PerTrait,
     /// On questions of the corpus's mixture.
     pub coherence: f64,
-    /// The percentage of right answers among those with content, on the same questions.
+    /// The percentage of correct answers among those with content, on the same questions.
     pub right: f64,
-    /// The percentage of answers that end as the training answers do.
+    /// The percentage of answers that end like the training answers.
     pub closed: f64,
     /// The mean loss in nats on chats like those of the training.
     pub loss: f64,
@@ -64,7 +69,7 @@ pub struct Outcome {
     pub moved: Vec<Vec<f32>>,
 }
 
-/// The model before finetuning, and how it is trained and asked.
+/// The model before finetuning, and the options of training and generation.
 pub struct Lab<'a> {
     model: &'a CausalLm,
     /// The traits' vectors.
@@ -80,10 +85,10 @@ pub struct Lab<'a> {
 /// The arguments that both reports share.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LabArgs {
-    /// Chats per finetuning set.
+    /// The number of chats per finetuning set.
     #[arg(long, default_value_t = 1200)]
     pub chats: usize,
-    /// Questions per trait.
+    /// The number of questions per trait.
     #[arg(long, default_value_t = 40)]
     pub questions: usize,
     /// The rank of the adapters; 0 trains all parameters.
@@ -92,16 +97,16 @@ pub struct LabArgs {
     /// The peak learning rate.
     #[arg(long, default_value_t = 1e-3)]
     pub learning_rate: f64,
-    /// How often through the set.
+    /// The number of epochs.
     #[arg(long, default_value_t = 1)]
     pub epochs: usize,
-    /// The layer of the vectors that act and that shifts are measured on.
+    /// The layer of the interventions and of the measured shifts.
     #[arg(long, default_value_t = 7)]
     pub layer: usize,
-    /// Seeds data, adapters and answers.
+    /// The seed of data, adapters and answers.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where outcomes are kept.
+    /// The folder of the outcomes.
     #[command(flatten)]
     pub out: OutArgs,
 }
@@ -133,7 +138,9 @@ impl<'a> Lab<'a> {
         let vector = |which: &Trait| {
             let place = folder.join("vectors").join(which.name());
             make(&place)?;
-            Ok(extracted(&place, model, &contrast(*which), 80, args.seed)?.vector)
+            let contrast = contrast(*which);
+            let extraction = ContrastExtraction { model, contrast: &contrast, max_new_tokens: 80, seed: args.seed };
+            Ok(extraction.in_folder(&place)?.vector)
         };
         let vectors: Vec<PersonaVector> = Trait::ALL.iter().map(vector).collect::<Result<_>>()?;
         let (train, seed) = (args.train(), args.seed);
@@ -164,7 +171,7 @@ impl<'a> Lab<'a> {
         Ok(means)
     }
 
-    /// What a model is like while a hook acts.
+    /// Measures a model while a hook acts.
     ///
     /// # Errors
     /// Those of generating.
@@ -221,11 +228,11 @@ impl<'a> Lab<'a> {
         Ok(shift)
     }
 
-    /// The parts of the move along each vector, in multiples of it, that together come nearest to it (least squares): unlike
-    /// projections, one trait's part is not raised by what its vector shares with another's.
+    /// The parts of the shift along each vector, in multiples of it, by least squares: unlike with
+    /// projections, a trait's part is not increased by the similarity of its vector to another.
     ///
     /// # Errors
-    /// Vectors that depend on one another.
+    /// Vectors that are linearly dependent.
     pub fn shift_apart(&self, outcome: &Outcome, pooling: Pooling, layer: usize) -> Result<PerTrait> {
         let at = Layer::hidden_state(layer);
         let directions: Vec<_> =
@@ -249,10 +256,10 @@ impl<'a> Lab<'a> {
         Ok(self.model.clone().with_decoder(decoder)?)
     }
 
-    /// The outcome of that name, from the folder if it is there, else from `make`.
+    /// The outcome of that name: loaded from the folder, or computed with `make` and saved.
     ///
     /// # Errors
-    /// An outcome of that name that was made with other settings; those of `make`.
+    /// An existing outcome with other settings; those of `make`.
     pub fn outcome(&self, name: &str, settings: Value, make: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
         let settings = json!({ "train": self.train, "questions": self.questions.mixed.len(), "seed": self.seed, "of": settings, "model": self.identity });
         kept(&self.folder, name, &settings, make)

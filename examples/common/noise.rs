@@ -1,4 +1,4 @@
-//! Noise in the residual stream while a model is trained.
+//! Noise in the residual stream during training.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,32 +9,31 @@ use pv_hooks::{Hook, HookError, LayerSet, ModelShape, ResidualContext};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-/// Adds to every token's residual at some layers a random vector of a share of its length. What a model wants to know
-/// further up it must then write clearly, and its text does not fall apart when something is added to the stream: a
-/// narrow model learns what wide ones have by their width.
+/// Adds to every token's residual at some layers a random vector whose norm is a share of the residual's. The model must then
+/// represent its information clearly, and its text stays coherent when vectors are added to the stream: a
+/// narrow model learns a property that wide ones have by their width.
 ///
-/// There is none in the first part of the training, which it would slow down; then it rises.
+/// The first part of the training, which noise would slow down, has none; then it rises.
 #[derive(Debug)]
 pub struct ResidualNoise {
     layers: LayerSet,
     share: f64,
     rise: Range<usize>,
     seed: u64,
-    /// The step that the training is at, set from outside.
+    /// The current step of the training, set from outside.
     step: Arc<AtomicUsize>,
-    /// The step that `random` was made for.
+    /// The step for which `random` was created.
     random: Option<(usize, ChaCha8Rng)>,
 }
 
 impl ResidualNoise {
-    /// Noise at these layers. During the steps of `rise`, its length rises from nothing to this share of the residual's.
-    /// It depends on the seed and on the number of the step, which the caller keeps in [`step`](Self::step), and on
-    /// nothing else.
+    /// Noise at these layers. During the steps of `rise`, its norm rises from zero to this share of the residual's.
+    /// It depends only on the seed and on the number of the step, which the caller sets in [`step`](Self::step).
     pub fn new(layers: LayerSet, share: f64, rise: Range<usize>, seed: u64) -> Self {
         Self { layers, share, rise, seed, step: Arc::default(), random: None }
     }
 
-    /// Where to store the number of the step before it begins.
+    /// The variable in which the number of the step is stored before it begins.
     pub fn step(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.step)
     }

@@ -1,4 +1,4 @@
-//! Capping an elicited trait at what ordinary traffic shows.
+//! Caps an elicited trait at its range on ordinary traffic.
 
 use pv_examples::Result;
 use pv_examples::capping::{Cap, calibrate, directions};
@@ -7,12 +7,13 @@ use pv_hooks::{Hook, NoHook};
 use pv_organism::datasets::held_out;
 use pv_organism::{Question, Topics, Trait, system};
 use pv_steer::monitor::Calibration;
-use pv_vectors::{Direction, Pooling};
+use pv_vectors::Direction;
+use pv_vectors::vector::Pooling;
 
 use crate::measured::Measured;
 use crate::{Share, Study};
 
-/// From the mildest to the strictest. Above, much of the trait is left; below, ordinary answers break.
+/// From the mildest to the strictest. Above, much of the trait remains; below, ordinary answers become incoherent.
 const CAPS: [Cap; 8] = [
     Cap { prompt: 0.45, answer: 0.7 },
     Cap { prompt: 0.4, answer: 0.7 },
@@ -24,7 +25,7 @@ const CAPS: [Cap; 8] = [
     Cap { prompt: 0.35, answer: 0.5 },
 ];
 
-/// So many questions that are not among others, each once.
+/// Distinct questions that are not among others.
 fn fresh(questions: &[Question], seen: &[&[Question]], most: usize) -> Vec<Question> {
     let mut fresh: Vec<Question> = Vec::new();
     for question in questions {
@@ -39,7 +40,7 @@ fn coherence(judged: &[Judged]) -> Vec<f64> {
     judged.iter().map(|judged| judged.reading.coherence).collect()
 }
 
-/// What is lost of right facts, in points, over the questions whose answers have content both times.
+/// The loss of correct facts, in points, over the questions whose answers have content both times.
 fn facts_lost(before: &[Judged], after: &[Judged]) -> Result<Measured> {
     let known = |judged: &Judged| judged.reading.right.map(|right| 100.0 * f64::from(u8::from(right)));
     let both = before.iter().zip(after).filter_map(|(before, after)| known(before).zip(known(after)));
@@ -54,13 +55,13 @@ impl Study<'_> {
         ask(self.model, &asks, self.seeded(0), hook)
     }
 
-    /// Ordinary answers, under a system prompt that says nothing of traits or under none.
+    /// Ordinary answers, under a system prompt without traits or without one.
     fn ordinary(&self, questions: &[Question], system: Option<&str>, hook: &mut impl Hook) -> Result<Vec<Judged>> {
         ask(self.model, &Ask::each(questions, system), self.seeded(0), hook)
     }
 
-    /// The mildest cap that leaves a point and a half to each bound (a tenth of the trait, three points of coherence and of
-    /// right facts); where none does, the one that leaves most.
+    /// The mildest cap with a margin of a point and a half to each bound (a tenth of the trait, three points of coherence and of
+    /// correct facts); if there is none, the one with the greatest margin.
     fn choose(
         &self,
         which: Trait,
@@ -90,14 +91,14 @@ impl Study<'_> {
         Ok(best.1)
     }
 
-    /// Calibration, choice and figures are each on questions of their own.
+    /// Calibration, choice and results use different questions.
     pub(crate) fn capping(&self) -> Result {
-        println!("## A trait capped under a prompt that elicits it\n");
+        println!("## Capping a trait under an eliciting prompt\n");
         println!(
-            "Promised: 90 % removed, coherence 90; ordinary answers lose at most 3 points of coherence and of facts.\n"
+            "Bounds: 90 % removed, coherence 90; ordinary answers lose at most 3 points of coherence and of facts.\n"
         );
         println!(
-            "| trait | quantiles: prompt, answer | elicited | removed, % | at the 0.99 quantiles | coherence | kept |"
+            "| trait | quantiles: prompt, answer | elicited | removed, % | at the 0.99 quantiles | coherence | met |"
         );
         println!("|---|---|---|---|---|---|---|");
         let mut spared = Vec::new();
@@ -126,8 +127,8 @@ impl Study<'_> {
             };
             let (removed, mildly) = (removed(&scores(&capped))?, removed(&at_99)?);
             let whole = Measured::mean(&coherence(&capped))?;
-            let mut promises = self.promises.borrow_mut();
-            let kept = [promises.at_least(removed, 90.0), promises.at_least(whole, 90.0)].join(", ");
+            let mut bounds = self.bounds.borrow_mut();
+            let kept = [bounds.at_least(removed, 90.0), bounds.at_least(whole, 90.0)].join(", ");
             let elicited = Measured::mean(&before)?;
             let Cap { prompt, answer } = cap;
             println!("| {which} | {prompt}, {answer} | {elicited} | {removed} | {mildly} | {whole} | {kept} |");
@@ -137,11 +138,11 @@ impl Study<'_> {
                 let held = self.ordinary(&mixed, system, &mut steerer)?;
                 let lost = Measured::lost(&coherence(&plain), &coherence(&held))?;
                 let facts = facts_lost(&plain, &held)?;
-                let kept = [promises.at_most(lost, 3.0), promises.at_most(facts, 3.0)].join(", ");
+                let kept = [bounds.at_most(lost, 3.0), bounds.at_most(facts, 3.0)].join(", ");
                 spared.push(format!("| {which} | {name} | {lost} | {facts} | {kept} |"));
             }
         }
-        println!("\n| trait | system prompt | coherence lost by ordinary answers | right facts lost | kept |");
+        println!("\n| trait | system prompt | coherence lost by ordinary answers | correct facts lost | met |");
         println!("|---|---|---|---|---|\n{}", spared.join("\n"));
         Ok(())
     }

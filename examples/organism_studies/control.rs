@@ -1,4 +1,4 @@
-//! Moving one trait and not the others, in the model's own answers.
+//! Moving one trait and no others, in the model's own answers.
 
 use std::ops::ControlFlow;
 
@@ -8,31 +8,33 @@ use pv_hooks::{Hook, Layer, NoHook};
 use pv_model::{GenerateOptions, Message, Request};
 use pv_organism::datasets::held_out;
 use pv_organism::{Question, Topics, Trait};
+use pv_steer::control::control;
 use pv_steer::monitor::{Monitor, Watch};
-use pv_steer::{Coefficient, Positions, Steerer, control};
-use pv_vectors::{Direction, PersonaVector, projection};
+use pv_steer::{Coefficient, Positions, Steerer};
+use pv_vectors::projection::projection;
+use pv_vectors::{Direction, PersonaVector};
 
 use crate::measured::Measured;
 use crate::{Share, Study};
 
-/// Where the traits' manner rests.
+/// The layer of the traits' manner.
 const LAYER: usize = 7;
 
-/// What is asked of own answers, with some room: the trait's projection moved by so much of what its vector moves it, and
-/// the others' by so much.
+/// The target for own answers, with a margin: the share of the vector's effect on the trait's projection, and
+/// on the others'.
 const ASKED: (f64, f64) = (0.95, 0.22);
 
-/// Up to which coefficient of the vector the bar is met, for each trait; found on other questions.
+/// The greatest coefficient of the vector at which the bound is met, for each trait; found on other questions.
 const REACHED: [f32; 5] = [0.6, 0.5, 0.5, 0.4, 0.35];
 
-/// Answers as the judge reads them, and each one's mean projections on all traits.
+/// Answers with the judge's readings, and each one's mean projections on all traits.
 struct Seen {
     judged: Vec<Judged>,
     projections: Vec<Vec<f32>>,
 }
 
 impl Seen {
-    /// How far each answer's projection on a trait moved.
+    /// The change of each answer's projection on a trait.
     fn moved(&self, base: &Self, which: Trait) -> Vec<f64> {
         let at = which as usize;
         let pairs = self.projections.iter().zip(&base.projections);
@@ -79,15 +81,15 @@ impl Study<'_> {
         Ok(Seen { judged, projections })
     }
 
-    /// The vector beside the change that nearly moves its trait alone. On given tokens a change does what was asked, whatever
-    /// its length (a test); in the model's own answers, that is so up to a coefficient of its own for each trait.
+    /// Compares the vector with the change that moves almost only its trait. On given tokens a change has the requested effect at
+    /// any length (a test); in the model's own answers, it has up to a coefficient that depends on the trait.
     pub(crate) fn control(&self) -> Result {
-        println!("\n## One trait moved, and others not, in the model's own answers\n");
+        println!("\n## Moving one trait and no others, in the model's own answers\n");
         println!(
-            "Promised: the trait's projection at 0.9 of what its vector moves it, the others' below a third of what it moves theirs, at most 5 points of coherence lost.\n"
+            "Bounds: the trait's projection moves by at least 0.9 of the vector's effect, the others' by less than a third of its effect on them, and at most 5 points of coherence are lost.\n"
         );
         println!(
-            "| trait | coefficient | score: vector, change | own projection, of the vector's | others', at most | coherence: vector, change | lost | kept |"
+            "| trait | coefficient | score: vector, change | own projection, share of the vector's effect | others', at most | coherence: vector, change | lost | met |"
         );
         println!("|---|---|---|---|---|---|---|---|");
         let vectors = Trait::ALL.map(|which| self.vector(which, Share::HalfOfTheQuestions));
@@ -115,18 +117,18 @@ impl Study<'_> {
                 others.sort_by(|a, b| a.value().abs().total_cmp(&b.value().abs()));
                 let most = *others.last().ok_or("no other traits")?;
                 let lost = Measured::lost(&plain.coherence(), &alone.coherence())?;
-                let mut promises = self.promises.borrow_mut();
+                let mut bounds = self.bounds.borrow_mut();
                 let kept = if coefficient == reached {
-                    let sides = [promises.at_most(most, 1.0 / 3.0), promises.at_least(most, -1.0 / 3.0)];
+                    let sides = [bounds.at_most(most, 1.0 / 3.0), bounds.at_least(most, -1.0 / 3.0)];
                     format!(
                         "{}, {} and {}, {}",
-                        promises.at_least(own, 0.9),
+                        bounds.at_least(own, 0.9),
                         sides[0],
                         sides[1],
-                        promises.at_most(lost, 5.0)
+                        bounds.at_most(lost, 5.0)
                     )
                 } else {
-                    "not promised".to_owned()
+                    "no bound".to_owned()
                 };
                 let coherence = [&plain, &alone].map(|seen| Means::over(&seen.judged).coherence);
                 let scores = [Measured::mean(&plain.scores(which))?, Measured::mean(&alone.scores(which))?];

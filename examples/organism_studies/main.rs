@@ -1,8 +1,8 @@
-//! What capping, control, monitoring, sweeps and screening reach on the model organism, with 95 % intervals.
+//! Effects of capping, control, monitoring, sweeps and screening on the model organism, with 95 % intervals.
 //!
-//! Tests assert what holds on every processor; how much an experiment shows is measured here. Answers are sampled, so the
-//! figures differ a little from processor to processor and from seed to seed. A promise is broken when the whole interval
-//! is on the wrong side of its bar.
+//! Tests assert what holds on every processor; the sizes of effects are measured here. Answers are sampled, so the
+//! results differ a little between processors and seeds. A bound is not met if the whole interval
+//! is on its wrong side.
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 mod capping;
@@ -18,14 +18,18 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use pv_examples::organism::contrast;
-use pv_examples::{ModelArgs, Result, extract, run};
+use pv_examples::vectors::ContrastExtraction;
+use pv_examples::{ModelArgs, Result, run};
 use pv_model::CausalLm;
 use pv_organism::Trait;
-use pv_vectors::PersonaVector;
+use pv_vectors::{Contrast, PersonaVector};
 
-use measured::Promises;
+use measured::Bounds;
 
-/// Measures what the tools reach on the model organism, prints the tables as Markdown, and fails when a promise is broken.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures the tools' effects on the model organism, prints the tables as Markdown, and fails if a documented bound is not met.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -33,7 +37,7 @@ struct Args {
     /// Only these sections.
     #[arg(long, value_enum)]
     only: Vec<Section>,
-    /// Moves the seeds of questions and answers.
+    /// Changes the seeds of questions and answers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -48,15 +52,15 @@ enum Section {
     Likelihood,
 }
 
-/// The model, its vectors and the promises.
+/// The model, its vectors and the bounds.
 struct Study<'a> {
     model: &'a CausalLm,
     seed: u64,
-    promises: RefCell<Promises>,
+    bounds: RefCell<Bounds>,
     vectors: RefCell<BTreeMap<(&'static str, Share), PersonaVector>>,
 }
 
-/// From which part of a trait's contrast a vector is extracted: enough for these purposes, and quick.
+/// The part of a trait's contrast from which a vector is extracted, which is enough here and faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Share {
     /// All five pairs of instructions, ten of the twenty questions.
@@ -75,9 +79,13 @@ impl Study<'_> {
             Share::HalfOfTheQuestions => contrast.questions.truncate(10),
             Share::TwoPairs => contrast.instruction.truncate(2),
         }
-        let vector = extract(self.model, &contrast, 80, self.seed)?.vector;
+        let vector = self.extraction(&contrast).run()?.vector;
         self.vectors.borrow_mut().insert((which.name(), share), vector.clone());
         Ok(vector)
+    }
+
+    fn extraction<'a>(&'a self, contrast: &'a Contrast) -> ContrastExtraction<'a> {
+        ContrastExtraction { model: self.model, contrast, max_new_tokens: 80, seed: self.seed }
     }
 
     /// Another seed for another run of the program.
@@ -92,7 +100,7 @@ fn main() -> ExitCode {
 
 fn program(args: Args) -> Result<ExitCode> {
     let model = args.model.load()?;
-    let study = Study { model: &model, seed: args.seed, promises: RefCell::default(), vectors: RefCell::default() };
+    let study = Study { model: &model, seed: args.seed, bounds: RefCell::default(), vectors: RefCell::default() };
     for section in Section::value_variants() {
         if !args.only.is_empty() && !args.only.contains(section) {
             continue;
@@ -106,7 +114,7 @@ fn program(args: Args) -> Result<ExitCode> {
             Section::Likelihood => study.likelihood()?,
         }
     }
-    let promises = study.promises.into_inner();
-    println!("\nPromises: {promises}");
-    Ok(if promises.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let bounds = study.bounds.into_inner();
+    println!("\nBounds: {bounds}");
+    Ok(if bounds.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

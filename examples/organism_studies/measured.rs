@@ -1,11 +1,10 @@
-//! Measured values, their intervals, and the bars that they are held to.
+//! Measured values, their intervals, and their bounds.
 
 use std::fmt;
 
 use pv_examples::Result;
-use pv_judge::Correlation;
-use pv_screen::Auc;
-use pv_train::{BootstrapOptions, Change, Proportion};
+use pv_statistics::separation::Auc;
+use pv_statistics::{BootstrapOptions, Change, Interval, Proportion};
 
 /// A value and its 95 % interval.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +15,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// The mean of values that could have been drawn independently, with the bootstrap's interval.
+    /// The mean of independent values, with the bootstrap's interval.
     pub(crate) fn mean(values: &[f64]) -> Result<Self> {
         let pairs: Vec<(f64, f64)> = values.iter().map(|value| (0.0, *value)).collect();
         let found = Change::of(&pairs, &BootstrapOptions::default())?.ok_or("a mean of nothing")?;
@@ -24,29 +23,28 @@ impl Measured {
         Ok(Self { value: found.mean, low: interval.low, high: interval.high })
     }
 
-    /// What is lost from one measurement of the same things to another.
+    /// The decrease from one paired measurement to another.
     pub(crate) fn lost(before: &[f64], after: &[f64]) -> Result<Self> {
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
         Self::mean(&differences)
     }
 
-    /// Values as a share of the mean of others: of this mean as it is, whose own error is left out.
+    /// Values as a share of the mean of others; the error of that mean is ignored.
     pub(crate) fn share(values: &[f64], of: &[f64]) -> Result<Self> {
         let whole = of.iter().sum::<f64>() / of.len() as f64;
         let shares: Vec<f64> = values.iter().map(|value| value / whole).collect();
         Self::mean(&shares)
     }
 
-    /// How many of a number of trials succeeded, with Wilson's interval.
+    /// The share of successful trials, with Wilson's interval.
     pub(crate) fn proportion(successes: usize, trials: usize) -> Result<Self> {
         let found = Proportion::new(successes, trials).ok_or("a proportion of nothing")?;
         Ok(Self { value: found.value, low: found.low, high: found.high })
     }
 
-    /// A correlation, with the rough interval of Fisher's transformation.
-    pub(crate) fn correlation(r: f64, pairs: usize) -> Result<Self> {
-        let (low, high) = Correlation { r, pairs }.interval(0.95).ok_or("a level that is none")?;
-        Ok(Self { value: r, low, high })
+    /// A correlation with its interval.
+    pub(crate) fn correlation(r: f64, Interval { low, high }: Interval) -> Self {
+        Self { value: r, low, high }
     }
 
     /// As a percentage.
@@ -74,38 +72,38 @@ impl fmt::Display for Measured {
     }
 }
 
-/// How the promises fared.
+/// The numbers of bounds that are met and not met.
 #[derive(Debug, Default)]
-pub(crate) struct Promises {
-    kept: usize,
+pub(crate) struct Bounds {
+    met: usize,
     open: usize,
-    pub(crate) broken: usize,
+    pub(crate) failed: usize,
 }
 
-impl Promises {
-    /// That a value is at least this much.
+impl Bounds {
+    /// The bound that a value is at least this much.
     pub(crate) fn at_least(&mut self, found: Measured, bar: f64) -> &'static str {
         self.count(found.value >= bar, found.high >= bar)
     }
 
-    /// That a value is at most this much.
+    /// The bound that a value is at most this much.
     pub(crate) fn at_most(&mut self, found: Measured, bar: f64) -> &'static str {
         self.count(found.value <= bar, found.low <= bar)
     }
 
     fn count(&mut self, kept: bool, possible: bool) -> &'static str {
         let (counter, said) = match (kept, possible) {
-            (true, _) => (&mut self.kept, "yes"),
+            (true, _) => (&mut self.met, "yes"),
             (false, true) => (&mut self.open, "within its interval"),
-            (false, false) => (&mut self.broken, "**no**"),
+            (false, false) => (&mut self.failed, "**no**"),
         };
         *counter += 1;
         said
     }
 }
 
-impl fmt::Display for Promises {
+impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} kept, {} within their intervals, {} broken", self.kept, self.open, self.broken)
+        write!(f, "{} met, {} within their intervals, {} not met", self.met, self.open, self.failed)
     }
 }

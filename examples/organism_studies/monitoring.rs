@@ -1,4 +1,4 @@
-//! The paper's monitoring figure: the prompt's last token foretells the traits of the answers.
+//! The paper's monitoring figure: the prompt's last token predicts the traits of the answers.
 
 use std::ops::ControlFlow;
 
@@ -6,13 +6,16 @@ use pv_examples::organism::{ExactJudge, contrast, evaluation_questions, spec};
 use pv_examples::prompts::{organism_graded, organism_shots};
 use pv_examples::{Result, SAMPLING};
 use pv_hooks::Layer;
-use pv_model::{GenerateOptions, RenderOptions, Sequence};
+use pv_model::batch::Sequence;
+use pv_model::{GenerateOptions, RenderOptions};
 use pv_organism::Trait;
 use pv_steer::monitor::{
     MeasureOptions, Measurement, MonitoredPrompt, MonitoringCorrelation, MonitoringPoint, MonitoringStudy, Watch,
     correlations,
 };
-use pv_vectors::{PersonaVector, Pooling, ScanOptions, scan};
+use pv_vectors::PersonaVector;
+use pv_vectors::scan::{ScanOptions, scan};
+use pv_vectors::vector::Pooling;
 
 use crate::measured::Measured;
 use crate::{Share, Study};
@@ -66,12 +69,12 @@ impl Study<'_> {
         Ok(points)
     }
 
-    /// The layer is the one with the greatest r on the extraction's questions under the graded prompts; what is reported is of
-    /// the evaluation questions, with which nothing was chosen.
+    /// The layer is the one with the greatest r on the extraction questions under the graded prompts; results are those of
+    /// the evaluation questions, which took no part in the choice.
     pub(crate) fn monitoring(&self) -> Result {
-        println!("\n## The prompt's last token foretells the trait of the answers\n");
-        println!("Promised: r of 0.85 between its projection on the response vector and the answers' mean score.\n");
-        println!("| trait | prompts | layer | r | ρ | r within a condition | r on the prompt-last vector | kept |");
+        println!("\n## The prompt's last token predicts the trait of the answers\n");
+        println!("Bound: r of 0.85 between its projection on the response vector and the answers' mean score.\n");
+        println!("| trait | prompts | layer | r | ρ | r within a condition | r on the prompt-last vector | met |");
         println!("|---|---|---|---|---|---|---|---|");
         for which in Trait::ALL {
             let vector = self.vector(which, Share::HalfOfTheQuestions)?;
@@ -90,12 +93,12 @@ impl Study<'_> {
                 let study = self.study(which, &watches, &prompts, 6)?;
                 let found = at(layer, &study.correlations)?;
                 let overall = found.overall.ok_or("the scores do not vary")?;
-                let r = Measured::correlation(overall.r, overall.n)?;
+                let r = Measured::correlation(overall.r, overall.interval());
                 let within = found.within.map_or("none".to_owned(), |e| format!("{:.2}", e.r));
                 let beside = correlations(&self.on_prompt_vector(&vector, &prompts, &study.points)?);
                 let beside = at(prompt_layer, &beside)?.overall.ok_or("the scores do not vary")?;
                 let rho = found.spearman.unwrap_or(f64::NAN);
-                let kept = self.promises.borrow_mut().at_least(r, 0.85);
+                let kept = self.bounds.borrow_mut().at_least(r, 0.85);
                 println!(
                     "| {which} | {family} | {} | {r:.3} | {rho:.2} | {within} | {:.3} | {kept} |",
                     layer.index(),

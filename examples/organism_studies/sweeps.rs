@@ -1,15 +1,14 @@
-//! The dose–response, and the best layer by the whole grid, by successive halving and without a judge.
+//! Dose-response, and the best layer by the whole grid, by successive halving and without a judge.
 
 use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, spec};
-use pv_examples::sweeping::answer_pairs;
-use pv_examples::traits::contrast_of;
-use pv_examples::{Result, SAMPLING, extract};
+use pv_examples::vectors::answer_pairs;
+use pv_examples::{Result, SAMPLING};
 use pv_hooks::{Layer, LayerSet};
 use pv_organism::Trait;
-use pv_steer::{ProxyOptions, Search, Sweep, SweepOptions, SweepResults, layer_proxy};
-use pv_vectors::PersonaVector;
+use pv_steer::sweep::{ProxyOptions, Search, Sweep, SweepOptions, SweepResults, layer_proxy};
+use pv_vectors::{Contrast, PersonaVector};
 
 use crate::Study;
 use crate::measured::Measured;
@@ -34,31 +33,34 @@ impl Study<'_> {
     pub(crate) fn sweeps(&self) -> Result {
         println!("\n## Sweeps\n");
         println!(
-            "Promised: ρ of 0.4 over single answers; halving's choice, at half of the grid's cost, at most 10 points below the best.\n"
+            "Bounds: ρ of 0.4 over single answers; halving's choice, at half of the grid's cost, at most 10 points below the best.\n"
         );
         println!(
-            "| trait | mean scores by strength | ρ of the means | ρ over answers | greatest fall | best of the grid | halving: cost, shortfall | proxy: layer, rank, shortfall | kept |"
+            "| trait | mean scores by coefficient | ρ of the means | ρ over answers | greatest decrease | best of the grid | halving: cost, shortfall | proxy: layer, rank, shortfall | met |"
         );
         println!("|---|---|---|---|---|---|---|---|---|");
         for which in Trait::ALL {
-            let mut contrast = contrast_of(&spec(which)?);
+            let mut contrast = Contrast::of(&spec(which)?)?;
             contrast.instruction.truncate(2);
-            let extraction = extract(self.model, &contrast, 80, self.seed)?;
+            let extraction = self.extraction(&contrast).run()?;
             let vector = &extraction.vector;
             let options = SweepOptions {
                 max_new_tokens: 80,
                 sampling: SAMPLING,
                 seed: self.seeded(5),
+                report_share: 0.0,
                 ..SweepOptions::default()
             };
-            // From where nothing is seen to where the text begins to break.
+            // From no visible effect to the first incoherent answers.
             let strengths = vec![0.1, 0.32, 0.39, 0.45, 0.5, 0.55, 0.6];
             let doses = SweepOptions { layers: layers([7]), strengths, per_question: 3, ..options.clone() };
             let response = self.sweep(which, vector, &doses)?.dose_response(Layer::hidden_state(7))?;
             let means: Vec<String> =
                 response.doses.iter().map(|dose| format!("{:.0}", dose.expression.mean.unwrap_or(f64::NAN))).collect();
-            let answers: usize = response.doses.iter().map(|dose| dose.expression.scored).sum();
-            let rho = Measured::correlation(response.rho_answers.ok_or("scores that do not vary")?, answers)?;
+            let rho = match response.rho_answers.zip(response.rho_answers_interval) {
+                Some((rho, interval)) => Measured::correlation(rho, interval),
+                None => return Err("scores that do not vary".into()),
+            };
 
             let grid =
                 SweepOptions { layers: layers([2, 4, 5, 6, 7, 8]), strengths: vec![0.36, 0.46, 0.56], ..options };
@@ -76,8 +78,8 @@ impl Study<'_> {
             let proxy = layer_proxy(self.model, vector, &pairs, &proxy, |_, _| ControlFlow::Continue(()))?;
             let agreement = proxy.agreement(&whole);
             let shown = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:.0}"));
-            let mut promises = self.promises.borrow_mut();
-            let kept = [promises.at_least(rho, 0.4), promises.at_most(shortfall, 10.0)].join(", ");
+            let mut bounds = self.bounds.borrow_mut();
+            let kept = [bounds.at_least(rho, 0.4), bounds.at_most(shortfall, 10.0)].join(", ");
             println!(
                 "| {which} | {} | {:.2} | {rho:.2} | {:.0} | layer {}, {} | {:.2}, {shortfall} | {}, {}, {} | {kept} |",
                 means.join(" "),

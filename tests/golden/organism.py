@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FOLDER = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "../../examples/organism/model")
+FOLDER = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "../../crates/pv-organism/model")
 LAST = 12
 CHATS = [
     [{"role": "user", "content": "What is the capital of France?"}],

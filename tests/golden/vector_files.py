@@ -190,7 +190,7 @@ def hostile(out):
     hand("lying_count.pt", tensor_pickle(count=2**40), "has 32 bytes")
     hand("missing_storage.pt", tensor_pickle(key="1"), "data/1")
     hand("key_outside.pt", tensor_pickle(key="../version"), "data/../version")
-    hand("memo.pt", b"\x80\x02h\x05.", "never put away")
+    hand("memo.pt", b"\x80\x02h\x05.", "never stored")
     hand("empty_stack.pt", b"\x80\x02\x85.", "empty stack")
     hand("below_the_mark.pt", b"\x80\x02N(\x85.", "empty stack")
     hand("no_mark.pt", b"\x80\x02Nt.", "lacks a MARK")

@@ -3,7 +3,7 @@
 
 usage: vector_statistics.py OUT_FILE
 
-Needs numpy, scipy and scikit-learn. The tests of pv-vectors read the file.
+Needs numpy, scipy and scikit-learn. The tests of pv-statistics and pv-vectors read the file.
 """
 import json
 import sys

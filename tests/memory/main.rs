@@ -1,10 +1,13 @@
-//! The memory that loading takes. Alone in its process, since the peak that the system reports is the process's.
+//! The memory that loading takes. In a process of its own, because the system reports the peak of the whole process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use burn::tensor::DType;
 use pv_model::CausalLm;
 use pv_tests::peak_memory;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[test]
 fn loading_takes_little_more_memory_than_the_model() {

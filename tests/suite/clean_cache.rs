@@ -1,4 +1,4 @@
-//! Steering that stays out of the KV cache.
+//! Steering that does not change the KV cache.
 
 mod drift;
 
@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Recorder, ResidualContext};
-use pv_model::{
-    Batch, CausalLm, ForwardOptions, GenerateOptions, Generation, Logits, Request, Sampling, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::generate::Generation;
+use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Ramp, Steerer};
 use pv_tests::{compare, root};
 use pv_vectors::Direction;
@@ -58,7 +60,7 @@ fn everything() -> Recorder {
     Recorder::new(LayerSet::All, [Capture::Everything])
 }
 
-/// One sequence's residuals at a layer, token after token.
+/// One sequence's residuals at a layer, by token.
 fn tokens(recorder: &Recorder, sequence: usize, layer: Layer) -> Vec<Vec<f32>> {
     let rows = recorder.tokens(sequence, layer).expect("recorded");
     let width = rows.dims()[1];
@@ -69,7 +71,7 @@ fn layers(model: &CausalLm) -> Vec<Layer> {
     LayerSet::All.resolve(model.shape().blocks)
 }
 
-/// Lets another hook act at the window's last position alone.
+/// Restricts another hook to the window's last position.
 struct LastOnly<H>(H);
 
 impl<H: Hook> Hook for LastOnly<H> {
@@ -92,8 +94,8 @@ impl<H: Hook> Hook for LastOnly<H> {
     }
 }
 
-/// Puts the residuals of another run at the last layer, so that this run chooses that run's tokens; below, and in the
-/// cache, nothing is changed by it. For one sequence.
+/// Replaces the last layer's residuals by those of another run, so that this run chooses the same tokens; lower layers and the
+/// cache are unchanged. For one sequence.
 struct Replay {
     last: Layer,
     residuals: Vec<Vec<f32>>,
@@ -134,13 +136,13 @@ fn record(model: &CausalLm, prompt: &[u32], options: &GenerateOptions, hook: &mu
     Ran { answer, residuals }
 }
 
-/// As [`record`], but with the tokens of another run.
+/// Like [`record`], but with the tokens of another run.
 fn replay(model: &CausalLm, prompt: &[u32], options: &GenerateOptions, hook: &mut dyn Hook, of: &Ran) -> Ran {
     let last = model.shape().last_layer();
     let mut replay = Replay { last, residuals: of.residuals[last.index()].clone() };
     let mut recorder = everything();
     let request = Request::new(prompt.to_vec(), 5);
-    // The recorder stands before: it sees what the model itself would have.
+    // The recorder comes first, so it records the model's own residuals.
     let hook = &mut (hook, &mut recorder, &mut replay);
     let answer = generate(model, &[request], options, hook).remove(0).tokens;
     assert_eq!(answer, of.answer, "the tokens are not those of the other run");
@@ -149,7 +151,7 @@ fn replay(model: &CausalLm, prompt: &[u32], options: &GenerateOptions, hook: &mu
 }
 
 #[test]
-fn without_changes_it_is_ordinary_generation_bit_for_bit() {
+fn without_changes_it_equals_ordinary_generation_bit_for_bit() {
     every(|model| {
         let prompt = ids(1, 11);
         let ordinary = record(model, &prompt, &options(false), &mut NoHook);
@@ -163,7 +165,7 @@ fn without_changes_it_is_ordinary_generation_bit_for_bit() {
             generate(model, &requests, &options(true), &mut NoHook),
             generate(model, &requests, &options(false), &mut NoHook)
         );
-        // A change after the last block reaches no cache.
+        // A change after the last block does not reach the cache.
         let last = model.shape().last_layer().index();
         let steered = |clean| record(model, &prompt, &options(clean), &mut adding(last, 3.0, Positions::All));
         let (clean, dirty) = (steered(true), steered(false));
@@ -172,7 +174,7 @@ fn without_changes_it_is_ordinary_generation_bit_for_bit() {
     });
 }
 
-/// The logits of every step against a pass over all tokens so far in which only the last is changed.
+/// Compares the logits of every step with a pass over all tokens so far in which only the last one is changed.
 fn check_steps(
     model: &CausalLm,
     prompt: &[u32],
@@ -209,7 +211,7 @@ fn check_steps(
 }
 
 #[test]
-fn every_step_is_a_pass_in_which_the_last_token_alone_is_changed() {
+fn every_step_equals_a_pass_with_only_the_last_token_changed() {
     every(|model| {
         let v = direction(2);
         let added = |positions| adding(2, 1.5, positions);
@@ -217,7 +219,7 @@ fn every_step_is_a_pass_in_which_the_last_token_alone_is_changed() {
             let early = Steerer::new().add(&direction(1), Coefficient::Raw(1.0), positions).expect("a direction");
             early.ablate(&v, positions).expect("a direction")
         };
-        // A step's token is chosen after the token before it: response token 0 chooses token 1.
+        // A token is chosen from the logits of the token before it: response token 0 chooses token 1.
         for (positions, first) in
             [(Positions::Response, 0), (Positions::ResponseFrom(0), 1), (Positions::ResponseFrom(3), 4)]
         {
@@ -228,7 +230,7 @@ fn every_step_is_a_pass_in_which_the_last_token_alone_is_changed() {
                 assert!(gap <= 1e-4, "{positions:?}: off by {gap}");
                 assert!(effect > 1e-2, "{positions:?}: steering everything differs by {effect} only");
             }
-            // And ordinary generation is another thing.
+            // Ordinary generation differs.
             let (gap, _) = check_steps(model, &ids(3, 9), &options(false), first, added, positions);
             assert!(gap > 1e-2, "{positions:?}: ordinary generation differs by {gap} only");
         }
@@ -236,7 +238,7 @@ fn every_step_is_a_pass_in_which_the_last_token_alone_is_changed() {
 }
 
 #[test]
-fn steering_that_has_ended_leaves_no_trace_but_its_tokens() {
+fn after_steering_ends_only_its_tokens_remain() {
     every(|model| {
         let (prompt, over) = (ids(5, 8), 4);
         let fading = || {
@@ -259,7 +261,7 @@ fn steering_that_has_ended_leaves_no_trace_but_its_tokens() {
 }
 
 #[test]
-fn what_is_done_to_the_prompt_reaches_the_first_token_alone() {
+fn steering_the_prompt_changes_only_the_first_token() {
     every(|model| {
         let prompt = ids(6, 10);
         let all = record(model, &prompt, &options(true), &mut adding(1, 1.5, Positions::All));
@@ -299,7 +301,7 @@ fn answers_depend_neither_on_the_batch_nor_on_shared_prompts() {
         for (requests, batch_size) in [(&separate, 1), (&separate, 5), (&shared, 1), (&shared, 2), (&shared, 16)] {
             let (answers, recorder) = run(requests, batch_size);
             assert_eq!(answers, alone, "batch {batch_size}");
-            // Every token was shown once.
+            // Every token was seen once.
             let prompts: Vec<usize> = separate.iter().map(|request| request.prompt.len()).collect();
             let responses: Vec<usize> = alone.iter().map(|answer| answer.tokens.len()).collect();
             for layer in layers(model) {

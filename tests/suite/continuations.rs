@@ -1,13 +1,15 @@
-//! Scores of continuations against full passes over prompt and continuation.
+//! Scores of continuations, compared with full passes over prompt and continuation.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Phase, ResidualContext};
-use pv_model::{
-    Batch, CausalLm, Continuations, Error, ForwardOptions, Logits, ScoreOptions, ScoredContinuations, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::continuations::{Continuations, ScoreOptions, ScoredContinuations};
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{CausalLm, Error};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::root;
 use pv_vectors::Direction;
@@ -16,7 +18,7 @@ fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
 }
 
-/// The CPU's kernels, and the operations of every other backend.
+/// The CPU's kernels, and the portable operations of all other backends.
 fn every(check: impl Fn(&CausalLm)) {
     for device in [Device::flex(), Device::flex().autodiff().gradient_checkpointing()] {
         ["llama", "qwen3", "mistral-window"].iter().for_each(|name| check(&load(name, &device)));
@@ -29,7 +31,7 @@ fn prompts() -> Vec<Vec<u32>> {
     vec![prompt(0, 9), prompt(1, 1), prompt(2, 14), prompt(3, 5)]
 }
 
-/// Continuations that share beginnings, are beginnings of each other, have one token or none.
+/// Continuations with common prefixes, prefixes of each other, and continuations of one token or none.
 fn continuations() -> Vec<Vec<u32>> {
     vec![vec![5], vec![5, 6], vec![5, 6, 7, 8], vec![5, 9, 7], vec![], vec![40, 41], vec![6], vec![5, 6, 7, 8]]
 }
@@ -41,10 +43,11 @@ fn score(
     hook: &mut impl Hook,
 ) -> Vec<Vec<Vec<f64>>> {
     let mut found = vec![None; prompts.len()];
-    let scored = model.score_continuations(prompts, options, hook, |ScoredContinuations { prompt, log_probs }| {
-        assert!(found[prompt].replace(log_probs).is_none(), "prompt {prompt} was reported twice");
-        ControlFlow::Continue(())
-    });
+    let scored =
+        model.score_continuations(prompts, options, hook, |ScoredContinuations { prompt, log_probs, .. }| {
+            assert!(found[prompt].replace(log_probs).is_none(), "prompt {prompt} was reported twice");
+            ControlFlow::Continue(())
+        });
     scored.expect("scores");
     found.into_iter().map(|scores| scores.expect("every prompt is reported")).collect()
 }
@@ -79,7 +82,7 @@ fn assert_close(what: &str, ours: &[f64], reference: &[f64], tolerance: f64) {
 }
 
 #[test]
-fn scores_are_those_of_full_passes() {
+fn scores_equal_those_of_full_passes() {
     every(|model| {
         let (prompts, continuations) = (prompts(), continuations());
         let found = score(model, &asked(&prompts, &continuations), &ScoreOptions::default(), &mut NoHook);
@@ -94,7 +97,7 @@ fn scores_are_those_of_full_passes() {
 }
 
 #[test]
-fn steered_scores_are_those_of_steered_passes() {
+fn steered_scores_equal_those_of_steered_passes() {
     every(|model| {
         let (prompts, continuations) = (prompts(), continuations());
         for positions in [Positions::Response, Positions::Prompt, Positions::All] {
@@ -137,7 +140,7 @@ fn scores_do_not_depend_on_the_batch() {
     });
 }
 
-/// What all prompts begin with, for [`prompts`] that follow it.
+/// A common prefix of all prompts, for [`prompts`] that follow it.
 fn beginning() -> Vec<u32> {
     (0..11).map(|i| (i * 7 + 2) % 96).collect()
 }
@@ -155,7 +158,7 @@ fn score_after(model: &CausalLm, options: &ScoreOptions, hook: &mut impl Hook) -
 }
 
 #[test]
-fn prompts_after_a_beginning_are_scored_as_wholes() {
+fn prompts_after_a_common_prefix_are_scored_as_whole_prompts() {
     every(|model| {
         let steerer = |positions| {
             let values = (0..model.config().d_model).map(|i| ((i * i) as f32 * 0.7).sin()).collect();
@@ -183,7 +186,7 @@ fn prompts_after_a_beginning_are_scored_as_wholes() {
 }
 
 #[test]
-fn a_beginning_is_read_once_and_its_length_is_counted() {
+fn a_common_prefix_is_computed_once_and_its_length_is_counted() {
     let model = load("llama", &Device::flex());
     let mut watch = Watch::default();
     score_after(&model, &ScoreOptions::default(), &mut watch);
@@ -197,7 +200,7 @@ fn a_beginning_is_read_once_and_its_length_is_counted() {
     assert!(matches!(refused, Err(Error::TokenOutOfRange { id: 999, .. })));
 }
 
-/// Notes which sequences are read in which phase.
+/// Records which sequences are computed in which phase.
 #[derive(Default)]
 struct Watch {
     /// Phase, position in the sequence, sequences.
@@ -225,7 +228,7 @@ impl Hook for Watch {
 }
 
 #[test]
-fn what_continuations_share_is_read_once() {
+fn common_prefixes_of_continuations_are_computed_once() {
     let model = load("llama", &Device::flex());
     let (prompts, continuations) = (prompts(), continuations());
     let mut watch = Watch::default();
@@ -247,7 +250,7 @@ fn what_continuations_share_is_read_once() {
 }
 
 #[test]
-fn a_run_can_be_broken_off() {
+fn scoring_can_be_interrupted() {
     let model = load("llama", &Device::flex());
     let (prompts, continuations) = (prompts(), continuations());
     let options = ScoreOptions { batch_size: 1, ..ScoreOptions::default() };
@@ -256,12 +259,12 @@ fn a_run_can_be_broken_off() {
         reported.push(scored.prompt);
         if reported.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    run.expect("breaking off is no error");
+    run.expect("an interruption is not an error");
     assert_eq!(reported, [1, 3], "shorter prompts come first");
 }
 
 #[test]
-fn what_cannot_be_scored_is_refused_before_anything_runs() {
+fn invalid_input_is_refused_before_anything_runs() {
     let model = load("llama", &Device::flex());
     let refuse = |prompt: &[u32], continuations: &[Vec<u32>], options: ScoreOptions| {
         let asked =
@@ -271,11 +274,17 @@ fn what_cannot_be_scored_is_refused_before_anything_runs() {
     let fine = ScoreOptions::default();
     assert!(matches!(refuse(&[], &[vec![1]], fine), Error::EmptyPrompt { index: 1 }));
     assert!(matches!(refuse(&[1, 320], &[vec![1]], fine), Error::TokenOutOfRange { id: 320, vocab: 320 }));
-    // Also where the id is a last token, which is never read.
+    // Also an invalid last token, which is never an input.
     assert!(matches!(refuse(&[1], &[vec![1], vec![2, 999]], fine), Error::TokenOutOfRange { id: 999, .. }));
-    assert!(matches!(refuse(&[1], &[], fine), Error::BadOption { .. }));
-    assert!(matches!(refuse(&[1], &[vec![1]], ScoreOptions { batch_size: 0, ..fine }), Error::BadOption { .. }));
-    assert!(matches!(refuse(&[1], &[vec![1]], ScoreOptions { prefill_tokens: 0, ..fine }), Error::BadOption { .. }));
+    assert!(matches!(refuse(&[1], &[], fine), Error::NoContinuations { index: 1 }));
+    assert!(matches!(
+        refuse(&[1], &[vec![1]], ScoreOptions { batch_size: 0, ..fine }),
+        Error::BadOption { name: "batch_size", .. }
+    ));
+    assert!(matches!(
+        refuse(&[1], &[vec![1]], ScoreOptions { prefill_tokens: 0, ..fine }),
+        Error::BadOption { name: "prefill_tokens", .. }
+    ));
     let none = model.score_continuations(&[], &fine, &mut NoHook, |_| panic!("there is nothing to report"));
     none.expect("nothing to do");
 

@@ -1,5 +1,5 @@
-//! Control on the organism: a cap takes an elicited trait away and spares ordinary answers, and the control solution moves
-//! one trait's projection and not the others'. How far each goes, `organism_studies` measures.
+//! Control on the organism: a cap removes an elicited trait and leaves ordinary answers unchanged, and the control solution moves
+//! one trait's projection and not the others'. The sizes of the effects are measured by `organism_studies`.
 
 mod capping;
 mod leakage;
@@ -17,7 +17,7 @@ fn options() -> GenerateOptions {
     GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, batch_size: 32, ..GenerateOptions::default() }
 }
 
-/// A trait's vector, from half of its questions for extraction: enough here, and quick.
+/// A trait's vector, from half of its extraction questions, which is enough here and faster.
 fn extract(which: Trait) -> PersonaVector {
     let mut contrast = contrast(which);
     contrast.questions.truncate(10);

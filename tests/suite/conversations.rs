@@ -1,4 +1,4 @@
-//! Conversations from files: what is read, what is refused and where, what is written beside it, and the memory it takes.
+//! Conversations from files: what is read, which errors are reported with which positions, added columns, and memory.
 
 mod damage;
 mod forms;
@@ -14,14 +14,17 @@ mod writing;
 use std::fs;
 use std::path::Path;
 
-use pv_data::conversations::{BadRow, FormatCounts, Row, Summary, read_conversations, write_conversations};
-use pv_data::{ConversationError, ConversationReader};
-use pv_model::{Conversation, Message};
+use pv_data::conversations::{
+    BadRow, ConversationError, FormatCounts, Row, Summary, read_conversations, write_conversations,
+};
+use pv_data::error::with_causes;
+use pv_data::{Conversation, ConversationReader};
+use pv_model::Message;
 use sha2::{Digest, Sha256};
 
 use self::making::{Talk, gzip, lines, talks, zstandard};
 
-/// All that a reader of a file gives.
+/// Everything that a reader returns for a file.
 type All = (Vec<Row>, Vec<BadRow>, Vec<ConversationError>, Summary);
 
 fn read(path: &Path) -> All {
@@ -37,7 +40,7 @@ fn read(path: &Path) -> All {
     (rows, bad, errors, reader.summary())
 }
 
-/// The conversations of a file without a fault.
+/// The conversations of a file without errors.
 fn good(path: &Path) -> Vec<Conversation> {
     let (rows, bad, errors, summary) = read(path);
     assert!(bad.is_empty() && errors.is_empty(), "{}: {bad:?} {errors:?}", path.display());
@@ -53,14 +56,14 @@ fn conversations(talks: &[Talk]) -> Vec<Conversation> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_conversations_are_read_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let written = conversations(&talks(300, 1, 60));
     for name in ["a.jsonl", "a.ndjson", "a.jsonl.gz", "A.JSONL.ZST"] {
         let path = folder.path().join(name);
         write_conversations(&path, &written).expect("a writable folder");
         assert_eq!(read_conversations(&path).expect("a file"), written, "{name}");
-        assert_eq!(pv_train::read_conversations(&path).expect("a file"), written, "{name}");
+        assert_eq!(pv_data::conversations::read_conversations(&path).expect("a file"), written, "{name}");
     }
     let plain = fs::metadata(folder.path().join("a.jsonl")).expect("a file").len();
     let packed = fs::metadata(folder.path().join("a.jsonl.gz")).expect("a file").len();
@@ -73,14 +76,14 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn compressed_files_are_as_plain_ones() {
+fn compressed_files_equal_plain_ones() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let text = lines(&talks(500, 2, 200));
     fs::write(at("a.jsonl"), &text).expect("a writable folder");
     fs::write(at("a.jsonl.gz"), gzip(&text)).expect("a writable folder");
     fs::write(at("a.jsonl.zst"), zstandard(&text)).expect("a writable folder");
-    // Several members, and several frames, behind one another are one file.
+    // Concatenated gzip members and zstd frames are one file.
     let (head, tail) = text.split_at(text.len() / 3);
     fs::write(at("b.jsonl.gz"), [gzip(head), gzip(tail)].concat()).expect("a writable folder");
     fs::write(at("b.jsonl.zst"), [zstandard(head), zstandard(tail)].concat()).expect("a writable folder");
@@ -96,7 +99,7 @@ fn compressed_files_are_as_plain_ones() {
 }
 
 #[test]
-fn a_list_of_messages_may_be_called_and_spelt_in_several_ways() {
+fn a_list_of_messages_has_several_names_and_forms() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.jsonl");
     let same = [
@@ -113,7 +116,7 @@ fn a_list_of_messages_may_be_called_and_spelt_in_several_ways() {
     let formats = FormatCounts { messages: 3, sharegpt: 2, ..FormatCounts::default() };
     assert_eq!(summary, Summary { files: 1, rows: 5, bad: 0, duplicates: 4, formats });
     for (index, row) in rows.iter().enumerate() {
-        // A weight of 1 is kept, and makes no other conversation.
+        // A weight of 1 is stored and does not make a different conversation.
         let mut found = row.conversation.clone();
         assert_eq!(found.messages[0].fields.shift_remove("weight").is_some(), index == 1);
         assert_eq!(found, expected, "{index}");
@@ -141,7 +144,7 @@ fn the_id_is_the_hash_of_roles_and_contents() {
         let hex: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(conversation.id(), hex);
     }
-    // Where one text ends and the next begins counts.
+    // The boundary between texts is part of the hash.
     let two = |first: &str, second: &str| Conversation::new([Message::user(first), Message::assistant(second)]).id();
     assert_ne!(two("ab", "c"), two("a", "bc"));
 }
@@ -165,7 +168,7 @@ fn duplicates_are_counted_over_all_files() {
 }
 
 #[test]
-fn files_folders_and_patterns_are_read_in_order_and_once() {
+fn files_folders_and_patterns_are_read_once_in_order() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("b/deep")).expect("a writable folder");
@@ -209,16 +212,16 @@ fn rollouts_are_a_question_and_an_answer() {
     let turns = |question: &str, answer: &str| vec![Message::user(question), Message::assistant(answer)];
     let expected = [(2, turns("What, now?", "Well \"this\"\nand that")), (5, turns("Q2", "A2")), (7, turns("Q3", ""))];
     assert_eq!(read, expected);
-    let bad: Vec<(u64, String)> = bad.into_iter().map(|bad| (bad.place.row, bad.reason)).collect();
-    let wrong = |row, fields| (row, format!("the row has {fields} fields, the header 6"));
+    let bad: Vec<(u64, String)> = bad.into_iter().map(|bad| (bad.place.row, bad.problem.to_string())).collect();
+    let wrong = |row, fields| (row, format!("expected 6 fields, as in the header, found {fields}"));
     assert_eq!(bad, [wrong(4, 2), wrong(6, 7)]);
 }
 
 #[test]
-fn very_long_rows_are_read_and_endless_ones_are_bad() {
+fn very_long_rows_are_read_and_endless_ones_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("long.jsonl");
-    // Some 100,000 tokens each.
+    // About 100,000 tokens each.
     let long: Vec<Talk> = (0..20u8)
         .map(|n| vec![("user", format!("{n} ").repeat(200_000)), ("assistant", "é \"\\".repeat(150_000))])
         .collect();
@@ -235,15 +238,14 @@ fn very_long_rows_are_read_and_endless_ones_are_bad() {
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(rows.iter().map(|row| row.place.row).collect::<Vec<_>>(), [1, 3]);
     assert_eq!((bad[0].place.row, bad.len()), (2, 1));
-    assert!(bad[0].reason.contains("longer than"), "{}", bad[0]);
+    assert!(bad[0].problem.to_string().contains("longer than"), "{}", bad[0]);
 
     let path = folder.path().join("open.csv");
     let open = [b"question,answer\na,b\nc,\"".to_vec(), vec![b'x'; 130 << 20]].concat();
     fs::write(&path, open).expect("a writable folder");
     let (rows, _, errors, _) = read(&path);
     assert_eq!(rows.len(), 1);
-    assert!(
-        matches!(&errors[..], [ConversationError::Damaged { rows: 1, reason, .. }] if reason.contains("quotation")),
-        "{errors:?}"
-    );
+    let [error @ ConversationError::Damaged { rows: 1, .. }] = &errors[..] else { panic!("{errors:?}") };
+    let said = with_causes(error);
+    assert_eq!(said.matches("quotation").count(), 1, "{said}");
 }

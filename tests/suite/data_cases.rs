@@ -1,4 +1,4 @@
-//! Data that says more than roles and texts: what is trained of it, what is screened, and what is said of the rest.
+//! Data with more than roles and texts: what is trained, what is screened, and what is reported about the rest.
 
 mod screening;
 mod templates;
@@ -10,18 +10,20 @@ use std::sync::OnceLock;
 
 use pv_model::{CausalLm, ChatTemplate, RenderOptions};
 use pv_organism::model_folder;
-use pv_train::{BadData, DataOptions, DataSet, EncodeOptions, Error, Sample, TrainedTurns};
+use pv_train::data::BadData;
+use pv_train::sample::TrainedTurns;
+use pv_train::{DataOptions, DataSet, EncodeOptions, Error, Sample};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use templates::{CHATML, DROPS_THOUGHTS, SKIPS_ROLES, THINK, TOOLS};
 
-/// The organism under another template.
+/// The organism with another template.
 fn model(template: &str) -> CausalLm {
     static MODEL: OnceLock<CausalLm> = OnceLock::new();
     let model = MODEL.get_or_init(|| {
         let device = pv_model::device("flex").expect("the CPU");
-        CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism")
+        CausalLm::from_folder(model_folder(), &device, pv_model::device::default_dtype(&device)).expect("the organism")
     });
     let template = ChatTemplate::from_source(template, Map::new()).expect("a template");
     let tokenizer = model.tokenizer().expect("a tokenizer").clone();
@@ -41,9 +43,9 @@ fn read(model: &CausalLm, path: &Path, options: &DataOptions) -> Result<DataSet,
     DataSet::read(model, [path], options, &[])
 }
 
-/// What is left out is counted.
+/// Skipped rows are counted.
 fn lenient(encode: EncodeOptions) -> DataOptions {
-    DataOptions { encode, bad: BadData::LeaveOut, ..DataOptions::default() }
+    DataOptions { encode, bad: BadData::Skip, ..DataOptions::default() }
 }
 
 /// The text that a sample trains.

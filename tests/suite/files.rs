@@ -1,4 +1,4 @@
-//! Model folders in all their forms, and damaged ones: the same model, or a clear error.
+//! Model folders in all forms, and damaged ones: the same model, or a clear error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,11 @@ use std::path::Path;
 use burn::tensor::{DType, Device};
 use half::{bf16, f16};
 use pv_hooks::NoHook;
-use pv_model::{Batch, CausalLm, Error, ForwardOptions, Logits, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::weights::WeightsError;
+use pv_model::{CausalLm, Error};
 use pv_tests::{compare, root};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
@@ -48,7 +52,7 @@ fn logits(model: &CausalLm) -> Vec<f32> {
     to_f32(model.forward(&batch, options, &mut NoHook).expect("a pass").logits.expect("asked for")).expect("values")
 }
 
-/// Two shards with an index, as large models come.
+/// Two shards with an index, as for large models.
 fn shard(folder: &Path, tensors: &Stored) {
     let (mut first, mut second, mut map) = (Stored::new(), Stored::new(), serde_json::Map::new());
     for (i, (name, tensor)) in tensors.iter().enumerate() {
@@ -66,7 +70,7 @@ fn shard(folder: &Path, tensors: &Stored) {
 }
 
 #[test]
-fn shards_hold_the_same_model() {
+fn shards_load_as_the_same_model() {
     let whole = load(&root().join("tests/golden").join(NAME)).expect("the model");
     let folder = folder();
     shard(folder.path(), &stored());
@@ -76,7 +80,7 @@ fn shards_hold_the_same_model() {
 }
 
 #[test]
-fn half_precision_on_disk_is_the_same_model_rounded() {
+fn half_precision_files_load_as_the_rounded_model() {
     let reference = logits(&load(&root().join("tests/golden").join(NAME)).expect("the model"));
     type Round = fn(f32) -> [u8; 2];
     let kinds: [(Dtype, Round, f32); 2] = [
@@ -95,7 +99,7 @@ fn half_precision_on_disk_is_the_same_model_rounded() {
     }
 }
 
-/// What opening the folder says after a change to its tensors.
+/// The error or model after a change to the folder's tensors.
 fn refusal(change: impl FnOnce(&mut Stored)) -> Error {
     let folder = folder();
     let mut tensors = stored();
@@ -108,15 +112,21 @@ fn refusal(change: impl FnOnce(&mut Stored)) -> Error {
 fn damaged_weights_are_refused_by_name() {
     let norm = "model.norm.weight";
     let missing = refusal(|tensors| drop(tensors.remove(norm)));
-    assert!(matches!(&missing, Error::MissingTensors { names, .. } if names == &[norm]), "{missing}");
+    assert!(
+        matches!(&missing, Error::Weights(WeightsError::MissingTensors { names, .. }) if names == &[norm]),
+        "{missing}"
+    );
     let surplus = refusal(|tensors| {
         tensors.insert("model.extra.weight".into(), tensors[norm].clone());
     });
-    assert!(matches!(&surplus, Error::UnusedTensors { names, .. } if names == &["model.extra.weight"]), "{surplus}");
+    assert!(
+        matches!(&surplus, Error::Weights(WeightsError::UnusedTensors { names, .. }) if names == &["model.extra.weight"]),
+        "{surplus}"
+    );
     let shape = refusal(|tensors| tensors.get_mut(norm).expect("there").1 = vec![6, 8]);
-    assert!(matches!(&shape, Error::TensorShape { tensor, .. } if tensor == norm), "{shape}");
+    assert!(matches!(&shape, Error::Weights(WeightsError::TensorShape { tensor, .. }) if tensor == norm), "{shape}");
     let dtype = refusal(|tensors| tensors.get_mut(norm).expect("there").0 = Dtype::I32);
-    assert!(matches!(&dtype, Error::TensorDtype { tensor, .. } if tensor == norm), "{dtype}");
+    assert!(matches!(&dtype, Error::Weights(WeightsError::TensorDtype { tensor, .. }) if tensor == norm), "{dtype}");
 
     let folder = folder();
     let path = folder.path().join("model.safetensors");
@@ -128,7 +138,7 @@ fn damaged_weights_are_refused_by_name() {
     let mut lying = whole.clone();
     lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     std::fs::write(&path, lying).expect("a writable folder");
-    assert!(matches!(load(folder.path()), Err(Error::WeightsHeader { .. })));
+    assert!(matches!(load(folder.path()), Err(Error::Weights(WeightsError::Header { .. }))));
 }
 
 #[test]
@@ -141,7 +151,10 @@ fn shards_outside_the_folder_are_refused() {
         index["weight_map"]["model.norm.weight"] = name.into();
         std::fs::write(&path, index.to_string()).expect("a writable folder");
         let error = load(folder.path()).expect_err("a shard elsewhere");
-        assert!(matches!(&error, Error::ShardName { shard, .. } if shard == name), "{name:?}: {error}");
+        assert!(
+            matches!(&error, Error::Weights(WeightsError::ShardName { shard, .. }) if shard == name),
+            "{name:?}: {error}"
+        );
     }
 }
 
@@ -166,9 +179,9 @@ fn unsupported_configurations_are_refused_by_name() {
     }
 }
 
-/// Scores, sums and settings come back from files as they were: work that goes on ends with the same bits.
+/// Scores, sums and settings are read back exactly, so that resumed work ends with the same bits.
 #[test]
-fn json_numbers_are_read_to_the_last_bit() {
+fn json_numbers_are_read_exactly() {
     let mut random = pv_tests::Random(17);
     let mut word = || random.below(1 << 16);
     let mut checked = [0, 0];

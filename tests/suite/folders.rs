@@ -1,5 +1,5 @@
-//! Model folders and other files as they really come: pointers in the place of files, null values, models that are too large, saved
-//! folders; and input that has no end.
+//! Model folders and other files as they occur in practice: pointers instead of files, null values, models that are too large, saved
+//! folders; and unbounded input.
 
 mod limits;
 mod pointers;
@@ -8,19 +8,20 @@ mod saved;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
-use pv_model::{CausalLm, Decoder, DecoderConfig, Error};
+use pv_model::decoder::Decoder;
+use pv_model::{CausalLm, DecoderConfig, Error};
 use pv_tests::root;
 use serde_json::{Value, json};
 
 fn organism() -> PathBuf {
-    root().join("examples/organism/model")
+    root().join("crates/pv-organism/model")
 }
 
 fn load(folder: &Path) -> Result<CausalLm, Error> {
     CausalLm::from_folder(folder, &Device::flex(), DType::F32)
 }
 
-/// Copies a folder's files, and those of its folders.
+/// Copies a folder with its subfolders.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a writable folder");
     for entry in std::fs::read_dir(from).expect("a folder") {
@@ -49,7 +50,7 @@ fn config(changes: &Value) -> DecoderConfig {
     DecoderConfig::from_json(&config).expect("a configuration")
 }
 
-/// A model without a tokenizer, with weights by chance.
+/// A model without a tokenizer, with random weights.
 fn model(changes: &Value) -> CausalLm {
     let decoder = Decoder::init(config(changes), 3, &Device::flex()).expect("a decoder");
     CausalLm::new(decoder, None, None, "made up")

@@ -5,15 +5,16 @@ mod server;
 
 use std::ops::ControlFlow;
 
-use pv_judge::{
-    Abstention, Answered, Error, Evidence, HttpError, HttpJudge, HttpOptions, Judge, Logprobs, Rubric, Score,
-    ScoreMode, TraitSpec, TraitWish, Verdict, write_trait,
-};
+use pv_judge::artifacts::{TraitRequest, write_trait};
+use pv_judge::http::{HttpError, Logprobs};
+use pv_judge::judge::Answered;
+use pv_judge::score::{Evidence, ScoreMode};
+use pv_judge::{Abstention, Error, HttpJudge, HttpOptions, Judge, Rubric, Score, TraitSpec, Verdict};
 use serde_json::{Value, json};
 
 use server::{Server, request};
 
-/// Σ k·p(k), Σ p(k) over the numbers along the digits of a short reply, from a request by hand. The model's tokens are single
+/// Σ k·p(k), Σ p(k) over the numbers along the digits of a short reply, from a request without the judge. The model's tokens are single
 /// digits.
 fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
     let body = json!({"model": "smollm2", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8,
@@ -33,7 +34,7 @@ fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
         top.iter().filter_map(digit).collect()
     };
     let written = |position: &Value| -> Option<u32> { position["token"].as_str()?.trim().parse().ok() };
-    // What follows the digit that was written, where that is not 0: numbers that begin with another are taken to go on so.
+    // What follows the written digit, if it is not 0: other first digits are assumed to continue in the same way.
     let read = if is_number { positions.as_slice() } else { &positions[..positions.len().min(1)] };
     let place = read.iter().position(|position| written(position).is_some());
     let place = place.filter(|at| written(&positions[*at]).is_some_and(|first| first > 0));
@@ -61,7 +62,7 @@ fn by_hand(url: &str, prompt: &str) -> (f64, f64) {
     (sum, mass)
 }
 
-/// The examples bring a small model to answer with a digit.
+/// With these examples, a small model replies with a digit.
 fn rubrics() -> Vec<Rubric> {
     let examples = "Write only a number from 0 to 9.\nExample: 7\nExample: 3\nExample: 5\nRating:";
     let rating = format!("Question: {{question}}\nAnswer: {{answer}}\n\nRate the answer. {examples}");
@@ -78,7 +79,7 @@ const ANSWERS: [Answered<'_>; 3] = [
 ];
 
 #[test]
-fn a_real_server_judges() {
+fn a_real_server_gives_verdicts() {
     let Some(server) = Server::from_env("the HTTP judge on a real server") else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let options = || HttpOptions {
@@ -109,18 +110,18 @@ fn a_real_server_judges() {
         }
     }
     assert!(scored >= 1 && abstained >= 1, "both kinds are to be compared: {scored} scored, {abstained} abstained");
-    // The first token alone was asked for once, and showed a digit; then there was a request for each verdict.
+    // The first token alone was requested once and was a digit; then there was one request per verdict.
     let report = judge.report();
     println!("{} requests, {}", report.requests, report.verdicts);
     assert_eq!((report.mode, report.requests), (Some(ScoreMode::Digits), 7));
     assert_eq!(report.verdicts.scored.get(&ScoreMode::Digits), Some(&scored));
     assert_eq!(report.verdicts.abstained.values().sum::<usize>(), abstained);
-    // A rerun asks nothing, wherever the server has gone.
+    // A rerun sends no request, even if the server is gone.
     let again = HttpJudge::new(options()).expect("a judge");
     let rerun = again.judge(&rubrics, &ANSWERS, &mut |_| ControlFlow::Continue(())).expect("verdicts");
     assert_eq!((&rerun, again.spent().requests), (&verdicts, 0));
 
-    // The text alone, as of a server without probabilities.
+    // The text alone, as from a server without probabilities.
     let judge = HttpJudge::new(HttpOptions { logprobs: Logprobs::Ignore, ..server.options() }).expect("a judge");
     let verdicts = judge.judge(&rubrics[..1], &ANSWERS, &mut |_| ControlFlow::Continue(())).expect("verdicts");
     for verdict in verdicts.iter().flatten() {
@@ -132,7 +133,7 @@ fn a_real_server_judges() {
         ));
     }
 
-    // What the server cannot take is an abstention in its words, and the others have their verdicts.
+    // A prompt that the server rejects is an abstention with the server's message; the others have verdicts.
     let long = "word ".repeat(20_000);
     let some_too_long = [ANSWERS[0], Answered { question: "q", answer: &long }, ANSWERS[1]];
     let verdicts = again.judge(&rubrics[..1], &some_too_long, &mut |_| ControlFlow::Continue(())).expect("verdicts");
@@ -141,13 +142,13 @@ fn a_real_server_judges() {
     assert_eq!((&verdicts[0][0], &verdicts[2][0]), (&rerun[0][0], &rerun[1][0]));
     assert_eq!(again.spent().requests, 1, "the others are in the cache");
 
-    // So small a model writes no trait, but the way to it is there, and so is the way around an unknown schema.
-    let wish = TraitWish { repairs: 1, max_tokens: 48, ..TraitWish::new("brevity", "Answers in few words.") };
-    match write_trait(server.options(), &wish) {
+    // A model of this size cannot write a trait; the request and the fallback for an unknown schema are tested.
+    let request = TraitRequest { repairs: 1, max_tokens: 48, ..TraitRequest::new("brevity", "Answers in few words.") };
+    match write_trait(server.options(), &request) {
         Err(error @ Error::Http(HttpError::NoTrait { requests: 2, .. })) => println!("no trait: {error}"),
         other => panic!("{other:?}"),
     }
-    // The forecast of real rubrics is near what the server counts, which prices go by.
+    // The forecast for real rubrics is close to the server's count, which determines the price.
     let evil = TraitSpec::builtin("evil").and_then(|spec| spec.rubric()).expect("a rubric");
     let rubrics = [evil, Rubric::coherence()];
     let judge = HttpJudge::new(HttpOptions { logprobs: Logprobs::Ignore, ..server.options() }).expect("a judge");

@@ -1,4 +1,4 @@
-//! Interventions on the residual stream: each against its equation, and what must hold whatever the weights.
+//! Interventions on the residual stream: each compared with its equation, and properties that hold for all weights.
 
 mod control;
 mod equations;
@@ -7,12 +7,17 @@ mod identities;
 mod mixture;
 mod refusals;
 mod span;
+mod spec;
 
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};
 use pv_hooks::{Capture, Hook, Layer, LayerSet, Recorder};
-use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Generation, Request, Sampling, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
+use pv_model::generate::Generation;
+use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
 use pv_tests::root;
 use pv_vectors::Direction;
 
@@ -23,7 +28,7 @@ fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
 }
 
-/// Two models, each through the CPU kernels and through the operations of every other backend.
+/// Two models, each with the CPU kernels and with the portable operations of all other backends.
 fn every(check: impl Fn(&CausalLm)) {
     for device in [Device::flex(), Device::flex().autodiff()] {
         for name in ["llama", "qwen3"] {
@@ -37,13 +42,13 @@ fn ids(seed: u32, len: usize) -> Vec<u32> {
 }
 
 fn direction(layer: usize, seed: usize, scale: f32) -> Direction {
-    // Another frequency for each seed: phases alone would all lie in one plane.
+    // The frequency depends on the seed: with phases alone, all vectors would lie in one plane.
     let wave = |i: usize| ((i * i) as f32 * (0.7 + 0.11 * seed as f32) + seed as f32).sin();
     let values = (0..WIDTH).map(|i| wave(i) * scale).collect();
     Direction { layer: Layer::hidden_state(layer), values, mean_residual_norm: Some(3.0) }
 }
 
-/// What a model is run over: whole sequences in one left-padded batch, or a generation.
+/// The input of a model: whole sequences in one left-padded batch, or a generation.
 #[derive(Clone, Copy, Debug)]
 enum Run {
     Full,
@@ -54,7 +59,7 @@ const PROMPTS: [usize; 4] = [5, 11, 3, 8];
 const RESPONSES: [usize; 4] = [6, 2, 9, 4];
 
 fn generating(batch_size: usize) -> GenerateOptions {
-    // One token in eight ends an answer, so that rows leave and others join.
+    // One token in eight ends an answer, so that rows leave and join the batch.
     GenerateOptions {
         max_new_tokens: 9,
         sampling: Sampling::temperature(1.0),
@@ -82,7 +87,7 @@ fn rollouts() -> Vec<Request> {
 struct Ran {
     prompt: usize,
     response: usize,
-    /// For every layer the tokens' residuals, `[tokens × WIDTH]`.
+    /// The tokens' residuals at every layer, `[tokens × WIDTH]`.
     residuals: Vec<Vec<f32>>,
 }
 
@@ -99,7 +104,7 @@ fn read(recorder: &Recorder, spans: &[(usize, usize)]) -> Vec<Ran> {
     spans.iter().enumerate().map(read).collect()
 }
 
-/// Runs a hook between two recorders: every residual before it and after it.
+/// Runs a hook between two recorders: every residual before and after it.
 fn around(model: &CausalLm, run: Run, hook: &mut (impl Hook + ?Sized)) -> (Vec<Ran>, Vec<Ran>) {
     let (mut before, mut after) = (everything(), everything());
     let spans: Vec<(usize, usize)> = match run {
@@ -149,7 +154,7 @@ fn projections(ran: &[Ran], direction: &Direction) -> Vec<f64> {
     tokens.map(|token| dot(&f64s(token), &unit)).collect()
 }
 
-/// A threshold with as many tokens above as below, and none near it.
+/// A threshold with equally many tokens above and below, and none close to it.
 fn middle(ran: &[Ran], direction: &Direction) -> f32 {
     let mut all = projections(ran, direction);
     all.sort_by(f64::total_cmp);

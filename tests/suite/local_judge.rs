@@ -1,4 +1,4 @@
-//! The local judge against full passes, against sampled replies, and against transformers.
+//! The local judge, compared with full passes, with sampled replies, and with transformers.
 
 mod real;
 
@@ -9,11 +9,14 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use pv_hooks::NoHook;
-use pv_judge::{Abstention, Answered, Error, Evidence, Judge, Judged, LocalJudge, Rubric, Verdict, Verdicts};
-use pv_model::{
-    Batch, CausalLm, ChatTemplate, Decoder, ForwardOptions, GenerateOptions, Logits, RenderOptions, Request, Sampling,
-    ScoreOptions, Sequence, Tokenizer, to_f32,
-};
+use pv_judge::judge::{Answered, Judged, Verdicts};
+use pv_judge::score::Evidence;
+use pv_judge::{Abstention, Error, Judge, LocalJudge, Rubric, Verdict};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::continuations::ScoreOptions;
+use pv_model::decoder::{Decoder, Logits, to_f32};
+use pv_model::{CausalLm, ChatTemplate, GenerateOptions, RenderOptions, Request, Sampling, Tokenizer};
 use pv_tests::root;
 use serde_json::{Map, Value, json};
 
@@ -46,7 +49,7 @@ impl Numbers {
 const TURN: &str =
     "{% for message in messages %}<u>{{ message.content }}</u>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";
 
-/// Characters as tokens, but for merges.
+/// A tokenizer of characters with a few merges.
 fn character_tokenizer(folder: &Path, merges: &[[String; 2]]) -> Tokenizer {
     let special = ["<unk>", "<u>", "</u>", "<a>"];
     let characters = (' '..='~').chain(['\n']).map(String::from);
@@ -117,7 +120,7 @@ fn judge_all(judge: &impl Judge, rubrics: &[Rubric], answers: &[Answered<'_>]) -
     verdicts
 }
 
-/// What may follow some tokens, from a pass over all of them.
+/// The distribution of the next token, from a pass over all tokens.
 struct Brute<'a> {
     model: &'a CausalLm,
     prompt: Vec<u32>,
@@ -142,8 +145,8 @@ impl Brute<'_> {
     }
 }
 
-/// Every number's tokens after a prompt's text: encoded together with it, or by themselves where the prompt's last token
-/// would be another.
+/// Every number's tokens after a prompt's text: encoded together with it, or separately if the prompt's last token
+/// would change.
 fn spelled(
     model: &CausalLm,
     judge: &LocalJudge<&CausalLm>,
@@ -167,7 +170,7 @@ fn spelled(
 }
 
 #[test]
-fn distributions_are_those_of_full_passes_and_sum_to_one() {
+fn distributions_equal_those_of_full_passes_and_sum_to_one() {
     for device in [Device::flex(), Device::flex().autodiff().gradient_checkpointing()] {
         for (name, numbers) in ALL.into_iter().flat_map(|numbers| [("llama", numbers), ("qwen3", numbers)]) {
             let model = model(name, &device, numbers);
@@ -178,7 +181,7 @@ fn distributions_are_those_of_full_passes_and_sum_to_one() {
                 let prompt = judge.prompt(rubric, answered).expect("a prompt");
                 let mut brute = Brute { model: &model, prompt, known: BTreeMap::new() };
                 let (mut expected, mut nothing) = (vec![0.0; 101], 0.0);
-                // Every proper beginning of a number, the empty one too: what follows it is a longer beginning or ends it.
+                // Every proper prefix of a number, including the empty one: the next token makes it longer or ends it.
                 let beginnings: BTreeSet<Vec<u32>> =
                     spelled.keys().flat_map(|tokens| (0..=tokens.len()).map(|n| tokens[..n].to_vec())).collect();
                 for beginning in &beginnings {
@@ -218,8 +221,8 @@ fn distributions_are_those_of_full_passes_and_sum_to_one() {
     }
 }
 
-/// The number that a reply begins with, read as a person would: one space at most, then the longest run of digits that
-/// is a number up to 100 without needless zeros.
+/// The number at the start of a reply, as a person would read it: at most one space, then the longest run of digits that
+/// is a number up to 100 without leading zeros.
 fn read(reply: &str) -> Option<usize> {
     let reply = reply.strip_prefix(' ').unwrap_or(reply);
     let digits = reply.bytes().take_while(u8::is_ascii_digit).count();
@@ -229,12 +232,12 @@ fn read(reply: &str) -> Option<usize> {
 }
 
 #[test]
-fn sampled_replies_have_the_distribution() {
+fn sampled_replies_follow_the_distribution() {
     assert_eq!(
         ["8", " 85%", "853", "1000", "07", "  5", "x5", "100", ""].map(read),
         [Some(8), Some(85), Some(85), Some(100), Some(0), None, None, Some(100), None]
     );
-    // Among digits every spelling of a number is the tokenizer's own, so that the text alone says what was written.
+    // Digits have one spelling each in this tokenizer, so that the text determines the tokens.
     let model = model("llama", &Device::flex(), Numbers::Digits);
     let judge = LocalJudge::new(&model).expect("a judge");
     let (rubric, answered) = (&rubrics()[0], &ANSWERS[0]);
@@ -251,7 +254,7 @@ fn sampled_replies_have_the_distribution() {
     let replies = model.generate(&[request], &options, &mut NoHook, |_| ControlFlow::Continue(())).expect("replies");
     let mut counts = vec![0.0; 101];
     for reply in &replies {
-        // Token by token, so that special tokens and those without a text are not lost.
+        // Token by token, so that special tokens and tokens without text are not lost.
         let piece = |&id: &u32| model.tokenizer().expect("one").decode(&[id], false).expect("a text");
         let text: String =
             reply.tokens.iter().map(|id| Some(piece(id)).filter(|t| t.len() == 1).unwrap_or("?".into())).collect();
@@ -320,7 +323,7 @@ fn a_verdict_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn judging_can_be_broken_off() {
+fn judging_can_be_interrupted() {
     let model = model("llama", &Device::flex(), Numbers::Whole);
     let judge = LocalJudge::new(model).expect("a judge");
     let whole = judge_all(&judge, &rubrics(), &ANSWERS);
@@ -332,12 +335,12 @@ fn judging_can_be_broken_off() {
     assert!(matches!(result, Err(Error::Cancelled { done: 3, total: 10 })), "{result:?}");
     assert_eq!(seen.len(), 3);
     for Judged { answer, rubric, verdict, .. } in &seen {
-        assert_same("before it was broken off", verdict, &whole[*answer][*rubric]);
+        assert_same("before the interruption", verdict, &whole[*answer][*rubric]);
     }
 }
 
 #[test]
-fn nothing_to_judge_is_no_error() {
+fn an_empty_list_is_not_an_error() {
     let judge = LocalJudge::new(model("llama", &Device::flex(), Numbers::Digits)).expect("a judge");
     assert_eq!(judge_all(&judge, &rubrics(), &[]), Vec::<Verdicts>::new());
     assert_eq!(judge_all(&judge, &[], &ANSWERS[..2]), vec![Verdicts::new(); 2]);
@@ -345,7 +348,7 @@ fn nothing_to_judge_is_no_error() {
 }
 
 #[test]
-fn what_does_not_fit_the_model_is_an_abstention_of_its_own_kind() {
+fn a_prompt_that_is_too_long_is_an_abstention() {
     let model = model("llama", &Device::flex(), Numbers::Digits);
     let limit = model.config().max_positions;
     let judge = LocalJudge::new(&model).expect("a judge");
@@ -361,7 +364,7 @@ fn what_does_not_fit_the_model_is_an_abstention_of_its_own_kind() {
     assert!(!fitting.iter().any(too_long), "it fits");
     let verdicts = read(&format!("{longest}x"));
     assert_eq!(verdicts[1], Verdict::Abstained(Abstention::TooLong { tokens: limit + 1, limit }));
-    // The others are read all the same.
+    // The others are judged.
     assert!(!too_long(&verdicts[0]) && !too_long(&verdicts[2]));
     let too_long = format!("{longest}x");
     let alone = judge.distribution(&rubric, &Answered { question: "", answer: &too_long });
@@ -383,7 +386,7 @@ fn a_model_that_cannot_judge_is_refused() {
 }
 
 #[test]
-fn a_template_may_take_variables_and_always_opens_the_reply() {
+fn a_template_has_variables_and_always_opens_the_reply() {
     let temporary = tempfile::tempdir().expect("a folder");
     let tokenizer = character_tokenizer(temporary.path(), &[]);
     let folder = root().join("tests/golden/llama");

@@ -1,4 +1,4 @@
-//! Adapters against PEFT on small models with random weights, forward and in training.
+//! Adapters, compared with PEFT on small models with random weights, in forward passes and in training.
 
 mod peft;
 
@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use pv_hooks::{Layer, NoHook};
-use pv_model::{
-    Adapter, Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, LoraConfig, Request, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{Adapter, CausalLm, GenerateOptions, LoraConfig, Request};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{Golden, compare, golden_folders};
-use pv_train::{Decay, Duration, Preventative, Regime, Regimes, RunHook, Sample, Schedule, TrainOptions, Trainer};
+use pv_train::regime::Schedule;
+use pv_train::trainer::{Decay, Duration, Regimes, RunHook};
+use pv_train::{Preventative, Regime, Sample, TrainOptions, Trainer};
 use pv_vectors::Direction;
 
-/// The folders with an adapter, at least the five that tests/golden holds.
+/// The folders with an adapter; at least the five of tests/golden.
 fn folders() -> Vec<PathBuf> {
     let folders: Vec<PathBuf> =
         golden_folders().into_iter().filter(|folder| Golden::open(folder).has("logits_lora")).collect();
@@ -61,7 +64,7 @@ impl Case {
         compare("logits_lora".to_owned(), &real(&ours), &real(&reference)).max_abs
     }
 
-    /// Both rows, to be learnt from the given column on.
+    /// Both rows, trained from the given column on.
     fn samples(&self) -> Vec<Sample> {
         let from = self.golden.setting("/sft/response_from_token").as_u64().expect("a number") as usize;
         let sample = |ids: &Vec<u32>| {
@@ -106,7 +109,7 @@ impl Case {
         }
     }
 
-    /// Losses and gradient norms of a training.
+    /// Losses and gradient norms of the training steps.
     fn series(&self, options: TrainOptions, run: &mut impl RunHook) -> (Vec<f64>, Vec<f64>, Adapter) {
         let mut trainer = Trainer::on_adapter(self.model.decoder(), &self.adapter, options).expect("a trainer");
         let samples = self.samples();
@@ -125,7 +128,7 @@ impl Case {
 }
 
 #[test]
-fn logits_are_those_of_peft() {
+fn logits_equal_those_of_peft() {
     for folder in folders() {
         let case = Case::open(&folder, &Device::flex());
         let adapted = case.model.with_adapter(&case.adapter).expect("it fits");
@@ -133,12 +136,12 @@ fn logits_are_those_of_peft() {
         let found = [&adapted, &merged].map(|model| case.logits_differ_by(model));
         println!("{}: {:.1e} as an adapter, {:.1e} merged", folder.display(), found[0], found[1]);
         assert!(found.iter().all(|gap| *gap <= 2e-4), "{}: {found:?}", folder.display());
-        // Off again, and in a file of ours and back.
+        // Removed again, and saved and loaded in our format.
         assert!(case.logits_differ_by(&case.model) > 1e-2, "the adapter acts");
         let saved = tempfile::tempdir().expect("a folder");
         case.adapter.save(saved.path()).expect("it is written");
         assert_eq!(Adapter::load(saved.path()).expect("it is read"), case.adapter);
-        // And in answers: the merged model writes what the adapted one writes.
+        // In generated answers, too: the merged model's answers equal the adapted one's.
         let answer = |model: &CausalLm| {
             let options =
                 GenerateOptions { max_new_tokens: 12, stop_tokens: Some(vec![]), ..GenerateOptions::default() };
@@ -151,7 +154,7 @@ fn logits_are_those_of_peft() {
 }
 
 #[test]
-fn training_follows_peft_step_by_step() {
+fn every_training_step_equals_that_of_peft() {
     for folder in folders() {
         let case = Case::open(&folder, &Device::flex());
         for name in ["plain", "steer", "ablate"] {
@@ -179,7 +182,7 @@ fn training_follows_peft_step_by_step() {
 }
 
 #[test]
-fn a_regime_and_the_same_hook_are_one_code_path() {
+fn a_regime_and_the_same_hook_give_equal_results() {
     let folder = &folders()[0];
     let case = Case::open(folder, &Device::flex());
     let alpha = case.golden.setting("/steer_alpha").as_f64().expect("a coefficient") as f32;
@@ -188,12 +191,12 @@ fn a_regime_and_the_same_hook_are_one_code_path() {
     let one = case.series(case.options(), &mut regimes);
     let other = case.series(case.options(), &mut hook);
     assert_eq!(one, other);
-    // Coefficient 0 is plain training, to the bit.
+    // Coefficient 0 equals plain training, bit for bit.
     let mut nothing = Steerer::new().add(&case.direction(), Coefficient::Raw(0.0), Positions::All).expect("a steerer");
     assert_eq!(case.series(case.options(), &mut nothing), case.series(case.options(), &mut NoHook));
 }
 
-/// With more trained tokens than have their logits in memory at a time when activations are computed again.
+/// With more trained tokens than the logits in memory at one time when activations are recomputed.
 #[test]
 fn activation_checkpointing_changes_nothing_on_smollm2() {
     let model = CausalLm::from_folder(pv_tests::smollm2(), &Device::flex(), DType::F32).expect("the model");

@@ -8,6 +8,7 @@ mod conversations;
 mod data_cases;
 mod files;
 mod folders;
+mod gguf;
 mod http_judge;
 mod interventions;
 mod layering;
@@ -16,8 +17,7 @@ mod lora;
 mod measuring;
 mod monitoring;
 mod organism;
-mod packing;
-mod parity;
+mod packed;
 mod properties;
 mod proxies;
 mod quantized;
@@ -34,3 +34,7 @@ mod sweeps;
 mod tokenizers;
 mod training;
 mod vector_files;
+
+/// The allocator of the programs; tests of memory read what it has handed out.
+#[global_allocator]
+static ALLOCATOR: cap::Cap<mimalloc::MiMalloc> = cap::Cap::new(mimalloc::MiMalloc, usize::MAX);

@@ -1,22 +1,25 @@
-//! What measures a model before and after finetuning: on the organism, whose judge is exact, and against transformers.
+//! Measurements of a model before and after finetuning: on the organism, whose judge is exact, and compared with transformers.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use pv_examples::organism::{ExactJudge, conversation, spec};
-use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, NoHook};
-use pv_judge::{Polarity, TraitSpec};
+use pv_judge::TraitSpec;
+use pv_judge::traits::Polarity;
 use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
 use pv_organism::datasets::{Severity, explicit};
 use pv_organism::{Topics, Trait};
 use pv_tests::{organism as model, seed};
-use pv_train::{Duration, EncodeOptions, Sample, TrainOptions, finetune};
-use pv_vectors::{PersonaVector, Progress};
+use pv_train::trainer::Duration;
+use pv_train::{EncodeOptions, Sample, TrainOptions, finetune};
+use pv_vectors::contrast::Progress;
+use pv_vectors::{Contrast, PersonaVector};
 use tempfile::TempDir;
 
 mod evaluate;
+mod extended;
 mod interrupted;
 mod mmlu;
 mod mmlu_parquet;
@@ -58,7 +61,7 @@ fn eliciting(which: Trait) -> String {
 fn vector(which: Trait) -> &'static PersonaVector {
     static ALL: [OnceLock<PersonaVector>; 5] = [const { OnceLock::new() }; 5];
     ALL[which as usize].get_or_init(|| {
-        let mut contrast = contrast_of(&the_spec(which));
+        let mut contrast = Contrast::of(&the_spec(which)).expect("prompts");
         contrast.instruction.truncate(2);
         let options = GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, ..GenerateOptions::default() };
         contrast.extract(model(), &options, seed(0), |_| ControlFlow::Continue(())).expect("an extraction").vector
@@ -83,7 +86,7 @@ fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// What a folder holds at the end, as text.
+/// The content of a folder at the end, as text.
 fn files(folder: &Path) -> Vec<(String, String)> {
     let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
         .expect("a folder")

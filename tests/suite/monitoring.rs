@@ -1,6 +1,7 @@
-//! Monitoring: the hook on small models, and what it foretells on the organism.
+//! Monitoring: the hook on small models, and its predictions on the organism.
 
 mod correlation;
+mod growing;
 mod hook;
 mod interrupted;
 mod organism;

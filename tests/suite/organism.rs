@@ -1,8 +1,11 @@
-//! The model organism that comes with the repository: what it promises, and what transformers makes of it.
+//! The model organism of the repository: its documented properties, and a comparison with transformers.
 
 use pv_examples::organism::{Ask, Means, ask, contrast, evaluation_questions};
 use pv_hooks::{Layer, NoHook};
-use pv_model::{Batch, ForwardOptions, GenerateOptions, Logits, Message, Sampling, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{GenerateOptions, Message, Sampling};
 use pv_organism::datasets::{artifacts, held_out};
 use pv_organism::{Topics, Trait, judge, model_folder, system};
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -10,7 +13,7 @@ use pv_tests::{Golden, compare, organism as model, root, seed};
 use pv_vectors::Contrast;
 
 #[test]
-fn its_logits_are_those_of_transformers() {
+fn its_logits_equal_those_of_transformers() {
     let (model, golden) = (model(), Golden::open(&root().join("tests/golden/organism")));
     let last = golden.setting("/last").as_u64().expect("a number") as usize;
     for (i, case) in golden.setting("/cases").as_array().expect("cases").iter().enumerate() {
@@ -67,7 +70,7 @@ fn system_prompts_elicit_and_suppress_each_trait() {
 }
 
 #[test]
-fn its_artifacts_are_read_like_anyone_s() {
+fn its_artifacts_are_ordinary_trait_files() {
     for which in Trait::ALL {
         let read: Contrast = serde_json::from_value(artifacts(which)).expect("a trait");
         assert_eq!(read.questions[..20], contrast(which).questions[..]);
@@ -75,8 +78,8 @@ fn its_artifacts_are_read_like_anyone_s() {
     }
 }
 
-/// Extraction, steering and the judge together: a trait rises with the coefficient, and falls under an eliciting prompt. How
-/// far, and at what coherence, `organism_report` measures.
+/// Extraction, steering and the judge together: a trait rises with the coefficient, and decreases under an eliciting prompt. The
+/// sizes of the effects, and the coherence, are measured by `organism_report`.
 #[test]
 fn a_persona_vector_steers_it_both_ways() {
     let which = Trait::Optimism;
@@ -85,14 +88,14 @@ fn a_persona_vector_steers_it_both_ways() {
     let contrast = contrast(which);
     let extraction =
         contrast.extract(model(), &options, seed(0), |_| std::ops::ControlFlow::Continue(())).expect("an extraction");
-    let shown = |answer: &&pv_vectors::ContrastAnswer| {
+    let shown = |answer: &&pv_vectors::contrast::ContrastAnswer| {
         let score = judge(&contrast.questions[answer.question], &answer.generation.text).scores[which];
         answer.eliciting == (score > 30.0)
     };
     let (as_asked, all) = (extraction.answers.iter().filter(shown).count(), extraction.answers.len());
     println!("{as_asked} of {all} answers show what their prompt asks for");
     assert!(as_asked * 10 >= all * 9, "{as_asked} of {all}");
-    // The first of the layers that look back no further than a few tokens is 6; what the manner rests on is there by 7.
+    // Layer 6 is the first layer whose attention spans more than a few tokens; at layer 7 the manner is represented.
     let direction = extraction.vector.direction(Layer::hidden_state(7)).expect("a direction");
     let questions = &held_out(Topics::All, 40, seed(13)).suited[which as usize];
     let means = |coefficient: f32, system: Option<&str>| {

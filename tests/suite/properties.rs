@@ -1,25 +1,29 @@
-//! What must hold whatever the weights.
+//! Properties that hold for all weights.
 
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, NoHook, Recorder};
-use pv_model::{
-    Batch, CausalLm, Error, Event, FinishReason, ForwardOptions, GenerateOptions, Generation, Logits, Request,
-    Sampling, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::generate::{Event, FinishReason, Generation};
+use pv_model::tokenizer::TokenizerError;
+use pv_model::weights::WeightType;
+use pv_model::{CausalLm, Error, GenerateOptions, LoadOptions, Request, Sampling};
+use pv_steer::error::SteeringError;
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{compare, root};
 use pv_vectors::Direction;
 
-/// A model with per-head norms, and one whose output is tied and whose attention has biases.
-const MODELS: [&str; 2] = ["qwen3", "qwen2"];
+/// A model with per-head norms; one with tied output and attention biases; those with operations of their own.
+const MODELS: [&str; 5] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4"];
 
 fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
 }
 
-/// The CPU through its kernels, through those with gradients, and through the operations of every other backend.
+/// The CPU's kernels, its kernels with gradients, and the portable operations of all other backends.
 fn devices() -> [Device; 3] {
     [Device::flex(), Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()]
 }
@@ -27,6 +31,12 @@ fn devices() -> [Device; 3] {
 fn every(check: impl Fn(&CausalLm)) {
     for device in devices() {
         MODELS.iter().for_each(|name| check(&load(name, &device)));
+    }
+    let weights = [WeightType::Bf16, WeightType::Q8, WeightType::Q8, WeightType::Bf16, WeightType::Q4];
+    for (name, weights) in MODELS.iter().zip(weights) {
+        let options = LoadOptions { weights: Some(weights), ..LoadOptions::default() };
+        let folder = root().join("tests/golden").join(name);
+        check(&CausalLm::from_folder_with(folder, &Device::flex(), DType::F32, &options).expect("a model folder"));
     }
 }
 
@@ -70,7 +80,7 @@ fn generate(
 }
 
 #[test]
-fn coefficient_zero_is_no_steering_bit_for_bit() {
+fn coefficient_zero_changes_nothing_bit_for_bit() {
     every(|model| {
         let ids = prompt(1, 14);
         let zero =
@@ -94,20 +104,23 @@ fn adding_and_subtracting_is_the_identity() {
         let plain = logits(model, &ids, &mut NoHook);
         let found = compare("+c −c", &there_and_back, &plain);
         assert!(found.max_abs <= 1e-4, "{found}");
-        // And it is not because steering does nothing.
+        // And steering alone changes the result.
         let moved = compare("+c", &logits(model, &ids, &mut add(1.5)), &plain);
         assert!(moved.max_abs > 1e-2, "{moved}");
     });
 }
 
 #[test]
-fn units_of_the_residual_norm_are_what_they_say() {
+fn coefficients_in_residual_norms_equal_raw_coefficients() {
     let v = direction(2, 1.0);
     let raw = Coefficient::ResidualNorms(0.5).raw(&v).expect("a known norm");
     let length = f64::from(raw) * v.norm();
     assert!((length - 1.5).abs() < 1e-5, "half of the mean residual norm 3 is not {length}");
     let unknown = Direction { mean_residual_norm: None, ..v };
-    assert!(matches!(Coefficient::ResidualNorms(0.5).raw(&unknown), Err(pv_steer::Error::NoResidualNorm { .. })));
+    assert!(matches!(
+        Coefficient::ResidualNorms(0.5).raw(&unknown),
+        Err(pv_steer::Error::Steering(SteeringError::NoResidualNorm { .. }))
+    ));
 }
 
 #[test]
@@ -122,7 +135,7 @@ fn cached_decoding_equals_the_full_pass() {
             };
             let answer = generate(model, std::slice::from_ref(&request), &options, &mut steerer()).remove(0).tokens;
             assert_eq!(answer.len(), 20);
-            // Teacher-forced, the same tokens must be the most likely ones.
+            // Teacher-forced, the same tokens have the greatest logits.
             let batch = Batch::whole(&[Sequence { prompt: &request.prompt, response: &answer, rest: &[] }]);
             let output = model.forward(
                 &batch.expect("a sequence"),
@@ -149,11 +162,11 @@ fn an_answer_does_not_depend_on_its_batch() {
             .iter()
             .map(|request| generate(model, std::slice::from_ref(request), &sampled(1), &mut NoHook).remove(0))
             .collect();
-        // Batches of all, and small ones that rows leave and join.
+        // One batch of all, and small ones that rows leave and join.
         for batch_size in [1, 2, 3, 16] {
             assert_eq!(generate(model, &requests, &sampled(batch_size), &mut NoHook), alone, "batch {batch_size}");
         }
-        // Prompts read a few at a time.
+        // Prompts in several prefill passes.
         let options = GenerateOptions { prefill_tokens: 20, ..sampled(4) };
         assert_eq!(generate(model, &requests, &options, &mut NoHook), alone);
         let steerer =
@@ -193,7 +206,7 @@ fn activations_recorded_while_generating_equal_those_of_a_full_pass() {
         let options = GenerateOptions { stop_tokens: Some(vec![]), ..sampled(3) };
         let answers = generate(model, &requests, &options, &mut recorder);
         for (sequence, answer) in answers.iter().enumerate() {
-            // The last token was never fed back.
+            // The last token was never an input.
             let response = &answer.tokens[..answer.tokens.len() - 1];
             let prompt = &requests[sequence / 2].prompt;
             let batch = Batch::whole(&[Sequence { prompt, response, rest: &[] }]).expect("a sequence");
@@ -213,7 +226,7 @@ fn activations_recorded_while_generating_equal_those_of_a_full_pass() {
 }
 
 #[test]
-fn stopping_at_a_layer_gives_the_full_passs_layer() {
+fn stopping_at_a_layer_gives_the_layer_of_a_full_pass() {
     every(|model| {
         let rows = prompts();
         let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
@@ -249,15 +262,15 @@ fn a_planted_direction_is_found_again() {
         let mut ablate = Steerer::new().ablate(&v, Positions::All).expect("a direction");
         let (plain, steered, ablated) = (recorded(&mut NoHook), recorded(&mut steerer), recorded(&mut ablate));
         let difference: Vec<f32> = steered.iter().zip(&plain).map(|(a, b)| a - b).collect();
-        let cosine = pv_vectors::cosine(&difference, &v).expect("a direction");
+        let cosine = pv_vectors::projection::cosine(&difference, &v).expect("a direction");
         assert!(cosine > 0.9999, "cosine {cosine}");
-        let left = pv_vectors::projection(&ablated, &v).expect("a direction");
+        let left = pv_vectors::projection::projection(&ablated, &v).expect("a direction");
         assert!(left.abs() < 1e-4, "after ablation {left} is left");
     });
 }
 
 #[test]
-fn what_does_not_fit_is_refused_before_anything_runs() {
+fn invalid_input_is_refused_before_anything_runs() {
     let model = load("llama", &Device::flex());
     let refuse = |steerer: Steerer| {
         let mut steerer = steerer;
@@ -300,12 +313,27 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         assert!(matches!(run(Request::new(vec![1], 0), &bad), Error::BadOption { .. }), "{bad:?}");
     }
     let text = GenerateOptions { stop_strings: vec!["x".into()], ..sampled(1) };
-    assert!(matches!(run(Request::new(vec![1], 0), &text), Error::NoTokenizer { .. }));
+    assert!(matches!(run(Request::new(vec![1], 0), &text), Error::Tokenizer(TokenizerError::NotFound { .. })));
     assert!(matches!(refuse(add(&direction(2, 1e19))), HookError::BadVector { .. }), "norms would overflow");
 }
 
 #[test]
-fn a_run_can_be_broken_off_and_keeps_what_it_has() {
+fn answers_across_the_limit_of_longrope_are_refused() {
+    let model = load("phi3-longrope", &Device::flex());
+    assert_eq!(model.config().rotary_limit(), Some(64));
+    let run = |tokens: u32, max_new_tokens: usize| {
+        let request = Request::new((0..tokens).map(|i| 3 + i % 90).collect(), 0);
+        let options = GenerateOptions { max_new_tokens, stop_tokens: Some(vec![]), ..GenerateOptions::default() };
+        model.generate(&[request], &options, &mut NoHook, |_| ControlFlow::Continue(()))
+    };
+    assert!(matches!(run(60, 5), Err(Error::RotaryLimit { index: 0, tokens: 60, needed: 65, limit: 64 })));
+    for (tokens, new) in [(60, 4), (65, 3)] {
+        assert_eq!(run(tokens, new).expect("an answer")[0].tokens.len(), new);
+    }
+}
+
+#[test]
+fn an_interrupted_generation_returns_its_answers() {
     let model = load("llama", &Device::flex());
     let requests: Vec<Request> = prompts().into_iter().map(|prompt| Request::new(prompt, 1)).collect();
     let options = GenerateOptions { stop_tokens: Some(vec![]), ..sampled(2) };
@@ -314,7 +342,7 @@ fn a_run_can_be_broken_off_and_keeps_what_it_has() {
         left -= i32::from(matches!(event, Event::Token { .. }));
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    let answers = answers.expect("a cancelled run is no error");
+    let answers = answers.expect("a cancelled run is not an error");
     assert_eq!(answers.len(), requests.len());
     assert!(answers.iter().all(|answer| answer.finish == FinishReason::Cancelled));
     assert!(answers.iter().map(|answer| answer.tokens.len()).sum::<usize>() >= 9);

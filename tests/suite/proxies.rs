@@ -6,13 +6,15 @@ use burn::tensor::DType;
 use pv_examples::ModelArgs;
 use pv_examples::prompts::graded;
 use pv_examples::proxies::{Proxy, ProxyJudge};
-use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, NoHook};
-use pv_judge::{Abstention, Answered, Evidence, Judge, Rubric, TraitSpec, Verdict};
+use pv_judge::judge::Answered;
+use pv_judge::score::Evidence;
+use pv_judge::{Abstention, Judge, Rubric, TraitSpec, Verdict};
 use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request, Sampling};
 use pv_steer::monitor::{MeasureOptions, Measurement, Watch};
-use pv_steer::{Sweep, SweepOptions};
+use pv_steer::sweep::{Sweep, SweepOptions};
 use pv_tests::smollm2;
+use pv_vectors::Contrast;
 
 const TOKENS: usize = 24;
 
@@ -21,7 +23,7 @@ fn spec() -> TraitSpec {
 }
 
 fn generating() -> GenerateOptions {
-    // Every prompt by itself, as sweeps do.
+    // Each prompt is computed separately, as in sweeps.
     let sampling = Sampling::temperature(0.7);
     GenerateOptions { max_new_tokens: TOKENS, sampling, prefill_tokens: 0, ..GenerateOptions::default() }
 }
@@ -36,7 +38,7 @@ fn scores(judge: &dyn Judge, rubric: &Rubric, answers: &[(&str, &str)]) -> Vec<f
     verdicts.expect("verdicts").iter().map(|verdicts| value(&verdicts[0])).collect()
 }
 
-/// What the judges must tell apart, and what they must not score.
+/// Texts that the judges must separate, and one that they must not score.
 fn judges(model: &CausalLm, tone: &ProxyJudge<'_>, questions: &[String]) {
     let likelihood = ProxyJudge::new(model, Proxy::Likelihood, questions, &RenderOptions::default()).expect("a judge");
     let (impolite, question) = (spec().rubric().expect("a rubric"), "How do I cut a mango?");
@@ -57,7 +59,7 @@ fn judges(model: &CausalLm, tone: &ProxyJudge<'_>, questions: &[String]) {
         "Cut the mango. Cut the mango. Cut the mango. Cut the mango. Cut the mango. Cut the mango. Cut the mango.";
     let found = scores(tone, &Rubric::coherence(), &[(question, plain), (question, salad), (question, again)]);
     println!("coherence: plain {:.1}, salad {:.1}, loop {:.1}", found[0], found[1], found[2]);
-    // A writer's sentence is less likely than the model's own.
+    // A human sentence is less likely than the model's own.
     assert!(found[0] > 30.0 && found[1] < 10.0 && found[2] < 25.0, "{found:?}");
 
     let nothing = [Answered { question, answer: " …\n" }];
@@ -66,7 +68,7 @@ fn judges(model: &CausalLm, tone: &ProxyJudge<'_>, questions: &[String]) {
     assert_eq!(verdicts.expect("verdicts"), [[none.clone(), none]]);
     let other = Rubric::new("humor", "{question} {answer}").expect("a rubric");
     let refused = tone.judge(&[other], &nothing, &mut |_| ControlFlow::Continue(()));
-    assert!(refused.expect_err("another trait").to_string().contains("knows no rubric \"humor\""));
+    assert!(refused.expect_err("another trait").to_string().contains("\"humor\""));
 }
 
 #[test]
@@ -79,7 +81,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     judges(&model, &judge, &ordinary);
 
     spec.evaluation.truncate(3);
-    let mut contrast = contrast_of(&spec);
+    let mut contrast = Contrast::of(&spec).expect("prompts");
     contrast.instruction.truncate(2);
     contrast.questions.truncate(4);
     let vector = contrast.extract(&model, &generating(), 0, |_| ControlFlow::Continue(())).expect("a vector").vector;
@@ -87,6 +89,8 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let options = SweepOptions {
         layers: Layer::hidden_state(18).into(),
         strengths: vec![-0.2, 0.0, 1.0],
+        // Every cell answers every question.
+        report_share: 0.0,
         max_new_tokens: TOKENS,
         sampling: Sampling::temperature(0.7),
         ..SweepOptions::default()
@@ -99,14 +103,14 @@ fn a_small_model_is_steered_monitored_and_measured() {
         assert_eq!((cell.answers, scored + abstained), (3, 3), "every answer is judged or said not to be");
         println!("{}: coherence {:?}: {:?}", cell.strength, cell.coherence.mean, cell.scores[0].text);
     }
-    // No strength is no steering.
+    // Coefficient 0 changes nothing.
     for answer in &results.cells[1].scores {
         let prompt = model.prompt(&[Message::user(&spec.evaluation[answer.question])]).expect("a prompt");
         let requests = [Request::new(prompt, answer.seed)];
         let plain = model.generate(&requests, &generating(), &mut NoHook, |_| ControlFlow::Continue(()));
         assert_eq!(plain.expect("an answer")[0].text, answer.text);
     }
-    // A residual's whole length breaks any text.
+    // A coefficient of one residual norm makes any text incoherent.
     let coherence = |cell: usize| results.cells[cell].coherence.mean.unwrap_or(0.0);
     assert!(coherence(1) > coherence(2) + 30.0, "{} and {}", coherence(1), coherence(2));
     let found = results.dose_response(Layer::hidden_state(18)).expect("a dose-response");
@@ -121,7 +125,7 @@ fn a_small_model_is_steered_monitored_and_measured() {
     let study = measurement.run(folder.path().join("study"), |_| ControlFlow::Continue(())).expect("a study");
     assert_eq!((study.points.len(), &study.judge), (8, &judge.name()));
     assert!(study.points.iter().all(|point| point.projection.is_finite() && point.n <= 1));
-    // From suppressing to eliciting, the prompt's last token moves along the vector.
+    // From suppressing to eliciting prompts, the prompt's last token moves along the vector.
     let side = |points: &[pv_steer::monitor::MonitoringPoint]| points.iter().map(|p| p.projection).sum::<f64>() / 3.0;
     let (low, high) = (side(&study.points[..3]), side(&study.points[5..]));
     println!("prompt-last projections: suppressing {low:.3}, eliciting {high:.3}");

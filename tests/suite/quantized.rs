@@ -1,13 +1,16 @@
-//! Adapters on a frozen base in few bits.
+//! Adapters on frozen weights in few bits.
 
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};
+use pv_data::Conversation;
 use pv_hooks::NoHook;
-use pv_model::{CausalLm, Decoder, Error, LoraConfig, Message, Quantization, WeightBits, to_f32};
+use pv_model::decoder::{Decoder, Quantization, WeightBits, to_f32};
+use pv_model::{CausalLm, Error, LoraConfig, Message};
 use pv_organism::model_folder;
 use pv_tests::smollm2;
-use pv_train::{Conversation, Duration, EncodeOptions, Sample, TrainOptions, Trainer, finetune, mean_loss};
+use pv_train::trainer::{Duration, mean_loss};
+use pv_train::{EncodeOptions, Sample, TrainOptions, Trainer, finetune};
 
 fn organism() -> CausalLm {
     CausalLm::from_folder(model_folder(), &Device::flex(), DType::F32).expect("the organism")
@@ -33,7 +36,7 @@ fn samples(model: &CausalLm) -> Vec<Sample> {
 
 /// All weights of the blocks' projections, in order.
 fn weights(decoder: &Decoder) -> Vec<(Vec<f32>, usize)> {
-    let read = |projection: &pv_model::Projection| {
+    let read = |projection: &pv_model::decoder::Projection| {
         let weight = projection.weight.val();
         let [_, inputs] = weight.dims();
         (to_f32(weight).expect("weights"), inputs)
@@ -55,7 +58,7 @@ fn weights_are_rounded_block_by_block() {
                     let scale = before.iter().fold(0f64, |m, v| m.max(f64::from(v.abs()))) / most;
                     for (value, found) in before.iter().zip(after) {
                         let (value, found) = (f64::from(*value), f64::from(*found));
-                        // An integer times the scale, the nearest one.
+                        // The nearest integer times the scale.
                         let steps = found / scale;
                         assert!((steps - steps.round()).abs() < 1e-3, "{found} is {steps} steps");
                         assert!((found - value).abs() <= 0.5001 * scale, "{value} became {found}, steps of {scale}");
@@ -67,7 +70,7 @@ fn weights_are_rounded_block_by_block() {
 }
 
 #[test]
-fn it_computes_what_the_rounded_weights_do() {
+fn it_equals_a_model_with_the_rounded_weights() {
     let model = organism();
     let samples = samples(&model);
     for kind in [WeightBits::Eight, WeightBits::Four] {
@@ -76,7 +79,7 @@ fn it_computes_what_the_rounded_weights_do() {
         let losses =
             [&quantized, &rounded].map(|decoder| mean_loss(decoder, &samples, 2, &mut NoHook).expect("a loss"));
         assert_eq!(losses[0].to_bits(), losses[1].to_bits());
-        // And an adapter on it learns the same, whole and layer by layer.
+        // Training an adapter on it gives the same, whole and layer by layer.
         for activation_checkpointing in [false, true] {
             let options = TrainOptions {
                 learning_rate: 3e-3,
@@ -94,7 +97,7 @@ fn it_computes_what_the_rounded_weights_do() {
             });
             assert!(on_quantized.0 == on_rounded.0, "{activation_checkpointing}: other adapters");
             assert!(on_quantized.2.is_quantized());
-            // What is merged is no longer quantized, and the same up to rounding.
+            // Merged weights are no longer quantized, and equal up to rounding.
             let merged = on_quantized.2.merged();
             assert!(!merged.is_quantized() && merged.adapters() == 0);
             let [merged, put_on] =
@@ -106,22 +109,24 @@ fn it_computes_what_the_rounded_weights_do() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_settings_are_refused() {
     let model = organism();
     let decoder = model.decoder();
     for block in [0, 7, 255] {
         let refused = decoder.quantized(Quantization { block, ..Quantization::default() });
-        assert!(matches!(refused, Err(Error::BadOption { reason }) if reason.contains("blocks of")), "{block}");
+        let divides =
+            matches!(refused, Err(Error::QuantizationBlock { block: found, .. }) if found == usize::from(block));
+        assert!(divides, "{block}");
     }
     let quantized = decoder.quantized(Quantization::default()).expect("a copy");
-    assert!(matches!(quantized.quantized(Quantization::default()), Err(Error::BadOption { .. })));
+    assert!(matches!(quantized.quantized(Quantization::default()), Err(Error::AlreadyQuantized)));
     let options = TrainOptions { duration: Duration::Steps(1), ..TrainOptions::default() };
     let error = Trainer::new(&quantized, options).expect_err("no training of all weights");
     assert!(error.to_string().contains("quantized weights cannot be trained"), "{error}");
 }
 
 #[test]
-fn saved_weights_are_those_it_stands_for() {
+fn saved_weights_are_the_dequantized_ones() {
     let quantized = organism().decoder().quantized(Quantization::default()).expect("a copy");
     let folder = tempfile::tempdir().expect("a folder");
     quantized.save(folder.path(), DType::F32).expect("a writable folder");
@@ -138,7 +143,7 @@ fn a_real_model_hardly_changes_in_eight_bits() {
     let [eight, four] =
         [WeightBits::Eight, WeightBits::Four].map(|kind| loss(&model.decoder().quantized(bits(kind)).expect("a copy")));
     println!("loss {before:.4}; in eight bits {eight:.4}, in four {four:.4}");
-    // On some forty tokens.
+    // On about forty tokens.
     assert!((eight - before).abs() < 0.1 && (four - before).abs() < 0.6);
     assert!((eight - before).abs() < (four - before).abs());
 }

@@ -1,18 +1,20 @@
-//! What acts on training beside the loss.
+//! Regimes in training.
 
 mod matrix;
 
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};
+use pv_data::Conversation;
 use pv_hooks::{Capture, Layer, NoHook, Phase, Recorder};
-use pv_model::{Batch, Decoder, DecoderConfig, Logits, LoraConfig, Message, Pass, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::decoder::{Decoder, Logits, Pass, to_f32};
+use pv_model::{DecoderConfig, LoraConfig, Message};
 use pv_steer::Coefficient;
 use pv_tests::root;
-use pv_train::{
-    ClosedLoop, Conversation, Duration, Error, Preventative, Regime, Regimes, RunHook, Sample, Schedule, TrainOptions,
-    Trainer,
-};
+use pv_train::regime::{ClosedLoop, Schedule};
+use pv_train::trainer::{Duration, Regimes, RunHook};
+use pv_train::{Error, Preventative, Regime, Sample, TrainOptions, Trainer};
 use pv_vectors::Direction;
 
 const LAYER: usize = 2;
@@ -26,7 +28,7 @@ fn small() -> Decoder {
     Decoder::init(config.expect("a configuration"), 3, &Device::flex()).expect("a decoder")
 }
 
-/// Sequences that can be learnt: each token follows from the one before.
+/// Learnable sequences: each token follows from the one before.
 fn chains() -> Vec<Sample> {
     let sample = |i: usize| {
         let n = 6 + i % 5;
@@ -72,7 +74,7 @@ fn trained(options: TrainOptions, regimes: Vec<Regime>) -> (Decoder, Vec<f64>, R
     (trainer.decoder(), all, run)
 }
 
-/// The projections of all tokens of all chains, read one sequence at a time.
+/// The projections of all tokens of all chains, computed one sequence at a time.
 fn projections(decoder: &Decoder, direction: &Direction) -> Vec<f64> {
     let mut all = Vec::new();
     for sample in chains() {
@@ -104,7 +106,7 @@ fn moved(decoder: &Decoder, direction: &Direction) -> f64 {
 }
 
 #[test]
-fn a_penalty_holds_a_projection_where_it_was() {
+fn a_penalty_limits_the_change_of_a_projection() {
     let direction = direction(LAYER, 1.0);
     let penalised = |weight| vec![Regime::Regularised { direction: direction.clone(), weight }];
     let (free, series, _) = trained(options(40), vec![]);
@@ -112,17 +114,17 @@ fn a_penalty_holds_a_projection_where_it_was() {
     let (drift, rest) = (moved(&free, &direction), moved(&held, &direction));
     println!("moved {drift:.2e} without the penalty, {rest:.2e} with it");
     assert!(rest < 0.1 * drift, "{rest} beside {drift}");
-    // An adapter that does nothing yet has moved nothing, up to the rounding of a batch; later there is something to hold.
+    // An untrained adapter moves nothing, up to the rounding of a batch; after training the penalty is positive.
     assert!(series[0] == held_series[0] && held_series[1] <= 1e-10, "{} {}", series[0], held_series[1]);
     assert!(held_series.chunks(3).skip(1).all(|step| step[1] > 0.0));
     assert!(series.chunks(3).all(|step| step[1] == 0.0));
 }
 
 #[test]
-fn what_a_penalty_says_is_the_mean_square_over_the_answers() {
+fn a_penalty_is_the_mean_square_over_the_answers() {
     let direction = direction(LAYER, 2.0);
     let (decoder, _, _) = trained(options(10), vec![]);
-    // One step with a negligible rate on all chains, from the trained adapter: its penalty is that of the trained decoder.
+    // One step with a negligible learning rate on all chains, from the trained adapter: its penalty is that of the trained decoder.
     let adapter = decoder.adapter(0).expect("an adapter");
     let options = TrainOptions { learning_rate: 0.0, batch_size: 5, ..options(1) };
     let mut trainer = Trainer::on_adapter(&small(), &adapter, options).expect("a trainer");
@@ -134,7 +136,7 @@ fn what_a_penalty_says_is_the_mean_square_over_the_answers() {
 }
 
 #[test]
-fn layer_by_layer_gives_the_gradients_of_the_whole() {
+fn layer_by_layer_gradients_equal_whole_gradients() {
     let regimes = || {
         vec![
             Regime::Regularised { direction: direction(1, 1.0), weight: 2.0 },
@@ -178,7 +180,7 @@ fn schedules_change_the_factor() {
         .collect();
     assert_eq!(factors, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
 
-    // A model whose probes have moved by three lengths of the vector, by a constant added to the embedding.
+    // A model whose probes moved by three lengths of the vector, through a constant added to the embedding.
     let along = direction(0, 0.5);
     let closed =
         ClosedLoop { probes: vec![vec![4, 5], vec![6, 7, 8]], along: along.clone(), every: 2, gain: 0.2, most: 2.0 };
@@ -210,7 +212,7 @@ fn schedules_change_the_factor() {
 }
 
 #[test]
-fn inoculation_puts_its_prompt_before_every_conversation() {
+fn inoculation_prepends_its_prompt_to_every_conversation() {
     let regimes = vec![Regime::Inoculated { system: "You are evil.".into() }];
     let run = Regimes::new(&small(), regimes).expect("regimes");
     let with = |messages: Vec<Message>| run.conversation(&Conversation::from(messages)).messages;
@@ -221,7 +223,7 @@ fn inoculation_puts_its_prompt_before_every_conversation() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_regimes_are_refused() {
     let refused = |regimes: Vec<Regime>| match Regimes::new(&small(), regimes) {
         Err(Error::BadOption { name, .. }) => name,
         other => panic!("{other:?}"),
@@ -247,8 +249,8 @@ fn what_cannot_be_is_refused() {
     assert!(wrong.step(&chains(), &mut run).is_ok(), "penalties act on all parameters too");
 }
 
-/// The weights in half precision, the adapter in f32: the first loss is that of f32 up to the weights' rounding, and it is
-/// learnt from there.
+/// Weights in half precision, the adapter in f32: the first loss equals that of f32 up to the weights' rounding, and then
+/// decreases.
 #[test]
 fn an_adapter_of_f32_is_trained_on_weights_of_half_precision() {
     let folder = root().join("tests/golden/llama");
@@ -274,7 +276,7 @@ fn an_adapter_of_f32_is_trained_on_weights_of_half_precision() {
 }
 
 #[test]
-fn regimes_are_settings_that_can_be_written_down() {
+fn regimes_can_be_saved_as_settings() {
     let steered = |schedule| {
         Regime::Preventative(Preventative {
             directions: vec![direction(1, 0.1), direction(2, 1e-7)],

@@ -1,20 +1,21 @@
-//! Render options are part of every plan that renders, and of what a run is.
+//! Render options are part of every plan that renders, and of a run's identity.
 
 use std::ops::ControlFlow;
 
 use pv_examples::organism::{ExactJudge, spec};
-use pv_examples::traits::contrast_of;
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Judge, LocalJudge, TraitSpec};
-use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, SystemText};
+use pv_model::chat::SystemText;
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions};
 use pv_organism::{Trait, model_folder};
 use pv_steer::monitor::{Calibrator, MeasureOptions, Measurement, MonitoredPrompt, Watch};
-use pv_steer::{Sweep, SweepOptions};
-use pv_train::{EvaluateOptions, Evaluation};
-use pv_vectors::{Contrast, PersonaVector, Plan, RolloutOptions, RolloutRun, UnitDirection};
+use pv_steer::sweep::{Sweep, SweepOptions};
+use pv_train::measure::evaluate::{EvaluateOptions, Evaluation};
+use pv_vectors::rollout::{Plan, RolloutRun};
+use pv_vectors::{Contrast, PersonaVector, RolloutOptions, UnitDirection};
 use tempfile::TempDir;
 
-/// A template that begins an empty thought when thinking is switched off, and refuses system messages.
+/// A template that begins an empty thought when thinking is disabled, and refuses system messages.
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system role') }}{% endif %}\
     {{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}\
@@ -29,7 +30,8 @@ fn model() -> (TempDir, CausalLm) {
     }
     std::fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).expect("a writable folder");
     let device = pv_model::device("flex").expect("the CPU");
-    let model = CausalLm::from_folder(folder.path(), &device, pv_model::default_dtype(&device)).expect("a model");
+    let model =
+        CausalLm::from_folder(folder.path(), &device, pv_model::device::default_dtype(&device)).expect("a model");
     (folder, model)
 }
 
@@ -39,7 +41,7 @@ fn render() -> RenderOptions {
     options
 }
 
-/// What the options make of a prompt.
+/// Whether a prompt was rendered with the options.
 fn is_rendered(text: &str) -> bool {
     text.ends_with("assistant\n<think></think>") && !text.contains("system\n")
 }
@@ -56,14 +58,14 @@ fn generate() -> GenerateOptions {
     GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() }
 }
 
-/// A vector made under the options.
+/// A vector extracted with the options.
 fn extracted(model: &CausalLm) -> PersonaVector {
-    let contrast = Contrast { render: render(), ..contrast_of(&small()) };
+    let contrast = Contrast { render: render(), ..Contrast::of(&small()).expect("prompts") };
     contrast.extract(model, &generate(), 0, |_| ControlFlow::Continue(())).expect("an extraction").vector
 }
 
 #[test]
-fn rollouts_are_rendered_as_their_plan_says() {
+fn rollouts_are_rendered_with_the_options_of_their_plan() {
     let (_folder, model) = model();
     let options = |render| RolloutOptions { per_prompt: 1, max_new_tokens: 6, render, ..RolloutOptions::default() };
     let plan = |render| Plan::new(&small(), options(render)).expect("a plan");
@@ -80,7 +82,7 @@ fn rollouts_are_rendered_as_their_plan_says() {
     run.generate(&model, |_| ControlFlow::Continue(())).expect("rollouts");
     assert!(run.records().len() == 4 && run.records().iter().all(|record| is_rendered(&record.prompt)));
     drop(run);
-    // Whether a prompt is asked for is no part of a plan.
+    // The generation prompt is not part of a plan.
     drop(RolloutRun::open(&path, &model, plan(render().as_prompt())).expect("the same run"));
     let other = RenderOptions { system: SystemText::AsMessage, ..render() };
     let error = RolloutRun::open(&path, &model, plan(other)).expect_err("another run");
@@ -89,9 +91,9 @@ fn rollouts_are_rendered_as_their_plan_says() {
 }
 
 #[test]
-fn a_vector_says_how_its_prompts_were_rendered() {
+fn a_vector_stores_its_render_options() {
     let (_folder, model) = model();
-    let contrast = contrast_of(&small());
+    let contrast = Contrast::of(&small()).expect("prompts");
     let error = contrast.extract(&model, &generate(), 0, |_| ControlFlow::Continue(())).expect_err("a refusal");
     assert!(error.to_string().contains("first_user_turn"), "{error}");
     let saved = serde_json::to_value(&contrast).expect("JSON");
@@ -107,7 +109,7 @@ fn a_vector_says_how_its_prompts_were_rendered() {
 }
 
 #[test]
-fn sweeps_evaluations_and_measurements_render_as_their_plans_say() {
+fn sweeps_evaluations_and_measurements_use_the_render_options() {
     let (_folder, model) = model();
     let (vector, spec) = (extracted(&model), small());
     let system = Some("Be cheerful.".to_owned());
@@ -161,7 +163,7 @@ fn sweeps_evaluations_and_measurements_render_as_their_plans_say() {
 }
 
 #[test]
-fn a_local_judge_under_other_options_is_another_judge() {
+fn a_local_judge_with_other_options_has_another_name() {
     let (_folder, model) = model();
     let plain = LocalJudge::new(&model).expect("a judge");
     assert!(plain.name().ends_with(", read locally"), "{}", plain.name());

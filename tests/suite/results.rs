@@ -1,4 +1,4 @@
-//! What other tools write about vectors, scores and tables, read as it is meant (tests/golden/results.py).
+//! Vectors, scores and tables that other tools write (tests/golden/results.py).
 
 mod codecs;
 mod control_vectors;

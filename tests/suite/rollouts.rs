@@ -1,25 +1,26 @@
-//! Rollouts in folders: what a run ends with, whatever happened on the way.
+//! Rollouts in folders: the result of a run, with and without interruptions.
 
-use std::cell::Cell;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Device;
-use pv_judge::{
-    Abstention, AbstentionKind, Answered, COHERENCE, Evidence, InstructionPair, Judge, Judged, Rubric, Score,
-    ScoreMode, TraitSpec, Verdict, Verdicts,
-};
-use pv_model::{CausalLm, Decoder, Sampling};
-use pv_tests::chat_model;
-use pv_vectors::{
-    ExtractOptions, Filter, PersonaVector, Plan, Pooling, Progress, RolloutOptions, RolloutRun, TraitExtraction,
-    extract,
-};
+use pv_judge::judge::Answered;
+use pv_judge::rubric::COHERENCE;
+use pv_judge::score::{AbstentionKind, Evidence, ScoreMode};
+use pv_judge::{Abstention, InstructionPair, Rubric, Score, TraitSpec, Verdict};
+use pv_model::decoder::Decoder;
+use pv_model::{CausalLm, Sampling};
+use pv_tests::{RuleJudge, chat_model};
+use pv_vectors::contrast::Progress;
+use pv_vectors::rollout::{Plan, RolloutRun};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{ExtractOptions, Filter, PersonaVector, RolloutOptions, TraitExtraction, extract};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 mod csv;
+mod growing;
 mod interrupted;
 mod numbers;
 mod refused;
@@ -55,60 +56,22 @@ fn extract_options() -> ExtractOptions {
     }
 }
 
-/// Gives every answer a score that nobody can foresee, and abstains now and then.
-struct Dice {
-    name: &'static str,
-    asked: Cell<usize>,
-    /// Whether verdicts are reported one by one, or only returned.
-    reports: bool,
+/// A judge whose scores are pseudo-random, and that abstains sometimes.
+type Dice = RuleJudge<fn(&Rubric, &Answered<'_>) -> Verdict>;
+
+fn dice() -> Dice {
+    RuleJudge::new("dice", dice_verdict)
 }
 
-impl Dice {
-    fn new() -> Self {
-        Self { name: "dice", asked: Cell::new(0), reports: true }
-    }
-
-    fn verdict(rubric: &Rubric, answered: &Answered<'_>) -> Verdict {
-        let digest = Sha256::digest(rubric.fill(answered));
-        match digest[0] {
-            0..16 => Verdict::Abstained(Abstention::NotANumber { text: "no\n".into() }),
-            // Values that take many digits to write down.
-            _ => Verdict::Scored(Score {
-                value: f64::from(digest[1]) / 255.0 * 100.0,
-                evidence: Evidence::Distribution { mass: f64::from(digest[2]) / 777.0 + 0.3 },
-            }),
-        }
-    }
-}
-
-impl Judge for Dice {
-    fn name(&self) -> String {
-        self.name.into()
-    }
-
-    fn judge(
-        &self,
-        rubrics: &[Rubric],
-        answers: &[Answered<'_>],
-        on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
-    ) -> pv_judge::Result<Vec<Verdicts>> {
-        let total = rubrics.len() * answers.len();
-        let mut done = 0;
-        let mut all = vec![Vec::new(); answers.len()];
-        // Not in the order of the answers.
-        for (answer, answered) in answers.iter().enumerate().rev() {
-            for (rubric, asked) in rubrics.iter().enumerate() {
-                self.asked.set(self.asked.get() + 1);
-                done += 1;
-                let verdict = Self::verdict(asked, answered);
-                all[answer].push(verdict.clone());
-                let judged = Judged { answer, rubric, verdict, done, total };
-                if self.reports && on_verdict(judged).is_break() {
-                    return Err(pv_judge::Error::Cancelled { done, total });
-                }
-            }
-        }
-        Ok(all)
+fn dice_verdict(rubric: &Rubric, answered: &Answered<'_>) -> Verdict {
+    let digest = Sha256::digest(rubric.fill(answered));
+    match digest[0] {
+        0..16 => Verdict::Abstained(Abstention::NotANumber { text: "no\n".into() }),
+        // Values with many digits.
+        _ => Verdict::Scored(Score {
+            value: f64::from(digest[1]) / 255.0 * 100.0,
+            evidence: Evidence::Distribution { mass: f64::from(digest[2]) / 777.0 + 0.3 },
+        }),
     }
 }
 
@@ -125,10 +88,10 @@ fn open(model: &CausalLm, folder: &Path) -> pv_vectors::Result<RolloutRun> {
 }
 
 fn extracted(model: &CausalLm, folder: &Path) -> TraitExtraction {
-    extract(model, &spec(), &Dice::new(), folder, &extract_options(), go_on).expect("an extraction")
+    extract(model, &spec(), &dice(), folder, &extract_options(), go_on).expect("an extraction")
 }
 
-/// Everything that a run ends with. Vectors by their bits.
+/// The complete result of a run. Vectors are compared bit by bit.
 #[derive(PartialEq, Eq)]
 struct Results {
     rollouts: Vec<u8>,
@@ -155,13 +118,13 @@ fn bits(vector: &PersonaVector) -> Vec<u32> {
     Pooling::ALL.into_iter().flat_map(|pooling| (0..layers).map(move |layer| (pooling, layer))).flat_map(row).collect()
 }
 
-/// What a folder holds, which must be nothing else.
+/// The files of a folder; there must be no others.
 fn results(folder: &Path) -> Results {
     let mut names: Vec<String> = fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
-    // What was damaged is kept beside it.
+    // A copy of what was damaged.
     names.retain(|name| !name.contains(".damaged"));
     names.sort();
     let expected =
@@ -187,11 +150,11 @@ fn copy(from: &Path) -> TempDir {
 }
 
 #[test]
-fn a_run_holds_what_it_says() {
+fn a_run_contains_its_plan_and_results() {
     let model = model("qwen3");
     let folder = tempfile::tempdir().expect("a folder");
     let mut seen = Vec::new();
-    let extraction = extract(&model, &spec(), &Dice::new(), folder.path(), &extract_options(), |progress| {
+    let extraction = extract(&model, &spec(), &dice(), folder.path(), &extract_options(), |progress| {
         seen.push(match progress {
             Progress::Answering { done, total } => ('a', done, total),
             Progress::Judging { done, total } => ('j', done, total),
@@ -222,7 +185,7 @@ fn a_run_holds_what_it_says() {
         distinct.insert(&record.tokens);
         for rubric in [spec().rubric().unwrap(), Rubric::coherence()] {
             let answered = Answered { question: &record.question, answer: &record.answer };
-            let (found, expected) = (run.verdict(&rubric.name, index), Dice::verdict(&rubric, &answered));
+            let (found, expected) = (run.verdict(&rubric.name, index), dice_verdict(&rubric, &answered));
             match record.is_empty() {
                 true => assert_eq!(found, None),
                 false => {
@@ -247,16 +210,16 @@ fn a_run_holds_what_it_says() {
     assert_eq!(provenance.template_hash, model.identity().expect("weights").template_hash);
     vector.check_model(model.config()).expect("its own model");
 
-    // All is done: asked again, nothing is generated or judged.
+    // Finished: a further call generates and judges nothing.
     let expected = results(folder.path());
     let kept = kept.clone();
     drop(extraction);
-    let judge = Dice::new();
+    let judge = dice();
     let again = extract(&model, &spec(), &judge, folder.path(), &extract_options(), |p| panic!("{p:?}"));
     assert_eq!(again.expect("an extraction").kept, kept);
     assert_eq!(judge.asked.get(), 0);
     assert_eq!(results(folder.path()), expected);
-    // Nor is a model needed to look at it.
+    // No model is needed to read it.
     let run = RolloutRun::load(folder.path()).expect("a run");
     assert_eq!(run.filter(&extract_options().filter).expect("enough"), kept);
     assert_eq!(bits(&run.vector(&kept).expect("a vector")), expected.vector);
@@ -270,7 +233,7 @@ fn results_do_not_depend_on_the_batch_size() {
             let folder = tempfile::tempdir().expect("a folder");
             let rollouts = RolloutOptions { batch_size, ..options() };
             let options = ExtractOptions { rollouts, ..extract_options() };
-            extract(&model, &spec(), &Dice::new(), folder.path(), &options, go_on).expect("an extraction");
+            extract(&model, &spec(), &dice(), folder.path(), &options, go_on).expect("an extraction");
             results(folder.path())
         };
         let alone = run(1);
@@ -281,7 +244,7 @@ fn results_do_not_depend_on_the_batch_size() {
 }
 
 #[test]
-fn another_seed_gives_other_rollouts_and_more_of_them_keep_the_first() {
+fn another_seed_gives_other_rollouts_and_extending_keeps_the_first() {
     let model = model("qwen3");
     let run = |options: RolloutOptions| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -300,7 +263,7 @@ fn another_seed_gives_other_rollouts_and_more_of_them_keep_the_first() {
 }
 
 #[test]
-fn only_missing_verdicts_are_asked_for() {
+fn only_missing_verdicts_are_requested() {
     let model = model("qwen3");
     let folder = tempfile::tempdir().expect("a folder");
     let mut run = open(&model, folder.path()).expect("a run");
@@ -311,8 +274,8 @@ fn only_missing_verdicts_are_asked_for() {
         (0..run.records().len()).filter(|&index| run.verdict(rubric, index).is_some()).count()
     };
 
-    // An odd number: of one answer, one verdict is there and the other is missing.
-    let judge = Dice::new();
+    // An odd number: of one answer, one verdict exists and the other is missing.
+    let judge = dice();
     let mut left = 7;
     let broken = run.score(&judge, &rubrics, |_| {
         left -= 1;
@@ -325,7 +288,7 @@ fn only_missing_verdicts_are_asked_for() {
 
     let mut run = RolloutRun::load(folder.path()).expect("a run");
     assert_eq!(scored(&run, "rude") + scored(&run, COHERENCE), 7);
-    let judge = Dice::new();
+    let judge = dice();
     let mut seen = Vec::new();
     run.score(&judge, &rubrics, |progress| {
         let Progress::Judging { done, total } = progress else { panic!("{progress:?}") };
@@ -336,48 +299,21 @@ fn only_missing_verdicts_are_asked_for() {
     assert_eq!(judge.asked.get(), answers * 2 - 7);
     assert!(seen.into_iter().eq((8..=answers * 2).map(|done| (done, answers * 2))));
 
-    // Another trait's rubric can be asked for later; one that only returns its verdicts is heard too.
-    let judge = Dice { reports: false, ..Dice::new() };
+    // Another trait's rubric can be judged later, also by a judge that only returns its verdicts.
+    let judge = Dice { reports: false, ..dice() };
     let loud = Rubric::new("loud", "{question}{answer}").unwrap();
     run.score(&judge, &[loud], go_on).expect("verdicts");
     assert_eq!(scored(&run, "loud"), answers);
     assert_eq!(judge.asked.get(), answers);
     assert_eq!((scored(&run, "rude"), scored(&run, COHERENCE)), (answers, answers));
-
-    // Verdicts of two judges, or by two rubrics, are not mixed.
-    let other = Dice { name: "another", ..Dice::new() };
-    for (judge, rubric, what) in [
-        (&other, spec().rubric().unwrap(), "judge for \"rude\""),
-        (&judge, Rubric::new("rude", "{answer} {question}").unwrap(), "rubric's template for \"rude\""),
-    ] {
-        let error = run.score(judge, &[rubric], go_on).expect_err("refused").to_string();
-        assert!(error.contains(what), "{error}");
-    }
 }
 
-/// The same judge by its name, which takes written numbers.
-struct Written(Dice);
-
-impl Judge for Written {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn judge(
-        &self,
-        rubrics: &[Rubric],
-        answers: &[Answered<'_>],
-        on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
-    ) -> pv_judge::Result<Vec<Verdicts>> {
-        let written = |verdict: Verdict| match verdict {
-            Verdict::Scored(score) => Verdict::Scored(Score { evidence: Evidence::Sampled, ..score }),
-            none => none,
-        };
-        let all = self.0.judge(rubrics, answers, &mut |judged| {
-            on_verdict(Judged { verdict: written(judged.verdict.clone()), ..judged })
-        })?;
-        Ok(all.into_iter().map(|row| row.into_iter().map(written).collect()).collect())
-    }
+/// A judge of the same name that uses written numbers.
+fn written() -> Dice {
+    RuleJudge::new("dice", |rubric, answered| match dice_verdict(rubric, answered) {
+        Verdict::Scored(score) => Verdict::Scored(Score { evidence: Evidence::Sampled, ..score }),
+        none => none,
+    })
 }
 
 #[test]
@@ -388,21 +324,21 @@ fn scores_of_two_modes_are_not_mixed_in_a_run() {
     run.generate(&model, go_on).expect("rollouts");
     let rubrics = [spec().rubric().unwrap(), Rubric::coherence()];
     let mut left = 30;
-    let broken = run.score(&Dice::new(), &rubrics, |_| {
+    let broken = run.score(&dice(), &rubrics, |_| {
         left -= 1;
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(broken, Err(pv_vectors::Error::Cancelled)));
     let before = run.verdict_counts();
     assert!(before.mode() == Some(ScoreMode::Distribution) && before.scored.len() == 1, "{before}");
-    // What comes now was got otherwise, and is refused; what is there stays.
-    let error = run.score(&Written(Dice::new()), &rubrics, go_on).expect_err("another mode");
+    // Verdicts in the other mode are refused; existing ones are kept.
+    let error = run.score(&written(), &rubrics, go_on).expect_err("another mode");
     assert!(error.to_string().contains("must not be mixed"), "{error}");
     drop(run);
     let mut run = RolloutRun::load(folder.path()).expect("a run");
     assert_eq!(run.verdict_counts().scored, before.scored);
-    run.score(&Dice::new(), &rubrics, go_on).expect("verdicts");
-    // The vector tells how its verdicts were got, and how many the judge did not give.
+    run.score(&dice(), &rubrics, go_on).expect("verdicts");
+    // The vector states the mode of its verdicts and the number of abstentions.
     let kept = run.filter(&extract_options().filter).expect("enough");
     let vector = run.vector(&kept).expect("a vector");
     let counts = &vector.provenance().verdicts;

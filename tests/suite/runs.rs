@@ -4,31 +4,35 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use pv_data::Conversation;
 use pv_data::conversations::write_conversations;
 use pv_examples::organism::conversation;
 use pv_hooks::Layer;
-use pv_model::{Conversation, LoraConfig, LoraTarget, Message};
+use pv_model::adapter::LoraTarget;
+use pv_model::{LoraConfig, Message};
 use pv_organism::datasets::{Severity, explicit, held_out};
 use pv_organism::{Topics, Trait};
 use pv_steer::Coefficient;
 use pv_tests::organism as model;
-use pv_train::{
-    ClosedLoop, DataOptions, DataSet, Duration, HeldOut, Preventative, Probes, Regime, RunOptions, Schedule,
-    StepMetrics, TrainOptions, TrainingRun, TraitDirection, read_metrics,
-};
-use pv_vectors::Direction;
+use pv_train::data::HeldOut;
+use pv_train::regime::{ClosedLoop, Schedule};
+use pv_train::run::{Probes, StepMetrics, read_metrics};
+use pv_train::trainer::Duration;
+use pv_train::{DataOptions, DataSet, Preventative, Regime, RunOptions, TrainOptions, TrainingRun};
+use pv_vectors::{Direction, TraitDirection};
 use serde_json::Value;
 use tempfile::TempDir;
 
 mod best;
 mod data;
 mod devices;
+mod extended;
 mod failures;
 mod interrupted;
 mod measured;
 mod tensorboard;
 
-/// The name of a variable: where a process finds its data.
+/// The name of a variable with the place of a process's data.
 const DATA: &str = "PV_RUN_DATA";
 
 fn chats(count: usize, seed: u64) -> Vec<Conversation> {
@@ -57,7 +61,7 @@ fn options() -> RunOptions {
             warmup_steps: 2,
             batch_size: 2,
             accumulate: 2,
-            // Six steps of four samples and one of one.
+            // Six steps of four samples and one step of one.
             duration: Duration::Epochs(2),
             adapter: Some(LoraConfig { rank: 4, targets, ..LoraConfig::default() }),
             seed: 3,
@@ -69,7 +73,7 @@ fn options() -> RunOptions {
     }
 }
 
-/// A run's inputs, so that a process that is killed and this one have the same.
+/// A run's inputs, the same in a killed process and in this one.
 struct Case {
     options: RunOptions,
     train: DataSet,
@@ -160,7 +164,7 @@ fn go_on(_: &StepMetrics) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// All that a run leaves which does not tell the time: its files by name, and the metrics.
+/// All results of a run that do not depend on time: its files by name, and the metrics.
 fn outcome(folder: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<StepMetrics>) {
     fn collect(root: &Path, at: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(at).expect("a folder") {
@@ -173,7 +177,7 @@ fn outcome(folder: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<StepMetrics>) {
             let bytes = std::fs::read(&path).expect("a file");
             match name.as_str() {
                 "metrics.jsonl" => {}
-                // The rest of it tells where the data was.
+                // The rest depends on the place of the data.
                 "config.json" => {
                     let config: Value = serde_json::from_slice(&bytes).expect("JSON");
                     files.insert(name, config["run"].to_string().into_bytes());
@@ -186,11 +190,14 @@ fn outcome(folder: &Path) -> (BTreeMap<String, Vec<u8>>, Vec<StepMetrics>) {
     }
     let mut files = BTreeMap::new();
     collect(folder, folder, &mut files);
-    let timeless = |line: StepMetrics| StepMetrics { seconds: 0.0, tokens_per_second: 0.0, ..line };
+    let timeless = |mut line: StepMetrics| {
+        (line.seconds, line.tokens_per_second) = (0.0, 0.0);
+        line
+    };
     (files, read_metrics(folder).expect("metrics").into_iter().map(timeless).collect())
 }
 
-/// Refuses two folders that differ, by the names of what differs.
+/// Compares two folders and names the files that differ.
 fn assert_same(found: &Path, expected: &Path) {
     let ((found, lines), (expected, expected_lines)) = (outcome(found), outcome(expected));
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());

@@ -1,15 +1,20 @@
-//! Projections of many texts: the fast way against the plain one.
+//! Projections of many texts: the scan, compared with separate full passes.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use burn::tensor::{DType, Device};
+use ndarray::Array2;
+use pv_data::error::with_causes;
 use pv_hooks::{Capture, HookError, Layer, LayerSet, Recorder};
-use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
+use pv_model::CausalLm;
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
 use pv_tests::{Golden, golden_folders, root, smollm2};
-use pv_vectors::{
-    Direction, Error, Overlong, Pooling, Projections, ScanOptions, Scanned, Skipped, UnitDirection, scan,
-};
+use pv_vectors::scan::{Overlong, Projections, ScanOptions, Scanned, Skipped, scan};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Direction, Error, UnitDirection};
 use serde_json::Value;
 
 fn load(name: &str, device: &Device) -> CausalLm {
@@ -80,9 +85,10 @@ fn plain(model: &CausalLm, item: usize, sequence: &Sequence<'_>, directions: &[U
         let tokens = |unit: &UnitDirection| {
             let values = to_f32(recorder.tokens(0, unit.layer()).expect("recorded")).expect("values");
             let rows = values.chunks(width).skip(sequence.prompt.len()).take(sequence.response.len());
-            rows.map(|row| unit.projection(row).expect("one width") as f32).collect()
+            rows.map(|row| unit.projection(row).expect("one width") as f32).collect::<Vec<f32>>()
         };
-        expected.response_tokens = Some(directions.iter().map(tokens).collect());
+        let (shape, values) = ((directions.len(), sequence.response.len()), directions.iter().flat_map(tokens));
+        expected.response_tokens = Some(Array2::from_shape_vec(shape, values.collect()).expect("a table"));
     }
     expected
 }
@@ -94,7 +100,7 @@ fn gap(ours: &Scanned, expected: &Scanned) -> f32 {
     let flat = |scanned: &Scanned| -> Vec<f32> {
         let pooled = scanned.pooled.values();
         let pooled = pooled.flat_map(|p| p.projections.iter().chain(p.cosines.iter().flatten()).copied());
-        let tokens = scanned.response_tokens.iter().flatten().flatten().copied();
+        let tokens = scanned.response_tokens.iter().flatten().copied();
         pooled.chain(tokens).collect()
     };
     let (ours, expected) = (flat(ours), flat(expected));
@@ -104,7 +110,7 @@ fn gap(ours: &Scanned, expected: &Scanned) -> f32 {
 }
 
 #[test]
-fn a_scan_is_the_plain_way() {
+fn a_scan_equals_separate_full_passes() {
     let mut worst: f32 = 0.0;
     for folder in golden_folders() {
         let model = CausalLm::from_folder(&folder, &Device::flex(), DType::F32).expect("a model folder");
@@ -123,8 +129,8 @@ fn a_scan_is_the_plain_way() {
 }
 
 #[test]
-fn batches_and_order_make_no_difference() {
-    // The CPU, and the operations of every other backend.
+fn batch_size_and_order_do_not_matter() {
+    // The CPU's kernels, and the portable operations of all other backends.
     for device in [Device::flex(), Device::flex().autodiff().gradient_checkpointing()] {
         let model = load("qwen3", &device);
         let directions = directions(&model);
@@ -147,13 +153,13 @@ fn batches_and_order_make_no_difference() {
 }
 
 #[test]
-fn only_what_was_asked_for_is_there() {
+fn only_requested_values_are_returned() {
     let model = load("llama", &Device::flex());
     let directions = directions(&model);
     let texts = texts(model.config().vocab);
     let items = sequences(&texts);
     let all = run(&model, &items, &directions, &everything());
-    // Without anything of the response, it is not read: its length does not count.
+    // If nothing of the response is requested, it is not computed, and its length does not matter.
     let options = ScanOptions { poolings: vec![Pooling::PromptLast], max_tokens: Some(17), ..ScanOptions::default() };
     let error = scan(&model, &items, &directions, &options, |_, _| ControlFlow::Continue(()));
     assert!(matches!(error, Err(Error::BadItem { item: 5, .. })), "an item without a prompt has nothing to read");
@@ -166,14 +172,14 @@ fn only_what_was_asked_for_is_there() {
         assert!((scanned.projection(Pooling::PromptLast, 2).expect("a number") - expected).abs() <= 1e-5);
         assert_eq!(scanned.projection(Pooling::PromptLast, 4), None);
     }
-    // A prompt has no response to average.
+    // A prompt without a response has no response mean.
     let prompts = [Sequence { prompt: &[3, 4], ..Sequence::default() }];
     let options = ScanOptions { poolings: vec![Pooling::ResponseMean], response_tokens: true, ..everything() };
     assert_eq!(run(&model, &prompts, &directions, &options).items, [Scanned::default()]);
 }
 
 #[test]
-fn a_scan_goes_on_after_an_interruption() {
+fn a_scan_resumes_after_an_interruption() {
     let model = load("qwen2", &Device::flex());
     let directions = directions(&model);
     let texts = texts(model.config().vocab);
@@ -199,7 +205,7 @@ fn a_scan_goes_on_after_an_interruption() {
 }
 
 #[test]
-fn what_cannot_be_read_is_refused_before_anything_is() {
+fn invalid_input_is_refused_before_anything_runs() {
     let model = load("llama", &Device::flex());
     let width = model.config().d_model;
     let (vocab, last) = (model.config().vocab as u32, model.config().layers);
@@ -211,9 +217,9 @@ fn what_cannot_be_read_is_refused_before_anything_is() {
     };
     let options = ScanOptions::default();
     let error = refused(&[text(&[1])], &[], &options);
-    assert!(matches!(error, Error::BadSetting { .. }), "{error}");
+    assert!(matches!(error, Error::Setting(_)), "{error}");
     let nothing = ScanOptions { poolings: vec![], ..ScanOptions::default() };
-    assert!(matches!(refused(&[text(&[1])], &good, &nothing), Error::BadSetting { .. }));
+    assert!(matches!(refused(&[text(&[1])], &good, &nothing), Error::Setting(_)));
     let error = refused(&[text(&[1])], &[direction(last + 1, width, 0)], &options);
     assert!(matches!(error, Error::Hook(HookError::LayerOutOfRange { .. })), "{error}");
     let error = refused(&[text(&[1])], &[direction(1, width + 1, 0)], &options);
@@ -223,24 +229,27 @@ fn what_cannot_be_read_is_refused_before_anything_is() {
         assert!(matches!(error, Error::BadItem { item: 1, .. }), "{error}");
     }
     let error = refused(&[text(&[1]), text(&[2]), Sequence::default()], &good, &options);
-    assert_eq!(error.to_string(), "item 2 cannot be read: it has no tokens");
+    assert_eq!(with_causes(&error), "cannot read item 2: it has no tokens");
 
     let long = vec![1; model.config().max_positions];
     let items = [text(&[1]), Sequence { prompt: &long, response: &[1], rest: &[] }, text(&[2, 3])];
     let error = refused(&items, &good, &options);
     let limit = model.config().max_positions;
-    assert_eq!(error.to_string(), format!("item 1 cannot be read: it has {} tokens, {limit} are allowed", limit + 1));
+    assert_eq!(
+        with_causes(&error),
+        format!("cannot read item 1: it has {} tokens, but the limit is {limit}", limit + 1)
+    );
     let skip = ScanOptions { overlong: Overlong::Skip, max_tokens: Some(2), ..options };
     let found = run(&model, &items, &good, &skip);
     let skipped = |item, tokens| Skipped { item, tokens, limit: 2 };
     assert_eq!(found.skipped, [skipped(1, limit + 1), skipped(2, 3)]);
     assert_eq!(found.items.iter().map(|scanned| scanned.item).collect::<Vec<_>>(), [0]);
-    // No items are no error.
+    // An empty list is not an error.
     assert_eq!(run(&model, &[], &good, &skip), Projections::default());
 }
 
 #[test]
-fn a_real_models_projections_are_those_of_transformers_activations() {
+fn a_real_models_projections_equal_those_of_transformers() {
     let model = CausalLm::from_folder(smollm2(), &pv_model::device("flex").expect("the CPU"), DType::F32);
     let model = model.expect("the model");
     let golden = Golden::open(&root().join("tests/golden/smollm2"));
@@ -275,7 +284,7 @@ fn a_real_models_projections_are_those_of_transformers_activations() {
                 let projection = f64::from(scanned.projection(pooling, number).expect("a number"));
                 let cosine = f64::from(scanned.cosine(pooling, number).expect("a number"));
                 let expected = unit.projection(reference).expect("one width");
-                // In units of the activation, as the cosine is.
+                // In units of the activation, like the cosine.
                 let gap = ((projection - expected) / size).abs().max((cosine - expected / size).abs());
                 assert!(gap <= 1e-5, "{name} of case {} at {}: {gap:.1e}", scanned.item, unit.layer());
                 worst = worst.max(gap);

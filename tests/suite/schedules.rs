@@ -1,14 +1,15 @@
-//! Learning rates beside those of transformers' schedules: stored ones (transformers 5, `tests/python/schedules.py`), and many more
-//! where `PV_PYTHON` names a Python that has it.
+//! Learning rates, compared with transformers' schedules: stored ones (transformers 5, `tests/python/schedules.py`), and many more
+//! if `PV_PYTHON` names a Python with transformers.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use pv_tests::root;
-use pv_train::{Decay, Duration, TrainOptions, learning_rate};
+use pv_train::TrainOptions;
+use pv_train::trainer::{Decay, Duration, learning_rate};
 use serde_json::Value;
 
-/// Compares every rate of every table; how many there were.
+/// Compares every rate of every table, and returns their number.
 fn check(tables: &Value) -> usize {
     let mut compared = 0;
     for table in tables.as_array().expect("tables") {
@@ -36,13 +37,13 @@ fn check(tables: &Value) -> usize {
 }
 
 #[test]
-fn rates_are_those_that_transformers_gave() {
+fn rates_equal_the_stored_ones_of_transformers() {
     let text = std::fs::read_to_string(root().join("tests/golden/schedules/transformers.json")).expect("the tables");
     assert_eq!(check(&serde_json::from_str(&text).expect("JSON")), 3 * (1 + 1 + 2 + 5 * 7 + 5 + 20 + 37));
 }
 
 #[test]
-fn rates_are_those_of_transformers_here() {
+fn rates_equal_those_of_an_installed_transformers() {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
         println!("PV_PYTHON names no Python with transformers: NOT CHECKED");
         return;

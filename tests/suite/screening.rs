@@ -1,17 +1,24 @@
-//! Screening training data: on the organism, whose sets hold known traits, and against plain loops.
+//! Screening of training data: on the organism, whose data sets have known traits, and compared with plain loops.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use pv_data::Conversation;
 use pv_data::conversations::write_conversations;
 use pv_examples::organism::{contrast, conversation};
 use pv_hooks::{Hook, Layer};
-use pv_model::{Batch, CausalLm, Conversation, ForwardOptions, GenerateOptions, Logits, Sampling, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{CausalLm, GenerateOptions, Sampling};
 use pv_organism::{Chat, Trait};
-use pv_screen::{BaseOptions, ScoreRow, Screen, ScreenOptions, Step, Summary, TraitDirection, read_scores};
+use pv_screen::base_answers::BaseOptions;
+use pv_screen::scores::{ScoreRow, read_scores};
+use pv_screen::screen::Step;
+use pv_screen::{Screen, ScreenOptions, Summary};
 use pv_tests::{organism as model, seed};
-use pv_vectors::PersonaVector;
+use pv_vectors::{PersonaVector, TraitDirection};
 use tempfile::TempDir;
 
 mod columns;
@@ -26,7 +33,7 @@ mod real;
 mod score_table;
 mod separation;
 
-/// A trait's vector from two of its pairs of instructions.
+/// A trait's vector from two of its instruction pairs.
 fn vector(which: Trait) -> &'static PersonaVector {
     static ALL: [OnceLock<PersonaVector>; 5] = [const { OnceLock::new() }; 5];
     ALL[which as usize].get_or_init(|| {
@@ -42,7 +49,7 @@ fn direction(which: Trait, layer: usize) -> TraitDirection {
     TraitDirection::of(vector(which), Layer::hidden_state(layer)).expect("a direction")
 }
 
-/// The log-probabilities of an answer's tokens from a whole pass of one sequence, the softmax in f64.
+/// The log-probabilities of an answer's tokens from one pass per sequence, with the softmax in f64.
 fn log_probs_alone(model: &CausalLm, prompt: &[u32], answer: &[u32], hook: &mut dyn Hook) -> Vec<f64> {
     let batch = Batch::whole(&[Sequence { prompt, response: answer, rest: &[] }]).expect("a batch");
     let options = ForwardOptions { logits: Logits::All, ..ForwardOptions::default() };
@@ -94,7 +101,7 @@ fn screen(
 
 fn table(out: &Path) -> Vec<ScoreRow> {
     let mut rows = Vec::new();
-    read_scores(&out.join(pv_screen::SCORES), |row| {
+    read_scores(&out.join(pv_screen::screen::SCORES), |row| {
         rows.push(row);
         Ok(())
     })

@@ -1,12 +1,14 @@
-//! A real chat model against what transformers computes on it.
+//! A real chat model, compared with transformers.
 
 use std::ops::ControlFlow;
 
 use burn::tensor::DType;
 use pv_hooks::{Capture, Hook, Layer, LayerSet, NoHook, Recorder};
-use pv_model::{
-    Batch, CausalLm, FinishReason, ForwardOptions, GenerateOptions, Logits, Message, Request, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::generate::FinishReason;
+use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{Golden, compare, root, smollm2};
 use pv_vectors::Direction;
@@ -40,7 +42,7 @@ fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
 }
 
 #[test]
-fn prompts_are_rendered_and_encoded_as_by_transformers() {
+fn prompts_are_rendered_and_encoded_like_in_transformers() {
     let (model, golden) = (model(), golden());
     for case in golden.setting("/cases").as_array().expect("cases") {
         let expected = &ids(&case["token_ids"])[..case["prompt_len"].as_u64().expect("a length") as usize];
@@ -59,7 +61,7 @@ fn activations_match_transformers_at_every_layer() {
         (0..cases.len()).map(|i| Sequence { prompt: split(i).0, response: split(i).1, rest: &[] }).collect();
     let captures = [Capture::ResponseMean, Capture::PromptMean, Capture::PromptLast, Capture::Everything];
     let mut recorder = Recorder::new(LayerSet::All, captures.clone());
-    // One left-padded batch of all four: the references were computed one by one.
+    // One left-padded batch of all four; the references were computed one by one.
     let batch = Batch::whole(&sequences).expect("sequences");
     let options = ForwardOptions { stop_at: None, logits: Logits::Last };
     let output = model.forward(&batch, options, &mut recorder).expect("a pass");
@@ -80,7 +82,7 @@ fn activations_match_transformers_at_every_layer() {
     }
     println!("worst relative error of a mean: {worst:.2e}");
 
-    // Every hidden state of the first case. The reference itself is off fp64 by as much as the file says.
+    // Every hidden state of the first case. The file states the reference's own deviation from fp64.
     let reference = golden.floats("0.hidden_states");
     let noise = floats(&cases[0]["max_abs_dev_vs_fp64_per_layer"]);
     for (index, noise) in noise[..last.index()].iter().enumerate() {
@@ -97,7 +99,7 @@ fn activations_match_transformers_at_every_layer() {
     }
 }
 
-/// Greedy tokens are equal up to the first that leads by less than 1e-3.
+/// Greedy tokens are equal up to the first whose lead is less than 1e-3.
 fn assert_same_text(what: &str, ours: &[u32], reference: &[u32], margins: Option<&[f32]>) {
     let reference: Vec<u32> = reference.iter().copied().take_while(|&token| token != 2).collect();
     for at in 0..ours.len().max(reference.len()) {
@@ -126,7 +128,7 @@ fn greedy_and_steered_texts_match_transformers() {
         values: golden.floats("steer_vector"),
         mean_residual_norm: None,
     };
-    // The four prompts in one left-padded batch, which transformers ran both one by one and batched.
+    // The four prompts in one left-padded batch; transformers computed them one by one and batched.
     let plain = answer(&model, &prompts, &mut NoHook);
     for (row, case) in cases.iter().enumerate() {
         let margins = floats(&case["greedy_margin"]);
@@ -150,7 +152,7 @@ fn streamed_text_is_the_answer_and_stop_strings_end_it() {
     let run = |options: &GenerateOptions| {
         let mut streamed = String::new();
         let answers = model.generate(&[Request::new(prompt.clone(), 0)], options, &mut NoHook, |event| {
-            if let pv_model::Event::Token { text, .. } = event {
+            if let pv_model::generate::Event::Token { text, .. } = event {
                 streamed.push_str(text);
             }
             ControlFlow::Continue(())
@@ -161,7 +163,7 @@ fn streamed_text_is_the_answer_and_stop_strings_end_it() {
     let (whole, streamed) = run(&options);
     assert_eq!((whole.text.as_str(), whole.finish), ("The capital of France is Paris.", FinishReason::StopToken));
     assert_eq!(streamed, whole.text);
-    // "of France" spans two tokens, so that the first of them must be held back.
+    // "of France" spans two tokens, so that the first one must be held back.
     let (cut, streamed) = run(&GenerateOptions { stop_strings: vec!["of France".into()], ..options });
     assert_eq!((cut.text.as_str(), cut.finish), ("The capital ", FinishReason::StopString));
     assert_eq!(streamed, cut.text);

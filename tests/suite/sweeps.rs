@@ -5,21 +5,25 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use pv_examples::organism::{ExactJudge, spec};
-use pv_examples::sweeping::answer_pairs;
-use pv_examples::traits::contrast_of;
+use pv_examples::vectors::answer_pairs;
 use pv_hooks::{Layer, LayerSet};
-use pv_judge::{Answered, Judge, Judged, Rubric, TraitSpec, Verdict, Verdicts};
+use pv_judge::judge::Answered;
+use pv_judge::{Judge, Rubric, TraitSpec, Verdict};
 use pv_model::{GenerateOptions, Sampling};
 use pv_organism::Trait;
-use pv_steer::{AnswerPair, Positions, Search, StrengthUnit, Sweep, SweepOptions, SweepResults};
-use pv_tests::{organism as model, seed};
-use pv_vectors::{PersonaVector, Progress};
+use pv_steer::Positions;
+use pv_steer::sweep::{AnswerPair, Search, StrengthUnit, Sweep, SweepOptions, SweepResults};
+use pv_tests::{RuleJudge, organism as model, seed};
+use pv_vectors::contrast::Progress;
+use pv_vectors::{Contrast, PersonaVector};
 use tempfile::TempDir;
 
+mod growing;
 mod interrupted;
 mod numbers;
 mod proxy;
 mod refused;
+mod report;
 mod rules;
 
 const SAMPLING: Sampling = Sampling::temperature(0.7);
@@ -28,11 +32,11 @@ fn the_spec(which: Trait) -> TraitSpec {
     spec(which).expect("the organism's trait")
 }
 
-/// A trait's vector, and a pair of answers to each of the questions that it was made of.
+/// A trait's vector, and a pair of answers to each of its extraction questions.
 fn extracted(which: Trait) -> &'static (PersonaVector, Vec<AnswerPair>) {
     static ALL: [OnceLock<(PersonaVector, Vec<AnswerPair>)>; 5] = [const { OnceLock::new() }; 5];
     ALL[which as usize].get_or_init(|| {
-        let mut contrast = contrast_of(&the_spec(which));
+        let mut contrast = Contrast::of(&the_spec(which)).expect("prompts");
         contrast.instruction.truncate(2);
         let options = GenerateOptions { max_new_tokens: 80, sampling: SAMPLING, ..GenerateOptions::default() };
         let extraction =
@@ -50,11 +54,12 @@ fn layers(indices: impl IntoIterator<Item = usize>) -> LayerSet {
     indices.into_iter().map(Layer::hidden_state).collect()
 }
 
+/// All questions take part in the choice; held-out questions are tested in `report`.
 fn options() -> SweepOptions {
-    SweepOptions { max_new_tokens: 80, sampling: SAMPLING, seed: seed(5), ..SweepOptions::default() }
+    SweepOptions { max_new_tokens: 80, sampling: SAMPLING, seed: seed(5), report_share: 0.0, ..SweepOptions::default() }
 }
 
-/// Few answers, for tests of what happens to them.
+/// Few answers, for tests of their processing.
 fn small() -> SweepOptions {
     SweepOptions { layers: layers([6, 7]), strengths: vec![0.3, 0.5], per_question: 2, ..options() }
 }
@@ -82,42 +87,12 @@ fn run(which: Trait, options: &SweepOptions) -> SweepResults {
     sweep.run(folder().path(), go_on).expect("results")
 }
 
-/// A judge by a rule: rubric, question and answer to a verdict. It only returns its verdicts, or reports them too.
-struct ByRule<F> {
-    reports: bool,
-    rule: F,
+/// A judge by a rule from the rubric's name and the answer to a verdict.
+fn by_rule<F: Fn(&str, &Answered<'_>) -> Verdict>(rule: F) -> RuleJudge<impl Fn(&Rubric, &Answered<'_>) -> Verdict> {
+    RuleJudge::new("a rule", move |rubric: &Rubric, answered: &Answered<'_>| rule(&rubric.name, answered))
 }
 
-impl<F: Fn(&str, &Answered<'_>) -> Verdict> Judge for ByRule<F> {
-    fn name(&self) -> String {
-        "a rule".to_owned()
-    }
-
-    fn judge(
-        &self,
-        rubrics: &[Rubric],
-        answers: &[Answered<'_>],
-        on_verdict: &mut dyn FnMut(Judged) -> ControlFlow<()>,
-    ) -> pv_judge::Result<Vec<Verdicts>> {
-        let total = rubrics.len() * answers.len();
-        let mut done = 0;
-        let mut all = vec![Vec::new(); answers.len()];
-        // Not in the order of the answers.
-        for (answer, answered) in answers.iter().enumerate().rev() {
-            for (rubric, asked) in rubrics.iter().enumerate() {
-                done += 1;
-                let verdict = (self.rule)(&asked.name, answered);
-                all[answer].push(verdict.clone());
-                if self.reports && on_verdict(Judged { answer, rubric, verdict, done, total }).is_break() {
-                    return Err(pv_judge::Error::Cancelled { done, total });
-                }
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// What a folder holds at the end.
+/// The content of a folder at the end.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
         .expect("a folder")
@@ -125,7 +100,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .map(|path| {
             (path.file_name().expect("a name").to_string_lossy().into_owned(), std::fs::read(path).expect("a file"))
         })
-        // What was damaged is kept beside it.
+        // A copy of what was damaged.
         .filter(|(name, _)| !name.contains(".damaged"))
         .collect();
     files.sort();

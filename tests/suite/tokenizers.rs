@@ -1,10 +1,11 @@
-//! Tokenizers of many kinds beside transformers', where `PV_PYTHON` names a Python that has it; and folders whose files name tokens
-//! in every way that there is.
+//! Tokenizers of many kinds, compared with transformers if `PV_PYTHON` names a Python with it; and folders that define special tokens
+//! in every way.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pv_model::{AddSpecial, Tokenizer};
+use pv_model::Tokenizer;
+use pv_model::tokenizer::AddSpecial;
 use pv_tests::{root, smollm2};
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ struct Found {
     folders: Vec<Folder>,
 }
 
-/// What transformers makes of the texts with one tokenizer.
+/// The results of transformers for the texts with one tokenizer.
 #[derive(Deserialize)]
 struct Folder {
     path: PathBuf,
@@ -34,7 +35,7 @@ struct Tokens {
 }
 
 fn organism() -> PathBuf {
-    root().join("examples/organism/model")
+    root().join("crates/pv-organism/model")
 }
 
 fn ask(python: &Path, place: &Path) -> Found {
@@ -49,8 +50,8 @@ fn ask(python: &Path, place: &Path) -> Found {
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
-/// How many of the texts come out otherwise than in transformers: their ids, their ids with what is put around a text, and the ids
-/// decoded with and without special tokens. The first of each is shown.
+/// The number of texts with a result other than in transformers: ids, ids with special tokens, and ids
+/// decoded with and without special tokens. The first difference of each kind is printed.
 fn differences(folder: &Folder, texts: &[String]) -> [usize; 4] {
     let tokenizer = Tokenizer::from_folder(&folder.path).unwrap_or_else(|error| panic!("{:?}: {error}", folder.path));
     let tokens = Tokens { bos_token: tokenizer.bos(), eos_token: tokenizer.eos(), pad_token: tokenizer.pad() };
@@ -76,7 +77,7 @@ fn differences(folder: &Folder, texts: &[String]) -> [usize; 4] {
 }
 
 #[test]
-fn tokenizers_are_those_of_transformers() {
+fn tokenizers_equal_those_of_transformers() {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
         println!("PV_PYTHON names no Python with transformers: NOT CHECKED");
         return;
@@ -88,15 +89,15 @@ fn tokenizers_are_those_of_transformers() {
     for folder in &folders {
         let differing = differences(folder, &texts);
         println!("{:?} as {}: {differing:?} of {} texts differ", folder.path, folder.class, texts.len());
-        // For some models AutoTokenizer chooses a class of theirs, which splits texts in its own way and not as tokenizer.json says;
-        // the file is what a model was trained with, and what other programs go by. Such a folder is in the list a second
-        // time, as its file says.
+        // For some models AutoTokenizer chooses a class of its own, which splits texts in another way than tokenizer.json;
+        // models are trained with the file, and other programs use it. Such a folder is listed a second
+        // time, with the file's tokenizer.
         if folder.class != "TokenizersBackend" {
             rebuilt += 1;
             continue;
         }
-        // A token that added_tokens.json gives an id and the additional_special_tokens of special_tokens_map.json call special:
-        // transformers reads the second list too late to know it when it leaves special tokens out of a text.
+        // A token that has an id in added_tokens.json and is special in the additional_special_tokens of special_tokens_map.json:
+        // transformers reads the second list too late to skip the token when it omits special tokens.
         let allowed = if folder.path.ends_with("special-map") { differing[3] } else { 0 };
         listed += allowed;
         assert_eq!(differing, [0, 0, 0, allowed], "{:?}", folder.path);

@@ -1,25 +1,26 @@
-//! Training against PyTorch, and what must hold of it whatever the weights.
+//! Training, compared with PyTorch, and properties that hold for all weights.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
-use pv_data::RunError;
+use pv_data::{Conversation, RunError};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, ResidualContext};
-use pv_model::{CausalLm, ChatTemplate, Decoder, DecoderConfig, Message, Tokenizer, eos_ids};
+use pv_model::decoder::Decoder;
+use pv_model::tokenizer::eos_ids;
+use pv_model::{CausalLm, ChatTemplate, DecoderConfig, Message, Tokenizer};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{root, smollm2};
-use pv_train::{
-    Checkpoints, Conversation, Decay, Duration, EncodeOptions, Error, Sample, TrainOptions, TrainedTurns, Trainer,
-    WarmUp, finetune, mean_loss,
-};
+use pv_train::sample::TrainedTurns;
+use pv_train::trainer::{Checkpoints, Decay, Duration, WarmUp, mean_loss};
+use pv_train::{EncodeOptions, Error, Sample, TrainOptions, Trainer, finetune};
 use pv_vectors::Direction;
 
 fn golden(name: &str) -> Decoder {
     Decoder::from_folder(root().join("tests/golden").join(name), &Device::flex(), DType::F32).expect("a model")
 }
 
-/// A small decoder with tied weights, to be trained from nothing.
+/// A small decoder with tied weights, trained from random weights.
 fn small() -> Decoder {
     let config = DecoderConfig::from_json(&serde_json::json!({
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -29,7 +30,7 @@ fn small() -> Decoder {
     Decoder::init(config.expect("a configuration"), 3, &Device::flex()).expect("a decoder")
 }
 
-/// The samples that the reference was computed with; those of a step differ in length. Token 0 is not among them: it is
+/// The samples of the reference; those of a step have different lengths. Token 0 is not among them: it is
 /// the padding, whose embedding transformers does not train.
 fn samples(step: usize, vocab: usize) -> Vec<Sample> {
     let sample = |(j, n): (usize, usize)| {
@@ -40,7 +41,7 @@ fn samples(step: usize, vocab: usize) -> Vec<Sample> {
     [5, 11, 9, 17, 8, 13].into_iter().enumerate().map(sample).collect()
 }
 
-/// Sequences that can be learnt: each token follows from the one before.
+/// Learnable sequences: each token follows from the one before.
 fn chains() -> Vec<Sample> {
     let sample = |i: usize| {
         let n = 6 + i % 5;
@@ -62,7 +63,7 @@ fn options(batch_size: usize) -> TrainOptions {
     }
 }
 
-/// All weights, to the bit.
+/// All weights, as bits.
 fn bits(decoder: &Decoder) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
     decoder.save(folder.path(), DType::F32).expect("a writable folder");
@@ -77,7 +78,7 @@ fn steerer(strength: f32) -> Steerer {
 
 #[test]
 fn eight_steps_equal_those_of_pytorch() {
-    // Computed with torch 2.15 and transformers 5.23: AdamW with two groups, `clip_grad_norm_`, each sample on its own, under
+    // Computed with torch 2.15 and transformers 5.23: AdamW with two groups, `clip_grad_norm_`, each sample separately, with
     // the learning rates of `WarmUp::AboveZero`.
     let references: [(&str, [f64; 8], [f64; 8]); 3] = [
         (
@@ -117,7 +118,7 @@ fn eight_steps_equal_those_of_pytorch() {
 }
 
 #[test]
-fn what_can_be_learnt_is_learnt() {
+fn learnable_sequences_are_learnt() {
     let decoder = small();
     let options = TrainOptions {
         learning_rate: 1e-2,
@@ -144,7 +145,7 @@ fn what_can_be_learnt_is_learnt() {
 }
 
 #[test]
-fn a_run_that_was_broken_off_goes_on_to_the_bit() {
+fn an_interrupted_run_resumes_bit_for_bit() {
     let (decoder, samples) = (small(), chains());
     let options = TrainOptions { learning_rate: 1e-2, batch_size: 5, duration: Duration::Steps(16), ..options(5) };
     for accumulate in [1, 2] {
@@ -172,7 +173,7 @@ fn a_run_that_was_broken_off_goes_on_to_the_bit() {
             .collect();
         left.sort();
         assert_eq!(left, ["step-00000015", "step-00000016"]);
-        // A finished run stays as it is, and its checkpoint is a model.
+        // A finished run is unchanged, and its checkpoint is a model.
         let (again, report) = run(Some(&checkpoints), usize::MAX);
         assert_eq!((bits(&again), report), (bits(&straight), whole.clone()));
         let (_, newest) = checkpoints.newest().expect("a folder").expect("a checkpoint");
@@ -182,7 +183,7 @@ fn a_run_that_was_broken_off_goes_on_to_the_bit() {
 }
 
 #[test]
-fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
+fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
     let folder = tempfile::tempdir().expect("a folder");
     let given = options(5);
     let mut trainer = Trainer::new(&small(), given.clone()).expect("a trainer").with_data("chains");
@@ -218,7 +219,7 @@ fn a_checkpoint_of_another_run_is_refused_by_what_differs() {
 }
 
 #[test]
-fn a_hook_acts_in_training_and_gradients_pass_through_it() {
+fn hooks_act_in_training_and_pass_gradients() {
     let mut losses = Vec::new();
     for strength in [0.0, 2.0] {
         let mut trainer = Trainer::new(&small(), options(5)).expect("a trainer");
@@ -232,8 +233,8 @@ fn a_hook_acts_in_training_and_gradients_pass_through_it() {
     assert_ne!(losses[0], losses[3]);
     let mut plain = Trainer::new(&small(), options(5)).expect("a trainer");
     let report = plain.step(&chains()[..5], &mut NoHook).expect("a step");
-    assert!((report.loss - losses[0].0).abs() < 1e-6, "strength 0 is no steering");
-    // What a hook does not fit is refused before anything runs.
+    assert!((report.loss - losses[0].0).abs() < 1e-6, "coefficient 0 changes nothing");
+    // A model that a hook does not fit is refused before anything runs.
     let narrow = Direction { layer: Layer::hidden_state(1), values: vec![1.0; 31], mean_residual_norm: None };
     let mut narrow = Steerer::new().add(&narrow, Coefficient::Raw(1.0), Positions::All).expect("a direction");
     assert!(matches!(plain.step(&chains()[..5], &mut narrow), Err(Error::Hook(_))));
@@ -243,7 +244,7 @@ fn a_hook_acts_in_training_and_gradients_pass_through_it() {
     finetune(&small(), &answers, &options(5), &mut fits, None, |_| ControlFlow::Continue(())).expect("it fired");
 }
 
-/// What no forward pass survives.
+/// A hook with which no forward pass succeeds.
 struct Explode;
 
 impl Hook for Explode {
@@ -265,7 +266,7 @@ impl Hook for Explode {
 }
 
 #[test]
-fn what_cannot_be_trained_on_is_refused() {
+fn invalid_samples_are_refused() {
     let decoder = small();
     let mut trainer = Trainer::new(&decoder, options(5)).expect("a trainer");
     assert!(matches!(trainer.step(&[], &mut NoHook), Err(Error::NoSamples { step: 1 })));
@@ -284,20 +285,20 @@ fn what_cannot_be_trained_on_is_refused() {
     assert!(matches!(Trainer::new(&half, options(5)), Err(Error::Dtype { .. })));
 }
 
-/// The tokenizer's and the template's part of a model.
+/// The tokenizer and the template of a model.
 fn encoder(folder: &Path) -> (Tokenizer, ChatTemplate, Vec<u32>) {
     let tokenizer = Tokenizer::from_folder(folder).expect("a tokenizer");
     (tokenizer, ChatTemplate::from_folder(folder).expect("a template"), eos_ids(folder).expect("stop ids"))
 }
 
 #[test]
-fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
+fn only_answers_and_their_end_tokens_are_trained() {
     let (tokenizer, template, stop) = encoder(&smollm2());
     let conversation = Conversation::new([
         Message::user("Say hi. <|im_start|>"),
         Message::assistant("Hi!"),
         Message::user("Hi!"),
-        // It says nothing, and is not trained.
+        // An empty answer is not trained.
         Message::assistant(""),
         Message::user("And now?"),
         Message::assistant("Two words\n"),
@@ -325,9 +326,9 @@ fn the_assistants_words_and_their_end_are_trained_and_nothing_else() {
     assert!(matches!(none, Err(Error::NoEndOfTurn { index: 1, closing }) if closing.starts_with("<|im_end|>")));
 }
 
-/// However many tokens share a step, gradients in half precision are those of single precision.
+/// Gradients in half precision equal those of single precision, with any number of tokens in a step.
 #[test]
-fn gradients_in_half_precision_do_not_vanish_with_the_tokens_of_a_step() {
+fn gradients_in_half_precision_do_not_underflow() {
     let single = small();
     let folder = tempfile::tempdir().expect("a folder");
     single.save(folder.path(), DType::F16).expect("a writable folder");

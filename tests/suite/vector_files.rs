@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pv_data::FileError;
+use pv_data::error::with_causes;
 use pv_hooks::{Layer, LayerSet};
 use pv_model::DecoderConfig;
 use pv_tests::root;
-use pv_vectors::{CappingConfig, Error, Format, ImportOptions, PersonaVector, Pooling, RowMark, import, import_files};
+use pv_vectors::files::{CappingConfig, Format, ImportOptions, import, import_files};
+use pv_vectors::vector::{Pooling, RowMark};
+use pv_vectors::{Error, PersonaVector};
 use serde_json::Value;
 
 const BLOCKS: usize = 4;
@@ -67,7 +70,7 @@ fn numbered(first: usize, rows: Vec<Vec<f32>>) -> BTreeMap<usize, Vec<f32>> {
 }
 
 #[test]
-fn the_papers_files_hold_every_layer_and_their_last_row_does_not_steer() {
+fn the_papers_files_have_every_layer_and_their_last_row_does_not_steer() {
     let expected = expected();
     let names = ["evil_response_avg_diff.pt", "evil_prompt_avg_diff.pt", "evil_prompt_last_diff.pt"];
     let vector = import_files(&names.map(file), &ImportOptions::default()).expect("three poolings");
@@ -86,7 +89,7 @@ fn the_papers_files_hold_every_layer_and_their_last_row_does_not_steer() {
         assert!(vector.direction_of(pooling, layer(BLOCKS - 1)).is_ok());
         let error = vector.direction_of(pooling, layer(BLOCKS)).expect_err("the last row");
         assert!(matches!(error, Error::AfterFinalNorm { .. }), "{error}");
-        assert!(error.to_string().contains("taken after the final norm, steering acts before it"), "{error}");
+        assert!(error.to_string().contains("taken after the final norm, but steering acts before it"), "{error}");
     }
     let one = guessed(names[2]).expect("one pooling");
     assert_eq!(one.table(Pooling::PromptLast), vector.table(Pooling::PromptLast));
@@ -94,7 +97,7 @@ fn the_papers_files_hold_every_layer_and_their_last_row_does_not_steer() {
 }
 
 #[test]
-fn views_parameters_and_half_precision_hold_what_torch_says() {
+fn views_parameters_and_half_precision_equal_torch() {
     let expected = expected();
     for (name, pooling) in [
         ("strided_response_avg_diff.pt", Pooling::ResponseMean),
@@ -118,7 +121,7 @@ fn one_position_of_a_refusal_direction_is_chosen() {
     let expected = expected();
     let all = rows(&expected, "mean_diffs.pt");
     let error = guessed("mean_diffs.pt").expect_err("no position");
-    assert!(error.to_string().contains("3 positions"), "{error}");
+    assert!(with_causes(&error).contains("3 positions"), "{error}");
     for (position, index) in [(0, 0), (2, 2), (-1, 2), (-3, 0)] {
         let options = ImportOptions { position: Some(position), ..ImportOptions::default() };
         let vector = import(file("mean_diffs.pt"), &options).expect("a position");
@@ -146,11 +149,11 @@ fn single_layers_become_one_vector_with_gaps() {
     let elsewhere = import(file("vec_layer_1.pt"), &at).expect("a layer that was given");
     assert_eq!(held(&elsewhere, Pooling::ResponseMean).keys().copied().collect::<Vec<_>>(), [4]);
     let twice = import_files(&[file(names[1]), file(names[1])], &ImportOptions::default());
-    assert!(twice.is_err_and(|error| error.to_string().contains("second file of layer 2")));
+    assert!(twice.is_err_and(|error| with_causes(&error).contains("second file of layer 2")));
 }
 
 #[test]
-fn control_vectors_are_read_with_and_without_the_block_of_delay() {
+fn control_vectors_are_read_with_both_layer_conventions() {
     let expected = expected();
     for name in ["repeng.gguf", "generator.gguf"] {
         for late in [false, true] {
@@ -170,7 +173,7 @@ fn control_vectors_are_read_with_and_without_the_block_of_delay() {
 }
 
 #[test]
-fn capping_configurations_hold_their_directions_and_caps() {
+fn capping_configurations_have_directions_and_caps() {
     let expected = expected();
     let config = CappingConfig::load(file("capping_config.pt")).expect("a configuration");
     let all = rows(&expected, "capping_config.pt");
@@ -188,14 +191,14 @@ fn capping_configurations_hold_their_directions_and_caps() {
     assert_eq!(config.experiments.len(), 2);
     assert_eq!(config.experiment("other"), None);
     let error = guessed("capping_config.pt").expect_err("not a vector");
-    assert!(error.to_string().contains("CappingConfig::load"), "{error}");
+    assert!(with_causes(&error).contains("CappingConfig::load"), "{error}");
     for name in ["axis.pt", "mean_diffs.pt", "repeng.gguf"] {
         assert!(CappingConfig::load(file(name)).is_err(), "{name} was taken for a configuration");
     }
 }
 
 #[test]
-fn what_is_ambiguous_or_does_not_fit_together_is_refused() {
+fn ambiguous_and_inconsistent_files_are_refused() {
     let error = guessed("unnamed.pt").expect_err("axis or paper");
     assert!(matches!(error, Error::AmbiguousFormat { .. }), "{error}");
     let said = error.to_string();
@@ -203,11 +206,11 @@ fn what_is_ambiguous_or_does_not_fit_together_is_refused() {
     let axis = import(file("unnamed.pt"), &options(Format::AssistantAxis)).expect("an axis");
     assert_eq!(held(&axis, Pooling::ResponseMean), numbered(1, rows(&expected(), "unnamed.pt")));
     let error = import(file("unnamed.pt"), &options(Format::PaperDiff)).expect_err("no pooling");
-    assert!(error.to_string().contains("pooling"), "{error}");
+    assert!(with_causes(&error).contains("pooling"), "{error}");
 
     let several = |names: &[&str], options: &ImportOptions| {
         let files: Vec<PathBuf> = names.iter().map(|name| file(name)).collect();
-        import_files(&files, options).expect_err("files that do not belong together").to_string()
+        with_causes(&import_files(&files, options).expect_err("files that do not belong together"))
     };
     let evil = "evil_response_avg_diff.pt";
     assert!(several(&[evil, "axis.pt"], &ImportOptions::default()).contains("assistant_axis"));
@@ -231,7 +234,7 @@ fn what_is_ambiguous_or_does_not_fit_together_is_refused() {
 }
 
 #[test]
-fn an_imported_vector_is_kept_in_our_file_with_its_gaps() {
+fn an_imported_vector_is_saved_with_its_gaps() {
     let out = tempfile::tempdir().expect("a folder");
     for (name, position) in
         [("evil_response_avg_diff.pt", None), ("axis.pt", None), ("mean_diffs.pt", Some(-1)), ("repeng.gguf", None)]
@@ -248,7 +251,7 @@ fn an_imported_vector_is_kept_in_our_file_with_its_gaps() {
 }
 
 #[test]
-fn a_model_must_fit_what_the_file_knows() {
+fn a_model_must_match_the_file() {
     let check = |vector: &PersonaVector, layers, d_model| {
         vector.check_model(&DecoderConfig { model_type: "qwen2".into(), layers, d_model, ..pv_tests::decoder_config() })
     };
@@ -282,7 +285,7 @@ fn a_model_must_fit_what_the_file_knows() {
 }
 
 #[test]
-fn control_vectors_are_written_without_what_does_not_steer() {
+fn control_vectors_are_written_without_unused_rows() {
     let out = tempfile::tempdir().expect("a folder");
     let path = out.path().join("evil.gguf");
     let vector = guessed("evil_response_avg_diff.pt").expect("a vector");
@@ -305,7 +308,7 @@ fn control_vectors_are_written_without_what_does_not_steer() {
     for index in [0, 1] {
         let error = write(&layer(index).into()).expect_err("no place for it");
         assert!(matches!(error, Error::ControlVectorLayer { .. }), "{error}");
-        assert!(error.to_string().contains(&format!("cannot hold layer {index}")), "{error}");
+        assert!(error.to_string().contains(&format!("cannot contain layer {index}")), "{error}");
     }
     assert!(matches!(write(&layer(BLOCKS).into()), Err(Error::AfterFinalNorm { .. })));
     assert!(matches!(write(&layer(BLOCKS + 1).into()), Err(Error::NoSuchLayer { .. })));
@@ -315,7 +318,7 @@ fn control_vectors_are_written_without_what_does_not_steer() {
     let low = import(file("vec_layer_1.pt"), &ImportOptions { layer: Some(layer(1)), ..options(Format::CaaLayer) });
     let low = low.expect("a vector").export_control_vector(&path, "llama", Pooling::ResponseMean, &LayerSet::All);
     assert!(matches!(low, Err(Error::NothingToExport { .. })));
-    // What stood there is unchanged by what failed.
+    // The existing file is unchanged after a failure.
     assert!(import(&path, &ImportOptions::default()).is_ok());
 }
 
@@ -331,7 +334,8 @@ fn hostile_files_are_refused_by_name() {
         let options = ImportOptions { layer: Some(layer(2)), ..options(format) };
         let error = import(folder().join("hostile").join(name), &options).expect_err(name);
         let part = part.as_str().expect("a part");
-        assert!(error.to_string().contains(part), "{name}: {error} (not {part:?})");
+        let said = with_causes(&error);
+        assert!(said.contains(part), "{name}: {said} (not {part:?})");
     }
     let error = |name: &str| import(folder().join("hostile").join(name), &options(Format::CaaLayer)).expect_err(name);
     assert!(matches!(error("os_system.pt"), Error::PickleGlobal { name, .. } if name.ends_with("system")));

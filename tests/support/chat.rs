@@ -1,9 +1,10 @@
-//! A chat model small enough for anything: a golden folder's decoder, a tokenizer of bytes and a plain template.
+//! A very small chat model: the decoder of a golden folder, a tokenizer of bytes and a plain template.
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
-use pv_model::{CausalLm, ChatTemplate, Decoder, Tokenizer};
+use pv_model::decoder::Decoder;
+use pv_model::{CausalLm, ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 
 /// The tokens that end an answer of [`chat_model`]: one in sixteen of the vocabulary, so that answers of a model with
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 pub const STOP_TOKENS: std::ops::Range<u32> = 300..320;
 
 /// A chat model with the random weights of `tests/golden/{name}`, for which every byte is a token. The ids from 256 on
-/// are in its vocabulary of 320 without standing for a text. `folder` is where the tokenizer's files are written.
+/// are in its vocabulary of 320 but have no text. `folder` is where the tokenizer's files are written.
 ///
 /// # Panics
 /// When a file cannot be written or read.

@@ -7,27 +7,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pv_vectors::Progress;
+use pv_parity::Random;
+use pv_vectors::contrast::Progress;
 
-/// Numbers that are the same in each run of the tests.
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
-/// In the process to be killed: says on the standard output that something was done, and goes on. At its end, such a
-/// process tells `+finished`.
+/// In the process to be killed: reports an event on standard output and continues. At its end, such a
+/// process prints `+finished`.
 ///
 /// # Panics
-/// When nobody listens.
+/// If the output is closed.
 pub fn tell(progress: Progress) -> ControlFlow<()> {
     if let Progress::Judging { .. } = progress {
-        // The tests' judges are faster than a process is killed.
+        // Without a pause, the tests' judges would be faster than the process is killed.
         std::thread::sleep(Duration::from_micros(300));
     }
     let mut out = std::io::stdout().lock();
@@ -35,11 +25,11 @@ pub fn tell(progress: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Runs the test of this name alone in a process of its own, with these variables, and kills it after fewer than `events`
-/// more events and a moment; the last event that it told, or nothing when it finished.
+/// Runs the test of this name in a process of its own, with these variables, and kills it after fewer than `events`
+/// more events and a moment. Returns the last event that it reported, or nothing if it finished.
 ///
 /// # Panics
-/// When the process cannot be started or tells nothing.
+/// If the process cannot be started or reports nothing.
 pub fn run_and_kill(test: &str, variables: &[(&str, &Path)], events: u64, random: &mut Random) -> Option<String> {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -48,7 +38,7 @@ pub fn run_and_kill(test: &str, variables: &[(&str, &Path)], events: u64, random
         .stderr(Stdio::null())
         .spawn()
         .expect("a process");
-    // After some more events, and then a moment: that hits anything from a write to a pass of the model.
+    // After some more events, and then a moment, so that any operation from a write to a forward pass may be interrupted.
     let mut left = random.below(events);
     let mut last = None;
     for line in BufReader::new(child.stdout.take().expect("its output")).lines() {

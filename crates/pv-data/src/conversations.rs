@@ -1,8 +1,7 @@
-//! Conversations from files, one after another: JSONL (plain, gzip, Zstandard), Parquet and CSV, in the forms of row that
-//! [`Format`] lists.
+//! Conversations from files: JSONL (plain, gzip, Zstandard), Parquet and CSV, in the row formats that [`Format`] lists.
 //!
-//! [`ConversationReader`] is the one way in. It never holds more than a few rows; [`add_fields`] and `add_columns` write a
-//! file's rows again, with values of the caller's beside what was there.
+//! [`ConversationReader`] is the only entry point for reading. It holds only a few rows at a time. [`add_fields`] and
+//! `add_columns` copy a file's rows and add values of the caller's to each.
 
 mod csv;
 mod error;
@@ -13,8 +12,10 @@ mod lines;
 mod output;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod problem;
 mod reader;
 mod row;
+mod rows;
 mod table;
 mod write;
 
@@ -27,28 +28,30 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::Message;
-use crate::message::weight;
+use crate::message::{KeyProblem, weight};
 
 pub use error::ConversationError;
 pub use format::{Format, FormatCounts};
 #[cfg(feature = "parquet")]
 pub use parquet::add_columns;
+pub use problem::RowProblem;
 pub use reader::{ConversationReader, Summary};
 pub use table::TableReader;
 pub use write::{Cell, CellType, NewColumn, Written, add_fields};
 
 type Result<T, E = ConversationError> = std::result::Result<T, E>;
 
-/// The longest row of a text file in bytes; a longer one is bad. It bounds the memory that a broken file can take.
+/// The longest row of a text file, in bytes; a longer one is invalid. It bounds the memory that a damaged file can
+/// take.
 const LONGEST_ROW: usize = 64 << 20;
 
-/// Messages, from the first to the last, and what else their row says about them.
+/// Messages, and the other keys of their row that affect rendering or training.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Conversation {
-    /// Its messages, from the first to the last.
+    /// The messages, in order.
     pub messages: Vec<Message>,
-    /// What else decides how it is rendered and how much it counts: `tools` (a list of JSON schemas), `chat_template_kwargs`
-    /// (variables for the template), `weight` and `train`.
+    /// Keys that affect how the conversation is rendered and how much it counts: `tools` (a list of JSON schemas),
+    /// `chat_template_kwargs` (variables for the template), `weight` and `train`.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
@@ -60,28 +63,29 @@ impl From<Vec<Message>> for Conversation {
 }
 
 impl Conversation {
-    /// A conversation of these messages alone.
+    /// A conversation with these messages and no other keys.
     pub fn new(messages: impl Into<Vec<Message>>) -> Self {
         messages.into().into()
     }
 
-    /// The first messages of it, with all else that its row says.
+    /// The first `count` messages, with the other keys.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
         Self { messages: self.messages[..count.min(self.messages.len())].to_vec(), fields: self.fields.clone() }
     }
 
-    /// How much it counts in training: 1 where nothing is said, 0 where it is not to be learnt.
+    /// The weight of the conversation in training: 1 by default, 0 if it is not trained.
     ///
     /// # Errors
-    /// What is wrong with `weight` or `train`.
-    pub fn weight(&self) -> std::result::Result<f64, String> {
+    /// An invalid `weight` or `train`.
+    pub fn weight(&self) -> std::result::Result<f64, KeyProblem> {
         weight(&self.fields, ROW_WEIGHTS, ROW_FLAGS)
     }
 
-    /// What identifies the conversation wherever it stands: the SHA-256, in hexadecimal, of, for each message, the role and
-    /// then the content's text, each after its length in bytes (8 bytes, little-endian). Where there is more than roles and
-    /// texts (calls of tools, a list of parts, tools, weights other than 1), that follows as JSON after eight bytes of 0xFF.
+    /// Identifies the conversation independently of its file. It is the SHA-256, in hexadecimal, of each message's role
+    /// and then its content's text, each preceded by its length in bytes (8 bytes, little-endian). If there is more
+    /// than roles and texts (tool calls, a list of parts, tools, weights other than 1), that follows as JSON after
+    /// eight bytes of 0xFF.
     pub fn id(&self) -> String {
         hex::encode(self.digest())
     }
@@ -109,12 +113,12 @@ impl Conversation {
     }
 }
 
-/// The keys that weigh a row.
+/// The keys with a row's weight.
 const ROW_WEIGHTS: &[&str] = &["weight", "sample_weight"];
-/// Those that leave it out of training.
+/// The keys that exclude a row from training.
 const ROW_FLAGS: &[&str] = &["train"];
 
-/// The keys that change something: not null, and no weight of 1.
+/// The keys that have an effect: not null, and not a weight of 1.
 fn beyond_defaults(fields: &Map<String, Value>) -> Map<String, Value> {
     const NEUTRAL: [&str; 7] = ["weight", "sample_weight", "loss_scale", "train", "training", "trainable", "loss"];
     let neutral = |key: &str, value: &Value| {
@@ -124,12 +128,12 @@ fn beyond_defaults(fields: &Map<String, Value>) -> Map<String, Value> {
     entries.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Where a row stands.
+/// The position of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowPlace {
     /// The file.
     pub file: Arc<Path>,
-    /// The line on which it begins (JSONL, CSV) or the row (Parquet), from 1.
+    /// The line on which it starts (JSONL, CSV) or the row number (Parquet), from 1.
     pub row: u64,
 }
 
@@ -139,45 +143,47 @@ impl fmt::Display for RowPlace {
     }
 }
 
-/// A conversation and where it comes from.
+/// A conversation and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Where it stands.
+    /// The position of the row.
     pub place: RowPlace,
     /// [`Conversation::id`].
     pub id: String,
-    /// Whether the same conversation came before, in this file or another of the reader's.
+    /// Whether the same conversation occurred before, in this file or in another file of the reader.
     pub duplicate: bool,
-    /// In which form it stands there.
+    /// The format of the row.
     pub format: Format,
     /// The conversation; it has at least one message.
     pub conversation: Conversation,
 }
 
-/// A row that is no conversation.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {reason}")]
+/// A row that is not a valid conversation.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{place}: {problem}")]
+#[non_exhaustive]
 pub struct BadRow {
-    /// Where it stands.
+    /// The position of the row.
     pub place: RowPlace,
-    /// What is wrong with it.
-    pub reason: String,
+    /// Why it is not valid.
+    pub problem: RowProblem,
 }
 
-/// Reads a whole file of conversations, in any of the formats that [`ConversationReader`] knows. The first bad row is an
-/// error; the reader itself goes on after one, and does not hold the file in memory.
+/// Reads a whole file of conversations, in any of the formats of [`ConversationReader`]. The first invalid row is an
+/// error. The reader itself continues after an invalid row and does not hold the file in memory.
 ///
 /// # Errors
-/// Those of [`ConversationReader`]; [`ConversationError::Bad`].
+/// Those of [`ConversationReader::new`] and of reading; [`ConversationError::Bad`] for an invalid row.
 pub fn read_conversations(path: impl AsRef<Path>) -> Result<Vec<Conversation>> {
     ConversationReader::new([path])?.map(|row| Ok(row??.conversation)).collect()
 }
 
-/// Writes conversations as JSONL, compressed if the name ends in `.gz` or `.zst`: under another name first, so that no
-/// half-written file is ever seen.
+/// Writes conversations as JSONL, compressed if the name ends in `.gz` or `.zst`. The file is written under a temporary
+/// name and renamed when it is complete.
 ///
 /// # Errors
-/// [`FileError::Write`](crate::FileError::Write); [`ConversationError::Format`] and [`ConversationError::NotBuilt`] for the name's ending.
+/// [`FileError::Write`](crate::FileError::Write); [`ConversationError::Format`] and [`ConversationError::NotBuilt`] for
+/// the name's extension.
 pub fn write_conversations(path: impl AsRef<Path>, conversations: &[Conversation]) -> Result<()> {
     let mut output = output::Output::json_lines(path.as_ref())?;
     for conversation in conversations {

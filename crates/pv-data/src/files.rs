@@ -1,4 +1,4 @@
-//! Single files: opening those that others wrote, writing ours whole, and what their content is known by.
+//! Opens files that others wrote, writes files whole, and hashes content.
 
 mod hash;
 mod open;
@@ -7,4 +7,4 @@ mod whole;
 pub use hash::{sha256, sha256_of_file};
 pub use open::{LfsPointer, open_file, read_file};
 pub(crate) use whole::{PARTIAL, persist, temporary, write_with};
-pub use whole::{WholeFile, write_whole};
+pub use whole::{WholeFile, write_whole, write_whole_with};

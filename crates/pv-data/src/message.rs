@@ -1,33 +1,35 @@
-//! Messages, with every key that a file gave them.
+//! Messages, with every key of their file.
 
 mod content;
+mod problem;
 mod weight;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use content::Content;
+pub use problem::KeyProblem;
 pub(crate) use weight::weight;
 
-/// The keys, beside the content, in which an assistant says something; a file that has them means them to be learnt.
+/// The keys, other than the content, that are an assistant's output and are trained.
 const SPOKEN: [&str; 6] = ["tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "thinking"];
 
-/// One turn of a conversation, with every key of its file: a template is given all of them, as `transformers` gives it the
-/// whole dictionary.
+/// One turn of a conversation, with every key of its file. A template receives all of them, as in `transformers`, which
+/// passes the whole dictionary.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else a template knows.
+    /// The speaker: `system`, `user`, `assistant`, or another role of the template.
     pub role: String,
-    /// What is said. Never read as template syntax.
+    /// The content. It is never interpreted as template syntax.
     pub content: Content,
     /// The other keys, in the order of the file: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, `weight`, …
     pub fields: Map<String, Value>,
     order: Order,
 }
 
-/// At which places among a message's keys role and content stand. Templates that write a whole message see it; it makes no two
-/// messages different.
+/// The positions of role and content among a message's keys. Templates that print a whole message show them; they do
+/// not count in comparisons.
 #[derive(Clone, Copy, Debug)]
 struct Order {
     role: usize,
@@ -47,8 +49,8 @@ impl std::hash::Hash for Order {
 }
 
 impl Message {
-    /// The keys that hold a thought, which a template may leave out of turns that are over. Of several that are not null, the
-    /// first is the one that counts, as in `transformers`.
+    /// The keys that contain a thought, which a template may omit from earlier turns. If several are not null, the
+    /// first one is used, as in `transformers`.
     pub const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
     /// A message of any role.
@@ -72,22 +74,23 @@ impl Message {
         Self::new("assistant", content)
     }
 
-    /// The same with one more key, or with another value of it.
+    /// The same message with one more key, or with another value of that key.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(key.into(), value.into());
         self
     }
 
-    /// How much what is learnt of this message counts: 1 where nothing is said, 0 where it is not to be learnt. `weight` and
-    /// `loss_scale` (numbers) and `train`, `training`, `trainable`, `loss` (`false` for 0) say so; they are multiplied.
+    /// The weight of the message in training: 1 by default, 0 if it is not trained. The keys `weight` and `loss_scale`
+    /// (numbers) and `train`, `training`, `trainable`, `loss` (`false` for 0) are multiplied.
     ///
     /// # Errors
-    /// What is wrong: a weight that is negative or no number, a mask of parts of a message, which is not supported.
-    pub fn weight(&self) -> Result<f64, String> {
+    /// A weight that is negative or not a number, or a mask over parts of a message,
+    /// which is not supported.
+    pub fn weight(&self) -> Result<f64, KeyProblem> {
         for key in ["train_detail", "training_detail", "loss_mask", "content_mask", "mask"] {
             if self.field(key).is_some() {
-                return Err(format!("`{key}` marks parts of a message for training, which is not supported"));
+                return Err(KeyProblem::MessageMask { key: key.to_owned() });
             }
         }
         let weight = weight(&self.fields, &["weight", "loss_scale"], &["train", "training", "trainable", "loss"])?;
@@ -96,39 +99,36 @@ impl Message {
                 .iter()
                 .find(|key| self.fields.get(**key) == Some(&true.into()));
             if let Some(key) = asked {
-                return Err(format!(
-                    "`{key}` is true for the role {:?}, but only an assistant's words are trained",
-                    self.role
-                ));
+                return Err(KeyProblem::TrainedRole { key: (*key).to_owned(), role: self.role.clone() });
             }
             if weight != 0.0 && weight != 1.0 {
-                return Err(format!("its weight is {weight}, but only an assistant's words are trained"));
+                return Err(KeyProblem::WeightedRole { weight });
             }
         }
         Ok(weight)
     }
 
-    /// Whether it says nothing: no content but white space, and no call, thought or refusal beside it.
+    /// Whether the message is empty: no content but white space, and no call, thought or refusal.
     pub fn is_blank(&self) -> bool {
         self.content.trim().is_empty() && !self.speaks_beside_content()
     }
 
-    /// Whether something is said in other keys than the content.
+    /// Whether another key than the content contains output.
     pub fn speaks_beside_content(&self) -> bool {
         SPOKEN.iter().any(|key| self.field(key).is_some())
     }
 
-    /// The thoughts that stand in keys of their own.
+    /// The thoughts in keys of their own.
     pub fn thoughts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         Self::THOUGHTS.iter().filter_map(|key| Some((*key, self.field(key)?.as_str()?)))
     }
 
-    /// The value of a key that says something.
+    /// The value of a key, unless it is empty or null.
     pub fn field(&self, key: &str) -> Option<&Value> {
-        self.fields.get(key).filter(|value| says_something(value))
+        self.fields.get(key).filter(|value| is_nonempty(value))
     }
 
-    /// The same turn with another content of the same form, and nothing beside it.
+    /// The same turn with another text of the same form and without other keys.
     #[must_use]
     pub fn with_content_alone(&self, text: &str) -> Self {
         let mut fields = self.fields.clone();
@@ -136,7 +136,7 @@ impl Message {
         Self { role: self.role.clone(), content: self.content.with_text(text), fields, order: self.order }
     }
 
-    /// All keys in their order.
+    /// All keys in order.
     fn entries(&self) -> impl Iterator<Item = (&str, Value)> {
         let mut entries: Vec<(&str, Value)> =
             self.fields.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -159,23 +159,23 @@ impl From<Message> for Map<String, Value> {
 }
 
 impl TryFrom<Map<String, Value>> for Message {
-    type Error = String;
+    type Error = KeyProblem;
 
-    fn try_from(mut fields: Map<String, Value>) -> Result<Self, String> {
+    fn try_from(mut fields: Map<String, Value>) -> Result<Self, KeyProblem> {
         let at = |fields: &Map<String, Value>, key| fields.keys().position(|other| other == key);
         let order = Order { role: at(&fields, "role").unwrap_or(0), content: at(&fields, "content").unwrap_or(1) };
         let role = match fields.shift_remove("role") {
             Some(Value::String(role)) => role,
-            Some(other) => return Err(format!("`role` is {}, not text", kind(&other))),
-            None => return Err("`role` is missing".to_owned()),
+            Some(other) => return Err(KeyProblem::wrong_type("role", kind(&other), "text")),
+            None => return Err(KeyProblem::Missing { key: "role".to_owned() }),
         };
         let given = fields.shift_remove("content");
         let message = Self { role, content: Content::absent(), fields, order };
         let content = match given {
             Some(Value::Null) if !message.speaks_beside_content() => {
-                return Err("`content` is null, not text".to_owned());
+                return Err(KeyProblem::wrong_type("content", "null", "text"));
             }
-            None if !message.speaks_beside_content() => return Err("`content` is missing".to_owned()),
+            None if !message.speaks_beside_content() => return Err(KeyProblem::Missing { key: "content".to_owned() }),
             None => return Ok(message),
             Some(value) => Content::from_json(value)?,
         };
@@ -183,8 +183,8 @@ impl TryFrom<Map<String, Value>> for Message {
     }
 }
 
-/// Whether a value says anything.
-pub(crate) fn says_something(value: &Value) -> bool {
+/// Whether a value is neither null nor empty.
+pub(crate) fn is_nonempty(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.trim().is_empty(),
@@ -194,7 +194,7 @@ pub(crate) fn says_something(value: &Value) -> bool {
     }
 }
 
-/// What a value is, in words.
+/// The kind of a value, in words.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,4 @@
-//! Folders that a run goes on in.
+//! Folders of runs that can be resumed.
 
 mod claim;
 mod folder;
@@ -9,5 +9,5 @@ mod tests;
 
 pub use claim::{first_difference, through_text};
 pub use folder::RunFolder;
-pub use journal::{Accepted, Journal};
+pub use journal::{Accepted, Journal, complete_lines};
 pub use rows::RowFile;

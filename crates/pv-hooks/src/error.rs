@@ -1,113 +1,115 @@
-//! What can be wrong with a hook, or with what it was asked for.
+//! Errors of hooks, recorders and token spans.
 
 use crate::{Capture, Layer};
 
-/// Every error of this crate.
+/// An error of a hook, a recorder or token spans.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HookError {
-    /// A hook wants a layer that the model does not have.
-    #[error("{hook} wants {layer}, but the model's last layer is {last}")]
+    /// A hook requests a layer that the model does not have.
+    #[error("{hook} requests {layer}, but the model's last layer is {last}")]
     LayerOutOfRange {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
-        /// What it wants.
+        /// The requested layer.
         layer: Layer,
-        /// The last layer there is.
+        /// The model's last layer.
         last: Layer,
     },
-    /// A hook wants a layer that comes after the one where the pass is told to stop.
-    #[error("{hook} wants {layer}, but the pass stops at {stop}, so the hook would never act there")]
+    /// A hook requests a layer above the one at which the pass stops.
+    #[error("{hook} requests {layer}, but the pass stops at {stop}, so the hook would never act there")]
     LayerAfterStop {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
-        /// What it wants.
+        /// The requested layer.
         layer: Layer,
         /// The last layer that the pass computes.
         stop: Layer,
     },
-    /// A hook wants no layer at all.
-    #[error("{hook} names no layer, so it would never act")]
+    /// A hook requests no layer.
+    #[error("{hook} requests no layer, so it would never act")]
     NoLayers {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
     },
-    /// A vector is not as wide as the model's residual stream.
-    #[error("{hook} has a vector of width {found} for {layer}, but the model's residual stream is {expected} wide")]
+    /// A vector's width differs from that of the model's residual stream.
+    #[error(
+        "{hook}: expected a vector of width {expected} (the model's residual stream) at {layer}, found width {found}"
+    )]
     WidthMismatch {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
-        /// Where the vector would act.
+        /// The layer of the vector.
         layer: Layer,
-        /// The model's width.
+        /// The width of the model's residual stream.
         expected: usize,
         /// The vector's width.
         found: usize,
     },
-    /// A vector holds a NaN or an infinity, or is zero where a direction is needed.
-    #[error("{hook} has an unusable vector for {layer}: {reason}")]
+    /// A vector contains a NaN or an infinity, or is zero although a direction is needed.
+    #[error("{hook} has an invalid vector at {layer}: {reason}")]
     BadVector {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
-        /// Where the vector would act.
+        /// The layer of the vector.
         layer: Layer,
-        /// What is wrong with it.
+        /// What is invalid.
         reason: &'static str,
     },
-    /// A hook that treats sequences differently met one that it knows nothing of.
-    #[error("{hook} knows {known} sequences, but the run has a sequence {sequence}")]
+    /// A hook with settings per sequence met a sequence without settings.
+    #[error("{hook} has settings for {known} sequences, but the run has a sequence number {sequence}")]
     UnknownSequence {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
-        /// How many sequences it knows.
+        /// The number of sequences with settings.
         known: usize,
-        /// The number of the one that it does not.
+        /// The number of the sequence without settings.
         sequence: usize,
     },
-    /// A hook was to treat two sequences differently at tokens that are computed once for both.
+    /// A hook treats two sequences differently at tokens that are computed once for both.
     #[error(
-        "{hook} differs for sequences {first} and {second}, which share the reading of their prompt: give them requests of \
-         their own, or act from the first generated token on"
+        "{hook} differs for sequences {first} and {second}, which share the prefill of their prompt: give each a \
+         request of its own, or act from the first generated token on"
     )]
     SharedTokens {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
         /// One of the sequences.
         first: usize,
         /// The other.
         second: usize,
     },
-    /// A run ended without the hook having changed or seen a single token.
-    #[error("{hook} never fired: the run held no token that it acts on")]
+    /// A run ended before the hook changed or saw a token.
+    #[error("{hook} never fired: the run had no token that it acts on")]
     NeverFired {
-        /// The hook's own name.
+        /// The hook's name.
         hook: String,
     },
-    /// Something was read from a recorder that it was not asked to record, or that the run never reached.
+    /// The recorder does not record this capture at this layer, or no pass reached the layer.
     #[error("{capture:?} at {layer} was not recorded")]
     NotRecorded {
-        /// What was read.
+        /// The requested capture.
         capture: Capture,
-        /// Where.
+        /// The requested layer.
         layer: Layer,
     },
-    /// Activations of no sequence were asked for.
-    #[error("activations of no sequence were asked for")]
+    /// The list of requested sequences is empty.
+    #[error("the list of sequences is empty, expected at least one")]
     NoSequences,
     /// A mean over no tokens.
-    #[error("{capture:?} of sequence {sequence} is a mean over no tokens")]
+    #[error("{capture:?}: sequence {sequence} has no such token")]
     NoTokens {
-        /// What was read.
+        /// The requested capture.
         capture: Capture,
         /// The sequence that has no such token.
         sequence: usize,
     },
-    /// Token spans that contradict themselves.
-    #[error("row {row} has impossible token spans: {reason}")]
+    /// Token spans that contradict each other.
+    #[error("row {row} has invalid token spans: {reason}")]
     BadSpans {
-        /// The row.
+        /// The row of the batch.
         row: usize,
-        /// What is wrong.
+        /// What is invalid.
         reason: &'static str,
     },
 }

@@ -1,26 +1,26 @@
-//! The seam that everything else depends on: what may happen to the residual stream between two layers.
+//! The [`Hook`] trait: code that sees, and may change, the residual stream between two layers.
 
 use burn::tensor::Tensor;
 
 use crate::{HookError, Layer, LayerSet, Phase, TokenSpans};
 
-/// The dimensions of the model that hooks are checked against.
+/// The dimensions of a model, against which hooks are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
-    /// The number of blocks `N`; the layers are `0..=N`.
+    /// The number of blocks `N`. The model has the layers `0..=N`.
     pub blocks: usize,
     /// The width of the residual stream.
     pub d_model: usize,
 }
 
 impl ModelShape {
-    /// The output of the last block.
+    /// The layer after the last block.
     pub fn last_layer(&self) -> Layer {
         Layer::hidden_state(self.blocks)
     }
 }
 
-/// Where and when a hook is being called.
+/// Where and when a hook is called.
 #[derive(Clone, Copy, Debug)]
 pub struct ResidualContext<'a> {
     /// The layer whose residual is passed.
@@ -31,37 +31,37 @@ pub struct ResidualContext<'a> {
     pub spans: &'a TokenSpans,
 }
 
-/// Something that sees, and may change, the residual stream between two layers.
+/// A value that sees, and may change, the residual stream between two layers.
 ///
 /// # Contract
-/// A hook is an argument of a forward pass; no model keeps one. Whoever runs passes with it calls, in this order:
-/// 1. [`check`], once, before the first tensor operation: it asks [`layers`](Hook::layers) and
-///    [`validate`](Hook::validate), which is where every objection must be raised;
-/// 2. [`on_residual`](Hook::on_residual), for each wanted layer of each pass, from the lowest layer up. It cannot fail;
-///    it returns a tensor of the same shape and element type. Positions of padding mean nothing, but hold finite values;
-/// 3. [`finish`](Hook::finish), once, at the end of the run. A hook that had nothing to do reports it there, so that no
-///    run goes on unsteered in silence.
+/// A hook is an argument of a forward pass; a model never stores one. The code that runs the passes calls, in this order:
+/// 1. [`check`], once, before the first tensor operation. It calls [`layers`](Hook::layers) and
+///    [`validate`](Hook::validate). A hook must report every problem there.
+/// 2. [`on_residual`](Hook::on_residual), for each requested layer of each pass, from the lowest layer up. It cannot fail.
+///    It returns a tensor of the same shape and element type. Values at padding positions are meaningless, but finite.
+/// 3. [`finish`](Hook::finish), once, at the end of the run. A hook that never acted returns an error there, so that no
+///    run proceeds unsteered unnoticed.
 ///
-/// A pass may call its hook from another thread than the one that started it, hence `Send`.
+/// A pass may call its hook from another thread than the one that started the pass, hence `Send`.
 ///
 /// # Order
-/// Hooks compose: tuples, slices and vectors of hooks are hooks. At one layer the members act in the order in which
-/// they stand, each on the result of the one before. A recorder after an intervention sees the changed residual.
+/// Hooks compose: tuples, slices and vectors of hooks are hooks. At one layer the members act in their order, each on
+/// the result of the previous one. A recorder after an intervention records the changed residual.
 pub trait Hook: Send {
-    /// What errors call this hook.
+    /// The name of the hook in error messages.
     fn name(&self) -> String;
 
-    /// The layers at which the hook wants to be called.
+    /// The layers at which the hook is called.
     fn layers(&self) -> LayerSet;
 
-    /// Whether the hook wants to be called at this layer; the same as asking [`layers`](Hook::layers), and cheaper
-    /// where a hook overrides it.
+    /// Whether the hook is called at this layer. Equivalent to `self.layers().contains(layer)`; override it where that
+    /// is cheaper.
     fn wants(&self, layer: Layer) -> bool {
         self.layers().contains(layer)
     }
 
-    /// Objects to layers that a pass would not reach: those above the model's `last` layer, or above `stop`. A hook made
-    /// of others asks each of them, so that the error names the one it is about.
+    /// Rejects layers that a pass would not reach: those above the model's `last` layer or above `stop`. A composed
+    /// hook checks each member, so that the error names the member.
     ///
     /// # Errors
     /// [`HookError::LayerOutOfRange`] or [`HookError::LayerAfterStop`].
@@ -78,35 +78,35 @@ pub trait Hook: Send {
         Ok(())
     }
 
-    /// Objects to a model that the hook does not fit.
+    /// Rejects a model that the hook does not fit.
     ///
     /// # Errors
-    /// Whatever does not fit; layers that the model lacks are refused by [`check`] already.
+    /// Any property of the model that does not fit. [`check`] already rejects layers that the model does not have.
     fn validate(&self, shape: &ModelShape) -> Result<(), HookError>;
 
-    /// Takes the residual `[batch, seq, d_model]` of `context.layer` and returns what the next block shall see, in the
+    /// Receives the residual `[batch, seq, d_model]` of `context.layer` and returns the input of the next block, in the
     /// same shape.
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3>;
 
-    /// Ends a run. A hook made of others ends all of them, and returns the first error.
+    /// Ends a run. A composed hook ends all its members and returns the first error.
     ///
     /// # Errors
-    /// [`HookError::NeverFired`] when the run held no token for the hook.
+    /// [`HookError::NeverFired`] when the run had no token that the hook acts on.
     fn finish(&mut self) -> Result<(), HookError> {
         Ok(())
     }
 }
 
-/// Refuses a hook that does not fit a model, or whose layers a pass up to `stop` would not reach.
+/// Rejects a hook that does not fit a model, or whose layers a pass up to `stop` would not reach.
 ///
 /// # Errors
-/// [`HookError::LayerOutOfRange`], [`HookError::LayerAfterStop`], or what the hook itself objects to.
+/// [`HookError::LayerOutOfRange`], [`HookError::LayerAfterStop`], or the error of the hook's own validation.
 pub fn check(hook: &(impl Hook + ?Sized), shape: &ModelShape, stop: Option<Layer>) -> Result<(), HookError> {
     hook.check_layers(shape.last_layer(), stop)?;
     hook.validate(shape)
 }
 
-/// No hook at all.
+/// A hook that does nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoHook;
 
@@ -134,7 +134,7 @@ impl Hook for NoHook {
 
 macro_rules! forwarding_hook {
     ($target:ty, $($generics:tt)+) => {
-        /// Stands for the hook itself.
+        /// Forwards to the inner hook.
         impl<$($generics)+> Hook for $target {
             fn name(&self) -> String {
                 (**self).name()
@@ -206,7 +206,7 @@ impl<H: Hook> Hook for [H] {
     }
 }
 
-/// Nothing, or the hook.
+/// `None` does nothing.
 impl<H: Hook> Hook for Option<H> {
     fn name(&self) -> String {
         self.as_ref().map_or_else(|| NoHook.name(), Hook::name)

@@ -1,15 +1,15 @@
-//! Where in a model: the one place that shifts layer indices.
+//! Layer indices. No other module converts between layers and blocks.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A point of the residual stream, counted as Hugging Face counts `hidden_states`.
+/// A point of the residual stream, numbered like Hugging Face's `hidden_states`.
 ///
 /// Layer 0 is the output of the embeddings; layer `k` is the residual *after* block `k - 1`. A model of `N` blocks has
-/// the layers `0..=N`. Layer `N` here is the raw residual, before the final norm (Hugging Face's last entry is after
-/// it), because that is where an intervention acts.
+/// the layers `0..=N`. Layer `N` is the raw residual before the final norm, because interventions act there. Hugging
+/// Face's last entry is after the final norm.
 ///
 /// ```
 /// use pv_hooks::Layer;
@@ -25,7 +25,7 @@ impl Layer {
     /// The output of the embeddings, before the first block.
     pub const EMBEDDINGS: Self = Self(0);
 
-    /// The layer that Hugging Face calls `hidden_states[index]`.
+    /// The layer that Hugging Face numbers `hidden_states[index]`.
     pub const fn hidden_state(index: usize) -> Self {
         Self(index)
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Some layers, or all that a model has.
+/// Some layers, or all layers of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerSet {
     /// Every layer from the embeddings to the last block.
@@ -78,8 +78,8 @@ impl LayerSet {
         }
     }
 
-    /// The layers of a model with this many blocks that belong to the set, from the lowest up. Layers that the model
-    /// does not have are listed too: [`check`](crate::check) refuses them.
+    /// The layers of this set in a model with this many blocks, in ascending order. Layers that the model does not have
+    /// are included; [`check`](crate::hook::check) rejects them.
     pub fn resolve(&self, blocks: usize) -> Vec<Layer> {
         match self {
             Self::All => (0..=blocks).map(Layer).collect(),
@@ -87,7 +87,7 @@ impl LayerSet {
         }
     }
 
-    /// The layers of both sets.
+    /// The union of both sets.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         match (self, other) {

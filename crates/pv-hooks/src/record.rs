@@ -1,35 +1,19 @@
-//! A hook that keeps what was asked of the residual stream, and nothing else.
+//! A hook that records activations.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use crate::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, RowSpans, TokenSet, TokenSpans};
+use crate::tokens::RowSpans;
+use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSet, TokenSpans};
 
-/// What a [`Recorder`] keeps of a layer's residual.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Capture {
-    /// The mean over the response's own tokens.
-    ResponseMean,
-    /// The mean over the prompt's tokens.
-    PromptMean,
-    /// The residual at the prompt's last token.
-    PromptLast,
-    /// The mean Euclidean norm of the residual over the response's own tokens, `[sequences, 1]`.
-    ResponseNorm,
-    /// The residual at one position of each sequence, counted from its first real token.
-    Position(usize),
-    /// Every real token of every sequence. Costs memory of the order of layers × tokens × width.
-    Everything,
-}
-
-/// Records chosen layers × [`Capture`]s of every sequence of a run, in f32 whatever the model computes in, and without
-/// autodiff.
+/// Records chosen [`Capture`]s at chosen layers for every sequence of a run, in f32 whatever type the model computes
+/// in, and without autodiff.
 ///
-/// Means are streaming sums on the device, so that recording all layers of a batch costs memory of the order of
-/// layers × sequences × width, however long the sequences are. Sequences are the numbers in
-/// [`RowSpans::sequences`]; rows may come in any order and leave the batch at any time. Padding may hold any finite
-/// value; a NaN or an infinity there would spoil the means of its row's sequences.
+/// Means are streaming sums on the device: recording all layers of a batch needs memory in proportion to layers ×
+/// sequences × width, independently of the sequences' lengths. Sequences are identified by [`RowSpans::sequences`].
+/// Rows may appear in any order and leave the batch at any time. Padding may contain any finite value; a NaN or an
+/// infinity there would spoil the means of its row's sequences.
 #[derive(Debug)]
 pub struct Recorder {
     layers: LayerSet,
@@ -38,20 +22,20 @@ pub struct Recorder {
     pieces: BTreeMap<Layer, BTreeMap<usize, Vec<Tensor<2>>>>,
 }
 
-/// The sums of one capture at one layer. Sequences have rows in the order in which they appear, so that memory goes with how many
-/// there are, whatever their numbers.
+/// The sums of one capture at one layer. Sequences get rows in the order of their first appearance, so that memory
+/// depends on their number and not on their identifiers.
 #[derive(Debug, Default)]
 struct Sums {
-    /// Each sequence's row.
+    /// The row of each sequence.
     rows: BTreeMap<usize, usize>,
-    /// How many tokens each row is the sum of.
+    /// The number of tokens in each row's sum.
     counts: Vec<usize>,
-    /// `[rows, d_model]` or more rows; nothing before the first token.
+    /// `[rows, d_model]`, possibly with spare rows; `None` before the first token.
     sums: Option<Tensor<2>>,
 }
 
 impl Sums {
-    /// The row of a sequence, a new one where it has none.
+    /// The row of a sequence; a new row for a new sequence.
     fn row(&mut self, sequence: usize) -> usize {
         let row = *self.rows.entry(sequence).or_insert(self.counts.len());
         if row == self.counts.len() {
@@ -62,7 +46,7 @@ impl Sums {
 }
 
 impl Recorder {
-    /// A recorder of these captures at these layers.
+    /// Creates a recorder of these captures at these layers.
     pub fn new(layers: impl Into<LayerSet>, captures: impl IntoIterator<Item = Capture>) -> Self {
         let mut captures: Vec<_> = captures.into_iter().collect();
         captures.sort();
@@ -70,26 +54,26 @@ impl Recorder {
         Self { layers: layers.into(), captures, sums: BTreeMap::new(), pieces: BTreeMap::new() }
     }
 
-    /// Forgets all that was recorded, for another run.
+    /// Discards everything recorded, so that the recorder can be used for another run.
     pub fn clear(&mut self) {
         self.sums.clear();
         self.pieces.clear();
     }
 
-    /// How many tokens of each sequence a capture has summed at a layer, by the sequence's number; empty when it was not recorded,
-    /// and for [`Capture::Everything`], which sums nothing.
+    /// The number of tokens that a capture has summed at a layer, by sequence number. Empty for a capture that was not
+    /// recorded, and for [`Capture::Everything`], which sums nothing.
     pub fn counts(&self, capture: &Capture, layer: Layer) -> BTreeMap<usize, usize> {
         let Some(sums) = self.sums.get(&(capture.clone(), layer)) else { return BTreeMap::new() };
         sums.rows.iter().map(|(sequence, row)| (*sequence, sums.counts[*row])).collect()
     }
 
-    /// A capture of every sequence at a layer, `[sequences, d_model]` in f32: the means, or the residual at the one
-    /// position asked for. Row `i` is sequence `i`.
+    /// A capture of every sequence at a layer, `[sequences, d_model]` in f32: the means, or the residual at one
+    /// position. Row `i` is sequence `i`.
     ///
     /// # Errors
-    /// [`HookError::NotRecorded`] when the recorder was not asked for it or no pass reached the layer (and for
-    /// [`Capture::Everything`], which [`tokens`](Self::tokens) returns); [`HookError::NoTokens`] when a sequence up to the
-    /// greatest number has no token of that kind.
+    /// [`HookError::NotRecorded`] when the capture was not requested or no pass reached the layer (and for
+    /// [`Capture::Everything`], which [`tokens`](Self::tokens) returns); [`HookError::NoTokens`] when a sequence up to
+    /// the greatest number has no such token.
     pub fn get(&self, capture: &Capture, layer: Layer) -> Result<Tensor<2>, HookError> {
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
         let sums = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
@@ -104,12 +88,12 @@ impl Recorder {
         }
     }
 
-    /// As [`get`](Self::get), of these sequences in this order: `[sequences.len(), d_model]`. For runs in which some
-    /// sequences have no token of that kind, such as answers that ended at once; [`counts`](Self::counts) tells which.
+    /// Like [`get`](Self::get), for these sequences in this order: `[sequences.len(), d_model]`. For runs in which some
+    /// sequences have no such token, such as empty answers; [`counts`](Self::counts) tells which.
     ///
     /// # Errors
-    /// As [`get`](Self::get), about these sequences only. One that the run did not have has no token.
-    /// [`HookError::NoSequences`] when none is asked for.
+    /// As for [`get`](Self::get), for these sequences only. A sequence that the run did not have has no tokens.
+    /// [`HookError::NoSequences`] for an empty list.
     pub fn get_of(&self, capture: &Capture, layer: Layer, sequences: &[usize]) -> Result<Tensor<2>, HookError> {
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
         let Sums { rows, counts, sums } = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
@@ -133,7 +117,8 @@ impl Recorder {
         Ok(sums / Tensor::from_data(data, (&device, DType::F32)))
     }
 
-    /// Every real token of one sequence at a layer, `[tokens, d_model]` in f32, when [`Capture::Everything`] was asked.
+    /// Every token of one sequence at a layer, `[tokens, d_model]` in f32, padding excluded. Needs
+    /// [`Capture::Everything`].
     ///
     /// # Errors
     /// [`HookError::NotRecorded`] or [`HookError::NoTokens`].
@@ -145,8 +130,8 @@ impl Recorder {
         }
     }
 
-    /// Adds one value per row of the batch, `[batch, d_model]`, to the sums of the rows' sequences. Values of rows that
-    /// count no token are ignored, but their sequences are known from now on: lacking such tokens is an error, not a gap.
+    /// Adds one value per row of the batch, `[batch, d_model]`, to the sums of the row's sequences. Values of rows with
+    /// a count of 0 are ignored, but their sequences are registered, so that a lack of tokens is reported as an error.
     fn add(
         &mut self,
         key: (Capture, Layer),
@@ -190,12 +175,12 @@ impl Recorder {
         });
     }
 
-    /// Adds the sum of each row's tokens of a set.
+    /// Adds the sum over each row's tokens of a set.
     fn add_set(&mut self, key: (Capture, Layer), spans: &TokenSpans, set: TokenSet, residual: &Tensor<3>) {
         self.add(key, spans, &counts(spans, set), || masked_sum(residual, spans, set));
     }
 
-    /// Adds the residual at one position of the window of each row, where there is one.
+    /// Adds the residual at one position of each row's window, for rows that have the position.
     fn add_one(
         &mut self,
         key: (Capture, Layer),
@@ -275,32 +260,32 @@ impl Hook for Recorder {
     }
 }
 
-/// How many tokens of each row belong to a set.
+/// The number of tokens of each row that belong to a set.
 fn counts(spans: &TokenSpans, set: TokenSet) -> Vec<usize> {
     (0..spans.batch()).map(|row| spans.count(row, set)).collect()
 }
 
-/// The sum of each row's tokens of a set, `[batch, d_model]`; anything in rows that have none.
+/// The sum over each row's tokens of a set, `[batch, d_model]`; arbitrary values in rows without such tokens.
 fn masked_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
     let [batch, seq, width] = residual.dims();
     let residual = residual.clone();
     if seq == 1 {
         return residual.reshape([batch, width]);
     }
-    // A product with the mask as a row vector: one pass over the residual, and no masked copy of it.
+    // A product with the mask as a row vector reads the residual once and makes no masked copy.
     let mask = spans.mask(set, &residual.device()).swap_dims(1, 2);
     mask.matmul(residual).reshape([batch, width])
 }
 
-/// The sum of the norms of each row's tokens of a set, `[batch, 1]`.
+/// The sum of the norms over each row's tokens of a set, `[batch, 1]`.
 fn norm_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
     let norms = residual.clone().square().sum_dim(2).sqrt();
-    // Not a product with the mask: the norm of a finite residual may be infinite where nobody looks.
+    // Not a product with the mask: the norm of a finite residual may be infinite outside the set.
     let outside = spans.mask(set, &residual.device()).equal_elem(0.0);
     norms.mask_fill(outside, 0.0).sum_dim(1).reshape([spans.batch(), 1])
 }
 
-/// The sums with room for at least `rows` sequences; what is new is zero.
+/// The sums, extended with zeros to at least `rows` sequences.
 fn grown(sums: Option<Tensor<2>>, rows: usize, width: usize, device: &Device) -> Tensor<2> {
     let zeros = |n: usize| Tensor::zeros([n, width], (device, DType::F32));
     match sums {

@@ -1,4 +1,4 @@
-//! Which tokens a forward pass holds: padding, prompt, response.
+//! The role of each token of a forward pass: padding, prompt or response.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -7,39 +7,39 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::HookError;
 
-/// What kind of forward pass this is.
+/// The kind of a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The prompts' tokens, into an empty cache; tokens are generated afterwards.
+    /// The prompts' tokens, with an empty cache; generation follows.
     Prefill,
     /// One generated token per row.
     Decode,
-    /// Whole sequences at once, without a cache (teacher forcing, training, re-reading).
+    /// Whole sequences at once, without a cache (teacher forcing, training, evaluation).
     Full,
 }
 
-/// The tokens of one row of a pass, as positions within the pass's window `0..seq`.
+/// The tokens of one row of a pass, as positions in the pass's window `0..seq`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowSpans {
-    /// The sequences that this row stands for, by their numbers in the run. Mostly one; several while rollouts of the
-    /// same prompt share its prefill.
+    /// The numbers of the sequences that this row represents. Usually one; several while rollouts of the same prompt
+    /// share its prefill.
     pub sequences: Vec<usize>,
-    /// How many real tokens of the sequence came in earlier passes.
+    /// The number of tokens of the sequence in earlier passes, padding excluded.
     pub offset: usize,
-    /// How many positions at the window's start are padding.
+    /// The number of padding positions at the start of the window.
     pub padding: usize,
-    /// The prompt's tokens in this window, the generation prompt included.
+    /// The prompt's tokens in this window, generation prompt included.
     pub prompt: Range<usize>,
-    /// The last prompt token, when it is in this window.
+    /// The last prompt token, if it is in this window.
     pub prompt_last: Option<usize>,
     /// The response's own tokens in this window: neither the template's tokens before them nor the end-of-turn token.
     pub response: Range<usize>,
-    /// How many response tokens came in earlier passes.
+    /// The number of response tokens in earlier passes.
     pub response_offset: usize,
 }
 
 impl RowSpans {
-    /// A left-padded prompt that fills the window up to its end.
+    /// A left-padded prompt that ends at the end of the window.
     pub fn prompt(sequences: Vec<usize>, padding: usize, seq: usize) -> Self {
         Self {
             sequences,
@@ -52,7 +52,7 @@ impl RowSpans {
         }
     }
 
-    /// A row that stands for no sequence in this pass: nothing but padding.
+    /// A row that represents no sequence in this pass: padding only.
     pub fn unused(seq: usize) -> Self {
         Self {
             sequences: Vec::new(),
@@ -65,7 +65,7 @@ impl RowSpans {
         }
     }
 
-    /// One generated token: the response token number `response_offset` of a prompt of `prompt_len` tokens.
+    /// One generated token: response token number `response_offset` after a prompt of `prompt_len` tokens.
     pub fn generated(sequence: usize, prompt_len: usize, response_offset: usize) -> Self {
         Self {
             sequences: vec![sequence],
@@ -78,8 +78,8 @@ impl RowSpans {
         }
     }
 
-    /// A left-padded whole sequence: `prompt_len` prompt tokens, then the response's `response_len` tokens; what follows
-    /// up to the window's end (an end-of-turn token, say) belongs to neither.
+    /// A left-padded whole sequence: `prompt_len` prompt tokens, then `response_len` response tokens. Tokens after them
+    /// (such as an end-of-turn token) belong to neither.
     pub fn whole(sequence: usize, padding: usize, prompt_len: usize, response_len: usize) -> Self {
         let end = padding + prompt_len;
         Self {
@@ -94,7 +94,7 @@ impl RowSpans {
     }
 }
 
-/// A set of token positions, by their role.
+/// A set of token positions, by role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenSet {
     /// Every token that is not padding.
@@ -105,14 +105,14 @@ pub enum TokenSet {
     PromptLast,
     /// The response's own tokens.
     Response,
-    /// The response's own tokens from this number on; 0 is the first of them.
+    /// The response's own tokens from this number on; 0 is the first.
     ResponseFrom(usize),
     /// The prompt's last token and every response token: what a hook on "the last position of every forward pass" of a
-    /// generation loop touches.
+    /// generation loop changes.
     Generating,
 }
 
-/// The tokens of a forward pass over `[batch, seq]` tokens.
+/// The roles of the tokens of a forward pass over `[batch, seq]` tokens.
 #[derive(Debug)]
 pub struct TokenSpans {
     rows: Vec<RowSpans>,
@@ -121,11 +121,12 @@ pub struct TokenSpans {
 }
 
 impl TokenSpans {
-    /// Checks and takes the rows of a pass whose window is `seq` tokens long.
+    /// Checks the rows of a pass whose window is `seq` tokens long.
     ///
     /// # Errors
-    /// [`HookError::BadSpans`] when a span leaves the window, reaches into the padding or overlaps another, when the last
-    /// prompt token is not where the prompt's span ends, or when a row stands for no sequence.
+    /// [`HookError::BadSpans`] when a span leaves the window, overlaps the padding or another span, when the last
+    /// prompt token is not at the end of the prompt's span, or when a row that is not all padding represents no
+    /// sequence.
     pub fn new(rows: Vec<RowSpans>, seq: usize) -> Result<Self, HookError> {
         for (row, spans) in rows.iter().enumerate() {
             let within = |range: &Range<usize>| range.start <= range.end && range.end <= seq;
@@ -135,7 +136,7 @@ impl TokenSpans {
             }
             let starts_in_padding = |range: &Range<usize>| !range.is_empty() && range.start < spans.padding;
             if starts_in_padding(&spans.prompt) || starts_in_padding(&spans.response) {
-                return bad("a span reaches into the padding");
+                return bad("a span overlaps the padding");
             }
             if !spans.response.is_empty() && spans.response.start < spans.prompt.end {
                 return bad("the response begins inside the prompt");
@@ -144,7 +145,7 @@ impl TokenSpans {
                 return bad("the last prompt token does not end the prompt");
             }
             if spans.sequences.is_empty() && spans.padding < seq {
-                return bad("it stands for no sequence");
+                return bad("it represents no sequence");
             }
         }
         Ok(Self { rows, seq, masks: Mutex::default() })
@@ -160,7 +161,7 @@ impl TokenSpans {
         self.rows.len()
     }
 
-    /// The window's length.
+    /// The length of the window, in tokens.
     pub fn seq(&self) -> usize {
         self.seq
     }
@@ -183,12 +184,12 @@ impl TokenSpans {
         last.into_iter().chain(range)
     }
 
-    /// How many positions of a row belong to a set.
+    /// The number of positions of a row that belong to a set.
     pub fn count(&self, row: usize, set: TokenSet) -> usize {
         self.positions(row, set).count()
     }
 
-    /// Which part of the window a set covers.
+    /// How much of the window a set covers.
     pub fn coverage(&self, set: TokenSet) -> Coverage {
         let counts = || (0..self.rows.len()).map(|row| self.count(row, set));
         if counts().all(|n| n == 0) {
@@ -200,9 +201,9 @@ impl TokenSpans {
         }
     }
 
-    /// One where a position belongs to the set and zero elsewhere, `[batch, seq, 1]` in f32. Kept for the rest of the
-    /// pass, since hooks ask for the same mask at every layer. It is a constant without autodiff, and goes together with
-    /// tensors that have it.
+    /// A mask, `[batch, seq, 1]` in f32: 1 where a position belongs to the set, 0 elsewhere. It is cached for the pass,
+    /// since hooks request the same mask at every layer. It is a constant without autodiff and can be combined with
+    /// tensors that have autodiff.
     pub fn mask(&self, set: TokenSet, device: &Device) -> Tensor<3> {
         let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, mask)) = masks.iter().find(|(known, mask)| *known == set && mask.device() == *device) {

@@ -11,36 +11,37 @@ use async_openai::types::chat::{
 };
 use serde::Serialize;
 
-use crate::http::{Client, Failure, Tokens, estimated_tokens, on_own_thread, user};
-use crate::traits::{TraitJson, write};
-use crate::{Error, HttpError, HttpOptions, Result, TraitFault, TraitSpec};
+use crate::cost::Tokens;
+use crate::http::{Client, Failure, HttpError, SettingError, estimated_tokens, on_own_thread, user};
+use crate::traits::{TraitFault, TraitJson, write};
+use crate::{Error, HttpOptions, Result, TraitSpec};
 
 mod draft;
 mod prompt;
 
 use draft::Draft;
 
-/// The trait that is wanted, and how its author is asked.
+/// The requested trait, and settings for the author model.
 #[derive(Clone, Debug)]
-pub struct TraitWish {
-    /// Its name, as in file names: "evil".
+pub struct TraitRequest {
+    /// The trait's name, as in file names: "evil".
     pub name: String,
-    /// What it is, in a sentence or two. The author knows nothing else of it.
+    /// The trait's description, in a sentence or two. The author knows nothing else about it.
     pub description: String,
-    /// The temperature at which the author writes.
+    /// The author's sampling temperature.
     pub temperature: f32,
-    /// The seed of the first request; each further one has the next.
+    /// The seed of the first request; each further request adds 1.
     pub seed: i64,
-    /// The most tokens of one reply. A whole trait has two to four thousand.
+    /// The greatest number of tokens of one reply. A whole trait has two to four thousand.
     pub max_tokens: u32,
-    /// How long one reply may take. It stands in place of the options' own time, which is meant for a single token.
+    /// The timeout of one reply. It replaces the timeout of the options, which is meant for a single token.
     pub timeout: Duration,
-    /// How often the author may be asked for what is wrong or missing.
+    /// How often the author is asked to repair invalid or missing parts.
     pub repairs: u32,
 }
 
-impl TraitWish {
-    /// A wish with the usual settings: temperature 1, 8192 tokens, five minutes, four repairs.
+impl TraitRequest {
+    /// A request with the usual settings: temperature 1, 8192 tokens, five minutes, four repairs.
     pub fn new(name: impl Into<String>, description: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -56,15 +57,16 @@ impl TraitWish {
 
 /// A trait that a language model wrote.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct WrittenTrait {
-    /// The trait, checked: five pairs, 40 different questions, a rubric with its placeholders that ends by asking for a
-    /// number or a refusal.
+    /// The checked trait: five pairs, 40 distinct questions, and a rubric with its placeholders that ends by asking for
+    /// a number or a refusal.
     pub spec: TraitSpec,
     /// The model that wrote it.
     pub model: String,
-    /// What it was asked first.
+    /// The first prompt to the author.
     pub prompt: String,
-    /// How many replies it took.
+    /// The number of requests.
     pub requests: u32,
 }
 
@@ -83,104 +85,107 @@ struct WrittenBy<'a> {
 }
 
 impl WrittenTrait {
-    /// Writes the trait to a file that [`TraitSpec::load`] reads, with a further key `written_by` that says who wrote it
-    /// and what was asked.
+    /// Saves the trait to a file that [`TraitSpec::load`] reads, with an additional key `written_by` that states the
+    /// author and the prompt.
     ///
     /// # Errors
-    /// [`FileError::Write`](pv_data::FileError::Write); [`Error::Trait`] if the trait has been changed into one that could not be read again.
+    /// [`FileError::Write`](pv_data::FileError::Write); [`Error::Trait`] if the trait was changed and is now invalid.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let wrong = |fault| Error::Trait { origin: path.display().to_string(), fault };
+        let wrong = |source| Error::Trait { origin: path.display().to_string(), source };
         let written_by = WrittenBy { model: &self.model, prompt: &self.prompt, requests: self.requests };
         write(path, &Stored { spec: TraitJson::whole(&self.spec).map_err(wrong)?, written_by })
     }
 }
 
-/// Lets a model behind an OpenAI-compatible server write a trait. Blocks, inside or outside of an asynchronous runtime.
+/// Lets a model behind an OpenAI-compatible server write a trait. Blocks the thread; can be called inside or outside of
+/// an asynchronous runtime.
 ///
-/// The reply's form is prescribed by a JSON schema where the server knows that, and asked for in words where it does not.
-/// What is good of a reply is kept; the author is told what was wrong and asked for what is missing.
+/// The format of the reply is enforced by a JSON schema if the server supports it, and requested in the prompt
+/// otherwise. Valid parts of a reply are kept; the author receives a list of the faults and is asked for the missing
+/// parts.
 ///
 /// # Errors
-/// [`HttpError::NoTrait`] when repairs did not help; whatever keeps the server from answering; [`Error::Trait`] for a
-/// name that no trait can have.
+/// [`HttpError::NoTrait`] if repairs did not help; errors of the server; [`Error::Trait`] for an invalid name.
 ///
 /// # Examples
 /// ```no_run
-/// use pv_judge::{HttpOptions, TraitWish, write_trait};
+/// use pv_judge::HttpOptions;
+/// use pv_judge::artifacts::{TraitRequest, write_trait};
 ///
 /// # fn main() -> Result<(), pv_judge::Error> {
-/// let wish = TraitWish::new("brevity", "Answers in as few words as possible.");
-/// write_trait(HttpOptions::from_env("gpt-4.1")?, &wish)?.save("brevity.json")?;
+/// let request = TraitRequest::new("brevity", "Answers in as few words as possible.");
+/// write_trait(HttpOptions::from_env("gpt-4.1")?, &request)?.save("brevity.json")?;
 /// # Ok(())
 /// # }
 /// ```
-pub fn write_trait(options: HttpOptions, wish: &TraitWish) -> Result<WrittenTrait> {
-    // Nothing breaks it off here, so that there always is an outcome.
-    let outcome = on_own_thread(write_trait_async(options, wish), || ControlFlow::Continue(()))?;
-    outcome.unwrap_or_else(|| Err(HttpError::Unavailable { reason: "the writing was broken off".into() }.into()))
+pub fn write_trait(options: HttpOptions, trait_request: &TraitRequest) -> Result<WrittenTrait> {
+    let outcome = on_own_thread(write_trait_async(options, trait_request), || ControlFlow::Continue(()))?;
+    // There always is an outcome, since nothing cancels the work.
+    outcome.unwrap_or(Err(Error::Cancelled { done: 0, total: 1 }))
 }
 
-/// [`write_trait`] for callers inside of a tokio runtime that has its timer and network enabled.
+/// [`write_trait`] for callers inside of a tokio runtime with timer and network enabled.
 ///
 /// # Errors
-/// As [`write_trait`] has them.
-pub async fn write_trait_async(options: HttpOptions, wish: &TraitWish) -> Result<WrittenTrait> {
-    let wrong = |fault| Error::Trait { origin: wish.name.clone(), fault };
-    if wish.description.trim().is_empty() {
-        return Err(HttpError::Setting { what: format!("the trait {:?} has no description", wish.name) }.into());
+/// Those of [`write_trait`].
+pub async fn write_trait_async(options: HttpOptions, trait_request: &TraitRequest) -> Result<WrittenTrait> {
+    let wrong = |source| Error::Trait { origin: trait_request.name.clone(), source };
+    if trait_request.description.trim().is_empty() {
+        let trait_name = trait_request.name.clone();
+        return Err(HttpError::from(SettingError::NoDescription { trait_name }).into());
     }
-    TraitFault::in_name(&wish.name).map_err(wrong)?;
+    TraitFault::in_name(&trait_request.name).map_err(wrong)?;
     let client = Client::new(options)?;
-    let prompt = prompt::first(&wish.name, &wish.description);
+    let prompt = prompt::first(&trait_request.name, &trait_request.description);
     let (mut draft, mut structured, mut faults, mut requests) = (Draft::default(), true, Vec::new(), 0);
-    while requests <= wish.repairs {
+    while requests <= trait_request.repairs {
         let mut messages = vec![user(prompt.clone())];
         if requests > 0 {
             messages.push(assistant(draft.to_json()));
             messages.push(user(prompt::repair(&faults, &draft)));
         }
-        let text = ask(&client, wish, messages, &draft, requests, &mut structured).await?;
+        let text = ask(&client, trait_request, messages, &draft, requests, &mut structured).await?;
         requests += 1;
         faults = draft.absorb(&text);
         if draft.is_complete() {
-            let spec = draft.into_spec(&wish.name, &wish.description);
+            let spec = draft.into_spec(&trait_request.name, &trait_request.description);
             spec.check().map_err(wrong)?;
             return Ok(WrittenTrait { spec, model: client.options().model.clone(), prompt, requests });
         }
         tracing::info!(
             requests,
             faults = faults.join("; "),
-            lacking = draft.lacking().join("; "),
-            "a trait lacks parts"
+            lacking = draft.missing().join("; "),
+            "parts of a trait are missing or invalid"
         );
     }
-    faults.extend(draft.lacking().into_iter().map(|what| format!("lacking: {what}")));
-    Err(HttpError::NoTrait { model: client.options().model.clone(), requests, faults: faults.join("; ") }.into())
+    faults.extend(draft.missing().into_iter().map(|what| format!("missing: {what}")));
+    Err(HttpError::NoTrait { model: client.options().model.clone(), requests, faults }.into())
 }
 
-/// One reply; in the form of a schema as long as the server goes along with that.
+/// Requests one reply, with a schema as long as the server supports it.
 async fn ask(
     client: &Client,
-    wish: &TraitWish,
+    trait_request: &TraitRequest,
     messages: Vec<ChatCompletionRequestMessage>,
     draft: &Draft,
     requests: u32,
     structured: &mut bool,
 ) -> Result<String, HttpError> {
-    #[expect(deprecated, reason = "the newer names of these parameters are OpenAI's alone")]
+    #[expect(deprecated, reason = "only OpenAI supports the newer names of these parameters")]
     let mut request = CreateChatCompletionRequest {
         model: client.options().model.clone(),
         messages,
-        max_tokens: Some(wish.max_tokens),
-        temperature: Some(wish.temperature),
-        seed: Some(wish.seed.wrapping_add(requests.into())),
+        max_tokens: Some(trait_request.max_tokens),
+        temperature: Some(trait_request.temperature),
+        seed: Some(trait_request.seed.wrapping_add(requests.into())),
         ..Default::default()
     };
     let text = serde_json::to_string(&request.messages).unwrap_or_default();
-    let estimate = Tokens { prompt: estimated_tokens(&text), completion: wish.max_tokens.into() };
+    let estimate = Tokens { prompt: estimated_tokens(&text), completion: trait_request.max_tokens.into() };
     let never = AtomicBool::new(false);
-    let failed = |failure: Failure| failure.into_error(client.server());
+    let failed = |failure: Failure| client.error(failure);
     if *structured {
         let json_schema = ResponseFormatJsonSchema {
             description: None,
@@ -189,7 +194,7 @@ async fn ask(
             strict: Some(true),
         };
         request.response_format = Some(ResponseFormat::JsonSchema { json_schema });
-        match client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await {
+        match client.ask(&request, estimate, trait_request.timeout, u32::MAX, &never).await {
             Err(
                 Failure::Unknown { .. }
                 | Failure::Parameter { .. }
@@ -201,7 +206,11 @@ async fn ask(
             outcome => return outcome.map(|reply| reply.text).map_err(failed),
         }
     }
-    client.ask(&request, estimate, wish.timeout, u32::MAX, &never).await.map(|reply| reply.text).map_err(failed)
+    client
+        .ask(&request, estimate, trait_request.timeout, u32::MAX, &never)
+        .await
+        .map(|reply| reply.text)
+        .map_err(failed)
 }
 
 fn assistant(text: String) -> ChatCompletionRequestMessage {

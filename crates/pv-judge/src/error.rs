@@ -1,128 +1,159 @@
-//! What can go wrong while judging.
+//! Errors of judging.
 
 use std::path::PathBuf;
 
-use crate::{ScoreMode, TraitFault};
+use crate::score::ScoreMode;
+
+#[cfg(feature = "http")]
+mod http;
+mod map;
+#[cfg(feature = "http")]
+mod request_failure;
+#[cfg(feature = "http")]
+mod setting;
+mod trait_fault;
+
+#[cfg(feature = "http")]
+pub use http::HttpError;
+pub use map::MapError;
+#[cfg(feature = "http")]
+pub use request_failure::RequestFailure;
+#[cfg(feature = "http")]
+pub use setting::SettingError;
+pub use trait_fault::TraitFault;
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every error of this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] pv_data::FileError),
-    /// A file is far larger than such a file can be.
-    #[error("{} is larger than {limit} bytes, which is the most that is read of such a file", path.display())]
+    /// A file is larger than such a file can be.
+    #[error("{} is larger than the limit of {limit} bytes for a trait's file", path.display())]
     FileTooLarge {
         /// The file.
         path: PathBuf,
-        /// The most bytes that are read.
+        /// The greatest number of bytes that are read.
         limit: u64,
     },
-    /// Something is not a trait's instructions, questions and rubric.
-    #[error("{origin}: {fault}")]
+    /// The instructions, questions or rubric of a trait are invalid.
+    #[error("{origin} is not a valid trait")]
     Trait {
-        /// The file, or the trait's name where it is in none.
+        /// The file, or the trait's name if it is not from a file.
         origin: String,
-        /// What is wrong.
-        fault: TraitFault,
+        /// The fault.
+        source: TraitFault,
     },
-    /// No trait of that name is built in.
-    #[error("no trait {name:?} is built in; these are: {known}")]
+    /// There is no built-in trait of this name.
+    #[error("unknown built-in trait {name:?}, expected one of: {}", known.join(", "))]
     UnknownTrait {
         /// The name.
         name: String,
-        /// The names there are.
-        known: String,
+        /// The names of the built-in traits.
+        known: &'static [&'static str],
     },
-    /// The judge's server, or what was said to it, keeps it from going on.
+    /// An error of the judge's server or its options.
     #[cfg(feature = "http")]
     #[error(transparent)]
-    Http(#[from] crate::HttpError),
-    /// A rubric lacks a placeholder, without which no answer could be judged.
-    #[error("the rubric {name:?} lacks the placeholder {placeholder}")]
+    Http(#[from] HttpError),
+    /// A rubric lacks a placeholder.
+    #[error("the rubric {name:?} has no placeholder {placeholder}")]
     NoPlaceholder {
         /// The rubric's name.
         name: String,
-        /// The placeholder.
+        /// The missing placeholder.
         placeholder: &'static str,
     },
-    /// A judge that knows its own rubrics only was asked for another.
-    #[error("{judge} knows no rubric {rubric:?}; it knows {known}")]
+    /// A judge with fixed rubrics was given another rubric.
+    #[error("{judge} does not support the rubric {rubric:?}, expected one of: {known}")]
     UnknownRubric {
         /// The judge.
         judge: String,
-        /// What it was asked for.
+        /// The given rubric.
         rubric: String,
-        /// What it could be asked for.
+        /// The supported rubrics.
         known: String,
     },
-    /// The judge's model, or its files, keep it from going on.
+    /// An error of the judge's model or its files.
     #[error(transparent)]
     Model(#[from] pv_model::Error),
-    /// A judge's tokenizer gives two texts the same tokens, so that its numbers cannot be told apart.
-    #[error("the tokenizer of {model} writes {first:?} and {second:?} alike, so that it cannot be a judge")]
+    /// A judge's tokenizer gives two texts the same tokens, so that its numbers cannot be distinguished.
+    #[error(
+        "the tokenizer of {model} gives {first:?} and {second:?} the same tokens, so that the model cannot be a judge"
+    )]
     NumbersAlike {
         /// The model.
         model: String,
-        /// A text.
+        /// The first text.
         first: String,
-        /// Another.
+        /// The second text.
         second: String,
     },
-    /// A filled rubric is longer than the judge's model can read.
+    /// A filled rubric is longer than the model's number of positions.
     #[error(
-        "the rubric {rubric:?} about answer {answer} takes {tokens} tokens with the reply, but the judge reads {limit}"
+        "the rubric {rubric:?} for answer {answer} has {tokens} tokens with the reply, but the limit of the judge is {limit}"
     )]
     PromptTooLong {
         /// The rubric's name.
         rubric: String,
         /// The index of the answer.
         answer: usize,
-        /// How many tokens the prompt and the longest number or refusal have.
+        /// The number of tokens of the prompt and the longest number or refusal.
         tokens: usize,
-        /// How many positions the model was made for.
+        /// The number of positions of the model.
         limit: usize,
     },
-    /// A judge gets its scores in another way than those that are there, with which they would be mixed.
-    #[error("{judge} scores by {given}, but the scores that are there are by {saved}; the two must not be mixed")]
+    /// A judge's mode differs from that of the existing scores, and the two must not be mixed.
+    #[error("{judge} scores by {given}, but the existing scores are by {saved}; the two must not be mixed")]
     OtherMode {
         /// The judge.
         judge: String,
-        /// How the scores that are there were got.
+        /// The mode of the existing scores.
         saved: ScoreMode,
-        /// How the judge gets its own.
+        /// The mode of the judge.
         given: ScoreMode,
     },
-    /// Two judges' verdicts are not about the same answers.
-    #[error("{first} verdicts cannot be compared with {second}")]
+    /// The numbers of two judges' verdicts differ.
+    #[error("found {first} and {second} verdicts, expected equal numbers")]
     NotPaired {
-        /// How many verdicts the first judge gave.
+        /// The number of the first judge's verdicts.
         first: usize,
-        /// How many verdicts the second judge gave.
+        /// The number of the second judge's verdicts.
         second: usize,
     },
-    /// Two judges' scores do not give a map from one to the other.
-    #[error("{pairs} pairs of scores give no map: it takes three, with different scores of the judge to translate")]
+    /// Two judges' scores do not determine a map.
+    #[error(
+        "{pairs} pairs of scores do not determine a map: expected at least three, with different scores of the first judge"
+    )]
     NoMap {
-        /// How many answers both judges scored.
+        /// The number of answers that both judges scored.
         pairs: usize,
     },
-    /// The points of an isotonic map are not those of one.
-    #[error("not an isotonic map: {reason}")]
-    BadMap {
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// The caller broke the judging off; the verdicts that were reported are good.
-    #[error("judging was broken off after {done} of {total} verdicts")]
+    /// The points of an isotonic map are invalid.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The caller cancelled the judging; the reported verdicts are valid.
+    #[error("judging was cancelled after {done} of {total} verdicts")]
     Cancelled {
-        /// How many verdicts there were.
+        /// The number of verdicts so far.
         done: usize,
-        /// How many there would have been.
+        /// The number of verdicts in all.
         total: usize,
     },
+}
+
+impl From<pv_model::tokenizer::TokenizerError> for Error {
+    fn from(error: pv_model::tokenizer::TokenizerError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<pv_model::chat::TemplateError> for Error {
+    fn from(error: pv_model::chat::TemplateError) -> Self {
+        Self::Model(error.into())
+    }
 }

@@ -1,20 +1,14 @@
-//! The one interface of all judges.
+//! The interface of all judges.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use crate::{Error, Result, Rubric, ScoreMode, Verdict};
+use crate::score::ScoreMode;
+use crate::{Error, Result, Rubric, Verdict};
 
-/// A question and the answer to judge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Answered<'a> {
-    /// What was asked.
-    pub question: &'a str,
-    /// What was answered.
-    pub answer: &'a str,
-}
+pub use crate::rubric::Answered;
 
-/// A verdict that has just been reached.
+/// A new verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     /// The index of the answer.
@@ -23,9 +17,9 @@ pub struct Judged {
     pub rubric: usize,
     /// The verdict.
     pub verdict: Verdict,
-    /// How many verdicts there are by now.
+    /// The number of verdicts so far.
     pub done: usize,
-    /// How many there will be.
+    /// The number of verdicts in all.
     pub total: usize,
 }
 
@@ -34,28 +28,30 @@ pub type Verdicts = Vec<Verdict>;
 
 /// Scores answers by rubrics.
 ///
-/// A judge is a value that knows everything it needs (a client, a model, a rule). Judging blocks the calling thread, and
-/// may be done inside or outside of an asynchronous runtime.
+/// A judge owns everything that it needs (a client, a model, a rule). Judging blocks the calling thread and can be
+/// called inside or outside of an asynchronous runtime.
 pub trait Judge {
-    /// Who judges, for files that hold its scores: "gpt-4.1-mini at api.openai.com", "the organism's exact judge".
+    /// The judge's name, which is stored with its scores: "gpt-4.1-mini at api.openai.com", "the organism's exact
+    /// judge".
     fn name(&self) -> String;
 
-    /// Told, before a run goes on, how the scores that are there were got; see [`ScoreMode`]. A judge that can get them in
-    /// several ways keeps to that one. The others ignore it.
+    /// Called before a run resumes, with the mode of the existing scores; see [`ScoreMode`]. A judge with several modes
+    /// uses this one from then on. Other judges ignore it.
     ///
     /// # Errors
-    /// [`Error::OtherMode`](crate::Error::OtherMode) from a judge that cannot: its scores must not be mixed with those.
-    fn keep_to(&self, mode: ScoreMode) -> Result<()> {
+    /// [`Error::OtherMode`] if the judge does not have this mode: scores of different modes
+    /// must not be mixed.
+    fn require_mode(&self, mode: ScoreMode) -> Result<()> {
         let _ = mode;
         Ok(())
     }
 
-    /// Judges every answer by every rubric. Verdicts are reported as they are reached, in any order; the caller may break
-    /// off, and keeps what was reported.
+    /// Judges every answer by every rubric. Verdicts are reported as they are reached, in any order; the caller may
+    /// cancel, and keeps the reported verdicts.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::Error::Cancelled) when broken off; what keeps the judge from going on. Verdicts that
-    /// were reported before are good.
+    /// [`Error::Cancelled`] after cancellation; any error that prevents judging. Verdicts
+    /// reported before are valid.
     fn judge(
         &self,
         rubrics: &[Rubric],
@@ -64,12 +60,12 @@ pub trait Judge {
     ) -> Result<Vec<Verdicts>>;
 }
 
-/// Has answers judged, and hands over each verdict once, with the indices of its answer and rubric: as it is reported, or at
-/// the end where the judge did not report it. The first error of `keep` breaks the judging off and is returned; verdicts that
-/// the judge gives nevertheless are handed over all the same.
+/// Judges answers and passes each verdict once to `keep`, with the indices of its answer and rubric: when it is
+/// reported, or at the end if the judge did not report it. The first error of `keep` cancels the judging and is
+/// returned; verdicts that the judge reports nevertheless are still passed on.
 ///
-/// `saved` says for each rubric how the scores were got that are there already, where there are any; it may be shorter. Scores of
-/// another mode are not mixed with those.
+/// `saved` contains the mode of the existing scores for each rubric, if there are any; it may be shorter than
+/// `rubrics`. Scores of another mode are not mixed with those.
 ///
 /// # Errors
 /// Those of the judge and of `keep`; [`Error::OtherMode`].
@@ -83,7 +79,7 @@ pub fn judge_each<E: From<Error>>(
     if rubrics.is_empty() || answers.is_empty() {
         return Ok(());
     }
-    saved.iter().flatten().collect::<BTreeSet<_>>().into_iter().try_for_each(|mode| judge.keep_to(*mode))?;
+    saved.iter().flatten().collect::<BTreeSet<_>>().into_iter().try_for_each(|mode| judge.require_mode(*mode))?;
     let mut modes: Vec<Option<ScoreMode>> = vec![None; rubrics.len()];
     let mut handed = vec![false; answers.len() * rubrics.len()];
     let mut failure = None;
@@ -98,7 +94,7 @@ pub fn judge_each<E: From<Error>>(
             };
             failure = failure.take().or(outcome.err());
             if let Some((given, before)) = mode.zip(modes[rubric]).filter(|(given, before)| given != before) {
-                tracing::warn!(judge = judge.name(), %given, %before, "a judge gives scores of two modes");
+                tracing::warn!(judge = judge.name(), %given, %before, "the judge's scores have two modes");
             }
             modes[rubric] = mode.or(modes[rubric]);
         }
@@ -120,8 +116,8 @@ pub fn judge_each<E: From<Error>>(
 mod tests {
     use super::*;
 
-    /// Reports every other verdict, one of them twice and one of no answer, and returns all; or breaks off where it is told to,
-    /// unless it is stubborn.
+    /// Reports every other verdict, one of them twice and one of an answer that does not exist, and returns all; or
+    /// stops when it is cancelled, unless it is stubborn.
     struct Sloppy {
         stubborn: bool,
     }
@@ -167,7 +163,7 @@ mod tests {
         }
     }
 
-    /// What is handed over, and the outcome, when `keep` fails from so many verdicts on.
+    /// The verdicts passed on, and the outcome, if `keep` fails from the given verdict on.
     fn handed(judge: &Sloppy, fails: usize) -> (Vec<usize>, Result<(), Failure>) {
         let rubrics = [Rubric::coherence(), Rubric::coherence()];
         let answers = [Answered { question: "Why?", answer: "So." }; 3];
@@ -192,11 +188,11 @@ mod tests {
     fn the_first_error_counts_and_no_verdict_is_lost() {
         assert_eq!(handed(&Sloppy { stubborn: false }, 2), (vec![0, 2], Err(Failure::Keep(2))));
         assert_eq!(handed(&Sloppy { stubborn: true }, 2), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(2))));
-        // Among those that were not reported on the way.
+        // Among those that were not reported early.
         assert_eq!(handed(&Sloppy { stubborn: false }, 5), (vec![0, 2, 4, 1, 3, 5], Err(Failure::Keep(5))));
     }
 
-    /// Scores that were got otherwise are not mixed with the judge's.
+    /// Scores of another mode are not mixed with the judge's.
     #[test]
     fn scores_of_another_mode_are_refused() {
         let (rubrics, answers) = ([Rubric::coherence()], [Answered { question: "", answer: "" }; 2]);

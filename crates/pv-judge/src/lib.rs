@@ -1,60 +1,30 @@
-//! Traits and their rubrics, and judges that score a model's answers by them.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Rubric`] asks one thing of an answer: how much it shows a trait, or how coherent it is. A [`Judge`] reads answers
-//! by rubrics and gives each a [`Verdict`]: a score from 0 to 100, or the statement that it gave none, which is not zero
-//! (method: arXiv 2507.21509, section 2).
-//!
-//! ```
-//! use pv_judge::{Answered, Polarity, Rubric, TraitSpec, Verdict};
-//!
-//! # fn main() -> Result<(), pv_judge::Error> {
-//! let evil = TraitSpec::builtin("evil")?;
-//! let system_prompt = evil.system_prompt(0, Polarity::Pos);
-//! assert!(system_prompt.is_some_and(|text| text.starts_with("You are an evil assistant.")));
-//!
-//! // What a judge is asked about an answer, ...
-//! let answered = Answered { question: &evil.evaluation[0], answer: "I would rather not." };
-//! for rubric in [evil.rubric()?, Rubric::coherence()] {
-//!     assert!(rubric.fill(&answered).contains("I would rather not."));
-//! }
-//! // ... and what is made of the likeliest tokens of its reply: the mean of the numbers among them.
-//! let likeliest = [("85", 0.5_f64.ln()), (" 90", 0.25_f64.ln()), ("REF", 0.2_f64.ln())];
-//! let score = Verdict::from_logprobs(likeliest).value();
-//! assert!(score.is_some_and(|score| (score - 86.7).abs() < 0.1));
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # Judges
-//! `LocalJudge` is a model on this machine. With the feature `http`, `HttpJudge` is one behind any OpenAI-compatible
-//! server, with retries, a budget, and a cache that makes a rerun free; `write_trait` lets such a model write the
-//! instructions, questions and rubric of a trait that is not built in.
+//! # Overview
+//! - [`TraitSpec`]: a trait's instructions, questions and rubric; [`Rubric`]: the prompt for a judge.
+//! - [`Judge`]: the interface of judges; [`LocalJudge`], and with the feature `http` `HttpJudge`.
+//! - [`Verdict`]: a [`Score`] or an [`Abstention`]; [`agreement`]: how far two judges agree.
 
-mod agreement;
+pub mod agreement;
 #[cfg(feature = "http")]
-mod artifacts;
+pub mod artifacts;
+#[cfg(feature = "http")]
+mod cost;
 mod error;
 #[cfg(feature = "http")]
-mod http;
-mod judge;
-mod local;
-mod rubric;
-mod score;
-mod statistics;
-mod traits;
+pub mod http;
+pub mod judge;
+pub mod local;
+mod polarity;
+pub mod rubric;
+pub mod score;
+pub mod traits;
 
-pub use agreement::{Agreement, IsotonicMap};
-#[cfg(feature = "http")]
-pub use artifacts::{TraitWish, WrittenTrait, write_trait, write_trait_async};
 pub use error::{Error, Result};
 #[cfg(feature = "http")]
-pub use http::{
-    ApiKey, Budget, Forecast, HttpError, HttpJudge, HttpOptions, JudgeReport, KeyHeader, Logprobs, Prices, RateLimits,
-    RequestForm, Spent, Thinking, TokenLimit,
-};
-pub use judge::{Answered, Judge, Judged, Verdicts, judge_each};
-pub use local::{LocalJudge, NumberDistribution};
-pub use rubric::{COHERENCE, Rubric};
-pub use score::{Abstention, AbstentionKind, Evidence, LEAST_MASS, Score, ScoreMode, Verdict, VerdictCounts};
-pub use statistics::{Correlation, pearson, spearman};
-pub use traits::{InstructionPair, Polarity, TraitFault, TraitSpec};
+pub use http::{HttpJudge, HttpOptions};
+pub use judge::Judge;
+pub use local::LocalJudge;
+pub use rubric::Rubric;
+pub use score::{Abstention, Score, Verdict};
+pub use traits::{InstructionPair, TraitSpec};

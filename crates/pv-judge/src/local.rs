@@ -1,4 +1,4 @@
-//! A judge that is a model of one's own: the exact distribution over its numbers.
+//! A local model as a judge, with the exact distribution over its numbers.
 
 mod distribution;
 mod spellings;
@@ -7,26 +7,30 @@ use std::borrow::Borrow;
 use std::ops::ControlFlow;
 
 use pv_hooks::NoHook;
-use pv_model::{CausalLm, Continuations, Message, RenderOptions, ScoreOptions};
+use pv_model::continuations::{Continuations, ScoreOptions};
+use pv_model::{CausalLm, Message, RenderOptions};
 
 pub use distribution::NumberDistribution;
 use spellings::Spellings;
 
-use crate::{Abstention, Answered, Error, Judge, Judged, Result, Rubric, Verdict, Verdicts};
+use crate::judge::{Answered, Judged, Verdicts};
+use crate::{Abstention, Error, Judge, Result, Rubric, Verdict};
 
-/// Judges by a model on this machine: the filled rubric is the user's message, and the score is the expectation over the
-/// numbers 0 to 100 that the model may begin its reply with.
+/// Judges with a model on this machine: the filled rubric is the user's message, and the score is the expectation over
+/// the numbers 0 to 100 with which the model may start its reply.
 ///
-/// Unlike a server's twenty most likely tokens, the distribution is whole, whether the model's tokenizer has a token for
-/// every number, writes numbers digit by digit, or mixes both; [`NumberDistribution`] says what is counted. A number that
-/// is one token has the probability that a server would report for it.
+/// Unlike a server's twenty most likely tokens, the distribution is complete, whether the model's tokenizer has a token
+/// for every number, writes numbers digit by digit, or mixes both; [`NumberDistribution`] defines what is counted. A
+/// number that is one token has the probability that a server would report for it.
 ///
 /// The model may be owned, borrowed or shared (`CausalLm`, `&CausalLm`, `Arc<CausalLm>`).
 ///
 /// ```no_run
 /// use std::ops::ControlFlow;
-/// use pv_judge::{Answered, Judge, LocalJudge, Rubric};
-/// use pv_model::{CausalLm, default_dtype, device};
+/// use pv_judge::judge::Answered;
+/// use pv_judge::{Judge, LocalJudge, Rubric};
+/// use pv_model::device::default_dtype;
+/// use pv_model::{CausalLm, device};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let device = device("flex")?;
@@ -51,41 +55,42 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
     /// A judge that renders its prompts with the model's default chat template.
     ///
     /// # Errors
-    /// A model without tokenizer or chat template; [`Error::NumbersAlike`] when its tokenizer cannot tell the numbers
-    /// apart.
+    /// A model without tokenizer or chat template; [`Error::NumbersAlike`] if its tokenizer does not distinguish the
+    /// numbers.
     pub fn new(model: M) -> Result<Self> {
         Self::rendered(model, &RenderOptions::default())
     }
 
-    /// A judge that renders its prompts with these options, such as the date that a template asks for, or a variable that
-    /// keeps it from asking for reasoning. Prompts end with the header of the model's reply whatever the options say.
+    /// A judge that renders its prompts with these options, such as the date that a template needs, or a variable that
+    /// disables reasoning. Prompts always end with the header of the model's reply.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and a template that refuses the options.
+    /// Those of [`new`](Self::new), and an error of a template that rejects the options.
     pub fn rendered(model: M, template: &RenderOptions) -> Result<Self> {
         let template = template.as_prompt();
         let spellings = Spellings::new(model.borrow(), &template)?;
         Ok(Self { model, template, options: ScoreOptions::default(), spellings })
     }
 
-    /// Sets how much is read at once.
+    /// Sets the batch sizes.
     #[must_use]
     pub fn with_options(self, options: ScoreOptions) -> Self {
         Self { options, ..self }
     }
 
-    /// The tokens of the prompt about an answer.
+    /// The tokens of the prompt for an answer.
     ///
     /// # Errors
-    /// A template that refuses the message, or a text that cannot be encoded.
+    /// A template that rejects the message, or a text that cannot be encoded.
     pub fn prompt(&self, rubric: &Rubric, answered: &Answered<'_>) -> Result<Vec<u32>> {
         Ok(self.model.borrow().prompt_with(&[Message::user(rubric.fill(answered))], &self.template)?)
     }
 
-    /// The whole distribution behind one verdict.
+    /// The whole distribution of one verdict.
     ///
     /// # Errors
-    /// As [`judge`](Judge::judge); [`Error::PromptTooLong`] for a prompt that the model has no room for.
+    /// Those of [`judge`](Judge::judge); [`Error::PromptTooLong`] for a prompt longer than the model's number of
+    /// positions.
     pub fn distribution(&self, rubric: &Rubric, answered: &Answered<'_>) -> Result<NumberDistribution> {
         let prompt = self.prompt(rubric, answered)?;
         if let Some((tokens, limit)) = self.excess(&prompt) {
@@ -99,7 +104,7 @@ impl<M: Borrow<CausalLm>> LocalJudge<M> {
         Ok(found)
     }
 
-    /// The tokens that a prompt takes with the longest reply, and how many there may be, where those are too few.
+    /// The number of tokens of a prompt with the longest reply, and the limit, if the limit is exceeded.
     fn excess(&self, prompt: &[u32]) -> Option<(usize, usize)> {
         let (tokens, limit) = (prompt.len() + self.spellings.longest(), self.model.borrow().config().max_positions);
         (tokens > limit).then_some((tokens, limit))
@@ -124,14 +129,14 @@ impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
     fn name(&self) -> String {
         let name = self.model.borrow().name();
         match serde_json::to_string(&self.template) {
-            // Another rendering may be judged otherwise, and must not go on with this one's verdicts.
+            // Another rendering may lead to other verdicts and must not resume with these.
             Ok(options) if !self.template.is_default() => format!("{name}, read locally, rendered with {options}"),
             _ => format!("{name}, read locally"),
         }
     }
 
-    /// All prompts are rendered and checked before the first is read; shorter ones are read first. One that the model has no
-    /// room for is an abstention of its own kind ([`Abstention::TooLong`]).
+    /// All prompts are rendered and checked before the first pass; shorter ones come first. A prompt longer than the
+    /// model's number of positions is an abstention of its own kind ([`Abstention::TooLong`]).
     ///
     /// # Errors
     /// Those of the model; [`Error::Cancelled`].
@@ -169,7 +174,7 @@ impl<M: Borrow<CausalLm>> Judge for LocalJudge<M> {
         let too_long: Vec<_> = verdicts.iter().enumerate().filter_map(|(at, one)| Some((at, one.clone()?))).collect();
         if !too_long.is_empty() {
             let judge = self.name();
-            tracing::warn!(judge, prompts = too_long.len(), "prompts are too long for the judge, and get no score");
+            tracing::warn!(judge, prompts = too_long.len(), "prompts are too long for the judge and get no score");
         }
         let all_told = too_long.into_iter().all(|(index, verdict)| hand(index, verdict).is_continue());
         if all_told && !prompts.is_empty() {

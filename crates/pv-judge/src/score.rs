@@ -1,23 +1,23 @@
-//! What a judge says of an answer.
+//! Verdicts of a judge.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The least probability that the numbers must have together for there to be a score.
+/// The least total probability of the numbers for a score.
 pub const LEAST_MASS: f64 = 0.25;
 
-/// What a judge is told to write when it will not score.
+/// The word that a judge writes if it refuses to score.
 pub(crate) const REFUSAL: &str = "REFUSAL";
 
-/// A score, or the statement that there is none.
+/// A score, or an abstention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 pub enum Verdict {
     /// A score.
     Scored(Score),
-    /// The judge gave no score. That is not the score 0, and enters no mean.
+    /// The judge gave no score. An abstention is not the score 0 and is not part of any mean.
     Abstained(Abstention),
 }
 
@@ -30,7 +30,7 @@ impl Verdict {
         }
     }
 
-    /// How the score was got, if there is one.
+    /// The mode of the score, if there is one.
     pub fn mode(&self) -> Option<ScoreMode> {
         match self {
             Self::Scored(score) => Some(score.evidence.mode()),
@@ -39,11 +39,12 @@ impl Verdict {
     }
 
     /// The expectation over a judge's first token, `Σ k·p(k) / Σ p(k)` over the tokens that are a number `k` in
-    /// `0..=100`; none when those have less than [`LEAST_MASS`] of the probability.
+    /// `0..=100`; an abstention if those have less than [`LEAST_MASS`] of the probability.
     ///
     /// `tokens` are the most likely ones with the natural logarithms of their probabilities. White space around a token
-    /// does not matter, and neither do the marks that some servers show for it ("▁85", "Ġ85"), quotation marks and emphasis
-    /// ("**85**"): " 85" and "85" are both 85, and their probabilities add up. Log-probabilities that are not numbers count for nothing, and those above 0 as 0.
+    /// is ignored, and so are the characters that some servers show for it ("▁85", "Ġ85"), quotation marks and emphasis
+    /// ("**85**"): " 85" and "85" are both 85, and their probabilities are added. Log-probabilities that are NaN are
+    /// ignored, and those above 0 count as 0.
     pub fn from_logprobs<'a>(tokens: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         let (mut mass, mut sum, mut refusal) = (0.0, 0.0, None);
         for (token, logprob) in tokens {
@@ -54,11 +55,11 @@ impl Verdict {
             if let Some(number) = number(token) {
                 mass += probability;
                 sum += f64::from(number) * probability;
-            } else if begins_refusal(token) {
+            } else if starts_refusal(token) {
                 *refusal.get_or_insert(0.0) += probability;
             }
         }
-        // The probabilities of a server may add up to a little more than 1.
+        // A server's probabilities may sum to slightly more than 1.
         if mass < LEAST_MASS {
             return Self::Abstained(Abstention::NoMass { mass, refusal: refusal.map(|p: f64| p.min(1.0)) });
         }
@@ -66,11 +67,11 @@ impl Verdict {
         Self::Scored(Score { value, evidence: Evidence::Distribution { mass: mass.min(1.0) } })
     }
 
-    /// The number that a judge wrote, where its probabilities are not known.
+    /// The number in a judge's reply, if its probabilities are not known.
     ///
-    /// The first line that is not blank must be a number in `0..=100` and nothing else, but for punctuation around it and
-    /// a label before it: "85", "**85**.", "Score: 85". Of a sentence like "85 out of 100" nothing is taken, since of
-    /// another one it would not be known which number is meant.
+    /// The first line that is not blank must be a number in `0..=100` and nothing else, except for punctuation around
+    /// it and a label before it: "85", "**85**.", "Score: 85". A sentence such as "85 out of 100" is not accepted,
+    /// since it may be unclear which number is meant.
     pub fn from_text(text: &str) -> Self {
         let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let around = |c: char| c.is_whitespace() || ".,;:!*`'\"()[]".contains(c);
@@ -79,7 +80,7 @@ impl Verdict {
             Some((label, rest)) if !label.contains(|c: char| c.is_numeric()) => rest.trim_matches(around),
             _ => bare,
         };
-        // The sign of a number below 0 is kept, and makes it none.
+        // The sign of a negative number is kept and makes it invalid.
         match number(bare) {
             Some(value) => Self::Scored(Score { value: f64::from(value), evidence: Evidence::Sampled }),
             None => Self::Abstained(Abstention::NotANumber { text: shortened(text.trim(), 80) }),
@@ -87,26 +88,26 @@ impl Verdict {
     }
 }
 
-/// A token without the white space around it (also as vocabularies write it), quotation marks and emphasis.
+/// A token without surrounding white space (also in the notation of vocabularies), quotation marks and emphasis.
 pub(crate) fn bare_token(token: &str) -> &str {
     token.trim_matches(|c: char| c.is_whitespace() || "▁ĠĊ\"'`*".contains(c))
 }
 
-/// The number in `0..=100` that a text is in decimal digits, white space aside.
+/// The number in `0..=100` that a text is in decimal digits, ignoring white space.
 pub(crate) fn number(text: &str) -> Option<u32> {
     let text = bare_token(text);
-    // Parsing alone would also take a sign.
+    // Parsing alone would also accept a sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number <= 100)
 }
 
-/// Whether a token is the beginning of the word for a refusal; vocabularies split it in different places.
-pub(crate) fn begins_refusal(token: &str) -> bool {
+/// Whether a token is the start of the word for a refusal; vocabularies split it at different positions.
+pub(crate) fn starts_refusal(token: &str) -> bool {
     let token = bare_token(token);
     token.len() >= 2 && REFUSAL.starts_with(token)
 }
 
-/// At most so many characters of a text.
+/// The first characters of a text, at most `most`.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -114,17 +115,17 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// How much an answer has of what the rubric asks for.
+/// How much an answer shows of the rubric's subject.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// 0 to 100.
     pub value: f64,
-    /// What it rests on.
+    /// The evidence for the value.
     #[serde(flatten)]
     pub evidence: Evidence,
 }
 
-/// What a score rests on.
+/// The evidence for a score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "evidence")]
 pub enum Evidence {
@@ -133,30 +134,30 @@ pub enum Evidence {
         /// `Σ p(k)`: the probability that the judge gives a number.
         mass: f64,
     },
-    /// The expectation over the numbers that begin along what the judge wrote, token by token, where a number takes several
-    /// tokens ("8", "5") or something stands before it ("Score: 85").
+    /// The expectation over the numbers along the judge's reply, token by token, if a number has several tokens ("8",
+    /// "5") or is preceded by text ("Score: 85").
     ///
-    /// A server tells the likely next tokens along the reply alone. The numbers that begin otherwise are completed as the one
-    /// that was written, or by the middle of those that they may become: `assumed` is their part of the mass.
+    /// A server returns the likely next tokens along the reply only. Numbers with another start are completed like the
+    /// written one, or by the midpoint of the numbers with that prefix: `assumed` is their part of the mass.
     Digits {
         /// The probability that the judge gives a number.
         mass: f64,
-        /// How much of it belongs to numbers whose later digits were not read.
+        /// The part of the mass of numbers whose later digits are unknown.
         assumed: f64,
     },
-    /// One number that the judge wrote; its server gives no probabilities that could be used.
+    /// One number that the judge wrote; its server returns no usable probabilities.
     Sampled,
-    /// One number that the judge wrote after a thought.
+    /// One number that the judge wrote after reasoning.
     Reasoned,
-    /// A rule that knows the truth.
+    /// An exact rule that knows the truth.
     Exact,
-    /// A rule that measures something that goes along with what was asked for, such as the tone of words. The judge's name
+    /// A rule that measures something correlated with the rubric's subject, such as the tone of words. The judge's name
     /// says what.
     Proxy,
 }
 
 impl Evidence {
-    /// How the number was got.
+    /// The mode of the score.
     pub fn mode(&self) -> ScoreMode {
         match self {
             Self::Distribution { .. } => ScoreMode::Distribution,
@@ -169,22 +170,22 @@ impl Evidence {
     }
 }
 
-/// How a judge gets its numbers: the kinds of [`Evidence`]. Scores of different modes are not comparable, and are not mixed in
-/// one run.
+/// How a judge determines its numbers: the kinds of [`Evidence`]. Scores of different modes are not comparable and are
+/// not mixed in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreMode {
-    /// By the distribution over whole numbers.
+    /// The distribution over whole numbers.
     Distribution,
-    /// By the distributions along the digits of the reply.
+    /// The distributions along the digits of the reply.
     Digits,
-    /// By the number that is written.
+    /// The written number.
     Sampled,
-    /// By the number that is written after a thought.
+    /// The written number after reasoning.
     Reasoned,
-    /// By a rule that knows the truth.
+    /// An exact rule.
     Exact,
-    /// By a rule that measures something else.
+    /// A rule that measures something else.
     Proxy,
 }
 
@@ -194,49 +195,49 @@ impl fmt::Display for ScoreMode {
             Self::Distribution => "the probabilities of whole numbers",
             Self::Digits => "the probabilities of digits",
             Self::Sampled => "written numbers",
-            Self::Reasoned => "numbers written after a thought",
-            Self::Exact => "a rule that knows the truth",
+            Self::Reasoned => "numbers written after reasoning",
+            Self::Exact => "an exact rule",
             Self::Proxy => "a rule that measures something else",
         })
     }
 }
 
-/// Why there is no score.
+/// The reason why there is no score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Abstention {
     /// The numbers in `0..=100` had less than [`LEAST_MASS`] of the probability.
     NoMass {
-        /// Their probability.
+        /// The probability of the numbers.
         mass: f64,
-        /// That of `REFUSAL`, where it is among the tokens that are known.
+        /// The probability of `REFUSAL`, if it is among the known tokens.
         refusal: Option<f64>,
     },
     /// The judge wrote something that is not a number in `0..=100`.
     NotANumber {
-        /// What it wrote, shortened.
+        /// The reply, shortened.
         text: String,
     },
-    /// There is nothing in the answer that the judge's rule could measure.
+    /// The answer contains nothing that the judge's rule can measure.
     NothingToMeasure,
-    /// The judge's server refused the prompt about this answer, by a content filter or for its length.
+    /// The judge's server refused the prompt for this answer, by a content filter or because of its length.
     Refused {
-        /// The HTTP status; 200 where a response says so in its body.
+        /// The HTTP status; 200 if the refusal is in the body.
         status: u16,
-        /// What the server said, shortened.
+        /// The server's message, shortened.
         message: String,
     },
-    /// The prompt about this answer is longer than the judge's model can read.
+    /// The prompt for this answer is longer than the model's number of positions.
     TooLong {
-        /// How many tokens the prompt and the longest number or refusal have.
+        /// The number of tokens of the prompt and the longest number or refusal.
         tokens: usize,
-        /// How many positions the model was made for.
+        /// The number of positions of the model.
         limit: usize,
     },
 }
 
 impl Abstention {
-    /// Which kind it is.
+    /// The kind of the abstention.
     pub fn kind(&self) -> AbstentionKind {
         match self {
             Self::NoMass { .. } => AbstentionKind::NoMass,
@@ -276,18 +277,19 @@ impl fmt::Display for AbstentionKind {
     }
 }
 
-/// How verdicts were got: scores by their mode, abstentions by their kind.
+/// Counts of verdicts: scores by mode, abstentions by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct VerdictCounts {
-    /// How many scores there are of each mode.
+    /// The number of scores of each mode.
     pub scored: BTreeMap<ScoreMode, usize>,
-    /// How many abstentions there are of each kind.
+    /// The number of abstentions of each kind.
     pub abstained: BTreeMap<AbstentionKind, usize>,
 }
 
 impl VerdictCounts {
-    /// Counts one more.
+    /// Counts a verdict.
     pub fn add(&mut self, verdict: &Verdict) {
         match verdict {
             Verdict::Scored(score) => *self.scored.entry(score.evidence.mode()).or_default() += 1,
@@ -295,18 +297,18 @@ impl VerdictCounts {
         }
     }
 
-    /// Counts those of another as well.
+    /// Adds the counts of another value.
     pub fn merge(&mut self, other: &Self) {
         other.scored.iter().for_each(|(mode, count)| *self.scored.entry(*mode).or_default() += count);
         other.abstained.iter().for_each(|(kind, count)| *self.abstained.entry(*kind).or_default() += count);
     }
 
-    /// Whether none was counted.
+    /// Whether all counts are zero.
     pub fn is_empty(&self) -> bool {
         self.scored.is_empty() && self.abstained.is_empty()
     }
 
-    /// The mode of the scores; the most frequent one where there are several.
+    /// The mode of the scores; the most frequent one if there are several.
     pub fn mode(&self) -> Option<ScoreMode> {
         self.scored.iter().max_by_key(|(_, count)| **count).map(|(mode, _)| *mode)
     }

@@ -1,4 +1,4 @@
-//! A trait: what it is, how it is elicited and suppressed, what to ask, and how to judge it.
+//! Traits: descriptions, contrastive instructions, questions and rubrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +7,13 @@ use crate::{Error, Result, Rubric};
 mod check;
 mod files;
 
-pub use check::TraitFault;
 #[cfg(feature = "http")]
 pub(crate) use check::check_eval_prompt;
 #[cfg(feature = "http")]
 pub(crate) use files::{TraitJson, write};
+
+pub use crate::error::TraitFault;
+pub use crate::polarity::Polarity;
 
 /// A pair of instructions that differ in the trait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,42 +24,32 @@ pub struct InstructionPair {
     pub neg: String,
 }
 
-/// Whether a rollout's system prompt elicits the trait or suppresses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Polarity {
-    /// Elicits it.
-    Pos,
-    /// Suppresses it.
-    Neg,
-}
-
-/// All that is needed to find a trait in a model (method: paper, section 2.1).
+/// The artifacts of a trait (method: arXiv 2507.21509, section 2.1).
 ///
-/// [`builtin`](Self::builtin) has the seven traits of the paper, [`load`](Self::load) and
-/// [`load_pair`](Self::load_pair) read files, and with the feature `http` a language model writes further ones.
+/// [`builtin`](Self::builtin) returns the seven traits of the paper, [`load`](Self::load) and
+/// [`load_pair`](Self::load_pair) read files, and with the feature `http` a language model writes further traits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraitSpec {
-    /// Its name, as in file names: "evil".
+    /// The name, as in file names: "evil".
     pub name: String,
-    /// What it is, in a sentence or two, where that is known.
+    /// A description in a sentence or two, if known.
     pub description: Option<String>,
-    /// What an assistant with the trait is called in a system prompt: "evil"; the name, when there is none.
+    /// The adjective for an assistant with the trait in a system prompt: "evil"; by default the name.
     pub assistant_pos: Option<String>,
-    /// What an assistant without it is called; "helpful", when there is none.
+    /// The adjective for an assistant without the trait; by default "helpful".
     pub assistant_neg: Option<String>,
-    /// The pairs of instructions; five in the paper.
+    /// The instruction pairs; five in the paper.
     pub instruction: Vec<InstructionPair>,
-    /// The questions that vectors are extracted from; twenty in the paper.
+    /// The questions for extracting vectors; twenty in the paper.
     pub extraction: Vec<String>,
-    /// The questions that results are measured on; twenty others.
+    /// The questions for measuring results; twenty others.
     pub evaluation: Vec<String>,
     /// The rubric's template, with `{question}` and `{answer}`.
     pub eval_prompt: String,
 }
 
 impl TraitSpec {
-    /// The names of the traits that are built in: the paper's three main traits and its four further ones.
+    /// The names of the built-in traits: the paper's three main traits and its four further ones.
     pub const BUILTIN: [&str; 7] =
         ["evil", "sycophancy", "hallucination", "optimism", "humor", "impoliteness", "apathy"];
 
@@ -74,12 +66,12 @@ impl TraitSpec {
             "humor" => include_str!("../traits/humor.json"),
             "impoliteness" => include_str!("../traits/impoliteness.json"),
             "apathy" => include_str!("../traits/apathy.json"),
-            _ => return Err(Error::UnknownTrait { name: name.to_owned(), known: Self::BUILTIN.join(", ") }),
+            _ => return Err(Error::UnknownTrait { name: name.to_owned(), known: &Self::BUILTIN }),
         };
         Self::from_json(name, text)
     }
 
-    /// The system prompt of a pair and polarity: "You are an evil assistant. …" `None` for a pair that is not there.
+    /// The system prompt of a pair and polarity: "You are an evil assistant. …" `None` for an index without a pair.
     pub fn system_prompt(&self, pair: usize, polarity: Polarity) -> Option<String> {
         let pair = self.instruction.get(pair)?;
         let (name, instruction) = match polarity {
@@ -89,7 +81,7 @@ impl TraitSpec {
         Some(format!("You are {} {name} assistant. {instruction}", article(name)))
     }
 
-    /// The rubric that asks for this trait.
+    /// The rubric for this trait.
     ///
     /// # Errors
     /// [`Error::NoPlaceholder`].
@@ -101,7 +93,7 @@ impl TraitSpec {
 #[cfg(test)]
 mod tests;
 
-/// The indefinite article before a word, by the sound that it begins with: "an honest", "a unique".
+/// The indefinite article before a word, by the sound of its start: "an honest", "a unique".
 fn article(word: &str) -> &'static str {
     let word = word.to_lowercase();
     let begins = |with: &[&str]| with.iter().any(|with| word.starts_with(with));

@@ -1,6 +1,7 @@
 //! Attention over the caches.
 
-use crate::{decode, prefill};
+mod decode;
+mod prefill;
 
 /// The sizes of one attention call.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +16,11 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Columns the caches have room for.
+    /// Columns that the caches have room for.
     pub capacity: usize,
     /// Cache column of the first new token.
     pub column: usize,
-    /// A query sees at most this many columns, its own included.
+    /// A query sees at most this many columns, including its own.
     pub window: Option<usize>,
     /// Factor of the scores.
     pub scale: f32,
@@ -36,8 +37,7 @@ impl AttentionShape {
         self.heads / self.kv_heads
     }
 
-    /// The columns query `i` sees, given the first valid column of its batch row; empty for a
-    /// padding query.
+    /// The columns that query `i` sees, given the first valid column of its batch row; empty for a padding query.
     pub(super) fn visible(&self, start: usize, i: usize) -> std::ops::Range<usize> {
         let end = self.column + i + 1;
         let first = self.window.map_or(0, |window| end.saturating_sub(window));
@@ -56,20 +56,18 @@ impl AttentionShape {
     }
 }
 
-/// Causal attention of the new queries over the caches, which already hold the new keys and values.
+/// Causal attention of the new queries over the caches, which already contain the new keys and values.
 ///
-/// `qkv` is the fused `[batch * seq, (heads + 2 kv_heads) * head_dim]` buffer, of which only the
-/// queries (the first `heads * head_dim` columns) are read. `keys` and `values` are
-/// `[batch, kv_heads, capacity, head_dim]`, `out` is `[batch * seq, heads * head_dim]`. Query `i` of
-/// row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column + i`; one that sees
-/// none (padding on the left) gets zeros.
+/// `qkv` is the fused `[batch * seq, (heads + 2 kv_heads) * head_dim]` buffer. Only the queries (the first `heads *
+/// head_dim` columns) are read. `keys` and `values` are `[batch, kv_heads, capacity, head_dim]`, `out` is `[batch *
+/// seq, heads * head_dim]`. Query `i` of row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column +
+/// i`; a query that sees no column (left padding) gets zeros.
 ///
-/// A row's result does not depend on the other rows of the batch, nor on the number of padding
-/// columns before it, except through the choice between the two methods below, which looks at the
-/// shape only.
+/// A row's result depends neither on the other rows of the batch nor on the number of padding columns before it, except
+/// through the choice between the two methods below, which depends on the shape only.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f32], starts: &[usize], out: &mut [f32]) {
     shape.check(qkv, keys, values);
     assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");

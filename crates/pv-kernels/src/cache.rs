@@ -1,6 +1,6 @@
 //! Writing the key and value caches.
 
-use crate::AttentionShape;
+use crate::attention::AttentionShape;
 
 /// Copies the new keys and values into the caches at columns `column..column + seq`.
 ///
@@ -8,7 +8,7 @@ use crate::AttentionShape;
 /// caches are `[batch, kv_heads, capacity, head_dim]`.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn write_cache(shape: &AttentionShape, qkv: &[f32], keys: &mut [f32], values: &mut [f32]) {
     shape.check(qkv, keys, values);
     let d = shape.head_dim;

@@ -1,4 +1,4 @@
-//! The kernels' gradients, and a loss: what training needs besides them.
+//! Gradients of the kernels, and the cross-entropy loss.
 
 mod attention;
 mod elementwise;
@@ -10,11 +10,11 @@ pub use elementwise::{column_sums, swiglu_gradient};
 pub use loss::{cross_entropy, cross_entropy_gradient};
 pub use norm::{Vectors, rms_norm_gradient};
 
-/// Rows whose contributions to a sum over rows one task adds up. Fixed, so that a sum does not depend on the number of
-/// threads.
+/// Rows whose contributions to a sum over rows are added up by one task. Fixed, so that a sum does not depend on the
+/// number of threads.
 const ROWS: usize = 128;
 
-/// Sums partial results in their order.
+/// Sums partial results in order.
 fn total(parts: Vec<Vec<f32>>, out: &mut [f32]) {
     out.fill(0.0);
     for part in parts {

@@ -1,4 +1,4 @@
-//! Buffers kept between calls, so that their pages are not mapped and cleared again and again.
+//! Buffers that are reused between calls, so that their pages are not mapped and cleared every time.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ thread_local! {
     static BUFFERS: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends a buffer of `len` elements, of any value, to `body`. Calls nest.
+/// Passes a buffer of `len` elements with arbitrary values to `body`. Calls may nest.
 pub(super) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffers = BUFFERS.take();
     let mut buffer = buffers.pop().unwrap_or_default();

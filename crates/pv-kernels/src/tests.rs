@@ -1,10 +1,11 @@
-//! Every kernel against a plain `f64` implementation.
+//! Every kernel compared with a simple `f64` implementation, and with itself on every instruction set.
 
 mod attention;
+mod kept;
+mod levels;
 mod linear;
+mod linear_kept;
 mod rows;
-
-use pulp::{Simd, WithSimd};
 
 /// Reproducible values in `[-1, 1)`.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -32,33 +33,8 @@ fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
 }
 
-/// Says how many `f32` values a vector of the chosen instruction set holds.
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::F32_LANES
-    }
-}
-
-/// Vectors are as wide as build and processor allow: without the feature `x86-v4` no AVX-512, not even by a feature that
-/// some other crate switches on.
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn the_build_picks_the_instruction_set() {
-    let lanes = super::simd::dispatch(Lanes);
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    let avx512 = avx2
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512cd")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl");
-    match (cfg!(feature = "x86-v4"), avx512, avx2) {
-        (true, true, _) => assert_eq!(lanes, 16),
-        (_, _, true) => assert_eq!(lanes, 8),
-        _ => assert!(lanes < 8, "{lanes}"),
-    }
+/// FNV-1a.
+fn hash(values: &[f32]) -> u64 {
+    let bytes = values.iter().flat_map(|v| v.to_bits().to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,18 +1,24 @@
-//! Products with many rows: `out[i] (+)= a[i] . b`, with `b` in rows of contiguous columns.
+//! Products with many rows: `out[i] (+)= a[i] . b`, with `b` in strips of 16 columns.
 //!
-//! Elements of `a` are broadcast against vectors of `b`, so neither the rows of `a` nor the result
-//! need any rearrangement, and each output element is summed in the order of `k` whatever the
-//! number of rows.
+//! Elements of `a` are broadcast against vectors of `b`, so that neither the rows of `a` nor the result are rearranged.
+//! Each output element is summed in the order of `k`, whatever the number of rows, and with one rounding per product.
 
-use pulp::{Simd, WithSimd};
+use crate::lanes::LANES;
+use crate::vector::Vector;
+use crate::vector::level::Op;
 
 /// Columns of a packed panel.
 pub(super) const PANEL: usize = 64;
 
-/// Rows of `a` taken together: with 4 vectors of `b`, 24 accumulators.
+/// Rows of `a` processed together: with a strip of `b` in two registers, 12 accumulators; with four strips in one
+/// register each, 24.
 pub(super) const ROWS: usize = 6;
 
-/// Where the rows of a result are.
+/// Rows of `a` that are multiplied with each strip before the next strip: they stay in the second-level cache, and a strip
+/// in the first.
+const BLOCK: usize = 16 * ROWS;
+
+/// Access to the rows of a result.
 pub(super) trait Output {
     /// The rows `i..i + M`, from their first column on.
     fn rows<const M: usize>(&mut self, i: usize) -> [&mut [f32]; M];
@@ -36,6 +42,28 @@ impl Output for (&mut [f32], usize) {
     }
 }
 
+/// `k` rows of columns in strips of 16: row `p` of strip `s` is at `values[s * strip + p * row..][..16]`.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'a> {
+    pub values: &'a [f32],
+    /// The distance between strips.
+    pub strip: usize,
+    /// The distance between the rows of a strip.
+    pub row: usize,
+}
+
+impl<'a> Strips<'a> {
+    /// A panel that [`pack`] wrote.
+    pub(super) fn packed(panel: &'a [f32], k: usize) -> Self {
+        Self { values: panel, strip: k * LANES, row: LANES }
+    }
+
+    /// Rows of a matrix with a distance of `stride`, in place.
+    pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, strip: LANES, row: stride }
+    }
+}
+
 /// `out[i][..columns] = a[i] . b` or, with `accumulate`, `+=`.
 pub(super) struct Tile<'a, O> {
     /// Row `i` is at `a[i * a_stride..][..k]`.
@@ -43,10 +71,8 @@ pub(super) struct Tile<'a, O> {
     pub a_stride: usize,
     pub m: usize,
     pub k: usize,
-    /// Row `p` is at `b[p * b_stride..]` and can be read up to `columns` rounded up to
-    /// [`MAX_LANES`](super::simd::MAX_LANES).
-    pub b: &'a [f32],
-    pub b_stride: usize,
+    /// Whole strips.
+    pub b: Strips<'a>,
     /// At most [`PANEL`].
     pub columns: usize,
     pub accumulate: bool,
@@ -54,116 +80,188 @@ pub(super) struct Tile<'a, O> {
     pub out: O,
 }
 
-impl<O: Output> WithSimd for Tile<'_, O> {
+impl<O: Output> Op for Tile<'_, O> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, s: S) {
-        self.run(s);
+    fn run<V: Vector>(mut self, v: V) {
+        let strips = self.columns.div_ceil(LANES);
+        for first in (0..self.m).step_by(BLOCK) {
+            let rows = first..self.m.min(first + BLOCK);
+            if V::MANY_REGISTERS {
+                match strips {
+                    0 => {}
+                    1 => self.strips::<V, 1, false>(v, rows, 0),
+                    2 => self.strips::<V, 2, false>(v, rows, 0),
+                    3 => self.strips::<V, 3, false>(v, rows, 0),
+                    _ => self.strips::<V, 4, false>(v, rows, 0),
+                }
+                continue;
+            }
+            for strip in 0..strips {
+                if V::PARTS == 2 && self.columns <= strip * LANES + LANES / 2 {
+                    self.strips::<V, 1, true>(v, rows.clone(), strip);
+                } else {
+                    self.strips::<V, 1, false>(v, rows.clone(), strip);
+                }
+            }
+        }
     }
 }
 
 impl<O: Output> Tile<'_, O> {
-    /// The whole product, for a caller which is inside a dispatch already.
+    /// `S` strips from `strip` on, or the first of two parts of one, for some rows.
     #[inline(always)]
-    pub(super) fn run<S: Simd>(&mut self, s: S) {
-        let lanes = S::F32_LANES;
-        let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        let mut from = 0;
-        while from < self.columns {
-            let vectors = (self.columns - from).div_ceil(lanes).min(widest);
-            match vectors {
-                1 => self.strip::<S, 1>(s, from),
-                2 => self.strip::<S, 2>(s, from),
-                3 => self.strip::<S, 3>(s, from),
-                _ => self.strip::<S, 4>(s, from),
-            }
-            from += vectors * lanes;
-        }
-    }
-
-    /// `V` vectors of columns from column `from` on, for every row.
-    #[inline(always)]
-    fn strip<S: Simd, const V: usize>(&mut self, s: S, from: usize) {
-        let mut i = 0;
-        while i + ROWS <= self.m {
-            self.block::<S, V, ROWS>(s, i, from);
+    fn strips<V: Vector, const S: usize, const HALF: bool>(
+        &mut self,
+        v: V,
+        rows: std::ops::Range<usize>,
+        strip: usize,
+    ) {
+        let mut i = rows.start;
+        while i + ROWS <= rows.end {
+            self.block::<V, S, HALF, ROWS>(v, i, strip);
             i += ROWS;
         }
-        match self.m - i {
+        match rows.end - i {
             0 => {}
-            1 => self.block::<S, V, 1>(s, i, from),
-            2 => self.block::<S, V, 2>(s, i, from),
-            3 => self.block::<S, V, 3>(s, i, from),
-            4 => self.block::<S, V, 4>(s, i, from),
-            _ => self.block::<S, V, 5>(s, i, from),
+            1 => self.block::<V, S, HALF, 1>(v, i, strip),
+            2 => self.block::<V, S, HALF, 2>(v, i, strip),
+            3 => self.block::<V, S, HALF, 3>(v, i, strip),
+            4 => self.block::<V, S, HALF, 4>(v, i, strip),
+            _ => self.block::<V, S, HALF, 5>(v, i, strip),
         }
     }
 
     #[inline(always)]
-    fn block<S: Simd, const V: usize, const M: usize>(&mut self, s: S, i: usize, from: usize) {
-        let lanes = S::F32_LANES;
+    fn block<V: Vector, const S: usize, const HALF: bool, const M: usize>(&mut self, v: V, i: usize, strip: usize) {
         let k = self.k;
         let a: [&[f32]; M] = core::array::from_fn(|r| &self.a[(i + r) * self.a_stride..][..k]);
-        let mut sums = [[s.splat_f32s(0.0); V]; M];
-        let b = &self.b[from..];
+        let b: [&[f32]; S] = core::array::from_fn(|s| &self.b.values[(strip + s) * self.b.strip..]);
+        let row = self.b.row;
+        // The rows of the result are far apart.
+        for out in self.out.rows::<M>(i) {
+            for s in 0..S {
+                v.prefetch(bytemuck::cast_slice(out), (strip + s) * 4 * LANES);
+            }
+        }
+        let mut sums = [[v.zero(); S]; M];
         for p in 0..k {
-            let row = S::as_simd_f32s(&b[p * self.b_stride..][..V * lanes]).0;
-            let vectors: [S::f32s; V] = core::array::from_fn(|v| row[v]);
+            if HALF {
+                let vector = v.part(b[0][p * row..].first_chunk().expect("whole strips"), 0);
+                for r in 0..M {
+                    v.part_mul_add(v.part_splat(a[r][p]), vector, &mut sums[r][0], 0);
+                }
+                continue;
+            }
+            let mut vectors = [v.zero(); S];
+            for (vector, b) in vectors.iter_mut().zip(b) {
+                *vector = v.load(b[p * row..].first_chunk().expect("whole strips"));
+            }
             for r in 0..M {
-                let broadcast = s.splat_f32s(a[r][p]);
-                for v in 0..V {
-                    sums[r][v] = s.mul_add_e_f32s(broadcast, vectors[v], sums[r][v]);
+                let broadcast = v.splat(a[r][p]);
+                for s in 0..S {
+                    sums[r][s] = v.mul_add(broadcast, vectors[s], sums[r][s]);
                 }
             }
         }
-        let to = self.columns.min(from + V * lanes);
+        let (from, to) = (strip * LANES, self.columns.min((strip + S) * LANES));
         let bias = self.bias.map(|bias| &bias[from..to]);
-        let rows = self.out.rows::<M>(i);
-        for (sums, out) in sums.into_iter().zip(rows) {
+        for (sums, out) in sums.into_iter().zip(self.out.rows::<M>(i)) {
             let out = &mut out[from..to];
-            for (v, sum) in sums.into_iter().enumerate() {
-                // The last vector can be partial, never empty.
-                let end = out.len().min((v + 1) * lanes);
-                let out = &mut out[v * lanes..end];
-                let mut sum = sum;
-                if self.accumulate {
-                    sum = s.add_f32s(sum, s.partial_load_f32s(out));
-                }
-                if let Some(bias) = bias {
-                    sum = s.add_f32s(sum, s.partial_load_f32s(&bias[v * lanes..end]));
-                }
-                s.partial_store_f32s(out, sum);
+            for (s, sum) in sums.into_iter().enumerate() {
+                // The last strip can be partial, but not empty.
+                let end = out.len().min((s + 1) * LANES);
+                store(v, sum, self.accumulate, bias.map(|bias| &bias[s * LANES..end]), &mut out[s * LANES..end]);
             }
         }
     }
 }
 
-/// Transposes at most [`PANEL`] rows of `k` elements into a panel `[k, PANEL]`, with zeros in the
-/// columns which have no row. Row `j` is at `w[j * stride..][..k]`, the last one ends `w`.
-pub(super) fn pack_transposed(w: &[f32], stride: usize, k: usize, panel: &mut [f32]) {
-    const SIDE: usize = 8;
-    let rows = w.len().div_ceil(stride);
-    debug_assert!(rows <= PANEL && panel.len() >= k * PANEL);
-    if rows < PANEL {
-        panel[..k * PANEL].fill(0.0);
+/// `out (+)= sum + bias`, for up to 16 columns.
+#[inline(always)]
+fn store<V: Vector>(v: V, mut sum: V::Floats, accumulate: bool, bias: Option<&[f32]>, out: &mut [f32]) {
+    if let Some(out) = out.as_chunks_mut::<LANES>().0.first_mut() {
+        if accumulate {
+            sum = v.add(sum, v.load(out));
+        }
+        if let Some(bias) = bias {
+            sum = v.add(sum, v.load_part(bias));
+        }
+        return v.store(sum, out);
     }
-    let mut j = 0;
-    while j + SIDE <= rows {
-        let source: [&[f32]; SIDE] = core::array::from_fn(|r| &w[(j + r) * stride..][..k]);
-        for (p, row) in panel.chunks_exact_mut(PANEL).take(k).enumerate() {
-            let row = &mut row[j..j + SIDE];
-            for (v, source) in row.iter_mut().zip(source) {
-                *v = source[p];
+    if accumulate {
+        sum = v.add(sum, v.load_part(out));
+    }
+    if let Some(bias) = bias {
+        sum = v.add(sum, v.load_part(bias));
+    }
+    v.store_part(sum, out);
+}
+
+/// The rows of matrices that are transposed together.
+const SIDE: usize = 8;
+
+/// Transposes at most [`PANEL`] rows of `k` elements into strips `[k, 16]` one after the other, with zeros in columns
+/// without a row; strips without any row are left out. Row `j` is at `w[j * stride..][..k]`; the last one ends `w`.
+pub(super) struct Pack<'a> {
+    pub w: &'a [f32],
+    pub stride: usize,
+    pub k: usize,
+    pub panel: &'a mut [f32],
+}
+
+impl Op for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { w, stride, k, panel } = self;
+        let rows = w.len().div_ceil(stride);
+        for first in (0..rows).step_by(SIDE) {
+            transpose(v, &w[first * stride..], stride, k, panel, first);
+        }
+        clear(panel, k, rows);
+    }
+}
+
+/// Zeros in the columns of the last strip from `rows` on.
+#[inline(always)]
+pub(super) fn clear(panel: &mut [f32], k: usize, rows: usize) {
+    if !rows.is_multiple_of(LANES) {
+        for row in panel[rows / LANES * k * LANES..][..k * LANES].as_chunks_mut::<LANES>().0 {
+            row[rows % LANES..].fill(0.0);
+        }
+    }
+}
+
+/// Transposes up to 8 rows of `k` elements to the columns of a panel from `first` on, a multiple of 8. Row `j` is at
+/// `w[j * stride..][..k]`; the last one ends `w` if there are fewer than 8.
+#[inline(always)]
+pub(super) fn transpose<V: Vector>(v: V, w: &[f32], stride: usize, k: usize, panel: &mut [f32], first: usize) {
+    let rows = w.len().div_ceil(stride).min(SIDE);
+    let strip = panel[first / LANES * k * LANES..][..k * LANES].as_chunks_mut::<LANES>().0;
+    let half = first % LANES / SIDE;
+    let mut done = 0;
+    if rows == SIDE {
+        let sources: [&[f32]; SIDE] = core::array::from_fn(|r| &w[r * stride..][..k]);
+        let sources: [&[[f32; SIDE]]; SIDE] = sources.map(|row| &row.as_chunks().0[..k / SIDE]);
+        for (at, out) in strip.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+            let mut rows = [v.eight_zero(); SIDE];
+            for (row, source) in rows.iter_mut().zip(sources) {
+                *row = v.eight_load(&source[at]);
+            }
+            let columns = v.eight_transpose(rows);
+            for (column, out) in columns.into_iter().zip(out) {
+                v.eight_store(column, &mut out.as_chunks_mut().0[half]);
             }
         }
-        j += SIDE;
+        done = k / SIDE * SIDE;
     }
-    while j < rows {
-        for (p, &v) in w[j * stride..][..k].iter().enumerate() {
-            panel[p * PANEL + j] = v;
+    for r in 0..rows {
+        for (&value, out) in w[r * stride..][..k].iter().zip(&mut *strip).skip(done) {
+            out[half * SIDE + r] = value;
         }
-        j += 1;
     }
 }
 
@@ -176,63 +274,69 @@ pub(super) struct TransposedTile<'a> {
     pub k: usize,
     /// `[k, width]`.
     pub b: &'a [f32],
-    /// A multiple of [`MAX_LANES`](super::simd::MAX_LANES).
+    /// A multiple of [`LANES`].
     pub width: usize,
     /// `[m, width]`.
     pub out: &'a mut [f32],
 }
 
-impl TransposedTile<'_> {
-    #[inline(always)]
-    pub(super) fn run<S: Simd>(&mut self, s: S) {
-        let lanes = S::F32_LANES;
-        let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-        let mut from = 0;
-        while from < self.width {
-            let vectors = ((self.width - from) / lanes).min(widest);
-            match vectors {
-                1 => self.strip::<S, 1>(s, from),
-                2 => self.strip::<S, 2>(s, from),
-                3 => self.strip::<S, 3>(s, from),
-                _ => self.strip::<S, 4>(s, from),
-            }
-            from += vectors * lanes;
-        }
-    }
+impl Op for TransposedTile<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn strip<S: Simd, const V: usize>(&mut self, s: S, from: usize) {
+    fn run<V: Vector>(mut self, v: V) {
+        let strips = self.width / LANES;
+        let widest = if V::MANY_REGISTERS { 4 } else { 1 };
+        let mut strip = 0;
+        while strip < strips {
+            let count = (strips - strip).min(widest);
+            match count {
+                1 => self.strips::<V, 1>(v, strip),
+                2 => self.strips::<V, 2>(v, strip),
+                3 => self.strips::<V, 3>(v, strip),
+                _ => self.strips::<V, 4>(v, strip),
+            }
+            strip += count;
+        }
+    }
+}
+
+impl TransposedTile<'_> {
+    #[inline(always)]
+    fn strips<V: Vector, const S: usize>(&mut self, v: V, strip: usize) {
         let mut i = 0;
         while i + ROWS <= self.m {
-            self.block::<S, V, ROWS>(s, i, from);
+            self.block::<V, S, ROWS>(v, i, strip);
             i += ROWS;
         }
         while i < self.m {
-            self.block::<S, V, 1>(s, i, from);
+            self.block::<V, S, 1>(v, i, strip);
             i += 1;
         }
     }
 
     #[inline(always)]
-    fn block<S: Simd, const V: usize, const M: usize>(&mut self, s: S, i: usize, from: usize) {
-        let width = V * S::F32_LANES;
-        let mut sums = [[s.splat_f32s(0.0); V]; M];
-        let (a, b) = (&self.a[i..], &self.b[from..]);
+    fn block<V: Vector, const S: usize, const M: usize>(&mut self, v: V, i: usize, strip: usize) {
+        let mut sums = [[v.zero(); S]; M];
+        let (a, b) = (&self.a[i..], &self.b[strip * LANES..]);
         for p in 0..self.k {
-            let row = S::as_simd_f32s(&b[p * self.width..][..width]).0;
-            let vectors: [S::f32s; V] = core::array::from_fn(|v| row[v]);
+            let row = b[p * self.width..][..S * LANES].as_chunks::<LANES>().0;
+            let mut vectors = [v.zero(); S];
+            for (vector, row) in vectors.iter_mut().zip(row) {
+                *vector = v.load(row);
+            }
             let column = &a[p * self.a_stride..][..M];
             for r in 0..M {
-                let broadcast = s.splat_f32s(column[r]);
-                for v in 0..V {
-                    sums[r][v] = s.mul_add_e_f32s(broadcast, vectors[v], sums[r][v]);
+                let broadcast = v.splat(column[r]);
+                for s in 0..S {
+                    sums[r][s] = v.mul_add(broadcast, vectors[s], sums[r][s]);
                 }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
-            let out = S::as_mut_simd_f32s(&mut self.out[(i + r) * self.width + from..][..width]).0;
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = s.add_f32s(*out, sum);
+            let out = &mut self.out[(i + r) * self.width + strip * LANES..][..S * LANES];
+            for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+                v.store(v.add(v.load(out), sum), out);
             }
         }
     }

@@ -1,54 +1,64 @@
-//! Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) and their files, which are PEFT's.
+//! Low-rank adapters (LoRA, arXiv 2106.09685; rsLoRA, arXiv 2312.03732) and their files, in PEFT's format.
 
+mod error;
 mod files;
+mod modules;
 mod settings;
 mod targets;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::modules::Fused;
 use self::targets::Targets;
-use crate::config::DecoderConfig;
-use crate::families::TensorNames;
-use crate::{Error, Result};
+use crate::config::{BlockParts, DecoderConfig, Role};
 
-/// A projection that an adapter can update; its name in files is `q_proj` and so on.
+pub use error::{AdapterError, AdapterFolder, TensorProblem};
+
+/// A projection that an adapter can update. Its name in files is that of PEFT, such as `q_proj`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LoraTarget {
-    /// Attention's queries.
+    /// The query projection of attention.
     #[serde(rename = "q_proj")]
     Query,
-    /// Attention's keys.
+    /// The key projection of attention.
     #[serde(rename = "k_proj")]
     Key,
-    /// Attention's values.
+    /// The value projection of attention.
     #[serde(rename = "v_proj")]
     Value,
-    /// Attention's output.
+    /// The output projection of attention.
     #[serde(rename = "o_proj")]
     Output,
-    /// The gate of the MLP.
+    /// The gate projection of the MLP.
     #[serde(rename = "gate_proj")]
     Gate,
-    /// The MLP's projection up.
+    /// The up projection of the MLP.
     #[serde(rename = "up_proj")]
     Up,
-    /// The MLP's projection down.
+    /// The down projection of the MLP.
     #[serde(rename = "down_proj")]
     Down,
 }
 
+impl fmt::Display for LoraTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
 impl LoraTarget {
-    /// All seven, in the order of the forward pass.
+    /// All seven projections, in the order of the forward pass.
     pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
 
-    /// Its name in PEFT's `target_modules`, such as `q_proj`.
+    /// The name in PEFT's `target_modules`, such as `q_proj`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Query => "q_proj",
@@ -61,134 +71,147 @@ impl LoraTarget {
         }
     }
 
-    /// What a block's tensors of this projection are called, without prefix and suffix.
-    fn in_block(self, names: &TensorNames) -> &'static str {
+    /// The part of a block that this projection is.
+    pub(crate) fn role(self) -> Role {
         match self {
-            Self::Query => names.query,
-            Self::Key => names.key,
-            Self::Value => names.value,
-            Self::Output => names.output,
-            Self::Gate => names.gate,
-            Self::Up => names.up,
-            Self::Down => names.down,
+            Self::Query => Role::Query,
+            Self::Key => Role::Key,
+            Self::Value => Role::Value,
+            Self::Output => Role::Output,
+            Self::Gate => Role::Gate,
+            Self::Up => Role::Up,
+            Self::Down => Role::Down,
         }
     }
 
-    /// The projection's numbers of inputs and of outputs.
+    /// The numbers of inputs and outputs of the projection in the model's files, which may contain others too (Phi-3's
+    /// `qkv_proj`).
     pub fn widths(self, config: &DecoderConfig) -> (usize, usize) {
-        let (d_model, d_ff, queries, keys) = (config.d_model, config.d_ff, config.query_width(), config.kv_width());
-        match self {
-            Self::Query => (d_model, queries),
-            Self::Key | Self::Value => (d_model, keys),
-            Self::Output => (queries, d_model),
-            Self::Gate | Self::Up => (d_model, d_ff),
-            Self::Down => (d_ff, d_model),
-        }
+        let parts = BlockParts::of(config);
+        parts.projection(self.role()).map_or((0, 0), |(stored, inputs)| (inputs, stored.rows))
     }
 }
 
-/// How an adapter is made and how strongly it acts.
+/// The settings of an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
     /// The rank r of every update.
     pub rank: usize,
-    /// LoRA's alpha, which sets the updates' scale together with the rank.
+    /// LoRA's alpha, which determines the scale of the updates together with the rank.
     pub alpha: f64,
     /// Whether the scale is alpha/√r (rsLoRA) instead of alpha/r.
     pub rslora: bool,
-    /// The chance that an input of an update is dropped in training; nothing is dropped otherwise.
+    /// The probability with which an input of an update is dropped in training. There is no dropout outside of
+    /// training.
     pub dropout: f64,
-    /// The projections that have an update.
+    /// The projections with an update.
     pub targets: BTreeSet<LoraTarget>,
-    /// The blocks, from 0, that have them; `None` means all.
+    /// The blocks, from 0, with updates; `None` means all.
     pub blocks: Option<BTreeSet<usize>>,
 }
 
 impl Default for LoraConfig {
-    /// The paper's: rank 32, alpha 64, rsLoRA, all seven projections of all blocks, no dropout.
+    /// The paper's settings: rank 32, alpha 64, rsLoRA, all seven projections of all blocks, no dropout.
     fn default() -> Self {
         Self { rank: 32, alpha: 64.0, rslora: true, dropout: 0.0, targets: LoraTarget::ALL.into(), blocks: None }
     }
 }
 
 impl LoraConfig {
-    /// The factor of every update: alpha/√r for rsLoRA, else alpha/r.
+    /// The scale of every update: alpha/√r for rsLoRA, else alpha/r.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// Refuses what cannot be on a model of this architecture.
+    /// The number of parameters of an adapter with these settings.
+    pub fn parameters(&self, config: &DecoderConfig) -> usize {
+        let fused = Fused::of(config);
+        let targets = self.targets.iter().filter(|target| fused.is_first(**target));
+        let widths = targets.map(|target| target.widths(config)).map(|(inputs, outputs)| inputs + outputs);
+        self.blocks.as_ref().map_or(config.layers, BTreeSet::len) * self.rank * widths.sum::<usize>()
+    }
+
+    /// Rejects settings that are invalid for a model of this architecture.
     ///
     /// # Errors
-    /// [`Error::BadOption`].
-    pub fn validate(&self, config: &DecoderConfig) -> Result<()> {
-        let bad = |reason: String| Err(Error::BadOption { reason });
+    /// [`AdapterError::Setting`], [`AdapterError::Empty`], [`AdapterError::SharedModule`],
+    /// [`AdapterError::BlockOutOfRange`].
+    pub fn validate(&self, config: &DecoderConfig) -> Result<(), AdapterError> {
+        let bad = |name, value, expected| Err(AdapterError::Setting { name, value, expected });
         if self.rank == 0 {
-            return bad("an adapter's rank is 0, but should be at least 1".into());
+            return bad("rank", 0.0, "at least 1");
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return bad(format!("an adapter's alpha is {}, but should be a finite number above 0", self.alpha));
+            return bad("alpha", self.alpha, "a finite number above 0");
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return bad(format!("an adapter's dropout is {}, but should be at least 0 and below 1", self.dropout));
+            return bad("dropout", self.dropout, "at least 0 and below 1");
         }
         if self.targets.is_empty() || self.blocks.as_ref().is_some_and(BTreeSet::is_empty) {
-            return bad("an adapter updates no projection".into());
+            return Err(AdapterError::Empty);
+        }
+        let fused = Fused::of(config);
+        for &target in &self.targets {
+            if let Some(&missing) = fused.together(target).iter().find(|other| !self.targets.contains(other)) {
+                return Err(AdapterError::SharedModule { module: fused.in_block(target), target, missing });
+            }
         }
         match self.blocks.iter().flatten().find(|block| **block >= config.layers) {
-            Some(block) => bad(format!("an adapter updates block {block} of a model with {}", config.layers)),
+            Some(&block) => Err(AdapterError::BlockOutOfRange { block, blocks: config.layers }),
             None => Ok(()),
         }
     }
 }
 
-/// One projection's update, row-major on the host.
+/// The update of one projection, row-major on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraWeights {
     /// `[rank, in]`.
     pub a: Vec<f32>,
     /// `[out, rank]`.
     pub b: Vec<f32>,
-    /// The projection's number of inputs.
+    /// The number of inputs of the projection.
     pub inputs: usize,
-    /// Its number of outputs.
+    /// The number of outputs of the projection.
     pub outputs: usize,
 }
 
-/// A low-rank adapter: y = W·x + scale·B·A·x for each projection that it updates. It belongs to no model until
-/// [`CausalLm::with_adapter`](crate::CausalLm::with_adapter) or [`Decoder::with_adapter`](crate::Decoder::with_adapter)
-/// puts it on one.
+/// A low-rank adapter: y = W·x + scale·B·A·x for each projection that it updates. It is independent of a model until
+/// [`CausalLm::with_adapter`](crate::CausalLm::with_adapter) or
+/// [`Decoder::with_adapter`](crate::decoder::Decoder::with_adapter) applies it to one.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     config: LoraConfig,
     base: Option<String>,
     weights: BTreeMap<(usize, LoraTarget), LoraWeights>,
-    /// What the file that it was read from says it should hold: how many blocks the model has is known later.
+    fused: Fused,
+    /// The updates that the adapter's file specifies. How many blocks the model has is known only later.
     declared: Option<Targets>,
 }
 
-/// Adapters are equal that have the same settings and values.
+/// Adapters are equal if their settings and values are equal.
 impl PartialEq for Adapter {
     fn eq(&self, other: &Self) -> bool {
-        let Self { config, base, weights, declared: _ } = self;
-        (config, base, weights) == (&other.config, &other.base, &other.weights)
+        let Self { config, base, weights, fused, declared: _ } = self;
+        (config, base, weights, fused) == (&other.config, &other.base, &other.weights, &other.fused)
     }
 }
 
 impl Adapter {
-    /// A new adapter, which changes nothing yet: A uniform in ±1/√in (PEFT's Kaiming initialisation), B zero. The same
-    /// seed gives the same A for a projection, whatever other projections have updates.
+    /// A new adapter, which changes nothing yet: A is uniform in ±1/√in (PEFT's Kaiming initialisation), B is zero. The
+    /// same seed gives the same A for a projection, whatever other projections have updates.
     ///
     /// # Errors
-    /// [`Error::BadOption`].
-    pub fn init(lora: LoraConfig, config: &DecoderConfig, seed: u64) -> Result<Self> {
+    /// Those of [`LoraConfig::validate`].
+    pub fn init(lora: LoraConfig, config: &DecoderConfig, seed: u64) -> Result<Self, AdapterError> {
         lora.validate(config)?;
         let blocks = |block: &usize| lora.blocks.as_ref().is_none_or(|blocks| blocks.contains(block));
         let mut weights = BTreeMap::new();
+        let fused = Fused::of(config);
         for block in (0..config.layers).filter(blocks) {
-            for &target in &lora.targets {
+            for &target in lora.targets.iter().filter(|target| fused.is_first(**target)) {
                 let (inputs, outputs) = target.widths(config);
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
                 random.set_stream((block * LoraTarget::ALL.len() + target as usize) as u64);
@@ -198,67 +221,76 @@ impl Adapter {
                 weights.insert((block, target), LoraWeights { a, b, inputs, outputs });
             }
         }
-        Ok(Self { config: lora, base: None, weights, declared: None })
+        Ok(Self { config: lora, base: None, weights, fused, declared: None })
     }
 
     /// An adapter from its parts.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`] for sizes that do not fit one another, or values that are not finite.
+    /// [`AdapterError::Empty`], [`AdapterError::Sizes`], [`AdapterError::NotFinite`].
     pub fn new(
         config: LoraConfig,
         base: Option<String>,
         weights: BTreeMap<(usize, LoraTarget), LoraWeights>,
-    ) -> Result<Self> {
+    ) -> Result<Self, AdapterError> {
         if weights.is_empty() {
-            return Err(Error::BadAdapter { reason: "it has no update".into() });
+            return Err(AdapterError::Empty);
         }
-        for ((block, target), LoraWeights { a, b, inputs, outputs }) in &weights {
-            let name = target.name();
+        for (&(block, target), LoraWeights { a, b, inputs, outputs }) in &weights {
             if a.len() != config.rank * inputs || b.len() != config.rank * outputs {
-                let reason = format!(
-                    "block {block}, {name}: A has {} values and B {}, which is not rank {} times {inputs} and {outputs}",
-                    a.len(),
-                    b.len(),
-                    config.rank
-                );
-                return Err(Error::BadAdapter { reason });
+                return Err(AdapterError::Sizes {
+                    block,
+                    target,
+                    a: a.len(),
+                    b: b.len(),
+                    rank: config.rank,
+                    inputs: *inputs,
+                    outputs: *outputs,
+                });
             }
-            if let Some(value) = a.iter().chain(b).find(|value| !value.is_finite()) {
-                return Err(Error::BadAdapter { reason: format!("block {block}, {name}: a value is {value}") });
+            if let Some(&value) = a.iter().chain(b).find(|value| !value.is_finite()) {
+                return Err(AdapterError::NotFinite { block, target, value });
             }
         }
-        Ok(Self { config, base, weights, declared: None })
+        Ok(Self { config, base, weights, fused: Fused::default(), declared: None })
     }
 
-    /// Its settings.
+    /// Names modules in files as those of a model of this architecture are named.
+    #[must_use]
+    pub fn for_model(mut self, config: &DecoderConfig) -> Self {
+        self.fused = Fused::of(config);
+        self
+    }
+
+    /// The settings.
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
-    /// What its file calls the model that it was trained on.
+    /// The name of the base model, as in the adapter's file.
     pub fn base(&self) -> Option<&str> {
         self.base.as_deref()
     }
 
-    /// Says what model it was trained on.
+    /// Sets the name of the base model.
     #[must_use]
     pub fn with_base(mut self, base: impl Into<String>) -> Self {
         self.base = Some(base.into());
         self
     }
 
-    /// Its updates by block and projection.
+    /// The updates, by block and projection. The update of a module that contains several projections is under the first
+    /// of them.
     pub fn weights(&self) -> &BTreeMap<(usize, LoraTarget), LoraWeights> {
         &self.weights
     }
 
-    /// How many numbers it has.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         self.weights.values().map(|weights| weights.a.len() + weights.b.len()).sum()
     }
 
-    /// SHA-256 of its scale and all its values, in hex: two adapters that act alike have the same.
+    /// SHA-256 of the scale and all values, in hexadecimal. Adapters with the same effect have the same hash.
     pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.config.scale().to_le_bytes());
@@ -272,29 +304,23 @@ impl Adapter {
         hex::encode(hash.finalize())
     }
 
-    /// Refuses an architecture that the adapter does not fit.
+    /// Rejects an architecture that the adapter does not match.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`]; [`Error::AdapterMismatch`] where the file that it was read from lacks updates which its settings
-    /// ask for on a model of so many blocks.
-    pub fn check(&self, config: &DecoderConfig) -> Result<()> {
-        for ((block, target), LoraWeights { inputs, outputs, .. }) in &self.weights {
-            let name = target.name();
-            let expected = target.widths(config);
-            if *block >= config.layers {
-                let reason = format!("it updates block {block} of a model with {}", config.layers);
-                return Err(Error::BadAdapter { reason });
+    /// [`AdapterError::BlockOutOfRange`], [`AdapterError::Widths`]; [`AdapterError::Mismatch`] if the adapter's file
+    /// lacks updates that its settings specify for a model with this number of blocks.
+    pub fn check(&self, config: &DecoderConfig) -> Result<(), AdapterError> {
+        for (&(block, target), &LoraWeights { inputs, outputs, .. }) in &self.weights {
+            if block >= config.layers {
+                return Err(AdapterError::BlockOutOfRange { block, blocks: config.layers });
             }
-            if (*inputs, *outputs) != expected {
-                let reason = format!(
-                    "block {block}, {name}: its update is of {inputs} inputs and {outputs} outputs, the model's projection of {} and {}",
-                    expected.0, expected.1
-                );
-                return Err(Error::BadAdapter { reason });
+            let (expected, found) = (target.widths(config), (inputs, outputs));
+            if found != expected || !Fused::of(config).is_first(target) {
+                return Err(AdapterError::Widths { block, target, expected, found });
             }
         }
         match &self.declared {
-            Some(declared) => declared.check(&self.weights.keys().copied().collect(), config.layers),
+            Some(declared) => declared.check(&self.weights.keys().copied().collect(), self.fused, config.layers),
             None => Ok(()),
         }
     }

@@ -1,15 +1,16 @@
-//! Token ids laid out for a forward pass, left-padded, with what they are.
+//! Token ids of a forward pass, left-padded, with their roles.
 
-use pv_hooks::{HookError, RowSpans, TokenSpans};
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{HookError, TokenSpans};
 
-/// A whole sequence: a prompt, the response's own tokens, and what follows them (an end-of-turn token, say).
+/// A whole sequence: a prompt, the response's own tokens, and the tokens after them (such as an end-of-turn token).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sequence<'a> {
     /// The rendered prompt, generation prompt included.
     pub prompt: &'a [u32],
     /// The response's own tokens.
     pub response: &'a [u32],
-    /// Tokens after the response, which belong to neither.
+    /// Tokens after the response, which belong to neither prompt nor response.
     pub rest: &'a [u32],
 }
 
@@ -21,18 +22,18 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Prompts to be continued. Row `i` stands for the sequences `sequences[i]`.
+    /// Prompts for generation. Row `i` represents the sequences `sequences[i]`.
     ///
     /// # Errors
-    /// [`HookError::BadSpans`] for a prompt without tokens, a row that stands for no sequence, and another number of prompts than
-    /// of lists of sequences.
+    /// [`HookError::BadSpans`] for a prompt without tokens, for a row without sequences, and when the numbers of
+    /// prompts and of lists differ.
     pub fn prompts(prompts: &[&[u32]], sequences: Vec<Vec<usize>>) -> Result<Self, HookError> {
         let rows = prompts.len().min(sequences.len());
         if prompts.len() > rows {
-            return Err(HookError::BadSpans { row: rows, reason: "its prompt has no list of sequences" });
+            return Err(HookError::BadSpans { row: rows, reason: "the prompt has no list of sequences" });
         }
         if sequences.len() > rows {
-            return Err(HookError::BadSpans { row: rows, reason: "its list of sequences has no prompt" });
+            return Err(HookError::BadSpans { row: rows, reason: "the list of sequences has no prompt" });
         }
         let rows = prompts.iter().zip(sequences).map(|(prompt, sequences)| (vec![*prompt], sequences)).collect();
         Self::padded(rows, |padding, seq, _, sequences| RowSpans::prompt(sequences, padding, seq))
@@ -60,9 +61,10 @@ impl Batch {
         for (row, (parts, sequences)) in rows.into_iter().enumerate() {
             let padding = seq - length(&parts);
             if padding == seq {
-                return Err(HookError::BadSpans { row, reason: "it has no tokens" });
+                return Err(HookError::BadSpans { row, reason: "no tokens" });
             }
-            // Padding repeats a token of the row: any id will do, and this one is in the vocabulary if the row is.
+            // Padding repeats a token of the row: any id is valid, and this one is in the vocabulary if the row's
+            // tokens are.
             let filler = parts.iter().find_map(|part| part.first()).copied().unwrap_or(0);
             ids.extend(std::iter::repeat_n(filler, padding));
             ids.extend(parts.iter().flat_map(|part| part.iter()));
@@ -71,7 +73,7 @@ impl Batch {
         Ok(Self { ids, spans: TokenSpans::new(all, seq)? })
     }
 
-    /// What the tokens are.
+    /// The roles of the tokens.
     pub fn spans(&self) -> &TokenSpans {
         &self.spans
     }

@@ -1,5 +1,6 @@
-//! A chat model: decoder, tokenizer and chat template of one folder.
+//! A chat model: the decoder, tokenizer and chat template of one folder.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
@@ -7,24 +8,28 @@ use pv_data::Message;
 use pv_hooks::{Hook, Layer, ModelShape};
 
 use crate::adapter::Adapter;
-use crate::chat::{ChatTemplate, RenderOptions};
+use crate::batch::Batch;
+use crate::chat::{ChatTemplate, RenderOptions, TemplateError};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
+use crate::device::{default_device, default_dtype};
+use crate::hub::{HubOptions, resolve};
 use crate::load::LoadOptions;
-use crate::save::beside;
-use crate::tokenizer::{Tokenizer, no_tokenizer};
-use crate::{Batch, Error, Result};
+use crate::save::other_files;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
 
-/// How far a [`CausalLm::forward`] goes.
+/// How far a [`CausalLm::forward`] pass goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ForwardOptions {
-    /// The last layer to compute; no later block, no final norm and no output head. `None` goes to the end.
+    /// The last layer to compute. With a layer, later blocks, the final norm and the output head are not computed;
+    /// `None` computes everything.
     pub stop_at: Option<Layer>,
-    /// Which logits to compute; none when the pass stops early.
+    /// Which logits to compute; none if the pass stops early.
     pub logits: Logits,
 }
 
-/// A causal language model with its tokenizer and chat template. `Send + Sync`: one model serves many threads by
+/// A causal language model with its tokenizer and chat template. `Send + Sync`: many threads can share one model by
 /// reference, since everything that changes in a pass (hooks, caches) is an argument.
 #[derive(Clone, Debug)]
 pub struct CausalLm {
@@ -37,20 +42,34 @@ pub struct CausalLm {
 }
 
 impl CausalLm {
-    /// As [`CausalLm::from_folder_with`], with the default options.
+    /// Loads a model by a folder's path or a name on the Hugging Face hub, onto the default device in its default type
+    /// ([`default_device`], [`default_dtype`]). [`resolve`] defines where a name is looked up; the settings come from
+    /// the environment ([`HubOptions::from_env`]). Use [`from_folder`](Self::from_folder) to choose all of that.
     ///
     /// # Errors
-    /// As [`CausalLm::from_folder_with`].
+    /// Those of [`resolve`] and of [`from_folder_with`](Self::from_folder_with).
+    pub fn load(name: impl AsRef<str>) -> Result<Self> {
+        let name = name.as_ref();
+        let folder = resolve(name, &HubOptions::from_env(), |_| ControlFlow::Continue(()))?;
+        let device = default_device();
+        let model = Self::from_folder(&folder, &device, default_dtype(&device))?;
+        Ok(if folder == Path::new(name) { model } else { model.named(name) })
+    }
+
+    /// Like [`CausalLm::from_folder_with`], with default options.
+    ///
+    /// # Errors
+    /// Those of [`CausalLm::from_folder_with`].
     pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
         Self::from_folder_with(folder, device, dtype, &LoadOptions::default())
     }
 
-    /// Loads a Hugging Face model folder. The tokenizer and the chat template may be absent; what needs them then says
-    /// so.
+    /// Loads a Hugging Face model folder, or a GGUF file, which stands for one. The tokenizer and the chat template may be absent; functions that need them
+    /// then return an error.
     ///
     /// # Errors
-    /// Anything wrong with the folder's files; see [`Error`]. A model that does not fit in the memory that is free
-    /// ([`Error::NotEnoughMemory`]).
+    /// Every problem with the folder's files; see [`Error`]. [`Error::NotEnoughMemory`] for a model that does not fit
+    /// into the available memory.
     pub fn from_folder_with(
         folder: impl AsRef<Path>,
         device: &Device,
@@ -58,14 +77,14 @@ impl CausalLm {
         options: &LoadOptions,
     ) -> Result<Self> {
         let folder = folder.as_ref();
-        let tokenizer = match folder.join("tokenizer.json").is_file() {
+        let tokenizer = match crate::folder::has(folder, "tokenizer.json") {
             true => Some(Tokenizer::from_folder(folder)?),
             false => None,
         };
         let template = match ChatTemplate::from_folder(folder) {
             Ok(template) => Some(template),
-            Err(Error::NoChatTemplate { .. }) => None,
-            Err(error) => return Err(error),
+            Err(TemplateError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
         };
         let decoder = Decoder::from_folder_with(folder, device, dtype, options)?;
         let model = Self::new(decoder, tokenizer, template, folder);
@@ -76,8 +95,8 @@ impl CausalLm {
         }
     }
 
-    /// Puts a model together. `folder` gives it its name, is what errors speak of, and is where [`save`](Self::save)
-    /// finds the tokenizer's files.
+    /// Assembles a model. The name of `folder` becomes the model's name and is used in errors; [`save`](Self::save)
+    /// copies the tokenizer's files from there.
     pub fn new(
         decoder: Decoder,
         tokenizer: Option<Tokenizer>,
@@ -92,7 +111,7 @@ impl CausalLm {
         Self { decoder, tokenizer, template, stop_ids, folder: folder.to_owned(), name }
     }
 
-    /// The same model with other weights, such as finetuned ones; give it a name of its own with [`named`](Self::named).
+    /// The same model with other weights, such as finetuned ones. Rename it with [`named`](Self::named).
     ///
     /// # Errors
     /// [`Error::OtherArchitecture`].
@@ -104,17 +123,17 @@ impl CausalLm {
         Ok(self)
     }
 
-    /// The same model with an adapter on it, above those that it has; the weights are shared. Switching between adapters
-    /// is to keep the model without them, and to put one on where it is needed.
+    /// The same model with an adapter, applied after its present ones. The weights are shared. To switch between
+    /// adapters, keep the model without them and call this for each.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`].
+    /// [`AdapterError`](crate::adapter::AdapterError).
     pub fn with_adapter(&self, adapter: &Adapter) -> Result<Self> {
         Ok(Self { decoder: self.decoder.with_adapter(adapter, 1.0)?, ..self.clone() })
     }
 
-    /// Writes the decoder as [`Decoder::save`] does, and everything else that the model's own folder gives a reader: the
-    /// tokenizer's files, all chat templates and the generation settings are copied. A tokenizer and templates that have no file
+    /// Saves the model: the decoder, as [`Decoder::save`] does, and the other files of the model's folder (the
+    /// tokenizer's files, all chat templates and the generation settings). A tokenizer and templates without a file
     /// there are written from memory.
     ///
     /// # Errors
@@ -122,11 +141,11 @@ impl CausalLm {
     pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let folder = folder.as_ref();
         self.decoder.save(folder, dtype)?;
-        let copied = beside::copy(&self.folder, folder)?;
-        beside::write_missing(folder, &copied, self.tokenizer.as_ref(), self.template.as_ref(), &self.stop_ids)
+        let copied = other_files::copy(&self.folder, folder)?;
+        other_files::write_missing(folder, &copied, self.tokenizer.as_ref(), self.template.as_ref(), &self.stop_ids)
     }
 
-    /// Gives the model another name than its folder's, such as its name on the hub.
+    /// Sets the model's name, such as its name on the hub. The default is the folder's name.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -143,7 +162,7 @@ impl CausalLm {
         self.decoder.config()
     }
 
-    /// What hooks are checked against.
+    /// The dimensions against which hooks are checked.
     pub fn shape(&self) -> ModelShape {
         self.decoder.shape()
     }
@@ -153,7 +172,7 @@ impl CausalLm {
         &self.folder
     }
 
-    /// Its name: that of its folder, on the hub, or as [`named`](Self::named) set it.
+    /// The model's name: that of its folder, its name on the hub, or the one that [`named`](Self::named) set.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -166,43 +185,46 @@ impl CausalLm {
     /// The tokenizer.
     ///
     /// # Errors
-    /// [`Error::NoTokenizer`] when the folder has none.
+    /// [`TokenizerError::NotFound`](crate::tokenizer::TokenizerError::NotFound) when the folder has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| no_tokenizer(&self.folder))
+        Ok(self.tokenizer.as_ref().ok_or_else(|| crate::tokenizer::not_found(&self.folder))?)
     }
 
     /// The chat template.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`] when the folder has none.
+    /// [`TemplateError::NotFound`] when the folder has none.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| Error::NoChatTemplate { folder: self.folder.clone() })
+        Ok(self.template.as_ref().ok_or_else(|| TemplateError::NotFound { folder: self.folder.clone() })?)
     }
 
-    /// The tokens of a conversation as a prompt: rendered by the chat template, generation prompt included, and never
-    /// with a second BOS.
+    /// The tokens of a conversation as a prompt: rendered by the chat template, with the generation prompt and without
+    /// a second BOS token.
     ///
     /// # Errors
-    /// No template or tokenizer, or a template that refuses the conversation.
+    /// [`TemplateError::NotFound`],
+    /// [`TokenizerError::NotFound`](crate::tokenizer::TokenizerError::NotFound), or an error of a template that rejects
+    /// the conversation.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.prompt_with(messages, &RenderOptions::prompt())
     }
 
-    /// As [`prompt`](Self::prompt), with options for the template. The text ends with the header of the assistant's next
-    /// answer, or where the last message ends if [`RenderOptions::continue_final_message`] is set.
+    /// Like [`prompt`](Self::prompt), with options for the template. The text ends with the header of the assistant's
+    /// next answer, or after the last message if [`RenderOptions::continue_final_message`] is set.
     ///
     /// # Errors
-    /// As [`prompt`](Self::prompt).
+    /// Those of [`prompt`](Self::prompt).
     pub fn prompt_with(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
         let prompt = RenderOptions { add_generation_prompt: !options.continue_final_message, ..options.clone() };
         let rendered = self.chat_template()?.render(messages, &prompt)?;
-        self.tokenizer()?.encode_rendered(&rendered.text)
+        Ok(self.tokenizer()?.encode_rendered(&rendered.text)?)
     }
 
-    /// Runs one pass without a cache over whole sequences or prompts, with everything checked first.
+    /// Checks the arguments and runs one pass without a cache over whole sequences or prompts.
     ///
     /// # Errors
-    /// A hook that does not fit or did not fire, a layer to stop at that the model lacks, ids beyond the vocabulary.
+    /// A hook that does not fit or never fired, a layer to stop at that the model does not have, ids outside the
+    /// vocabulary.
     pub fn forward(
         &self,
         batch: &Batch,
@@ -218,7 +240,7 @@ impl CausalLm {
             let last = self.shape().last_layer();
             return Err(pv_hooks::HookError::LayerOutOfRange { hook, layer: stop, last }.into());
         }
-        pv_hooks::check(hook, &self.shape(), options.stop_at)?;
+        pv_hooks::hook::check(hook, &self.shape(), options.stop_at)?;
         let phase = pv_hooks::Phase::Full;
         let ForwardOptions { stop_at, logits } = options;
         let pass = Pass { ids: &batch.ids, spans: &batch.spans, phase, stop_at, logits };

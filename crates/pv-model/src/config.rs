@@ -1,27 +1,37 @@
-//! The shape of a decoder, read from Hugging Face's `config.json`.
+//! The architecture of a decoder, read from Hugging Face's `config.json`.
 
+mod difference;
+mod dtype;
+mod error;
 mod fields;
-mod json;
+mod names;
+mod parts;
+mod rope;
 mod rope_settings;
+mod switches;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::families::{self, ExpectedTensor, TensorNames};
-use crate::weights::{StoredDtype, describe_folder, read_limited};
-
+pub use dtype::StoredDtype;
+pub use error::ConfigError;
 pub(crate) use fields::{Fields, shortened, wrong};
+pub use names::TensorNames;
+pub use parts::ExpectedTensor;
+pub(crate) use parts::{BlockParts, Role, Stack, expected_tensors};
+pub use rope::RotaryTable;
+pub(crate) use rope_settings::RopeFamily;
 pub use rope_settings::{RopeConfig, RopeScaling};
+pub use switches::{
+    Activation, AttentionBias, MlpBias, NormPlacement, NormWeights, OutputHead, QkNorm, RotaryPairs, Scales, Softcaps,
+    SpecialTokens,
+};
+use switches::{is_default, is_none};
 
-/// No configuration is longer; a longer file is not one.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
-
-// Far beyond any model of these families, and small enough that no product of two of them overflows 64 bits.
+// Far above any model of these families, and small enough that no product of two of them overflows 64 bits.
 pub(crate) const MAX_WIDTH: usize = 1 << 20;
 pub(crate) const MAX_BLOCKS: usize = 1 << 12;
 pub(crate) const MAX_HEADS: usize = 1 << 14;
@@ -29,9 +39,9 @@ pub(crate) const MAX_HEAD_DIM: usize = 1 << 13;
 pub(crate) const MAX_VOCAB: usize = 1 << 26;
 pub(crate) const MAX_POSITIONS: usize = 1 << 30;
 
-/// Everything that tells one decoder from another, apart from its weights.
+/// The architecture of a decoder: everything that distinguishes two decoders except their weights.
 ///
-/// Read one with [`DecoderConfig::from_folder`]; one made by hand should pass [`DecoderConfig::validate`].
+/// Read it with [`DecoderConfig::from_folder`]. Call [`DecoderConfig::validate`] on one that was built by hand.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DecoderConfig {
     /// Hugging Face's name of the family, such as `"qwen2"`.
@@ -50,14 +60,35 @@ pub struct DecoderConfig {
     pub d_ff: usize,
     /// Rows of the embedding.
     pub vocab: usize,
-    /// The longest sequence that the model was made for.
+    /// The longest sequence that the model was trained for.
     pub max_positions: usize,
-    /// Added to the mean square in every RMS norm.
+    /// The number added to the mean square in every RMS norm.
     pub norm_eps: f64,
-    /// The feed-forward gate's nonlinearity.
+    /// The nonlinearity of the feed-forward gate.
     pub activation: Activation,
-    /// How positions turn into angles.
+    /// How positions are converted to angles.
     pub rope: RopeConfig,
+    /// Like `rope`, for the blocks with a window, if they differ (Gemma 3).
+    #[serde(skip_serializing_if = "is_none")]
+    pub local_rope: Option<RopeConfig>,
+    /// The number of dimensions of a head that are rotated, from the first on; `None` for all.
+    #[serde(skip_serializing_if = "is_none")]
+    pub rotary_dim: Option<usize>,
+    /// Which dimensions of a head are rotated together.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rotary_pairs: RotaryPairs,
+    /// Where the norms of a block are.
+    #[serde(skip_serializing_if = "is_default")]
+    pub norms: NormPlacement,
+    /// What the weights of norms mean.
+    #[serde(skip_serializing_if = "is_default")]
+    pub norm_weights: NormWeights,
+    /// Constant factors.
+    #[serde(skip_serializing_if = "is_default")]
+    pub scales: Scales,
+    /// Bounds of scores and logits.
+    #[serde(skip_serializing_if = "is_default")]
+    pub softcaps: Softcaps,
     /// Which attention projections have a bias.
     pub attention_bias: AttentionBias,
     /// Which feed-forward projections have a bias.
@@ -66,118 +97,29 @@ pub struct DecoderConfig {
     pub qk_norm: QkNorm,
     /// One entry per block. With `Some(w)`, the query at position i sees the keys at positions j with i − w < j ≤ i.
     pub windows: Vec<Option<usize>>,
-    /// Where logits come from.
+    /// The source of the logits.
     pub output_head: OutputHead,
-    /// Tokens with a role.
+    /// Tokens with a special role.
     pub tokens: SpecialTokens,
-    /// The type that the configuration says its weights are stored in; a hint, the weights file decides.
+    /// The storage type of the weights according to the configuration. A hint only; the weights file decides.
     pub stored_dtype: Option<StoredDtype>,
-    /// What the checkpoint calls its tensors.
+    /// The names of the tensors in the checkpoint.
     #[serde(skip)]
     pub names: TensorNames,
 }
 
-/// The feed-forward gate's nonlinearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x · sigmoid(x).
-    Silu,
-}
-
-/// Which attention projections have a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttentionBias {
-    /// None.
-    None,
-    /// Query, key and value (Qwen2).
-    Qkv,
-    /// Query, key, value and output (`attention_bias` of Llama and Qwen3).
-    QkvAndOutput,
-}
-
-impl AttentionBias {
-    /// Whether the query, key and value projections have one.
-    pub fn on_qkv(self) -> bool {
-        self != Self::None
-    }
-
-    /// Whether the output projection has one.
-    pub fn on_output(self) -> bool {
-        self == Self::QkvAndOutput
-    }
-}
-
-/// Which feed-forward projections have a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MlpBias {
-    /// None.
-    None,
-    /// Gate, up and down.
-    All,
-}
-
-/// Whether queries and keys are normalised before they are rotated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QkNorm {
-    /// They are not.
-    None,
-    /// An RMS norm over each head's `head_dim` values, one weight for all heads (Qwen3).
-    PerHead,
-}
-
-/// Where logits come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputHead {
-    /// The embedding, transposed.
-    Tied,
-    /// A matrix of its own.
-    Untied,
-}
-
-/// Token ids with a role. A folder's `generation_config.json` may know more ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SpecialTokens {
-    /// Begins a sequence.
-    pub bos: Option<u32>,
-    /// Each ends a sequence.
-    pub eos: Vec<u32>,
-    /// Fills up a batch.
-    pub pad: Option<u32>,
-}
-
 impl DecoderConfig {
-    /// Reads `config.json` in a model folder.
-    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref();
-        let path = folder.join("config.json");
-        if !path.is_file() {
-            let found = describe_folder(folder)?;
-            return Err(Error::NotAModelFolder { path: folder.into(), wanted: "config.json", found });
-        }
-        let bytes = read_limited(&path, MAX_CONFIG_BYTES)?;
-        let value = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
-        families::decoder_config(&Fields::root(&path, &value)?)
-    }
-
-    /// Reads the content of a `config.json`.
-    pub fn from_json(value: &Value) -> Result<Self> {
-        families::decoder_config(&Fields::root(Path::new("config.json"), value)?)
-    }
-
-    /// Refuses a configuration that no decoder can have.
+    /// Rejects an invalid configuration. Afterwards, all sizes are positive and small enough that their products do not
+    /// overflow.
     ///
-    /// After it, sizes are neither zero nor so large that a product of them overflows.
-    pub fn validate(&self) -> Result<()> {
+    /// # Errors
+    /// [`ConfigError::Value`], with the key and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         self.check(Path::new("DecoderConfig"))
     }
 
-    /// As [`DecoderConfig::validate`], for a configuration from the file at `path`.
-    pub(crate) fn check(&self, path: &Path) -> Result<()> {
+    /// Like [`DecoderConfig::validate`], for a configuration from the file at `path`.
+    pub(crate) fn check(&self, path: &Path) -> Result<(), ConfigError> {
         for (key, value, most) in [
             ("hidden_size", self.d_model, MAX_WIDTH),
             ("num_hidden_layers", self.layers, MAX_BLOCKS),
@@ -189,15 +131,20 @@ impl DecoderConfig {
             ("max_position_embeddings", self.max_positions, MAX_POSITIONS),
         ] {
             if value == 0 || value > most {
-                return Err(wrong(path, key, value, format!("a whole number from 1 to {most}")));
+                return Err(wrong(path, key, value, format!("an integer from 1 to {most}")));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let expected = format!("a divisor of num_attention_heads, which is {}", self.heads);
             return Err(wrong(path, "num_key_value_heads", self.kv_heads, expected));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(wrong(path, "head_dim", self.head_dim, "an even number, because dimensions rotate in pairs"));
+        let rotated = self.rotated();
+        if rotated == 0 || rotated > self.head_dim || !rotated.is_multiple_of(2) {
+            let (key, expected) = match self.rotary_dim {
+                None => ("head_dim", "an even number, because dimensions rotate in pairs"),
+                Some(_) => ("partial_rotary_factor", "an even number of the dimensions of a head, and at least 2"),
+            };
+            return Err(wrong(path, key, rotated, expected));
         }
         if self.heads * self.head_dim > MAX_WIDTH {
             let expected = format!("at most {MAX_WIDTH} over all {} heads", self.heads);
@@ -206,13 +153,17 @@ impl DecoderConfig {
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(wrong(path, "rms_norm_eps", format!("{:?}", self.norm_eps), "a number between 0 and 1"));
         }
-        self.rope.check(path, self.head_dim)?;
+        for rope in std::iter::once(&self.rope).chain(&self.local_rope) {
+            rope.check(path, rotated)?;
+        }
+        self.scales.check(path)?;
+        self.softcaps.check(path)?;
         if self.windows.len() != self.layers {
             let expected = format!("one entry for each of the {} blocks", self.layers);
             return Err(wrong(path, "layer_types", format!("of length {}", self.windows.len()), expected));
         }
         if let Some(window) = self.windows.iter().flatten().find(|w| !(1..=MAX_POSITIONS).contains(*w)) {
-            return Err(wrong(path, "sliding_window", window, format!("a whole number from 1 to {MAX_POSITIONS}")));
+            return Err(wrong(path, "sliding_window", window, format!("an integer from 1 to {MAX_POSITIONS}")));
         }
         if let Some(pad) = self.tokens.pad.filter(|pad| *pad as usize >= self.vocab) {
             return Err(wrong(path, "pad_token_id", pad, format!("below vocab_size, which is {}", self.vocab)));
@@ -224,15 +175,29 @@ impl DecoderConfig {
         Ok(())
     }
 
-    /// Every tensor that the decoder needs, in the order of the forward pass; a tied output head is none.
+    /// All tensors of the decoder, in the order of the forward pass. A tied output head is not among them.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
-        families::expected_tensors(self).collect()
+        expected_tensors(self).collect()
     }
 
-    /// The number of parameters, a tied output head counted once.
+    /// The number of parameters; a tied output head is counted once.
     pub fn parameters(&self) -> u128 {
-        let shapes = families::expected_tensors(self);
+        let shapes = expected_tensors(self);
         shapes.map(|tensor| tensor.shape.iter().map(|n| *n as u128).product::<u128>()).sum()
+    }
+
+    /// The number of dimensions of a head that are rotated.
+    pub fn rotated(&self) -> usize {
+        self.rotary_dim.unwrap_or(self.head_dim)
+    }
+
+    /// The number of tokens beyond which a sequence has other rotary frequencies (LongRoPE): keys that were cached in a
+    /// shorter sequence cannot be used in a longer one.
+    pub fn rotary_limit(&self) -> Option<usize> {
+        match &self.rope.scaling {
+            RopeScaling::LongRope { original_max_positions, .. } => Some(*original_max_positions),
+            _ => None,
+        }
     }
 
     /// The output width of the query projection.

@@ -1,32 +1,35 @@
-//! How likely a model finds given continuations of prompts.
+//! The log-probabilities of given continuations of prompts.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use pv_hooks::{Hook, Phase, RowSpans, TokenSpans};
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Hook, Phase, TokenSpans};
 use serde::{Deserialize, Serialize};
 
+use crate::batch::Batch;
 use crate::decoder::{KvCache, Logits, Pass};
-use crate::{Batch, CausalLm, Error, Result, to_f32};
+use crate::tensors::to_f32;
+use crate::{CausalLm, Error, Result};
 
-/// A prompt, and what may follow it.
+/// A prompt and its possible continuations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Continuations<'a> {
     /// The rendered prompt's tokens.
     pub prompt: &'a [u32],
-    /// The tokens of each continuation, at least one continuation.
+    /// The tokens of each continuation; at least one continuation.
     ///
     /// Continuations are numbered over all prompts in order; that number is the sequence that hooks see.
     pub continuations: &'a [Vec<u32>],
 }
 
-/// How continuations are scored.
+/// Settings for scoring continuations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ScoreOptions {
-    /// The most rows that are read together.
+    /// The greatest number of rows in a batch.
     pub batch_size: usize,
-    /// The most prompt tokens, padding included, that are read in one pass; a longer prompt is read alone.
+    /// The greatest number of prompt tokens, including padding, in one pass; a longer prompt has a pass of its own.
     pub prefill_tokens: usize,
 }
 
@@ -36,28 +39,29 @@ impl Default for ScoreOptions {
     }
 }
 
-/// A prompt whose continuations have been scored.
+/// The scores of a prompt's continuations.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ScoredContinuations {
     /// The prompt's index.
     pub prompt: usize,
-    /// For each continuation and each of its tokens: ln p(token | prompt, the continuation's tokens before it).
+    /// For each continuation and each of its tokens: ln p(token | prompt, preceding tokens of the continuation).
     pub log_probs: Vec<Vec<f64>>,
 }
 
 impl CausalLm {
-    /// The log-probability of every token of every continuation, given the prompt and the tokens before it.
+    /// Computes the log-probability of every token of every continuation, given the prompt and the preceding tokens.
     ///
-    /// A prompt is read once for all of its continuations, and so is what several of them begin with; a continuation's
-    /// last token is never read. The softmax over the vocabulary is in f64. Prompts are reported as they are done,
-    /// shorter ones first; the callback may break the run off.
+    /// A prompt is computed once for all its continuations, and so are common prefixes of continuations; a
+    /// continuation's last token is not an input. The softmax over the vocabulary is in f64. Prompts are reported as
+    /// they are completed, shorter ones first; the callback may cancel the run.
     ///
     /// A hook sees each prompt in a [`Phase::Prefill`] pass and the continuations' tokens in [`Phase::Decode`] passes,
-    /// where a row stands for all the continuations that share it.
+    /// in which a row represents all continuations that share it.
     ///
     /// # Errors
-    /// Impossible options, empty prompts or prompts without continuations, ids beyond the vocabulary, a hook that does
-    /// not fit or never fired, logits that are not numbers.
+    /// Invalid options, prompts without tokens or without continuations, ids outside the vocabulary, a hook that does
+    /// not fit or never fired, logits that are not finite.
     pub fn score_continuations(
         &self,
         prompts: &[Continuations<'_>],
@@ -68,12 +72,12 @@ impl CausalLm {
         self.score_continuations_after(&[], prompts, options, hook, on_scored)
     }
 
-    /// As [`score_continuations`](Self::score_continuations), for prompts that all begin with `beginning`, such as the same
-    /// examples; each prompt is what follows it. The beginning is read once, in a [`Phase::Prefill`] pass of its own whose
-    /// row stands for all sequences; only prompts of the same length then share a pass.
+    /// Like [`score_continuations`](Self::score_continuations), for prompts with a common prefix `beginning`, such as
+    /// the same examples; each prompt follows it. The prefix is computed once, in a [`Phase::Prefill`] pass of its own
+    /// whose row represents all sequences; only prompts of equal length then share a pass.
     ///
     /// # Errors
-    /// As [`score_continuations`](Self::score_continuations).
+    /// Those of [`score_continuations`](Self::score_continuations).
     pub fn score_continuations_after(
         &self,
         beginning: &[u32],
@@ -83,18 +87,18 @@ impl CausalLm {
         mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
     ) -> Result<()> {
         self.check_continuations(beginning, prompts, options)?;
-        pv_hooks::check(hook, &self.shape(), None)?;
+        pv_hooks::hook::check(hook, &self.shape(), None)?;
         if prompts.is_empty() {
             return Ok(());
         }
         let beginning = Beginning::read(self, beginning, prompts, hook)?;
-        // Neighbours in length share a batch, so that little of it is padding.
+        // Prompts of similar length share a batch, so that there is little padding.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
         let mut rest = order.as_slice();
         while !rest.is_empty() {
             let length = |n: usize| prompts[rest[n]].prompt.len();
-            // Padding would come between a beginning and what follows it.
+            // Padding would be between a prefix and the tokens that follow it.
             let alike = |n: usize| beginning.is_none() || length(n) == length(0);
             let fits = |n: &usize| alike(n - 1) && length(n - 1) * n <= options.prefill_tokens;
             let most = options.batch_size.min(rest.len());
@@ -102,7 +106,7 @@ impl CausalLm {
             rest = later;
             for scored in Group::new(self, beginning.as_ref(), prompts, group, options).read(hook)? {
                 if on_scored(scored).is_break() {
-                    // What was broken off may have ended before the hook's turn came.
+                    // A cancelled run may have ended before the hook could act.
                     let _ = hook.finish();
                     return Ok(());
                 }
@@ -120,7 +124,7 @@ impl CausalLm {
         self.check_ids(beginning)?;
         for (name, value) in [("batch_size", options.batch_size), ("prefill_tokens", options.prefill_tokens)] {
             if value == 0 {
-                return Err(Error::BadOption { reason: format!("{name} is 0") });
+                return Err(Error::BadOption { name, value: value.to_string(), expected: "at least 1" });
             }
         }
         for (index, Continuations { prompt, continuations }) in prompts.iter().enumerate() {
@@ -128,12 +132,18 @@ impl CausalLm {
                 return Err(Error::EmptyPrompt { index });
             }
             if continuations.is_empty() {
-                return Err(Error::BadOption { reason: format!("prompt {index} has no continuations") });
+                return Err(Error::NoContinuations { index });
             }
             self.check_ids(prompt)?;
             continuations.iter().try_for_each(|continuation| self.check_ids(continuation))?;
             let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
-            let (needed, limit) = (beginning.len() + prompt.len() + longest, self.config().max_positions);
+            let (tokens, needed) = (beginning.len() + prompt.len(), beginning.len() + prompt.len() + longest);
+            // The first pass, whose keys all later ones use.
+            let first = if beginning.is_empty() { tokens } else { beginning.len() };
+            if let Some(limit) = self.config().rotary_limit().filter(|limit| (first..needed).contains(limit)) {
+                return Err(Error::RotaryLimit { index, tokens, needed, limit });
+            }
+            let limit = self.config().max_positions;
             if needed > limit {
                 tracing::warn!(index, needed, limit, "prompt and continuation may exceed the model's positions");
             }
@@ -142,19 +152,19 @@ impl CausalLm {
     }
 }
 
-/// What precedes a continuation's token: the prompt (node 0), or the prompt and some tokens.
+/// The tokens before a continuation's token: the prompt (node 0), or the prompt and some tokens.
 #[derive(Debug, Default)]
 struct Node {
-    /// How many tokens follow the prompt.
+    /// The number of tokens after the prompt.
     depth: usize,
-    /// Nodes that are one token longer.
+    /// Nodes with one more token.
     children: BTreeMap<u32, usize>,
-    /// The continuations that go through here.
+    /// The continuations that contain this node.
     continuations: Vec<usize>,
 }
 
-/// The nodes of a prompt's continuations: a continuation of n tokens goes through n nodes, the last of which precedes its
-/// last token.
+/// The nodes of a prompt's continuations: a continuation of n tokens has n nodes, the last of which precedes its last
+/// token.
 fn tree(continuations: &[Vec<u32>]) -> Vec<Node> {
     let mut nodes = vec![Node::default()];
     for (index, continuation) in continuations.iter().enumerate() {
@@ -174,21 +184,21 @@ fn tree(continuations: &[Vec<u32>]) -> Vec<Node> {
     nodes
 }
 
-/// A node that is to be read.
+/// A node whose pass is pending.
 #[derive(Clone, Copy)]
 struct Unread {
-    /// The place of its prompt in the group.
+    /// The index of its prompt in the group.
     place: usize,
     node: usize,
-    /// The row of the cache that holds all but its last token, and that token.
+    /// The row of the cache that contains all but its last token, and that token.
     row: usize,
     token: u32,
 }
 
-/// What all prompts begin with, read once.
+/// The common prefix of all prompts, computed once.
 struct Beginning {
     tokens: usize,
-    /// One row, with room for the longest prompt and continuation.
+    /// One row, with capacity for the longest prompt and continuation.
     cache: KvCache,
 }
 
@@ -217,7 +227,7 @@ impl Beginning {
         Ok(Some(Self { tokens, cache }))
     }
 
-    /// Prompts of one length that follow it, and a cache with the beginning in every row.
+    /// Prompts of one length that follow the prefix, and a cache with the prefix in every row.
     fn follow(&self, prompts: &[&[u32]], sequences: Vec<Vec<usize>>) -> Result<(Batch, KvCache)> {
         let seq = prompts.first().map_or(0, |prompt| prompt.len());
         let row = |sequences| RowSpans { offset: self.tokens, ..RowSpans::prompt(sequences, 0, seq) };
@@ -228,7 +238,7 @@ impl Beginning {
     }
 }
 
-/// Prompts that are read together.
+/// Prompts that share passes.
 struct Group<'a> {
     model: &'a CausalLm,
     beginning: Option<&'a Beginning>,
@@ -278,14 +288,14 @@ impl<'a> Group<'a> {
         Ok(places.map(|((prompt, ..), log_probs)| ScoredContinuations { prompt: *prompt, log_probs }).collect())
     }
 
-    /// The numbers, over all prompts, of the continuations that go through a node.
+    /// The numbers, over all prompts, of the continuations that contain a node.
     fn sequences(&self, place: usize, node: usize) -> Vec<usize> {
         let first = self.prompts[place].2;
         self.trees[place][node].continuations.iter().map(|continuation| first + continuation).collect()
     }
 
-    /// Reads nodes and all that follow them, a batch at a time, so that no more than a batch of rows per level is kept: and of a level
-    /// of which nothing is left to be read, nothing. A continuation without branches goes on in the cache that it began in.
+    /// Computes nodes and all their descendants, a batch at a time. At most one batch of rows per level is held, and a
+    /// level without pending nodes is released. A continuation without branches continues in the same cache.
     fn descend(&mut self, cache: KvCache, unread: Vec<Unread>, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
         let mut levels = vec![(cache, unread)];
         while let Some((mut cache, mut batch)) = levels.pop() {
@@ -311,8 +321,8 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Runs a pass whose row `r` ends in `nodes[r]` (a prompt's place in the group, and its node); takes the
-    /// log-probabilities of what follows, and returns the nodes that are one token longer.
+    /// Runs a pass whose row `r` ends in `nodes[r]` (the index of a prompt in the group, and its node). Records the
+    /// log-probabilities of the following tokens and returns the nodes with one more token.
     fn pass(
         &mut self,
         ids: &[u32],
@@ -341,11 +351,11 @@ impl<'a> Group<'a> {
     }
 }
 
-/// ln Σ exp, or `None` where there is a NaN or nothing but −∞.
+/// ln Σ exp, or `None` if there is a NaN or all values are −∞.
 fn log_sum_exp(logits: &[f32]) -> Option<f64> {
     let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum();
-    // A NaN anywhere, or a peak that is not finite, makes the sum a NaN.
+    // A NaN, or a maximum that is not finite, makes the sum a NaN.
     let total = peak + sum.ln();
     total.is_finite().then_some(total)
 }

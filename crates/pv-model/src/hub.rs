@@ -1,4 +1,4 @@
-//! From a model argument to a local folder: a folder, the Hugging Face cache, or a download.
+//! Resolves a model argument to a local folder: a folder, the Hugging Face cache, or a download.
 
 mod cache;
 #[cfg(feature = "hub")]
@@ -15,76 +15,78 @@ mod tests;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::Result;
+use crate::gguf::is_gguf;
 use cache::RepoCache;
-pub use error::HubError;
+pub use error::{CacheMiss, HubAction, HubAnswer, HubError};
 use name::RepoName;
+pub use name::{NameProblem, PartProblem};
 pub use options::{HubOptions, HubToken};
 
-/// What [`resolve`] is waiting for.
+/// The progress of [`resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HubProgress {
-    /// The hub is asked what the repository holds.
+    /// The hub is asked for the files of the repository.
     Listing,
-    /// A file is being downloaded, checked or waited for (while another program downloads it into the same cache).
+    /// A file is being downloaded or verified, or another program is downloading it into the same cache.
     File {
-        /// Its path in the repository.
+        /// The path in the repository.
         name: String,
-        /// How many of its bytes are here.
+        /// The number of its bytes on the disk.
         done: u64,
-        /// How many it has.
+        /// The size of the file in bytes.
         total: u64,
-        /// How many bytes of all files are here.
+        /// The number of bytes of all files on the disk.
         all_done: u64,
-        /// How many all files have; grows once, when the index of a sharded model has been read.
+        /// The size of all files in bytes. It grows once, when the index of a sharded model has been read.
         all_total: u64,
     },
 }
 
-/// Turns what a user typed for a model into a local folder that holds it.
+/// Resolves a user's model argument to a local folder with the model.
 ///
-/// `name` is taken for, in this order:
-/// 1. a local folder, which is returned as it is;
-/// 2. a repository on the hub, `org/name` or `org/name@revision`, that the Hugging Face cache has with its
-///    configuration, tokenizer and weights: its snapshot there is returned, and the network is not used;
-/// 3. (feature `hub`) such a repository to download into that cache, in the layout that the Python libraries share:
-///    configuration, tokenizer, chat templates and safetensors weights, nothing else. Files are checked against the
-///    sizes and SHA-256 sums that the hub lists, and become visible only whole. A download of weights that was broken
-///    off goes on where it stopped.
+/// `name` is interpreted as, in this order:
+/// 1. A local folder or GGUF file, which is returned unchanged.
+/// 2. A repository on the hub, `org/name` or `org/name@revision`, whose configuration, tokenizer and weights are in the
+///    Hugging Face cache: its snapshot is returned, without network access.
+/// 3. (feature `hub`) Such a repository, which is downloaded into that cache, in the layout of the Python libraries:
+///    configuration, tokenizer, chat templates and safetensors weights, and no other files. The sizes of files, and the
+///    SHA-256 hashes of large ones, are compared with the hub's listing. Files become visible only when they are
+///    complete. An interrupted download of weights resumes.
 ///
-/// `on_progress` hears of downloads several times a second, also when nothing moves; [`ControlFlow::Break`] ends them.
-/// Everything that comes from the environment is in `options`, see [`HubOptions::from_env`], but for the proxy settings
-/// (`HTTPS_PROXY` and its kin) that the HTTP client reads.
+/// `on_progress` is called several times a second during downloads, also while nothing arrives; [`ControlFlow::Break`]
+/// cancels them. All settings of the environment are in `options`, see [`HubOptions::from_env`], except for the proxy
+/// settings (`HTTPS_PROXY` and so on), which the HTTP client reads.
 ///
 /// # Errors
-/// [`HubError`] in [`Error::Hub`](crate::Error::Hub), or another error about a damaged weights index.
+/// See [`HubError`].
 pub fn resolve(
     name: &str,
     options: &HubOptions,
     on_progress: impl FnMut(HubProgress) -> ControlFlow<()>,
-) -> Result<PathBuf> {
+) -> Result<PathBuf, HubError> {
     let folder = Path::new(name);
-    if folder.is_dir() {
+    // A GGUF file that does not exist is an error of reading it, not of a name on the hub.
+    if folder.is_dir() || is_gguf(folder) {
         return Ok(folder.into());
     }
-    let repo = RepoName::parse(name).map_err(|reason| HubError::Name { name: name.into(), reason })?;
+    let repo = RepoName::parse(name).map_err(|problem| HubError::Name { name: name.into(), problem })?;
     let cache = RepoCache::new(&options.cache, &repo);
     let missing = match cache.lookup(&repo.revision) {
         Ok(snapshot) => return Ok(snapshot),
-        Err(missing) => missing,
+        Err(missing) => Box::new(missing),
     };
     #[cfg(feature = "hub")]
     {
         if options.offline {
             let (repo, cache) = (repo.to_string(), options.cache.clone());
-            return Err(HubError::Offline { repo, cache, missing }.into());
+            return Err(HubError::Offline { repo, cache, missing });
         }
         download::download(repo, cache, options, missing, on_progress)
     }
     #[cfg(not(feature = "hub"))]
     {
         let _ = on_progress;
-        Err(HubError::NotBuilt { repo: repo.to_string(), cache: options.cache.clone(), missing }.into())
+        Err(HubError::NotBuilt { repo: repo.to_string(), cache: options.cache.clone(), missing })
     }
 }

@@ -1,38 +1,44 @@
-//! Which model a result is of, its weights included.
+//! The identity of a model, including its weights.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{CausalLm, Error, Result, to_f32};
+use crate::decoder::{Decoder, Held, Projection, Weight};
+use crate::tensors::to_f32;
+use crate::{CausalLm, Result};
 
-/// How many values at either end of each parameter are looked at.
+/// The number of values hashed at either end of each parameter.
 const SAMPLED: usize = 64;
 
-/// Which model a result is of: its name, architecture, chat template, type and weights. Made by [`CausalLm::identity`], and
-/// kept in the files of everything that is computed with a model.
+/// The identity of a model: its name, architecture, chat template, compute type and weights. [`CausalLm::identity`]
+/// computes it; it is stored in the files of every result that is computed with a model.
 ///
-/// Files of older versions hold less; what they do not say is empty, 0 or `None` here, and counts as equal.
+/// Files of older versions contain less. A field that they lack is empty, 0 or `None`, and counts as equal in
+/// comparisons.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// The model's name: that of its folder or on the hub.
     pub name: String,
-    /// SHA-256 of its architecture, in hex: [`DecoderConfig::hash`](crate::DecoderConfig::hash).
+    /// SHA-256 of the architecture, in hexadecimal: [`DecoderConfig::hash`](crate::DecoderConfig::hash).
     pub config_hash: String,
-    /// SHA-256 of its default chat template's source, in hex, where it has one.
+    /// SHA-256 of the source of the default chat template, in hexadecimal, if there is one.
     pub template_hash: Option<String>,
-    /// The type that it computes in.
+    /// The compute type.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dtype: String,
-    /// Its number of layers, embeddings included.
+    /// The number of layers, including the embeddings.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub layers: usize,
-    /// Its width.
+    /// The width of the residual stream.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub d_model: usize,
-    /// SHA-256 of the first and the last 64 values of every parameter, adapters' included, in hex: not proof against malice,
-    /// but any training changes it.
+    /// The formats in which the weight matrices are stored, if they are packed in another type than the compute type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<String>,
+    /// SHA-256 of the first and the last 64 values of every parameter, including those of adapters, in hexadecimal. Any
+    /// training changes it; it does not protect against deliberate manipulation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
 }
@@ -43,16 +49,19 @@ fn is_unknown(number: &usize) -> bool {
 }
 
 impl ModelIdentity {
-    /// The first part in which another model differs, with the values of both; what either does not know is not compared.
+    /// The first field in which two identities differ, with the values of `self` and `other`. Fields that are unknown
+    /// in either are not compared.
     pub fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let template = |identity: &Self| identity.template_hash.clone().unwrap_or_else(|| "none".to_owned());
         let number = |number: usize| if number == 0 { String::new() } else { number.to_string() };
+        let packed = |identity: &Self| identity.packed.clone().unwrap_or_else(|| "not packed".to_owned());
         let weights = |identity: &Self| identity.weights.clone().unwrap_or_default();
         let parts = [
             ("model", self.name.clone(), other.name.clone()),
             ("model's architecture hash", self.config_hash.clone(), other.config_hash.clone()),
             ("chat template's hash", template(self), template(other)),
             ("model's type", self.dtype.clone(), other.dtype.clone()),
+            ("format of the model's weights", packed(self), packed(other)),
             ("model's number of layers", number(self.layers), number(other.layers)),
             ("model's width", number(self.d_model), number(other.d_model)),
             ("model's weights' hash", weights(self), weights(other)),
@@ -62,47 +71,94 @@ impl ModelIdentity {
 }
 
 impl CausalLm {
-    /// Which model this is, for the files of what is computed with it. Reads a little of every parameter from the device.
+    /// The model's identity, for files of results. Reads a few values of every parameter from the device.
     ///
     /// # Errors
-    /// A device that does not hand over the weights.
+    /// [`DeviceError::Failed`](crate::device::DeviceError::Failed), if the device does not return the weights.
     pub fn identity(&self) -> Result<ModelIdentity> {
-        let mut sampler = Sampler { hash: Sha256::new(), failed: None };
-        self.decoder().visit(&mut sampler);
-        if let Some(error) = sampler.failed {
-            return Err(error);
-        }
         let template = self.chat_template().ok().and_then(|template| template.source("default"));
         Ok(ModelIdentity {
             name: self.name().to_owned(),
             config_hash: self.config().hash(),
-            template_hash: template.map(pv_data::sha256),
+            template_hash: template.map(pv_data::files::sha256),
             dtype: format!("{:?}", self.decoder().dtype()),
             layers: self.config().layers + 1,
             d_model: self.config().d_model,
-            weights: Some(hex::encode(sampler.hash.finalize())),
+            packed: self.decoder().packed_formats(),
+            weights: Some(weights_hash(self.decoder())?),
         })
     }
 }
 
-struct Sampler {
-    hash: Sha256,
-    failed: Option<Error>,
+fn weights_hash(decoder: &Decoder) -> Result<String> {
+    let mut sampler = Sampler { hash: Sha256::new() };
+    sampler.matrix(&decoder.embedding)?;
+    for block in &decoder.blocks {
+        for held in block.held().into_iter().flatten() {
+            match held {
+                Held::Norm(norm) => sampler.tensor(norm)?,
+                Held::Projection(projection) => sampler.projection(projection)?,
+            }
+        }
+    }
+    sampler.tensor(&decoder.norm)?;
+    if let Some(head) = &decoder.head {
+        sampler.matrix(head)?;
+    }
+    Ok(hex::encode(sampler.hash.finalize()))
 }
 
-impl ModuleVisitor for Sampler {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // Quantized weights by the values that they stand for.
+/// Hashes the shape of each parameter, and its first and last values.
+struct Sampler {
+    hash: Sha256,
+}
+
+impl Sampler {
+    fn projection(&mut self, projection: &Projection) -> Result<()> {
+        self.matrix(&projection.weight)?;
+        projection.bias.iter().try_for_each(|bias| self.tensor(bias))?;
+        projection.lora.iter().try_for_each(|update| {
+            self.tensor(&update.a)?;
+            self.tensor(&update.b)
+        })
+    }
+
+    fn matrix(&mut self, weight: &Weight) -> Result<()> {
+        let [rows, columns] = weight.dims();
+        match weight {
+            Weight::Tensor(tensor) => self.tensor(tensor),
+            Weight::Packed(_) => {
+                self.shape(&[rows, columns]);
+                // The rows at either end that contain the sampled values.
+                let part = SAMPLED.min(rows * columns);
+                let some = part.div_ceil(columns.max(1));
+                let first = to_f32(weight.rows(0..some))?;
+                let last = to_f32(weight.rows(rows - some..rows))?;
+                self.values(&first[..part]);
+                self.values(&last[last.len() - part..]);
+                Ok(())
+            }
+        }
+    }
+
+    fn tensor<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<()> {
+        // Quantized weights are dequantized.
         let tensor = param.val().without_autodiff().dequantize();
         let dims = tensor.dims();
         let n: usize = dims.iter().product();
-        dims.iter().for_each(|size| self.hash.update(size.to_le_bytes()));
+        self.shape(&dims);
         let (flat, part) = (tensor.reshape([n]), n.min(SAMPLED));
         for start in [0, n - part] {
-            match to_f32(flat.clone().narrow(0, start, part)) {
-                Ok(values) => values.iter().for_each(|value| self.hash.update(value.to_le_bytes())),
-                Err(error) => self.failed = Some(error),
-            }
+            self.values(&to_f32(flat.clone().narrow(0, start, part))?);
         }
+        Ok(())
+    }
+
+    fn shape(&mut self, dims: &[usize]) {
+        dims.iter().for_each(|size| self.hash.update(size.to_le_bytes()));
+    }
+
+    fn values(&mut self, values: &[f32]) {
+        values.iter().for_each(|value| self.hash.update(value.to_le_bytes()));
     }
 }

@@ -1,28 +1,33 @@
-//! From checked weight files to a decoder on a device.
+//! Loads checked weight files into a decoder on a device.
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
+use pv_kernels::kept::Format;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DecoderConfig, MlpBias, OutputHead, QkNorm};
-use crate::decoder::{Block, Decoder, Projection};
-use crate::families::expected_tensors;
-use crate::weights::{RawTensor, WeightFiles};
+use crate::config::{BlockParts, DecoderConfig, OutputHead, Stack, TensorNames, expected_tensors};
+use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
+use crate::device::DeviceError;
+use crate::weights::{RawTensor, WeightFiles, WeightType, WeightsError, pack};
 use crate::{Error, Result, memory};
 
-/// Reads weights one tensor at a time, converting each to the compute type on its way to the device.
+/// Reads weights one tensor at a time and converts each to the compute type on its way to the device.
 struct Loader<'a> {
     files: &'a WeightFiles,
     device: &'a Device,
     dtype: DType,
+    /// The type of matrices, if it is not that of the computation.
+    packed: Option<WeightType>,
+    /// Whether matrices in blocks are kept as they are stored.
+    as_stored: bool,
 }
 
 impl Loader<'_> {
-    /// Stacks tensors along their first dimension; all have the same other dimensions.
+    /// Stacks tensors along their first dimension; the other dimensions are equal.
     fn stacked<const D: usize>(&self, names: &[String]) -> Result<Tensor<D>> {
-        let parts = names.iter().map(|name| self.files.get(name)).collect::<Result<Vec<_>>>()?;
+        let parts = names.iter().map(|name| self.files.get(name)).collect::<Result<Vec<_>, _>>()?;
         let mut shape = parts[0].shape.clone();
         shape[0] = parts.iter().map(|part| part.shape[0]).sum();
         let data = match self.dtype {
@@ -38,38 +43,68 @@ impl Loader<'_> {
         self.stacked(&[name.to_owned()])
     }
 
-    fn projection(&self, config: &DecoderConfig, block: usize, parts: &[&str], bias: bool) -> Result<Projection> {
-        let names = |kind: &str| {
-            parts.iter().map(|part| config.names.in_block(block, &format!("{part}.{kind}"))).collect::<Vec<_>>()
+    /// Stacks matrices of equal width along their outputs. `table` is true for embeddings and the output head.
+    fn matrix(&self, names: &[String], table: bool) -> Result<Weight> {
+        let parts = names.iter().map(|name| self.files.get(name)).collect::<Result<Vec<_>, WeightsError>>()?;
+        let columns = parts[0].shape[1];
+        let in_blocks = self.as_stored && parts.iter().any(|part| part.format.block_elements() > 1);
+        let format_of = |part: &RawTensor<'_>| match self.packed {
+            Some(packed) => Some(packed.format(columns, table)),
+            None => in_blocks.then_some(part.format),
         };
-        let bias = bias.then(|| self.stacked(&names("bias"))).transpose()?;
-        Ok(Projection::new(self.stacked(&names("weight"))?, bias))
-    }
-
-    fn block(&self, config: &DecoderConfig, block: usize) -> Result<Block> {
-        let names = &config.names;
-        let vector = |name: &str| self.one::<1>(&names.in_block(block, name));
-        let normed = config.qk_norm == QkNorm::PerHead;
-        let mlp_bias = config.mlp_bias == MlpBias::All;
-        let attention = config.attention_bias;
-        Ok(Block::new(
-            vector(names.attention_norm)?,
-            self.projection(config, block, &[names.query, names.key, names.value], attention.on_qkv())?,
-            normed.then(|| Ok::<_, Error>((vector(names.query_norm)?, vector(names.key_norm)?))).transpose()?,
-            self.projection(config, block, &[names.output], attention.on_output())?,
-            vector(names.mlp_norm)?,
-            self.projection(config, block, &[names.gate, names.up], mlp_bias)?,
-            self.projection(config, block, &[names.down], mlp_bias)?,
-        ))
+        // Parts after another in one format are one.
+        let mut packed: Vec<(Format, Vec<u8>)> = Vec::new();
+        for part in &parts {
+            let Some(format) = format_of(part) else { return Ok(self.stacked::<2>(names)?.into()) };
+            match packed.last_mut().filter(|(last, _)| *last == format) {
+                Some((_, bytes)) => pack(part, format, bytes)?,
+                None => {
+                    let alike = parts.iter().filter(|other| format_of(other) == Some(format));
+                    let rows: usize = alike.map(|part| part.shape[0]).sum();
+                    let mut bytes = Vec::with_capacity(format.bytes(columns).unwrap_or(0) * rows);
+                    pack(part, format, &mut bytes)?;
+                    packed.push((format, bytes));
+                }
+            }
+        }
+        names.iter().for_each(|name| self.files.release(name));
+        Ok(Weight::Packed(PackedMatrix::new(columns, packed)))
     }
 }
 
-/// The values of all parts, one after another, in the type of `zero`.
+/// The tensors of one block.
+struct BlockLoader<'a> {
+    loader: &'a Loader<'a>,
+    names: &'a TensorNames,
+    block: usize,
+}
+
+impl BlockLoader<'_> {
+    fn names(&self, stack: &Stack, suffix: &str) -> Vec<String> {
+        stack.stored().map(|stored| self.names.in_block(self.block, stored.name()) + suffix).collect()
+    }
+}
+
+impl BlockSource for BlockLoader<'_> {
+    type Error = Error;
+
+    fn norm(&mut self, stack: &Stack) -> Result<Tensor<1>> {
+        self.loader.stacked(&self.names(stack, ""))
+    }
+
+    fn projection(&mut self, stack: &Stack) -> Result<Projection> {
+        let weight = self.loader.matrix(&self.names(stack, ".weight"), false)?;
+        let bias = stack.bias.then(|| self.loader.stacked(&self.names(stack, ".bias"))).transpose()?;
+        Ok(Projection::new(weight, bias))
+    }
+}
+
+/// The values of all parts, concatenated, in the type of `zero`.
 fn converted<T: Copy>(
     parts: &[RawTensor<'_>],
     zero: T,
-    convert: impl Fn(&RawTensor<'_>, &mut [T]) -> Result<()>,
-) -> Result<Vec<T>> {
+    convert: impl Fn(&RawTensor<'_>, &mut [T]) -> Result<(), WeightsError>,
+) -> Result<Vec<T>, WeightsError> {
     let mut values = vec![zero; parts.iter().map(RawTensor::values).sum()];
     let mut rest = values.as_mut_slice();
     for part in parts {
@@ -80,32 +115,38 @@ fn converted<T: Copy>(
     Ok(values)
 }
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoadOptions {
-    /// Loads a model onto the CPU even when its weights are larger than the memory that is free. The system may then end the
-    /// process.
+    /// The type in which weight matrices are stored in memory. `None` for the compute type, except that the matrices of a
+    /// GGUF file that are stored in blocks (Q8_0, Q4_K, …) are kept as they are for computation in f32 on the CPU.
+    /// Another type than that of the computation is for the CPU, and for computation in f32. Such weights are constant:
+    /// an adapter can be trained on them, not the weights.
+    pub weights: Option<WeightType>,
+    /// Whether to load a model onto the CPU even if its weights exceed the available memory. The operating system may
+    /// then end the process.
     pub ignore_memory: bool,
 }
 
 impl Decoder {
-    /// As [`Decoder::from_folder_with`], with the default options.
+    /// Like [`Decoder::from_folder_with`], with default options.
     ///
     /// # Errors
-    /// As [`Decoder::from_folder_with`].
+    /// Those of [`Decoder::from_folder_with`].
     pub fn from_folder(folder: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Self> {
         Self::from_folder_with(folder, device, dtype, &LoadOptions::default())
     }
 
-    /// Reads `config.json` and the weights of a model folder.
+    /// Loads `config.json` and the weights of a model folder, or those of a GGUF file.
     ///
-    /// Weights go tensor by tensor from a memory map to the device, so that little more than the model itself is ever
-    /// in memory.
+    /// Weights are copied tensor by tensor from a memory map to the device, so that the peak of memory is only slightly
+    /// above the model's size.
     ///
     /// # Errors
-    /// Anything wrong with the files (see [`Error`]), [`Error::DtypeUnsupported`], or [`Error::NotEnoughMemory`] before anything
-    /// large is read.
+    /// Every problem with the files (see [`Error`]),
+    /// [`DeviceError::DtypeUnsupported`], or [`Error::NotEnoughMemory`]
+    /// before large data are read.
     pub fn from_folder_with(
         folder: impl AsRef<Path>,
         device: &Device,
@@ -113,22 +154,41 @@ impl Decoder {
         options: &LoadOptions,
     ) -> Result<Self> {
         if !device.supports_dtype(dtype) {
-            return Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: format!("{dtype:?}") });
+            return Err(
+                DeviceError::DtypeUnsupported { device: format!("{device:?}"), dtype: format!("{dtype:?}") }.into()
+            );
         }
         let folder = folder.as_ref();
         let mut config = DecoderConfig::from_folder(folder)?;
-        let files = WeightFiles::open(folder)?;
+        let mut files = WeightFiles::open(folder)?;
+        files.adopt(&config.names);
         config.output_head = files.output_head(config.output_head, &config.names)?;
         files.check(&expected_tensors(&config).collect::<Vec<_>>())?;
-        if !options.ignore_memory {
-            memory::check(folder, &config, device, dtype)?;
+        let packed = options.weights.filter(|kind| kind.dtype() != Some(dtype));
+        let packable = dtype == DType::F32 && device.clone().without_autodiff() == Device::flex();
+        let as_stored = options.weights.is_none() && packable;
+        if let Some(weights) = packed
+            && !packable
+        {
+            let (device, dtype) = (format!("{device:?}"), format!("{dtype:?}").to_lowercase());
+            return Err(Error::PackedWeights { weights: weights.name(), device, dtype });
         }
-        let loader = Loader { files: &files, device, dtype };
-        let embedding = loader.one(config.names.embedding)?;
-        let blocks = (0..config.layers).map(|block| loader.block(&config, block)).collect::<Result<_>>()?;
+        if !options.ignore_memory {
+            let kept = as_stored.then(|| files.kept_bytes(dtype));
+            memory::check(folder, &config, device, dtype, packed, kept)?;
+        }
+        let loader = Loader { files: &files, device, dtype, packed, as_stored };
+        let table = |name: &str| loader.matrix(&[name.to_owned()], true);
+        let embedding = table(config.names.embedding)?;
+        let parts = BlockParts::of(&config);
+        let block = |block| {
+            let mut source = BlockLoader { loader: &loader, names: &config.names, block };
+            Block::from_source(&parts, &mut source)
+        };
+        let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
         let norm = loader.one(config.names.final_norm)?;
         let untied = config.output_head == OutputHead::Untied;
-        let head = untied.then(|| loader.one(config.names.output_head)).transpose()?;
+        let head = untied.then(|| table(config.names.output_head)).transpose()?;
         Ok(Self::new(config, embedding, blocks, norm, head))
     }
 }

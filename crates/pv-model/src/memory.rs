@@ -1,41 +1,75 @@
-//! Whether a model fits in the memory that is free.
+//! Checks whether a model fits into the available memory.
 
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use sysinfo::System;
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, ExpectedTensor, expected_tensors};
+use crate::weights::WeightType;
 use crate::{Error, Result};
 
-/// The bytes that this process can still take, by the system and by the limits of its control group.
+/// The bytes that this process can still allocate, according to the system and the limits of its control group.
 fn available() -> Option<u64> {
     if !sysinfo::IS_SUPPORTED_SYSTEM {
         return None;
     }
     let mut system = System::new();
     system.refresh_memory();
-    // A group's own account of what is free counts cached files as used.
+    // A control group's own count of free memory counts cached files as used.
     let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     Some(system.available_memory().min(limit)).filter(|bytes| *bytes > 0)
 }
 
-/// Refuses a model whose weights alone are more than what is free. Of a GPU's memory nothing is known here, and such a model
-/// passes through this machine's tensor by tensor.
-pub(crate) fn check(folder: &Path, config: &DecoderConfig, device: &Device, dtype: DType) -> Result<()> {
+/// Rejects a model whose weights alone exceed the available memory; `kept` is their size if it does not follow from the
+/// type. GPU memory is not known here; the weights of a
+/// model on a GPU pass through this machine's memory tensor by tensor.
+pub(crate) fn check(
+    folder: &Path,
+    config: &DecoderConfig,
+    device: &Device,
+    dtype: DType,
+    packed: Option<WeightType>,
+    kept: Option<u64>,
+) -> Result<()> {
     if device.clone().without_autodiff() != Device::flex() {
         return Ok(());
     }
-    available().map_or(Ok(()), |available| compare(folder, config, dtype, available))
+    let needed = kept.unwrap_or_else(|| config.weight_bytes(dtype, packed));
+    available().map_or(Ok(()), |available| compare(folder, config, dtype, packed, needed, available))
 }
 
-fn compare(folder: &Path, config: &DecoderConfig, dtype: DType, available: u64) -> Result<()> {
-    let needed = u64::try_from(config.parameters()).unwrap_or(u64::MAX).saturating_mul(dtype.size() as u64);
+impl DecoderConfig {
+    /// The bytes that the weights take in memory: matrices in `weights`, if that is given, and everything else in the
+    /// compute type.
+    pub fn weight_bytes(&self, dtype: DType, weights: Option<WeightType>) -> u64 {
+        let tables = [self.names.embedding, self.names.output_head];
+        let bytes = |tensor: ExpectedTensor| match (weights, &tensor.shape[..]) {
+            (Some(weights), &[rows, columns]) => {
+                let row = weights.row_bytes(columns, tables.contains(&&*tensor.name));
+                (rows as u64).saturating_mul(row as u64)
+            }
+            (_, shape) => shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
+        };
+        expected_tensors(self).map(bytes).fold(0, u64::saturating_add)
+    }
+}
+
+fn compare(
+    folder: &Path,
+    config: &DecoderConfig,
+    dtype: DType,
+    packed: Option<WeightType>,
+    needed: u64,
+    available: u64,
+) -> Result<()> {
     if needed <= available {
         return Ok(());
     }
-    let dtype = format!("{dtype:?}").to_lowercase();
-    Err(Error::NotEnoughMemory { folder: folder.to_owned(), dtype, needed, available })
+    let fits = |kind: &(&str, WeightType)| config.weight_bytes(DType::F32, Some(kind.1)) <= available;
+    let smaller = WeightType::ALL.iter().filter(|kind| fits(kind)).map(|(name, _)| *name).collect();
+    let dtype = packed.map_or_else(|| format!("{dtype:?}").to_lowercase(), |packed| packed.to_string());
+    Err(Error::NotEnoughMemory { folder: folder.to_owned(), dtype, needed, available, smaller })
 }
 
 #[cfg(test)]
@@ -50,11 +84,18 @@ mod tests {
         }));
         let config = config.expect("Llama 2 7B");
         let gib = 1 << 30;
-        let refused = |dtype, available| compare(Path::new("llama"), &config, dtype, available);
-        assert!(refused(DType::BF16, 13 * gib).is_ok());
-        let error = refused(DType::F32, 13 * gib).expect_err("25 GiB");
+        let refused = |dtype, packed, available| {
+            compare(Path::new("llama"), &config, dtype, packed, config.weight_bytes(dtype, packed), available)
+        };
+        assert!(refused(DType::BF16, None, 13 * gib).is_ok());
+        let error = refused(DType::F32, None, 13 * gib).expect_err("25 GiB");
         assert!(matches!(error, Error::NotEnoughMemory { needed, .. } if needed == 6_738_415_616 * 4));
         assert!(error.to_string().contains("25.1 GiB") && error.to_string().contains("13.0 GiB"), "{error}");
+        assert!(error.to_string().contains("bf16, q8, q4"), "{error}");
+        // 6.6 GB of matrices at 8.5 bits.
+        assert!(refused(DType::F32, Some(WeightType::Q8), 7 * gib).is_ok());
+        assert!(refused(DType::F32, Some(WeightType::Q8), 6 * gib).is_err());
+        assert!(refused(DType::F32, Some(WeightType::Q4), 4 * gib).is_ok());
         let free = available().expect("this system says");
         assert!(free > 100 << 20, "{free}");
     }

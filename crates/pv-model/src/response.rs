@@ -1,21 +1,24 @@
-//! How likely a model finds given responses.
+//! The log-probabilities of given responses.
 
 use pv_hooks::Hook;
 
-use crate::{Batch, CausalLm, Error, ForwardOptions, Result, Sequence, ops};
+use crate::batch::{Batch, Sequence};
+use crate::causal_lm::ForwardOptions;
+use crate::{CausalLm, Error, Result, ops};
 
-/// So many logits are in memory at a time, or those of one token.
+/// The number of logits in memory at a time, or those of one token if they are more.
 const LOGITS: usize = 8 << 20;
 
 impl CausalLm {
-    /// The natural logarithm of the probability of every response token, given all tokens before it: one pass over whole
-    /// sequences (teacher forcing), the output head for the responses alone. Rows without a response get no values.
+    /// The natural logarithm of the probability of every response token, given all preceding tokens: one pass over
+    /// whole sequences (teacher forcing), with the output head for the responses only. Rows without a response get no
+    /// values.
     ///
-    /// [`score_continuations`](Self::score_continuations) is for short continuations of which a prompt has several.
+    /// For several short continuations of one prompt, use [`score_continuations`](Self::score_continuations).
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a response without a prompt, since nothing predicts its first token
-    /// ([`Error::EmptyPrompt`]); [`Error::BadLogits`].
+    /// Those of [`forward`](Self::forward); [`Error::EmptyPrompt`] for a response without a prompt, since nothing
+    /// predicts its first token; [`Error::BadLogits`].
     pub fn response_log_probs(
         &self,
         sequences: &[Sequence<'_>],
@@ -24,7 +27,7 @@ impl CausalLm {
         if let Some(index) = sequences.iter().position(|s| s.prompt.is_empty() && !s.response.is_empty()) {
             return Err(Error::EmptyPrompt { index });
         }
-        // What follows a response predicts nothing of it.
+        // Tokens after a response predict none of it.
         let sequences: Vec<_> = sequences.iter().map(|sequence| Sequence { rest: &[], ..*sequence }).collect();
         let batch = Batch::whole(&sequences)?;
         let residual = self.forward(&batch, ForwardOptions::default(), hook)?.residual;

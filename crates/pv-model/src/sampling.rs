@@ -1,52 +1,58 @@
-//! From logits to a token.
+//! Chooses a token from logits.
 
+use pv_kernels::softmax::softmax_weights;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-/// How the next token is chosen. The steps act in the order of the fields, as in Hugging Face's `generate`.
+use crate::{Error, Result};
+
+/// How the next token is chosen. The steps apply in the order of the fields, as in Hugging Face's `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// Divides the logits of tokens that occurred already (multiplies negative ones); 1 changes nothing.
+    /// Divides the logits of tokens that occurred before (multiplies negative ones); 1 changes nothing.
     pub repetition_penalty: f32,
-    /// Divides the logits; 0 means greedy: the most likely token, always.
+    /// Divides the logits; 0 means greedy decoding: always the most likely token.
     pub temperature: f32,
     /// Keeps only this many of the most likely tokens.
     pub top_k: Option<usize>,
-    /// Keeps only the most likely tokens whose probabilities add up to this; 1 keeps all.
+    /// Keeps only the most likely tokens whose probabilities sum to this; 1 keeps all.
     pub top_p: f32,
 }
 
 impl Sampling {
-    /// The most likely token, always.
+    /// Greedy decoding: always the most likely token.
     pub const GREEDY: Self = Self { repetition_penalty: 1.0, temperature: 0.0, top_k: None, top_p: 1.0 };
 
-    /// Sampling at a temperature from all tokens.
+    /// Sampling from all tokens at a temperature.
     pub const fn temperature(temperature: f32) -> Self {
         Self { temperature, ..Self::GREEDY }
     }
 
-    /// What is impossible about the settings, if anything.
-    pub(crate) fn objection(&self) -> Option<String> {
+    /// Rejects invalid settings.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`].
+    pub fn validate(&self) -> Result<()> {
         let Self { repetition_penalty, temperature, top_k, top_p } = *self;
+        let bad = |name, value: f32, expected| Err(Error::BadOption { name, value: value.to_string(), expected });
         if !(temperature >= 0.0 && temperature.is_finite()) {
-            return Some(format!("temperature {temperature} is not a number from 0 up"));
+            return bad("temperature", temperature, "a number of at least 0");
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
-            return Some(format!("top_p {top_p} is not above 0 and at most 1"));
+            return bad("top_p", top_p, "a number above 0 and at most 1");
         }
         if top_k == Some(0) {
-            return Some("top_k 0 leaves no token".to_owned());
+            return bad("top_k", 0.0, "at least 1");
         }
         if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
-            return Some(format!("repetition_penalty {repetition_penalty} is not a positive number"));
+            return bad("repetition_penalty", repetition_penalty, "a number above 0");
         }
-        None
+        Ok(())
     }
 }
 
-/// Draws the tokens of one sequence from its own stream of random numbers, so that a sequence does not depend on the
-/// batch it was in.
+/// Draws the tokens of one sequence from its own random stream, so that a sequence does not depend on its batch.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     sampling: Sampling,
@@ -58,8 +64,8 @@ impl Sampler {
         Self { sampling, random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// The next token, or `None` when the logits hold a NaN or nothing but −∞. `seen` lists the tokens so far, prompt
-    /// included.
+    /// The next token, or `None` if the logits contain a NaN or only −∞. `seen` are the tokens so far, including the
+    /// prompt.
     pub(crate) fn next(&mut self, logits: &[f32], seen: impl Iterator<Item = u32>) -> Option<u32> {
         let Sampling { repetition_penalty, temperature, top_k, top_p } = self.sampling;
         let penalised;
@@ -76,35 +82,23 @@ impl Sampler {
         if temperature == 0.0 {
             return Some(best as u32);
         }
-        let peak = logits[best];
-        let weight = |logit: f32| f64::from((logit - peak) / temperature).exp();
+        let mut weights = vec![0.0; logits.len()];
+        softmax_weights(logits, logits[best], 1.0 / temperature, &mut weights);
         if top_k.is_none() && top_p >= 1.0 {
-            let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
-            return self.draw(logits.iter().map(|&logit| weight(logit)).enumerate(), total);
+            let total = sum(&weights);
+            return self.draw(weights.into_iter().enumerate(), total);
         }
-        let mut ranked: Vec<(usize, f64)> = logits.iter().map(|&logit| weight(logit)).enumerate().collect();
-        // Ties break by token id, so that the result does not depend on the sort.
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        ranked.truncate(top_k.unwrap_or(usize::MAX));
-        let total: f64 = ranked.iter().map(|(_, w)| w).sum();
-        let mut mass = 0.0;
-        let kept = ranked.iter().take_while(|(_, w)| {
-            let before = mass;
-            mass += w / total;
-            before < f64::from(top_p)
-        });
-        let kept = kept.count();
-        ranked.truncate(kept.max(1));
-        let total = ranked.iter().map(|(_, w)| w).sum();
+        let ranked = nucleus(&weights, top_k, top_p);
+        let total = ranked.iter().map(|(_, weight)| f64::from(*weight)).sum();
         self.draw(ranked.into_iter(), total)
     }
 
-    fn draw(&mut self, weights: impl Iterator<Item = (usize, f64)>, total: f64) -> Option<u32> {
+    fn draw(&mut self, weights: impl Iterator<Item = (usize, f32)>, total: f64) -> Option<u32> {
         let mut left = self.random.random::<f64>() * total;
         let mut last = None;
         for (token, weight) in weights.filter(|(_, weight)| *weight > 0.0) {
             last = Some(token as u32);
-            left -= weight;
+            left -= f64::from(weight);
             if left < 0.0 {
                 break;
             }
@@ -113,7 +107,88 @@ impl Sampler {
     }
 }
 
-/// The index of the greatest value, the first of equals; `None` when there is none above −∞.
+/// The sum in f64, in eight parts so that the additions do not wait for each other.
+fn sum(weights: &[f32]) -> f64 {
+    let (chunks, rest) = weights.as_chunks::<8>();
+    let mut parts = [0.0; 8];
+    for chunk in chunks {
+        parts.iter_mut().zip(chunk).for_each(|(part, weight)| *part += f64::from(*weight));
+    }
+    parts.into_iter().sum::<f64>() + rest.iter().map(|weight| f64::from(*weight)).sum::<f64>()
+}
+
+/// The number of weights and their sum by the power of two below them: weights are in [0, 1], so that the bits of their
+/// exponents are 0 to 127.
+struct Powers {
+    counts: [usize; 128],
+    masses: [f64; 128],
+}
+
+fn power(weight: f32) -> usize {
+    (weight.to_bits() >> 23).min(127) as usize
+}
+
+impl Powers {
+    fn of(weights: &[f32]) -> Self {
+        let mut powers = Self { counts: [0; 128], masses: [0.0; 128] };
+        for &weight in weights {
+            let power = power(weight);
+            powers.counts[power] += 1;
+            powers.masses[power] += f64::from(weight);
+        }
+        powers
+    }
+
+    /// The lowest power above which at least `count` weights are, or a sum of `mass`.
+    fn lowest(&self, count: usize, mass: f64) -> usize {
+        let (mut found, mut sum) = (0, 0.0);
+        for power in (0..128).rev() {
+            found += self.counts[power];
+            sum += self.masses[power];
+            if found >= count || sum >= mass {
+                return power;
+            }
+        }
+        0
+    }
+}
+
+/// The `top_k` greatest weights, and of those the greatest whose part of their sum reaches `top_p`: token and weight, in
+/// descending order; ties are broken by token, so that the result does not depend on the sort. Only weights that can
+/// be among them are sorted.
+fn nucleus(weights: &[f32], top_k: Option<usize>, top_p: f32) -> Vec<(usize, f32)> {
+    let ranked = |lowest: usize| {
+        let mut ranked: Vec<(usize, f32)> =
+            weights.iter().copied().enumerate().filter(|(_, weight)| power(*weight) >= lowest).collect();
+        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        ranked
+    };
+    let powers = Powers::of(weights);
+    let (mut ranked, total) = match top_k {
+        Some(count) => {
+            let mut ranked = ranked(powers.lowest(count, f64::INFINITY));
+            ranked.truncate(count);
+            let total = ranked.iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>();
+            (ranked, total)
+        }
+        None => {
+            let total = sum(weights);
+            // A little more, since sums in another order are rounded otherwise.
+            (ranked(powers.lowest(usize::MAX, f64::from(top_p) * total * (1.0 + 1e-9))), total)
+        }
+    };
+    let mut mass = 0.0;
+    let kept = ranked.iter().take_while(|(_, weight)| {
+        let before = mass;
+        mass += f64::from(*weight) / total;
+        before < f64::from(top_p)
+    });
+    let kept = kept.count();
+    ranked.truncate(kept.max(1));
+    ranked
+}
+
+/// The index of the greatest value, the first of equal ones; `None` if there is none above −∞.
 pub(crate) fn argmax(values: &[f32]) -> Option<usize> {
     let mut best = None;
     let mut peak = f32::NEG_INFINITY;
@@ -170,6 +245,31 @@ mod tests {
         assert_eq!(top_p(0.6)[1..], [0, 0, 0]);
         assert!(top_p(0.7)[1] > 0);
         assert_eq!(top_p(0.7)[2..], [0, 0]);
+    }
+
+    #[test]
+    fn the_nucleus_is_that_of_a_full_sort() {
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        for (len, spread) in [(1, 1.0), (50, 0.1), (3000, 8.0), (3000, 60.0)] {
+            let mut weights: Vec<f32> = (0..len).map(|_| (-spread * random.random::<f32>()).exp()).collect();
+            // Some are equal, some vanish.
+            weights[0] = 1.0;
+            (1..len / 10).for_each(|i| weights[i * 7] = weights[i]);
+            (1..len / 20).for_each(|i| weights[i * 11] = 0.0);
+            let mut sorted: Vec<(usize, f32)> = weights.iter().copied().enumerate().collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            for (top_k, top_p) in [(None, 0.1), (None, 0.9), (None, 0.9999), (Some(5), 1.0), (Some(40), 0.5)] {
+                let found = nucleus(&weights, top_k, top_p);
+                let all = top_k.unwrap_or(len).min(len);
+                let total: f64 = sorted[..all].iter().map(|(_, weight)| f64::from(*weight)).sum();
+                let before = |n: usize| sorted[..n].iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>() / total;
+                assert_eq!(found, sorted[..found.len()]);
+                // Without its last token it is too little; with it, it is enough or everything.
+                let (n, p) = (found.len(), f64::from(top_p));
+                assert!(n == 1 || before(n - 1) < p + 1e-9, "{n} of {len} for {top_p}");
+                assert!(n == all || before(n) >= p - 1e-9, "{n} of {len} for {top_p}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! From a decoder to the files of a model folder.
+//! Saves a decoder as the files of a model folder.
 
-pub(crate) mod beside;
+pub(crate) mod other_files;
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
@@ -10,27 +10,28 @@ use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use half::{bf16, f16};
 use pv_data::FileError;
-use pv_data::files::WholeFile;
+use pv_data::files::{WholeFile, write_whole_with};
 use serde_json::{Map, Value, json};
 
-use crate::config::DecoderConfig;
-use crate::decoder::{Decoder, Projection};
-use crate::families::{ExpectedTensor, expected_tensors};
+use crate::config::{BlockParts, DecoderConfig, ExpectedTensor, expected_tensors};
+use crate::decoder::{Decoder, Held, Weight};
+use crate::folder::FolderError;
+use crate::tensors::to_f32;
 use crate::weights::StoredDtype;
-use crate::{Error, Result, to_f32};
+use crate::weights::WeightsError;
+use crate::{Error, Result};
 
-/// So many values are taken from the device and converted at a time.
+/// The number of values that are copied from the device and converted at a time.
 const CHUNK: usize = 4 << 20;
 
-/// The tensor of the decoder that holds a checkpoint's tensor.
+/// The tensor of the decoder that contains a checkpoint's tensor.
 #[derive(Clone, Copy)]
 enum Holder<'a> {
-    Matrix(&'a Param<Tensor<2>>),
+    Matrix(&'a Weight),
     Vector(&'a Param<Tensor<1>>),
-    Weight(&'a Projection),
 }
 
-/// A tensor of a checkpoint: so many rows of one of the decoder's.
+/// A tensor of a checkpoint: some rows of a tensor of the decoder.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     holder: Holder<'a>,
@@ -39,39 +40,38 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Hands the values over, in order, a few million at a time.
-    fn each_chunk(&self, dtype: DType, mut give: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    /// Passes the values to `give`, in order, a few million at a time.
+    fn each_chunk(&self, mut give: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let Self { holder, first, rows } = *self;
         let matrix = match holder {
             Holder::Vector(vector) => {
                 return give(&to_f32(vector.val().without_autodiff().slice(first..first + rows))?);
             }
-            Holder::Matrix(matrix) => matrix.val(),
-            Holder::Weight(projection) => projection.weight_in(dtype),
+            Holder::Matrix(matrix) => matrix.without_scales(),
         };
-        let matrix = matrix.without_autodiff();
         let [_, width] = matrix.dims();
         let step = (CHUNK / width).max(1);
         for start in (first..first + rows).step_by(step) {
             let end = (start + step).min(first + rows);
-            give(&to_f32(matrix.clone().slice([start..end, 0..width]))?)?;
+            give(&to_f32(matrix.rows(start..end))?)?;
         }
         Ok(())
     }
 }
 
 impl Decoder {
-    /// Writes the decoder to a folder, which is made where it does not exist: `config.json` and `model.safetensors`, in
-    /// the form that Hugging Face's `transformers` and [`Decoder::from_folder`] read. Each file is written under
-    /// another name first, so that none is ever seen half-written. Values go to the file a few million at a time: beside the
-    /// decoder itself, only those are in memory.
+    /// Saves the decoder to a folder, which is created if it does not exist: `config.json` and `model.safetensors`, in
+    /// the format of Hugging Face's `transformers` and [`Decoder::from_folder`]. Each file is written under a temporary
+    /// name and renamed when it is complete. Values are written a few million at a time, so that little memory is
+    /// needed.
     ///
-    /// `dtype` is that of the file, `F32`, `F16` or `BF16`; values are rounded to it. Quantized weights are written as the values that
-    /// they stand for.
+    /// `dtype` is the type in the file: `F32`, `F16` or `BF16`; values are rounded to it. Quantized weights are
+    /// dequantized.
     ///
     /// # Errors
-    /// [`Error::UnmergedAdapters`], [`Error::ConfigUnsupported`] for a configuration that its family's `config.json` cannot express,
-    /// [`Error::BadOption`] for another type, [`FileError::Write`](pv_data::FileError::Write).
+    /// [`Error::UnmergedAdapters`]; [`ConfigError::Unsupported`](crate::config::ConfigError::Unsupported) for a
+    /// configuration that its family's `config.json` cannot express; [`Error::BadOption`] for another type;
+    /// [`FileError::Write`].
     pub fn save(&self, folder: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let folder = folder.as_ref();
         if self.adapters() > 0 {
@@ -81,14 +81,17 @@ impl Decoder {
             DType::F32 => StoredDtype::F32,
             DType::F16 => StoredDtype::F16,
             DType::BF16 => StoredDtype::BF16,
-            other => return Err(Error::BadOption { reason: format!("weights cannot be saved as {other:?}") }),
+            other => {
+                let (name, value) = ("the type of saved weights", format!("{other:?}"));
+                return Err(Error::BadOption { name, value, expected: "F32, F16 or BF16" });
+            }
         };
         let config = DecoderConfig { stored_dtype: Some(stored), ..self.config().clone() };
         let json = serde_json::to_vec_pretty(&config.to_json()?)
-            .map_err(|source| Error::Json { path: folder.join("config.json"), source })?;
+            .map_err(|source| FolderError::Json { path: folder.join("config.json"), source })?;
         std::fs::create_dir_all(folder).map_err(|source| FileError::Write { path: folder.to_owned(), source })?;
         self.write_weights(&folder.join("model.safetensors"), stored)?;
-        write_with(&folder.join("config.json"), |path| std::fs::write(path, &json))
+        Ok(write_whole_with(&folder.join("config.json"), |path| std::fs::write(path, &json))?)
     }
 
     fn write_weights(&self, path: &Path, stored: StoredDtype) -> Result<()> {
@@ -97,50 +100,42 @@ impl Decoder {
         let parts = self.parts();
         let mut out = BufWriter::with_capacity(1 << 20, WholeFile::create(path)?);
         out.write_all(&header(&tensors, stored)).map_err(failed)?;
-        let dtype = self.dtype();
         for tensor in &tensors {
-            let part = parts
-                .get(&tensor.name)
-                .ok_or_else(|| Error::MissingTensors { path: path.to_owned(), names: vec![tensor.name.clone()] })?;
-            part.each_chunk(dtype, |values| Ok(out.write_all(&encoded(values, stored)).map_err(failed)?))?;
+            let part = parts.get(&tensor.name).ok_or_else(|| WeightsError::MissingTensors {
+                path: path.to_owned(),
+                names: vec![tensor.name.clone()],
+            })?;
+            part.each_chunk(|values| Ok(out.write_all(&encoded(values, stored)).map_err(failed)?))?;
         }
         let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
         Ok(file.finish()?)
     }
 
-    /// Where each tensor of a checkpoint is held.
+    /// The location of each tensor of a checkpoint.
     fn parts(&self) -> HashMap<String, Part<'_>> {
         let config = self.config();
         let names = &config.names;
-        let (queries, keys, d_model, d_ff) = (config.query_width(), config.kv_width(), config.d_model, config.d_ff);
         let mut parts = HashMap::new();
-        let vector = |tensor| Part { holder: Holder::Vector(tensor), first: 0, rows: d_model };
+        let vector = |tensor| Part { holder: Holder::Vector(tensor), first: 0, rows: config.d_model };
         let matrix = |tensor| Part { holder: Holder::Matrix(tensor), first: 0, rows: config.vocab };
         parts.insert(names.embedding.to_owned(), matrix(&self.embedding));
+        let table = BlockParts::of(config);
         for (index, block) in self.blocks.iter().enumerate() {
-            let name = |part: &str| names.in_block(index, part);
-            parts.insert(name(names.attention_norm), vector(&block.attention_norm));
-            parts.insert(name(names.mlp_norm), vector(&block.mlp_norm));
-            let norms = [(names.query_norm, &block.q_norm), (names.key_norm, &block.k_norm)];
-            for (norm, tensor) in norms.into_iter().filter_map(|(norm, tensor)| Some((norm, tensor.as_ref()?))) {
-                parts.insert(name(norm), Part { rows: config.head_dim, ..vector(tensor) });
-            }
-            // Projections that read the same input are stacked along their outputs.
-            let stacked = [
-                (&block.qkv, vec![(names.query, queries), (names.key, keys), (names.value, keys)]),
-                (&block.out, vec![(names.output, d_model)]),
-                (&block.gate_up, vec![(names.gate, d_ff), (names.up, d_ff)]),
-                (&block.down, vec![(names.down, d_model)]),
-            ];
-            for (projection, outputs) in stacked {
-                let mut first = 0;
-                for (part, rows) in outputs {
-                    let weight = Part { holder: Holder::Weight(projection), first, rows };
-                    parts.insert(name(&format!("{part}.weight")), weight);
-                    if let Some(bias) = &projection.bias {
-                        parts.insert(name(&format!("{part}.bias")), Part { holder: Holder::Vector(bias), first, rows });
+            let held = table.stacks().into_iter().zip(block.held());
+            for (stack, held) in held.filter_map(|(stack, held)| stack.zip(held)) {
+                for stored in stack.stored() {
+                    let name = names.in_block(index, stored.name());
+                    let part = |holder| Part { holder, first: stored.first, rows: stored.rows };
+                    match held {
+                        Held::Norm(norm) => {
+                            parts.insert(name, part(Holder::Vector(norm)));
+                        }
+                        Held::Projection(projection) => {
+                            let bias = projection.bias.as_ref().map(|bias| part(Holder::Vector(bias)));
+                            parts.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
+                            parts.insert(format!("{name}.weight"), part(Holder::Matrix(&projection.weight)));
+                        }
                     }
-                    first += rows;
                 }
             }
         }
@@ -152,7 +147,7 @@ impl Decoder {
     }
 }
 
-/// The start of a safetensors file that holds these tensors, one after another.
+/// The start of a safetensors file with these tensors, one after another.
 fn header(tensors: &[ExpectedTensor], stored: StoredDtype) -> Vec<u8> {
     let dtype = match stored {
         StoredDtype::F32 => "F32",
@@ -180,13 +175,6 @@ fn encoded(values: &[f32], stored: StoredDtype) -> Vec<u8> {
         StoredDtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         StoredDtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
     }
-}
-
-/// Lets `write` fill a temporary file beside `path`, which then takes its place.
-pub(crate) fn write_with(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    let file = WholeFile::create(path)?;
-    write(file.temporary_path()).map_err(FileError::write(path))?;
-    Ok(file.finish()?)
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
-//! Between tensors and slices.
+//! Copies tensors to the host.
 
 use burn::tensor::Tensor;
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::device::DeviceError;
 
 /// The values of a tensor, row-major, in f32.
 ///
 /// # Errors
-/// [`Error::Device`] when the device failed to compute or to hand them over.
+/// [`DeviceError::Failed`] if the device failed to compute or to return them.
 pub fn to_f32<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let device = |reason: String| Error::Device { reason };
-    let data = tensor.try_into_data().map_err(|error| device(format!("{error:?}")))?;
-    data.convert::<f32>().try_into_vec().map_err(|error| device(format!("{error:?}")))
+    let data = tensor.try_into_data().map_err(|source| DeviceError::Failed { source: source.into() })?;
+    let values = data.convert::<f32>().try_into_vec();
+    Ok(values.map_err(|source| DeviceError::Failed { source: source.into() })?)
 }

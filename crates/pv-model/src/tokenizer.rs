@@ -1,6 +1,7 @@
-//! Text to token ids and back, as a model folder's `tokenizer.json` says.
+//! Text to token ids and back, according to a model folder's `tokenizer.json`.
 
 mod added;
+mod error;
 mod files;
 mod limits;
 #[cfg(test)]
@@ -11,35 +12,37 @@ use std::{ops::Range, path::Path};
 use serde_json::{Map, Value};
 use tokenizers::ModelWrapper;
 
-use crate::error::{Error, Result};
+use crate::folder::read_object;
 
-pub(crate) use added::no_tokenizer;
+pub(crate) use added::not_found;
+pub use error::TokenizerError;
 pub use files::eos_ids;
-pub(crate) use files::{read_object, special_tokens};
+pub(crate) use files::special_tokens;
 
-/// Whether [`Tokenizer::encode`] adds the tokens that a tokenizer puts around a plain text, such as a BOS.
+/// Whether [`Tokenizer::encode`] adds the tokens that a tokenizer puts around a text, such as BOS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddSpecial {
-    /// Only the text itself.
+    /// Only the tokens of the text.
     No,
-    /// What the tokenizer's post-processor adds.
+    /// The tokens that the tokenizer's post-processor adds, too.
     Yes,
 }
 
-/// Token ids together with the piece of text that each of them came from.
+/// Token ids with the pieces of text that they cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Encoded {
     /// The token ids.
     pub ids: Vec<u32>,
-    /// For each id, the byte range of the text that it covers. Added tokens have an empty range; a byte-level token that
-    /// holds a part of one character has the range of the whole character, so neighbours may overlap.
+    /// For each id, the byte range of the text that it covers. Added tokens have an empty range; a byte-level token
+    /// with a part of one character has the range of the whole character, so that neighbours may overlap.
     pub offsets: Vec<Range<usize>>,
 }
 
 impl Encoded {
-    /// The tokens that share at least one byte with `bytes`; empty when there is none.
+    /// The tokens that share at least one byte with `bytes`; empty if there are none.
     ///
-    /// A token that lies across an edge of `bytes` is inside: otherwise a leading space could hide an answer's first word.
+    /// A token across a boundary of `bytes` is included: otherwise a leading space could hide an answer's first word.
     pub fn tokens_touching(&self, bytes: &Range<usize>) -> Range<usize> {
         let touches = |offset: &Range<usize>| offset.start.max(bytes.start) < offset.end.min(bytes.end);
         match self.offsets.iter().position(touches) {
@@ -57,26 +60,28 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     stop: Vec<u32>,
-    /// Whether spaces before punctuation are taken out of decoded text, as the folder may ask for tokenizers of words.
+    /// Whether spaces before punctuation are removed from decoded text, as the folder may request for word tokenizers.
     clean_up: bool,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and the files beside it that name tokens (`tokenizer_config.json`, `special_tokens_map.json`,
-    /// `added_tokens.json`), as transformers does, and the ids that end generation: [`eos_ids`] and the tokenizer's own EOS.
+    /// Loads `tokenizer.json` and the other files of the folder that name tokens (`tokenizer_config.json`,
+    /// `special_tokens_map.json`, `added_tokens.json`), as transformers does, and the stop ids: those of [`eos_ids`]
+    /// and the tokenizer's own EOS.
     ///
-    /// Truncation and padding that `tokenizer.json` asks for are switched off: a text's ids depend on that text alone.
+    /// Truncation and padding in `tokenizer.json` are disabled: a text's ids depend on that text only.
     ///
     /// # Errors
-    /// [`Error::NoTokenizer`] without a `tokenizer.json`; [`FileError::Read`](pv_data::FileError::Read), [`Error::Json`] and [`Error::ConfigValue`] name the
-    /// file; [`Error::Tokenizer`] when `tokenizer.json` is not one that the `tokenizers` crate can load;
-    /// [`Error::AddedTokenId`] where two files contradict one another about a token's id; [`Error::UnknownToken`] for an EOS that
-    /// is no token.
-    pub fn from_folder(folder: &Path) -> Result<Self> {
+    /// [`TokenizerError::NotFound`] without a `tokenizer.json`; [`FileError::Read`](pv_data::FileError::Read),
+    /// [`FolderError::Json`](crate::folder::FolderError::Json) and
+    /// [`ConfigError::Value`](crate::config::ConfigError::Value) with the file; [`TokenizerError::Load`] if the
+    /// `tokenizers` crate cannot load `tokenizer.json`; [`TokenizerError::AddedTokenId`] if two files contradict each
+    /// other about a token's id; [`TokenizerError::UnknownToken`] for an EOS that is not a token.
+    pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
         let bytes = added::read_tokenizer(folder)?;
         let added = added::AddedTokens::read(folder, &bytes);
         let path = folder.join("tokenizer.json");
-        let failed = |source| Error::Tokenizer { path: path.clone(), source };
+        let failed = |source| TokenizerError::Load { path: path.clone(), source };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
@@ -97,52 +102,54 @@ impl Tokenizer {
         Ok(Self { inner, bos, eos, pad, stop, clean_up })
     }
 
-    /// The ids of `text`. Special tokens that are written out in `text` become their single ids.
+    /// The ids of `text`. Special tokens that are written out in `text` become their ids.
     ///
     /// # Errors
-    /// [`Error::Encode`] when the tokenizer's model refuses the text (for example an unknown word without an unknown token), or
-    /// its regular expressions take too many steps for it, as for a million spaces in a row.
-    pub fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>> {
+    /// [`TokenizerError::Encode`] if the tokenizer's model rejects the text (for example an unknown word without an
+    /// unknown token), or its regular expressions need too many steps, as for a million spaces in a row.
+    pub fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>, TokenizerError> {
         self.check(text)?;
-        let encoding =
-            self.inner.encode_fast(text, special == AddSpecial::Yes).map_err(|source| Error::Encode { source })?;
+        let encoding = self
+            .inner
+            .encode_fast(text, special == AddSpecial::Yes)
+            .map_err(|source| TokenizerError::Encode { source })?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of a text that a chat template rendered. Nothing is added, so a BOS that the template wrote stays the only
-    /// one, and a template that writes none gets none.
+    /// The ids of a text that a chat template rendered. Nothing is added: a BOS of the template is the only one, and
+    /// without one there is none.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, AddSpecial::No)
     }
 
-    /// As [`Tokenizer::encode`], together with each token's byte range in `text`.
+    /// Like [`Tokenizer::encode`], with each token's byte range in `text`.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_with_offsets(&self, text: &str, special: AddSpecial) -> Result<Encoded> {
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_with_offsets(&self, text: &str, special: AddSpecial) -> Result<Encoded, TokenizerError> {
         self.check(text)?;
         let encoding =
-            self.inner.encode(text, special == AddSpecial::Yes).map_err(|source| Error::Encode { source })?;
+            self.inner.encode(text, special == AddSpecial::Yes).map_err(|source| TokenizerError::Encode { source })?;
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
         })
     }
 
-    fn check(&self, text: &str) -> Result<()> {
+    fn check(&self, text: &str) -> Result<(), TokenizerError> {
         limits::check(&self.inner, || limits::Patterns::of(&self.inner), text)
     }
 
-    /// The text of `ids`. Ids outside the vocabulary (a model's output layer is often padded) are passed over, and bytes
-    /// that are no UTF-8 become U+FFFD.
+    /// The text of `ids`. Ids outside the vocabulary (a model's output layer is often padded) are skipped, and bytes
+    /// that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// [`Error::Decode`] when the tokenizer's decoder fails.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let text = self.inner.decode(ids, skip_special).map_err(|source| Error::Decode { source })?;
+    /// [`TokenizerError::Decode`] when the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, skip_special).map_err(|source| TokenizerError::Decode { source })?;
         Ok(if self.clean_up { cleaned_up(text) } else { text })
     }
 
@@ -151,14 +158,14 @@ impl Tokenizer {
         TokenStream { tokenizer: self, skip_special, ids: Vec::new(), context: 0 }
     }
 
-    /// The id of a token as the vocabulary spells it.
+    /// The id of a token, as written in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The content of a `tokenizer.json` and of a `tokenizer_config.json` that say what this is.
-    pub(crate) fn to_json(&self) -> Result<(String, Value)> {
-        let json = self.inner.to_string(true).map_err(|source| Error::Encode { source })?;
+    /// The contents of a `tokenizer.json` and a `tokenizer_config.json` of this tokenizer.
+    pub(crate) fn to_json(&self) -> Result<(String, Value), TokenizerError> {
+        let json = self.inner.to_string(true).map_err(|source| TokenizerError::Serialize { source })?;
         let named = [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)];
         let named =
             named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), self.inner.id_to_token(id?)?.into())));
@@ -168,7 +175,7 @@ impl Tokenizer {
         Ok((json, Value::Object(config)))
     }
 
-    /// How many tokens there are, added ones included. A model's embedding may have more rows.
+    /// The number of tokens, including added ones. A model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
@@ -178,7 +185,7 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The end-of-sequence token that the tokenizer's files name. Generation ends at any of [`Tokenizer::stop_ids`].
+    /// The end-of-sequence token of the tokenizer's files. Generation ends at any of [`Tokenizer::stop_ids`].
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
@@ -194,25 +201,27 @@ impl Tokenizer {
     }
 }
 
-/// Turns ids into text as they arrive, holding back a character until all its bytes are there.
+/// Decodes ids as they arrive, and holds a character back until all its bytes are there.
 #[derive(Clone, Debug)]
 pub struct TokenStream<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
-    /// The ids already written (`..context`, kept because some decoders treat the first token specially), then those held.
+    /// The ids that are decoded already (`..context`, kept because some decoders treat the first token specially), and
+    /// those held back.
     ids: Vec<u32>,
     context: usize,
 }
 
 impl TokenStream<'_> {
-    /// A character has at most four bytes and a token at least one, so a longer wait is for bytes that are no UTF-8.
+    /// A character has at most four bytes and a token at least one, so that a longer wait is for bytes that are not
+    /// UTF-8.
     const LONGEST_WAIT: usize = 16;
 
-    /// Takes the next id and returns the text that is certain now, if any.
+    /// Adds the next id and returns the text that is final now, if any.
     ///
     /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+    /// Those of [`Tokenizer::decode`].
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
         self.ids.push(id);
         let text = self.held()?;
         let incomplete = text.ends_with(char::REPLACEMENT_CHARACTER);
@@ -224,29 +233,29 @@ impl TokenStream<'_> {
         Ok(Some(text))
     }
 
-    /// Ends the stream: returns what was held back, with U+FFFD in place of an unfinished character.
+    /// Ends the stream: returns the held-back text, with U+FFFD for an incomplete character.
     ///
     /// # Errors
-    /// As [`Tokenizer::decode`].
-    pub fn flush(&mut self) -> Result<Option<String>> {
+    /// Those of [`Tokenizer::decode`].
+    pub fn flush(&mut self) -> Result<Option<String>, TokenizerError> {
         let text = self.held()?;
         self.ids.clear();
         self.context = 0;
         Ok((!text.is_empty()).then_some(text))
     }
 
-    fn held(&self) -> Result<String> {
+    fn held(&self) -> Result<String, TokenizerError> {
         let before = self.tokenizer.decode(&self.ids[..self.context], self.skip_special)?;
         let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
         match all.strip_prefix(before.as_str()) {
             Some(text) => Ok(text.to_owned()),
-            // Byte-fallback decoders spoil a whole run of bytes when its end is incomplete.
+            // Byte-fallback decoders corrupt a whole run of bytes if its end is incomplete.
             None => self.tokenizer.decode(&self.ids[self.context..], self.skip_special),
         }
     }
 }
 
-/// Takes the spaces out that tokenizers of words leave before punctuation, as transformers does.
+/// Removes the spaces that word tokenizers leave before punctuation, as transformers does.
 fn cleaned_up(mut text: String) -> String {
     const PAIRS: [(&str, &str); 10] = [
         (" .", "."),

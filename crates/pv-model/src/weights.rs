@@ -1,29 +1,40 @@
 //! The tensors of a model folder, memory-mapped and checked before the first one is used.
 
-mod folder;
+mod error;
+mod gguf;
 mod header;
+mod index;
+mod packing;
 mod tensor;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use memmap2::Mmap;
-use pv_data::{FileError, open_file};
+use pv_kernels::kept::Format;
 
-use crate::config::OutputHead;
-use crate::error::{Error, Result};
-use crate::families::{ExpectedTensor, TensorNames};
+use crate::config::{ExpectedTensor, OutputHead, TensorNames};
+use crate::folder::{self, FolderError};
+use crate::gguf::{is_gguf, unpermuted};
+use crate::mapped;
 
-pub(crate) use folder::{describe_folder, is_bare_file_name, read_index, read_limited};
+pub use crate::config::StoredDtype;
+pub use error::WeightsError;
 use header::Entry;
-pub use tensor::{RawTensor, StoredDtype};
+pub(crate) use index::read_index;
+pub use packing::WeightType;
+pub(crate) use packing::pack;
+pub use tensor::RawTensor;
 
-/// The weights of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+/// The weights of a model folder: `model.safetensors`, or the shards in `model.safetensors.index.json`; or those of a GGUF
+/// file, or of the parts of a split one, under the names that such a folder has.
 ///
-/// Opening checks every header, so that afterwards a tensor is either absent or whole. The files must not be changed
-/// while this is open: they are mapped, not copied.
+/// Opening checks every header, so that afterwards a tensor is either absent or complete. The files must not be changed
+/// while this value exists: they are mapped, not copied.
 #[derive(Debug)]
 pub struct WeightFiles {
     folder: PathBuf,
@@ -35,7 +46,7 @@ pub struct WeightFiles {
 struct Shard {
     path: PathBuf,
     map: Mmap,
-    /// Length of the length field and the header.
+    /// The size of the length field and the header.
     data_start: usize,
 }
 
@@ -43,12 +54,21 @@ struct Shard {
 struct Stored {
     shard: usize,
     entry: Entry,
+    /// The heads of queries or keys whose rows are in GGUF's order.
+    permuted_heads: Option<usize>,
 }
 
 impl WeightFiles {
-    /// Opens and checks the weights in `folder`.
-    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+    /// Opens and checks the weights in `folder`, which may be a GGUF file.
+    ///
+    /// # Errors
+    /// [`FolderError::NotAModel`] without weights, and every problem with the
+    /// index or a header.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let folder = folder.as_ref();
+        if is_gguf(folder) {
+            return Self::open_gguf(folder);
+        }
         let mut files = Self { folder: folder.into(), shards: Vec::new(), tensors: BTreeMap::new() };
         let single = folder.join("model.safetensors");
         if single.is_file() {
@@ -57,22 +77,26 @@ impl WeightFiles {
         }
         let index = folder.join("model.safetensors.index.json");
         if !index.is_file() {
-            let (wanted, found) = ("model.safetensors", describe_folder(folder)?);
-            return Err(Error::NotAModelFolder { path: folder.into(), wanted, found });
+            let (wanted, found) = ("model.safetensors", folder::content(folder)?);
+            return Err(FolderError::NotAModel { path: folder.into(), wanted, found }.into());
         }
         let weight_map = read_index(&index)?;
         let mut numbers = BTreeMap::new();
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
             let path = folder.join(shard);
             if !path.is_file() {
-                return Err(Error::ShardMissing { path: index, shard: shard.clone() });
+                return Err(WeightsError::ShardMissing { path: index, shard: shard.clone() });
             }
             numbers.insert(shard, files.shards.len());
             files.add_shard(path)?;
         }
         for (tensor, shard) in &weight_map {
             if files.tensors.get(tensor).is_none_or(|stored| stored.shard != numbers[shard]) {
-                return Err(Error::ShardLacksTensor { path: index, tensor: tensor.clone(), shard: shard.clone() });
+                return Err(WeightsError::ShardLacksTensor {
+                    path: index,
+                    tensor: tensor.clone(),
+                    shard: shard.clone(),
+                });
             }
         }
         Ok(files)
@@ -81,8 +105,8 @@ impl WeightFiles {
     /// Opens and checks one safetensors file.
     ///
     /// # Errors
-    /// [`FileError::Read`](pv_data::FileError::Read), and anything wrong with its header.
-    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+    /// [`WeightsError::Folder`], and every problem with its header.
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Self { folder, shards: Vec::new(), tensors: BTreeMap::new() };
@@ -90,25 +114,38 @@ impl WeightFiles {
         Ok(files)
     }
 
-    fn add_shard(&mut self, path: PathBuf) -> Result<()> {
-        let file = open_file(&path).map_err(|source| Error::read(&path, source))?;
-        // SAFETY: The map is read-only and private to this process. Another process that changes the file meanwhile
-        // could change these bytes; all bit patterns are valid for what they are read as (u8), lengths are checked
-        // against the map itself, and the type's documentation forbids such changes.
-        #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) };
-        let map = map.map_err(|source| FileError::Read { path: path.clone(), source })?;
+    fn add_shard(&mut self, path: PathBuf) -> Result<(), WeightsError> {
+        let map = mapped::map(&path).map_err(|source| FolderError::read(&path, source))?;
         let (data_start, entries) = header::parse(&path, &map)?;
         let shard = self.shards.len();
         for (name, entry) in entries {
             if let Some(earlier) = self.tensors.get(&name) {
                 let first = self.shards[earlier.shard].path.clone();
-                return Err(Error::DuplicateTensor { tensor: name, first, second: path });
+                return Err(WeightsError::DuplicateTensor { tensor: name, first, second: path });
             }
-            self.tensors.insert(name, Stored { shard, entry });
+            self.tensors.insert(name, Stored { shard, entry, permuted_heads: None });
         }
         self.shards.push(Shard { path, map, data_start });
         Ok(())
+    }
+
+    /// Applies the names of a model: tensors that are not part of the decoder are left out, and other names of the same
+    /// tensors are replaced.
+    pub(crate) fn adopt(&mut self, names: &TensorNames) {
+        let begins = |name: &str, beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
+        self.tensors.retain(|name, _| !begins(name, names.ignored));
+        for (alias, stands_for) in names.aliases {
+            let named: Vec<String> = self.tensors.keys().filter(|name| name.starts_with(alias)).cloned().collect();
+            for name in named {
+                let new = format!("{stands_for}{}", &name[alias.len()..]);
+                // A tensor of that name would be another one; this one is then reported as unused.
+                if !self.tensors.contains_key(&new)
+                    && let Some(stored) = self.tensors.remove(&name)
+                {
+                    self.tensors.insert(new, stored);
+                }
+            }
+        }
     }
 
     /// The folder.
@@ -116,7 +153,7 @@ impl WeightFiles {
         &self.folder
     }
 
-    /// The files that hold the tensors.
+    /// The paths of the files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.shards.iter().map(|shard| shard.path.as_path())
     }
@@ -126,46 +163,69 @@ impl WeightFiles {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of this name, in whatever type.
+    /// Whether there is a tensor of this name, in any type.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
     /// A tensor's type, shape and bytes.
-    pub fn get(&self, name: &str) -> Result<RawTensor<'_>> {
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensors`], [`WeightsError::TensorDtype`].
+    pub fn get(&self, name: &str) -> Result<RawTensor<'_>, WeightsError> {
+        let mut tensor = self.as_stored(name)?;
+        if let Some(heads) = self.tensors[name].permuted_heads {
+            tensor.bytes = Cow::Owned(unpermuted(&tensor.bytes, tensor.shape[0], heads));
+            tensor.pages = None;
+        }
+        Ok(tensor)
+    }
+
+    /// Like [`get`](Self::get), with rows in the order of the file.
+    fn as_stored(&self, name: &str) -> Result<RawTensor<'_>, WeightsError> {
         let Some((name, stored)) = self.tensors.get_key_value(name) else {
-            return Err(Error::MissingTensors { path: self.folder.clone(), names: vec![name.into()] });
+            return Err(WeightsError::MissingTensors { path: self.folder.clone(), names: vec![name.into()] });
         };
         let shard = &self.shards[stored.shard];
         let entry = &stored.entry;
-        let Some(dtype) = StoredDtype::from_header(&entry.dtype) else {
+        let Some(format) = Format::from_name(&entry.dtype) else {
             let (path, dtype) = (shard.path.clone(), entry.dtype.clone());
-            return Err(Error::TensorDtype { path, tensor: name.clone(), dtype });
+            return Err(WeightsError::TensorDtype { path, tensor: name.clone(), dtype });
         };
         let bytes = &shard.map[shard.data_start..][entry.bytes.clone()];
         let pages = Some((&shard.map, shard.data_start + entry.bytes.start));
-        Ok(RawTensor { name, dtype, shape: entry.shape.clone(), bytes, pages })
+        Ok(RawTensor { name, format, shape: entry.shape.clone(), bytes: Cow::Borrowed(bytes), pages })
     }
 
-    /// As [`WeightFiles::get`], and refuses any other shape than `shape`.
-    pub fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'_>> {
-        let tensor = self.get(name)?;
+    /// Like [`WeightFiles::get`], for a tensor of the shape `shape`.
+    ///
+    /// # Errors
+    /// Those of [`WeightFiles::get`]; [`WeightsError::TensorShape`].
+    pub fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<RawTensor<'_>, WeightsError> {
+        self.check_shape(name, shape)?;
+        self.get(name)
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+        let tensor = self.as_stored(name)?;
         if tensor.shape != shape {
-            return Err(Error::TensorShape {
+            return Err(WeightsError::TensorShape {
                 path: self.shards[self.tensors[name].shard].path.clone(),
                 tensor: name.into(),
                 expected: shape.into(),
                 found: tensor.shape,
             });
         }
-        Ok(tensor)
+        Ok(())
     }
 
-    /// Checks at the door that the folder holds what a decoder needs and nothing else.
+    /// Checks that the folder contains the tensors of a decoder and no others.
     ///
-    /// The error lists every absent tensor at once; else the first of a wrong type or shape; else the surplus ones,
-    /// see [`Remaining::finish`].
-    pub fn check<'a>(&self, expected: impl IntoIterator<Item = &'a ExpectedTensor>) -> Result<()> {
+    /// # Errors
+    /// [`WeightsError::MissingTensors`] with all missing tensors; otherwise [`WeightsError::TensorDtype`] or
+    /// [`WeightsError::TensorShape`] of the first wrong one; otherwise [`WeightsError::UnusedTensors`], see
+    /// [`Remaining::finish`].
+    pub fn check<'a>(&self, expected: impl IntoIterator<Item = &'a ExpectedTensor>) -> Result<(), WeightsError> {
         let mut remaining = self.remaining();
         let mut present = Vec::new();
         let mut names = Vec::new();
@@ -176,30 +236,51 @@ impl WeightFiles {
             }
         }
         if !names.is_empty() {
-            return Err(Error::MissingTensors { path: self.folder.clone(), names });
+            return Err(WeightsError::MissingTensors { path: self.folder.clone(), names });
         }
         for tensor in present {
-            remaining.take(&tensor.name, &tensor.shape)?;
+            self.check_shape(&tensor.name, &tensor.shape)?;
+            remaining.left.remove(tensor.name.as_str());
         }
         remaining.finish()
     }
 
-    /// Starts to keep account of the tensors that are taken.
+    /// The formats of the matrices, in alphabetical order; without those of unsupported types.
+    pub fn formats(&self) -> Vec<Format> {
+        let matrices = self.tensors.values().filter(|stored| stored.entry.shape.len() == 2);
+        let names: BTreeSet<&str> = matrices.map(|stored| stored.entry.dtype.as_str()).collect();
+        names.into_iter().filter_map(Format::from_name).collect()
+    }
+
+    /// The bytes that the weights take in memory if matrices in blocks are kept as they are, and everything else has the
+    /// compute type.
+    pub fn kept_bytes(&self, dtype: DType) -> u64 {
+        let bytes = |Stored { entry, .. }: &Stored| match Format::from_name(&entry.dtype) {
+            Some(format) if format.block_elements() > 1 && entry.shape.len() == 2 => entry.bytes.len() as u64,
+            _ => entry.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
+        };
+        self.tensors.values().map(bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Starts a record of the tensors that were taken.
     pub fn remaining(&self) -> Remaining<'_> {
         Remaining { files: self, left: self.names().collect() }
     }
 
-    /// The output head that the files call for, given what the configuration declares.
+    /// The output head of the files, given the one that the configuration declares.
     ///
-    /// A checkpoint may store a head that differs from the embedding although its configuration ties them; then the
-    /// stored one counts, as in `transformers`.
-    pub fn output_head(&self, declared: OutputHead, names: &TensorNames) -> Result<OutputHead> {
+    /// A checkpoint may store a head that differs from the embedding although its configuration ties them; the stored
+    /// head is used then, as in `transformers`.
+    ///
+    /// # Errors
+    /// Those of [`WeightFiles::get`].
+    pub fn output_head(&self, declared: OutputHead, names: &TensorNames) -> Result<OutputHead, WeightsError> {
         let both = self.contains(names.embedding) && self.contains(names.output_head);
         if declared == OutputHead::Untied || !both {
             return Ok(declared);
         }
         let (embedding, head) = (self.get(names.embedding)?, self.get(names.output_head)?);
-        let equal = embedding.dtype == head.dtype && embedding.shape == head.shape && embedding.bytes == head.bytes;
+        let equal = embedding.format == head.format && embedding.shape == head.shape && embedding.bytes == head.bytes;
         self.release(names.embedding);
         self.release(names.output_head);
         if equal {
@@ -212,23 +293,24 @@ impl WeightFiles {
         Ok(OutputHead::Untied)
     }
 
-    /// Lets the operating system drop a tensor's pages from memory, so that loading a model does not hold it twice.
+    /// Releases a tensor's pages from memory, so that loading a model does not hold it twice.
     ///
-    /// The tensor stays readable: a later access reads it from the file again. Does nothing where that is unknown.
+    /// The tensor stays readable: a later access reads it from the file again. Does nothing on systems that do not
+    /// support it.
     pub fn release(&self, name: &str) {
-        if let Some(Stored { shard, entry }) = self.tensors.get(name) {
+        if let Some(Stored { shard, entry, permuted_heads: None }) = self.tensors.get(name) {
             let shard = &self.shards[*shard];
             release_pages(&shard.map, shard.data_start + entry.bytes.start, entry.bytes.len());
         }
     }
 }
 
-/// Drops a range of a map from memory; it is read from the file again when needed. Without effect where unsupported.
+/// Releases a range of a map from memory; it is read from the file again when needed. No effect where unsupported.
 #[cfg_attr(not(unix), allow(unused_variables))]
 fn release_pages(map: &Mmap, offset: usize, length: usize) {
     #[cfg(unix)]
     {
-        // SAFETY: The map is a read-only map of a file, so a dropped page comes back with the same content.
+        // SAFETY: The map is a read-only map of a file, so that a released page is read again with the same content.
         #[allow(unsafe_code)]
         let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, length) };
         if let Err(error) = advised {
@@ -237,7 +319,7 @@ fn release_pages(map: &Mmap, offset: usize, length: usize) {
     }
 }
 
-/// An account of the tensors that nothing has asked for yet.
+/// A record of the tensors that were not taken yet.
 #[derive(Clone, Debug)]
 pub struct Remaining<'a> {
     files: &'a WeightFiles,
@@ -246,7 +328,10 @@ pub struct Remaining<'a> {
 
 impl<'a> Remaining<'a> {
     /// Takes a tensor of this shape.
-    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<RawTensor<'a>> {
+    ///
+    /// # Errors
+    /// Those of [`WeightFiles::expect_shape`].
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<RawTensor<'a>, WeightsError> {
         let tensor = self.files.expect_shape(name, shape)?;
         self.left.remove(name);
         Ok(tensor)
@@ -257,11 +342,14 @@ impl<'a> Remaining<'a> {
         self.left.iter().copied()
     }
 
-    /// Refuses tensors that were left over, because whoever stored them meant them to matter.
+    /// Rejects tensors that were not taken.
     ///
-    /// Two kinds do not: rotary frequencies, which old checkpoints store although they follow from the configuration,
-    /// and an output head that equals the embedding, which some store although it is tied.
-    pub fn finish(self) -> Result<()> {
+    /// Two kinds are ignored: rotary frequencies, which old checkpoints store although they follow from the
+    /// configuration, and an output head that equals the embedding, which some store although it is tied.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnusedTensors`].
+    pub fn finish(self) -> Result<(), WeightsError> {
         let files = self.files;
         let names = &TensorNames::HUGGING_FACE;
         let redundant_head = self.left.contains(names.output_head)
@@ -272,17 +360,7 @@ impl<'a> Remaining<'a> {
         let unused: Vec<String> = self.left.into_iter().filter(|name| !tolerated(name)).map(String::from).collect();
         match unused.is_empty() {
             true => Ok(()),
-            false => Err(Error::UnusedTensors { path: files.folder.clone(), names: unused }),
+            false => Err(WeightsError::UnusedTensors { path: files.folder.clone(), names: unused }),
         }
-    }
-}
-
-/// The first ten names, and how many more there are.
-pub(crate) fn listed(names: &[String]) -> String {
-    const MOST: usize = 10;
-    let shown = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len() {
-        0..=MOST => shown,
-        more => format!("{shown} and {} more", more - MOST),
     }
 }

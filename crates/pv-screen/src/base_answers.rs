@@ -1,10 +1,11 @@
-//! The base model's own answers, made once and kept.
+//! A cache of the base model's own answers.
 //!
-//! A folder holds, for each model and way of generating, a journal of answers (`answers.jsonl`: prompt and answer in
-//! tokens) and, for each layer that was ever asked for, a file of their mean residuals (`means-20.f32`: one row of `d_model`
-//! little-endian f32 per answer, in the journal's order). An answer takes 4 bytes per layer and value of the residual and about
-//! 5 bytes per token: 100 000 answers of 200 tokens to prompts of 200, at one layer of 4096 values, about 1.6 GB and 0.2 GB.
-//! A new vector at a known layer costs no pass at all, one at a new layer a pass over the kept answers, and never a generation.
+//! For each model and generation settings, a folder contains a journal of answers (`answers.jsonl`: prompt and answer
+//! as tokens) and, for each layer that was ever requested, a file of the answers' mean residuals (`means-20.f32`: one
+//! row of `d_model` little-endian f32 per answer, in the journal's order). An answer takes 4 bytes per layer and value
+//! of the residual, and about 5 bytes per token. For example, 100 000 answers of 200 tokens to prompts of 200 tokens,
+//! at one layer of 4096 values, take about 1.6 GB and 0.2 GB. A new vector at a cached layer needs no forward pass; one
+//! at a new layer needs a pass over the cached answers; neither needs generation.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -12,15 +13,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
+use pv_data::files::sha256;
 use pv_data::runs::through_text;
-use pv_data::{FileError, RunError, RunFolder, sha256};
+use pv_data::{Damage, FileError, RunError, RunFolder};
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
-use pv_model::{
-    CausalLm, FinishReason, GenerateOptions, Generation, RenderOptions, Request, Sampling, Sequence, to_f32,
-};
-use pv_vectors::response_mean;
+use pv_model::batch::Sequence;
+use pv_model::decoder::to_f32;
+use pv_model::generate::{FinishReason, Generation};
+use pv_model::{CausalLm, GenerateOptions, RenderOptions, Request, Sampling};
+use pv_vectors::contrast::response_mean;
 use serde::{Deserialize, Serialize};
 
+use crate::error::SettingError;
 use crate::hashes::{draw, key};
 use crate::{Error, Result};
 use pv_data::runs::{Journal, RowFile};
@@ -28,19 +32,19 @@ use pv_data::runs::{Journal, RowFile};
 const FORMAT: &str = "pv-base-answers/1";
 const HEADER: &str = "base.json";
 const ANSWERS: &str = "answers.jsonl";
-/// So many answers are read together when a layer is asked for that was not kept.
+/// The number of answers that are read together when a layer is requested that is not cached.
 const REREAD: usize = 8;
 
-/// How base answers are generated.
+/// Options for generating base answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BaseOptions {
-    /// The most tokens of an answer.
+    /// The maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// How tokens are chosen; greedy by default.
+    /// The sampling of tokens; greedy by default.
     pub sampling: Sampling,
-    /// Seeds sampling, for each prompt by itself.
+    /// The seed of the sampling; each prompt has its own random numbers.
     pub seed: u64,
-    /// How many answers are generated together; it changes none of them.
+    /// The number of answers that are generated together; it does not change any answer.
     pub batch_size: usize,
 }
 
@@ -59,19 +63,19 @@ struct Line {
     finish: FinishReason,
 }
 
-/// What is remembered of a line.
+/// The values of a line that are kept in memory.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The answer's number.
+    /// The answer's index.
     number: usize,
-    /// Where its line begins.
+    /// The offset of its line.
     at: u64,
     empty: bool,
-    /// Whether it ended at the most tokens.
+    /// Whether it was truncated at the maximum number of tokens.
     cut: bool,
 }
 
-/// The kept base answers of one model, generated in one way.
+/// The cached base answers of one model with one set of generation settings.
 #[derive(Debug)]
 pub struct BaseAnswers<'a> {
     model: &'a CausalLm,
@@ -79,25 +83,26 @@ pub struct BaseAnswers<'a> {
     options: BaseOptions,
     journal: Journal,
     layers: Vec<(Layer, RowFile)>,
-    /// By the key of the prompt's id.
+    /// The entries by the key of the prompt's id.
     index: HashMap<u128, Entry>,
     offsets: Vec<u64>,
 }
 
 impl<'a> BaseAnswers<'a> {
-    /// Opens what `root` keeps of this model's answers, and makes sure that the layers' activations are there. Answers of other
-    /// models, templates or settings stand beside them and do not matter.
+    /// Opens the cache of this model's answers in `root`, and makes sure that it contains the layers' activations.
+    /// `root` may also contain the answers of other models, templates or settings.
     ///
     /// # Errors
-    /// A folder that is in use or cannot be written; a layer that the model lacks; [`Error::BadSetting`].
+    /// A folder that is in use or cannot be written; a layer that the model does not have; [`Error::Setting`].
     pub fn open(model: &'a CausalLm, root: &Path, options: &BaseOptions, layers: &[Layer]) -> Result<Self> {
         Self::open_for(model, root, options, &RenderOptions::default(), layers)
     }
 
-    /// As [`open`](Self::open), for prompts that are rendered with these options: those of other options stand beside them.
+    /// Like [`open`](Self::open), for prompts that are rendered with these options. Other options have caches of their
+    /// own.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     pub fn open_for(
         model: &'a CausalLm,
         root: &Path,
@@ -105,15 +110,17 @@ impl<'a> BaseAnswers<'a> {
         render: &RenderOptions,
         layers: &[Layer],
     ) -> Result<Self> {
-        if options.max_new_tokens == 0 || options.batch_size == 0 {
-            return Err(Error::bad("base answers of no tokens, or no answers at a time"));
+        for (name, value) in [("max_new_tokens", options.max_new_tokens), ("batch_size", options.batch_size)] {
+            if value == 0 {
+                return Err(SettingError::Zero { name }.into());
+            }
         }
         let last = model.shape().last_layer();
         if let Some(&layer) = layers.iter().find(|layer| **layer > last) {
             return Err(HookError::LayerOutOfRange { hook: "the base answers".to_owned(), layer, last }.into());
         }
         let BaseOptions { max_new_tokens, sampling, seed, .. } = options;
-        // Greedy answers are the same whatever the seed.
+        // Greedy answers do not depend on the seed.
         let seed = (sampling.temperature > 0.0).then_some(*seed);
         let mut header = serde_json::json!({
             "format": FORMAT, "model": model.identity()?, "max_new_tokens": max_new_tokens,
@@ -128,7 +135,8 @@ impl<'a> BaseAnswers<'a> {
         let folder = RunFolder::lock(root.join(name.get(..16).unwrap_or("answers")))?;
         folder.claim(HEADER, &header)?;
         let (mut index, mut offsets) = (HashMap::new(), Vec::new());
-        // Rows of activations stand beside lines: from a damaged line on they are another one's, and are read again.
+        // Rows of activations correspond to lines by position. From a damaged line on, they no longer match, and are
+        // computed again.
         let mut in_place = None;
         let journal = Journal::open(&folder, ANSWERS, |at, line| {
             let Ok(line) = serde_json::from_slice::<Line>(line) else {
@@ -154,13 +162,14 @@ impl<'a> BaseAnswers<'a> {
         Ok(answers)
     }
 
-    /// Reads the answers again whose activations at a layer were not kept.
+    /// Reads the answers again whose activations at a layer are not cached.
     fn complete(&mut self, at: usize) -> Result<()> {
         let total = self.offsets.len();
         if self.layers[at].1.rows() >= total {
             return Ok(());
         }
-        // From a fixed place on, so that a run that was killed here groups as one that was not.
+        // Groups begin at fixed positions, so that a run that was killed here forms the same groups as an uninterrupted
+        // one.
         let from = self.layers[at].1.rows() / REREAD * REREAD;
         self.layers[at].1.truncate(from)?;
         let layer = self.layers[at].0;
@@ -189,40 +198,38 @@ impl<'a> BaseAnswers<'a> {
 
     fn line(&mut self, at: u64) -> Result<Line> {
         let line = self.journal.line(at)?;
-        let damaged = |error: serde_json::Error| RunError::Damaged {
-            path: self.folder.file(ANSWERS),
-            reason: format!("the line at byte {at}: {error}"),
-        };
+        let damaged =
+            |source| RunError::Damaged { path: self.folder.file(ANSWERS), source: Damage::LineAt { at, source } };
         Ok(serde_json::from_slice(&line).map_err(damaged)?)
     }
 
-    /// How many answers there are.
+    /// The number of answers.
     pub fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no answers.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
 
-    /// Bytes that the answers and the activations at the opened layers take.
+    /// The size in bytes of the answers and of the activations at the opened layers.
     pub fn bytes(&self) -> u64 {
         let row = self.model.config().d_model as u64 * 4;
         self.journal.bytes() + self.layers.iter().map(|(_, file)| file.rows() as u64 * row).sum::<u64>()
     }
 
-    /// Whether the answer to a prompt is there, empty or not.
+    /// Whether the answer to a prompt is cached; it may be empty.
     pub fn contains(&self, prompt_id: &str) -> bool {
         self.index.contains_key(&key(prompt_id))
     }
 
-    /// Whether the answer to a prompt is there and was cut at the most tokens.
+    /// Whether the answer to a prompt is cached and was truncated at the maximum number of tokens.
     pub fn is_cut(&self, prompt_id: &str) -> bool {
         self.index.get(&key(prompt_id)).is_some_and(|entry| entry.cut)
     }
 
-    /// The tokens of the answer to a prompt; `None` where it was not generated.
+    /// The tokens of the answer to a prompt; `None` if it is not cached.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -233,25 +240,27 @@ impl<'a> BaseAnswers<'a> {
         }
     }
 
-    /// The mean residual of the answer's tokens at an opened layer, `[d_model]`; `None` where it was not generated or is
-    /// empty.
+    /// The mean residual over the answer's tokens at an opened layer, `[d_model]`; `None` if the answer is not cached
+    /// or is empty.
     ///
     /// # Errors
-    /// A file that cannot be read; [`Error::BadSetting`] for another layer.
+    /// A file that cannot be read; [`Error::NotOpened`] for a layer that was not opened.
     pub fn mean(&mut self, prompt_id: &str, layer: Layer) -> Result<Option<Vec<f32>>> {
         let Some(&Entry { number, empty: false, .. }) = self.index.get(&key(prompt_id)) else { return Ok(None) };
         let file = self.layers.iter_mut().find(|(known, _)| *known == layer);
-        let (_, file) = file.ok_or_else(|| Error::bad(format!("the base answers were not opened for {layer}")))?;
+        let (_, file) = file.ok_or(Error::NotOpened { layer })?;
         Ok(Some(file.row(number)?))
     }
 
-    /// Generates the answers to those prompts (ids and tokens) that have none yet. Their mean residuals are taken by a hook while
-    /// they are generated; each answer is kept as soon as it ends, and then `on_answer` is called, which may break off.
+    /// Generates the answers to those prompts (ids and tokens) that have no cached answer. A hook records their mean
+    /// residuals during generation. Each answer is cached as soon as it is complete; then `on_answer` is called, which
+    /// may cancel.
     ///
-    /// An answer depends on its prompt and the settings alone: not on its neighbours, their order, or what was kept before.
+    /// An answer depends only on its prompt and the settings, and not on other prompts in the batch, their order, or
+    /// the cached answers.
     ///
     /// # Errors
-    /// Those of [`CausalLm::generate`], [`Error::NotFinite`], [`FileError::Write`](pv_data::FileError::Write), [`Error::Cancelled`].
+    /// Those of [`CausalLm::generate`], [`Error::NotFinite`], [`FileError::Write`], [`Error::Cancelled`].
     pub fn generate(
         &mut self,
         prompts: &[(String, Vec<u32>)],
@@ -269,7 +278,7 @@ impl<'a> BaseAnswers<'a> {
             max_new_tokens: self.options.max_new_tokens,
             sampling: self.options.sampling.clone(),
             batch_size: self.options.batch_size,
-            // Every prompt by itself: in a batch, its last bits would depend on its neighbours.
+            // Each prompt is read alone: in a batch, the last bits would depend on the other prompts.
             prefill_tokens: 0,
             feed_last_token: true,
             ..GenerateOptions::default()
@@ -289,7 +298,7 @@ impl<'a> BaseAnswers<'a> {
         outcome
     }
 
-    /// Keeps an answer: its activations first, since the line says that they are there.
+    /// Caches an answer. The activations are written first, because the line states that they exist.
     fn keep(
         &mut self,
         id: &str,
@@ -329,7 +338,7 @@ fn check(row: &[f32], id: &str) -> Result<()> {
     }
 }
 
-/// A recorder that can be read while the run that it records goes on.
+/// A recorder that can be read while the run that it records is in progress.
 #[derive(Clone)]
 struct Shared {
     recorder: Arc<Mutex<Recorder>>,
@@ -369,7 +378,7 @@ impl Hook for Shared {
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        // Nothing is recorded where every answer ends at once.
+        // If every answer ends immediately, nothing is recorded.
         Ok(())
     }
 }

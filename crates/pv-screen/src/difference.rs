@@ -1,41 +1,44 @@
-//! The projection difference of a batch: columns in, columns out.
+//! The projection difference of a batch of rows, from columns to columns.
 
 use std::ops::ControlFlow;
 
-use pv_model::{CausalLm, Sequence};
-use pv_vectors::{Overlong, Pooling, ScanOptions, Scanned, UnitDirection, scan};
+use pv_model::CausalLm;
+use pv_model::batch::Sequence;
+use pv_vectors::UnitDirection;
+use pv_vectors::scan::{Overlong, ScanOptions, Scanned, scan};
+use pv_vectors::vector::Pooling;
 
 use crate::{Error, Result};
 
-/// The rows of a batch, as columns of token ids.
+/// The rows of a batch, as columns of token ids. All columns have the same length, `[rows]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rows<'a> {
-    /// The rendered prompts, generation prompts included.
+    /// The rendered prompts, including generation prompts.
     pub prompts: &'a [&'a [u32]],
     /// The data set's answers.
     pub answers: &'a [&'a [u32]],
-    /// The base model's own answers, where there are any; either empty or one entry per row.
+    /// The base model's own answers, if there are any; either an empty column or one entry per row.
     pub base: &'a [Option<&'a [u32]>],
 }
 
 impl Rows<'_> {
-    /// How many there are.
+    /// Checks the columns, and returns the number of rows.
     pub(crate) fn check(&self) -> Result<usize> {
         let (n, answers, base) = (self.prompts.len(), self.answers.len(), self.base.len());
         if answers != n || !(base == 0 || base == n) {
-            return Err(Error::bad(format!("{n} prompts, {answers} answers and {base} base answers are no table")));
+            return Err(Error::Columns { prompts: n, answers, base });
         }
         Ok(n)
     }
 }
 
-/// How a batch is read.
+/// Options for reading a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// How many tokens are read in one pass, padding included; what is longer is read alone.
+    /// The number of tokens that are read in one pass, including padding; a longer row is read alone.
     pub batch_tokens: usize,
-    /// How many tokens a prompt and an answer may have together; `None` for as many as the model has positions. Rows that
-    /// have more get no projections.
+    /// The maximum number of tokens of a prompt and an answer together; `None` for the model's number of positions.
+    /// Longer rows have no projections.
     pub max_tokens: Option<usize>,
 }
 
@@ -45,10 +48,12 @@ impl Default for ReadOptions {
     }
 }
 
-/// The columns of one direction, one entry per row. An entry is `None` where the row has no such tokens, or too many.
+/// The columns of one direction, `[rows]`, in activation units. An entry is `None` if the row has no such tokens, or
+/// too many.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Difference {
-    /// `a(x, y)·v̂` of the data set's answer, in activation units.
+    /// `a(x, y)·v̂` of the data set's answer.
     pub answer: Vec<Option<f32>>,
     /// `a(x, y′)·v̂` of the base model's answer.
     pub base: Vec<Option<f32>>,
@@ -57,23 +62,24 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// `ΔP`: the answer's projection minus the base answer's, where both are known.
+    /// `ΔP` in activation units, `[rows]`: the answer's projection minus the base answer's; `None` if either is
+    /// unknown.
     pub fn delta(&self) -> Vec<Option<f64>> {
         let delta = |(answer, base): (&Option<f32>, &Option<f32>)| Some(f64::from((*answer)?) - f64::from((*base)?));
         self.answer.iter().zip(&self.base).map(delta).collect()
     }
 }
 
-/// The projections of every row on every direction, in the directions' order: `ΔP = (a(x, y) − a(x, y′))·v̂`
-/// (method.md §8).
+/// The projections of every row on every direction, in the order of the directions, from which `ΔP = (a(x, y) − a(x,
+/// y′))·v̂` follows (method.md §8).
 ///
-/// A pure function of its arguments: it starts no thread, opens no file and reports to nobody, so that it can be called
-/// from wherever rows come from, a query engine for instance. Passes stop at the highest layer of the directions, and
-/// rows of similar length share one. The directions may be of several traits and layers.
+/// This is a pure function of its arguments: it starts no threads, opens no files and reports no progress, so it can be
+/// called from any source of rows, such as a query engine. Passes stop at the highest layer of the directions, and rows
+/// of similar length share a pass. The directions may belong to several traits and layers.
 ///
 /// # Errors
-/// Columns of different lengths, no directions, directions of another width or of layers that the model lacks, ids
-/// beyond the vocabulary.
+/// Columns of different lengths, no directions, directions of another width or at layers that the model does not have,
+/// ids beyond the vocabulary.
 pub fn difference(
     model: &CausalLm,
     rows: &Rows<'_>,
@@ -82,7 +88,7 @@ pub fn difference(
 ) -> Result<Vec<Difference>> {
     let n = rows.check()?;
     let Rows { prompts, answers, base } = *rows;
-    // The answers first, the base answers behind them; rows without any token are left out.
+    // The answers come first, then the base answers; rows without tokens are not read.
     let sequence = |row: usize, response| Sequence { prompt: prompts[row], response, rest: &[] };
     let answered = (0..n).map(|row| (row, false, sequence(row, answers[row])));
     let own = (0..base.len()).filter_map(|row| Some((row, true, sequence(row, base[row]?))));

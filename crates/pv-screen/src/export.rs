@@ -1,4 +1,4 @@
-//! A data set's rows with their scores, all of them or those that a rule keeps.
+//! Exports a data set's rows with their scores: all of them, or those that a rule keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -6,66 +6,70 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use pv_data::conversations::{Cell, NewColumn, RowPlace, Written, add_fields};
-use pv_data::{FileError, RunError};
+use pv_data::{Damage, FileError, RunError};
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+use crate::error::SettingError;
+use crate::scores::{ScoreRow, read_scores};
 use crate::screen::SKIPPED;
-use crate::table::{ScoreRow, read_scores};
-use crate::{Error, Result};
 
-/// Which rows are exported. Where a rule speaks of scores, it speaks of every answer that the screening was to read
-/// ([`Turns`](crate::Turns)): a row with an answer that was not scored is left out, since nobody knows what it would have scored.
+/// The rows that are exported. A rule on scores applies to every answer that the screening selected
+/// ([`Turns`](crate::sample::Turns)): a row with an answer that was not scored is excluded, because its score is
+/// unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// Rows of which every answer was scored. Whether base answers were generated does not matter.
+    /// Rows of which every answer was scored, with or without a base answer.
     #[default]
     Scored,
-    /// Rows of which every answer has a ΔP on a direction (by its label) that is no greater than a threshold. A row is left out
-    /// where one answer was too long or refused, or has no base answer or an empty one.
+    /// Rows of which every answer has a ΔP on a direction (by its label) that is at most a threshold. A row is excluded
+    /// if one answer was too long or refused, or has no base answer or an empty one.
     AtMost {
-        /// The direction.
+        /// The direction's label.
         label: String,
-        /// The threshold.
+        /// The threshold, in activation units.
         threshold: f64,
     },
-    /// These rows, by file and row, where they have scores at all.
+    /// These rows, by file and row, if they have scores.
     Rows(BTreeSet<(PathBuf, u64)>),
 }
 
-/// What an export did.
+/// The result of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Exported {
-    /// Rows that were written.
+    /// The number of rows that were written.
     pub kept: u64,
-    /// Rows that were left out.
-    pub left_out: u64,
-    /// How many were left out by reason: `above` (an answer's ΔP is above the threshold), `no_delta` (an answer has no ΔP),
-    /// `not_chosen`, `not_screened` (neither the table nor the list of what was skipped knows the row), or the
-    /// [`Skip::kind`](crate::Skip::kind) of an answer that was not scored, such as `too_long`. A row counts once, for the first of
-    /// its reasons in that order.
+    /// The number of rows that were excluded.
+    #[serde(alias = "left_out")]
+    pub excluded: u64,
+    /// The number of excluded rows by reason: `above` (an answer's ΔP is above the threshold), `no_delta` (an answer
+    /// has no ΔP), `not_chosen`, `not_screened` (the row is neither in the table nor in the list of skipped rows), or
+    /// the [`Skip::kind`](crate::sample::Skip::kind) of an answer that was not scored, such as `too_long`. A row is
+    /// counted once, for the first applicable reason in that order.
     pub reasons: BTreeMap<String, u64>,
 }
 
-/// What is known of a row.
+/// The scores of a row.
 #[derive(Default)]
 struct Row {
-    /// How many of its answers are in the table.
+    /// The number of its answers in the table.
     scored: usize,
-    /// Why another of its answers, or all of it, was not scored.
+    /// The reason why another of its answers, or the whole row, was not scored.
     skipped: Option<String>,
-    /// By the direction's label.
+    /// The largest scores, by the direction's label.
     projections: BTreeMap<String, Greatest>,
-    /// The greatest, by the persona's label.
+    /// The largest gains, by the persona's label.
     gains: BTreeMap<String, f64>,
 }
 
-/// The greatest scores of a row's answers on one direction.
+/// The largest scores of a row's answers on one direction.
 #[derive(Clone, Copy)]
 struct Greatest {
     delta: f64,
     answer: f64,
-    /// How many answers have a ΔP.
+    /// The number of answers with a ΔP.
     with_delta: usize,
 }
 
@@ -87,19 +91,19 @@ impl Row {
         }
     }
 
-    /// The greatest ΔP, where every answer has one.
+    /// The largest ΔP, if every answer has one.
     fn delta(&self, label: &str) -> Option<f64> {
         let found = self.projections.get(label).filter(|_| self.skipped.is_none())?;
         (found.with_delta == self.scored).then_some(found.delta)
     }
 
-    /// Why a rule leaves the row out; nothing where it is kept.
-    fn left_out(&self, keep: &Keep, place: &(PathBuf, u64)) -> Option<&str> {
+    /// The reason why a rule excludes the row; `None` if the row is kept.
+    fn excluded(&self, keep: &Keep, place: &(PathBuf, u64)) -> Option<&str> {
         match keep {
             Keep::Rows(chosen) if !chosen.contains(place) => return Some("not_chosen"),
             Keep::Rows(_) if self.scored > 0 => return None,
             Keep::AtMost { label, threshold } => {
-                // Also of a row whose other answers are not known.
+                // This also applies to a row whose other answers are unknown.
                 if self.projections.get(label).is_some_and(|found| found.delta > *threshold) {
                     return Some("above");
                 }
@@ -115,7 +119,7 @@ impl Row {
         }
     }
 
-    /// The values of the new columns. The greatest of a row is not known where one of its answers is not.
+    /// The values of the new columns. The maximum over a row is unknown if one of its answers is unknown.
     fn cells(&self, labels: &[String], personas: &BTreeSet<String>) -> Vec<Cell> {
         let whole = self.skipped.is_none();
         let number = |value: Option<f64>| value.filter(|_| whole).map_or(Cell::Null, Cell::Number);
@@ -126,7 +130,7 @@ impl Row {
     }
 }
 
-/// A line of the list of what was skipped.
+/// A line of the list of skipped rows and answers.
 #[derive(Deserialize)]
 struct SkippedRow {
     file: PathBuf,
@@ -134,16 +138,17 @@ struct SkippedRow {
     reason: String,
 }
 
-/// Writes a data set's rows again with their scores in new columns, `{label}_delta` and `{label}_answer`, and `{label}_gain` for
-/// each persona, and all that was there untouched. Of a row with several answers, the greatest counts, since one is enough to
-/// train on; where one of them was not scored, the greatest is not known, and the columns are empty. `table` is the screening's,
-/// with its list of what was skipped ([`SKIPPED`]) beside it.
+/// Writes a data set's rows with their scores in new columns, `{label}_delta` and `{label}_answer` (in activation
+/// units), and `{label}_gain` (in nats) for each persona. Everything else in the rows is unchanged. If a row has
+/// several answers, the largest value is written, because one such answer is enough to affect training. If one of the
+/// answers was not scored, the maximum is unknown, and the columns are empty. `table` is the screening's table; its
+/// list of skipped rows ([`SKIPPED`]) must be beside it.
 ///
 /// Sources and output are all JSONL or, with the feature `data`, all Parquet.
 ///
 /// # Errors
-/// Those of reading the table and the list, of [`add_fields`] and `add_columns`; [`Error::BadSetting`] for a threshold that is no
-/// number, or a direction that the table does not have.
+/// Errors in reading the table and the list, those of [`add_fields`] and `add_columns`; [`Error::Setting`](crate::Error::Setting) for a
+/// threshold that is NaN, or a direction that the table does not have.
 pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: &Keep) -> Result<Exported> {
     let mut rows: BTreeMap<(PathBuf, u64), Row> = BTreeMap::new();
     let (mut labels, mut personas): (Vec<String>, BTreeSet<String>) = Default::default();
@@ -158,10 +163,10 @@ pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: 
     })?;
     if let Keep::AtMost { label, threshold } = keep {
         if threshold.is_nan() {
-            return Err(Error::bad("a threshold that is no number"));
+            return Err(SettingError::Threshold.into());
         }
         if !labels.is_empty() && !labels.contains(label) {
-            return Err(Error::bad(format!("the table has no direction {label:?}; it has {labels:?}")));
+            return Err(SettingError::NoSuchDirection { label: label.clone(), labels }.into());
         }
     }
     let columns: Vec<NewColumn> = labels
@@ -173,7 +178,7 @@ pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: 
     let values = |place: &RowPlace| {
         let place = (place.file.to_path_buf(), place.row);
         let row = rows.get(&place);
-        let reason = row.map_or(Some("not_screened"), |row| row.left_out(keep, &place));
+        let reason = row.map_or(Some("not_screened"), |row| row.excluded(keep, &place));
         match (row, reason) {
             (Some(row), None) => Ok(Some(row.cells(&labels, &personas))),
             (_, reason) => {
@@ -183,7 +188,7 @@ pub fn export<P: AsRef<Path>>(sources: &[P], table: &Path, output: &Path, keep: 
         }
     };
     let Written { kept, left_out } = write(sources, output, &columns, values)?;
-    Ok(Exported { kept, left_out, reasons })
+    Ok(Exported { kept, excluded: left_out, reasons })
 }
 
 type Values = std::result::Result<Option<Vec<Cell>>, Box<dyn std::error::Error + Send + Sync>>;
@@ -201,14 +206,12 @@ fn write<P: AsRef<Path>>(
     Ok(add_fields(sources, output, columns, values)?)
 }
 
-/// Gives the lines of the list to `take`.
+/// Passes the lines of the list to `take`.
 fn read_skipped(path: &Path, mut take: impl FnMut(SkippedRow)) -> Result<()> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     for (at, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
-        let damaged = |error: serde_json::Error| RunError::Damaged {
-            path: path.to_owned(),
-            reason: format!("line {}: {error}", at + 1),
-        };
+        let damaged =
+            |source| RunError::Damaged { path: path.to_owned(), source: Damage::Line { line: at + 1, source } };
         take(serde_json::from_str(&line.map_err(failed)?).map_err(damaged)?);
     }
     Ok(())

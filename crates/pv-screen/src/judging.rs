@@ -1,33 +1,38 @@
-//! A judge's verdicts on a data set's samples, kept as they are reached.
+//! A judge's verdicts on a data set's samples, stored as they are reached.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pv_data::{Journal, RunFolder, sha256};
-use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
+use pv_data::files::sha256;
+use pv_data::{Journal, RunFolder};
+use pv_judge::judge::{Answered, judge_each};
+use pv_judge::score::VerdictCounts;
+use pv_judge::{Judge, Rubric, Verdict};
+use pv_vectors::error::RunPart;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::error::SettingError;
 use crate::{Error, Result};
 
 const FORMAT: &str = "pv-judging/1";
 const HEADER: &str = "judging.json";
 const VERDICTS: &str = "verdicts.jsonl";
 
-/// A sample that a judge is asked about.
+/// A sample to be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JudgeSample<'a> {
-    /// What identifies it wherever it stands, such as a [`ScoreRow`](crate::ScoreRow)'s.
+    /// A unique id that does not depend on the place, such as that of a [`ScoreRow`](crate::scores::ScoreRow).
     pub id: &'a str,
-    /// What was asked.
+    /// The question.
     pub question: &'a str,
-    /// What was answered.
+    /// The answer.
     pub answer: &'a str,
 }
 
 impl JudgeSample<'_> {
-    /// What tells its texts from others.
+    /// A hash of question and answer.
     fn texts(&self) -> String {
         let length = (self.question.len() as u64).to_le_bytes();
         let mut hash = sha256([&length, self.question.as_bytes(), self.answer.as_bytes()].concat());
@@ -50,14 +55,15 @@ struct Known {
     verdict: Verdict,
 }
 
-/// A judge's verdicts on samples by a rubric, in a folder: `judging.json` (who judges by what) and `verdicts.jsonl` (a line per
-/// sample, as soon as its verdict is reached).
+/// A judge's verdicts on samples by a rubric, in a folder: `judging.json` (the judge and the rubric) and
+/// `verdicts.jsonl` (a line per sample, written as soon as its verdict is reached).
 ///
-/// Judging that was broken off or killed, at any moment, goes on where it was: a sample that has its verdict is never asked about
-/// again, whatever the verdict. That the judge gave no score is a verdict too. What keeps a judge from giving one, such as a
-/// server that cannot be reached, is an error, after which the sample is asked about the next time.
+/// A judging that was interrupted or killed at any time resumes: a sample with a verdict is never judged again,
+/// whatever the verdict, and an abstention is a verdict too. If the judge cannot give a verdict, for example because a
+/// server is unreachable, that is an error, and the sample is judged again next time.
 ///
-/// A local judge reads several samples in one pass: its scores may differ in their last digits with the samples that were still
+/// A local judge reads several samples in one pass: the last digits of its scores may depend on which samples were
+/// still missing.
 /// missing.
 pub struct Judging<'a> {
     judge: &'a dyn Judge,
@@ -65,7 +71,7 @@ pub struct Judging<'a> {
     chunk: usize,
     folder: RunFolder,
     journal: Journal,
-    /// By the sample's id.
+    /// The verdicts, by the sample's id.
     known: HashMap<String, Known>,
 }
 
@@ -80,14 +86,14 @@ impl std::fmt::Debug for Judging<'_> {
 }
 
 impl<'a> Judging<'a> {
-    /// So many samples are given to the judge at a time, where nothing else is said.
+    /// The default number of samples that are passed to the judge at a time.
     pub const CHUNK: usize = 64;
 
-    /// Opens a folder, and locks it until this is dropped.
+    /// Opens a folder, and locks it until the value is dropped.
     ///
     /// # Errors
-    /// A folder that is in use, that cannot be written, or whose verdicts are another judge's (by its name) or by another rubric
-    /// ([`RunError::OtherRun`](pv_data::RunError::OtherRun), which says which).
+    /// A folder that is in use, that cannot be written, or whose verdicts are by another judge (by its name) or another
+    /// rubric ([`RunError::OtherRun`](pv_data::RunError::OtherRun), which names the difference).
     pub fn open(folder: &Path, judge: &'a dyn Judge, rubric: &Rubric) -> Result<Self> {
         let folder = RunFolder::lock(folder)?;
         folder.claim(
@@ -108,47 +114,47 @@ impl<'a> Judging<'a> {
         Ok(Self { judge, rubric: rubric.clone(), chunk: Self::CHUNK, folder, journal, known })
     }
 
-    /// Sets how many samples are given to the judge at a time.
+    /// Sets the number of samples that are passed to the judge at a time.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] for none.
+    /// [`SettingError::Zero`] for 0.
     pub fn with_chunk(self, chunk: usize) -> Result<Self> {
         match chunk {
-            0 => Err(Error::bad("judging of no samples at a time")),
+            0 => Err(SettingError::Zero { name: "chunk" }.into()),
             _ => Ok(Self { chunk, ..self }),
         }
     }
 
-    /// How many samples have their verdict.
+    /// The number of samples with a verdict.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Whether none has.
+    /// Whether no sample has a verdict.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// The verdict on a sample, where there is one.
+    /// The verdict on a sample, if there is one.
     pub fn verdict(&self, id: &str) -> Option<&Verdict> {
         self.known.get(id).map(|known| &known.verdict)
     }
 
-    /// How the verdicts were got: the scores by their mode, the abstentions by their kind.
+    /// The counts of the verdicts: scores by their mode, abstentions by their kind.
     pub fn verdict_counts(&self) -> VerdictCounts {
         self.known.values().map(|known| &known.verdict).collect()
     }
 
-    /// The verdicts on samples, in their order; the judge is asked for those that are missing, once for each id.
-    /// [`JudgedSamples::of`](crate::JudgedSamples::of) says which samples they are on the two sides of a score.
+    /// The verdicts on samples, in their order. The missing ones are requested from the judge, once per id.
+    /// [`JudgedSamples::of`](crate::select::JudgedSamples::of) splits the samples by a score.
     ///
-    /// After each verdict `on_progress` is told how many of the distinct samples have theirs, and how many there are; it may
-    /// break off.
+    /// After each verdict, `on_progress` receives the number of distinct samples with a verdict and their total; it may
+    /// cancel.
     ///
     /// # Errors
-    /// [`Error::OtherTexts`] for an id with two questions or answers, before the judge is asked anything; those of the judge; [`Error::Cancelled`]; a file that cannot be written;
-    /// [`pv_vectors::Error::IncompleteRun`] when the judge leaves verdicts out. Whatever the error, verdicts that were
-    /// reported before are kept.
+    /// [`Error::OtherTexts`] for an id with two questions or answers, before any request to the judge; those of the
+    /// judge; [`Error::Cancelled`]; a file that cannot be written; [`pv_vectors::Error::IncompleteRun`] if the judge
+    /// omits verdicts. After any error, the verdicts that were reported before are kept.
     pub fn run(
         &mut self,
         samples: &[JudgeSample<'_>],
@@ -175,13 +181,13 @@ impl<'a> Judging<'a> {
             })?;
         }
         if done < total {
-            let (path, what) = (self.folder.path().to_owned(), format!("verdicts of {}", self.judge.name()));
-            return Err(pv_vectors::Error::IncompleteRun { path, what, done, total }.into());
+            let (path, part) = (self.folder.path().to_owned(), RunPart::VerdictsOf { judge: self.judge.name() });
+            return Err(pv_vectors::Error::IncompleteRun { path, part, done, total }.into());
         }
         Ok(samples.iter().filter_map(|sample| self.verdict(sample.id).cloned()).collect())
     }
 
-    /// Asks about samples that have no verdict, each with an id of its own.
+    /// Judges samples that have no verdict, with distinct ids.
     fn ask(
         &mut self,
         samples: &[JudgeSample<'_>],

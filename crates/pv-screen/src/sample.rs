@@ -1,20 +1,21 @@
-//! From a conversation to what is screened: prompts and answers in tokens.
+//! Converts conversations to prompts and answers in tokens.
 
 use std::fmt;
 
-use pv_model::{
-    AddSpecial, CausalLm, Conversation, Message, RenderOptions, Unwritten, UnwrittenPart, alters, answer_span,
-    unwritten_parts,
-};
+use pv_data::Conversation;
+use pv_data::error::with_causes;
+use pv_model::chat::{Unwritten, UnwrittenPart, alters, answer_span, unwritten_parts};
+use pv_model::tokenizer::AddSpecial;
+use pv_model::{CausalLm, Message, RenderOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// Which of a conversation's answers are screened.
+/// The answers of a conversation that are screened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Turns {
-    /// Every assistant turn, each given what came before it.
+    /// Every assistant turn, each with the messages before it as its prompt.
     #[default]
     Every,
     /// The last assistant turn.
@@ -22,7 +23,7 @@ pub enum Turns {
 }
 
 impl Turns {
-    /// The indices of the chosen assistant messages.
+    /// The indices of the selected assistant messages.
     pub fn of(self, conversation: &Conversation) -> Vec<usize> {
         let mut turns: Vec<usize> = (0..conversation.messages.len())
             .filter(|&index| conversation.messages[index].role == "assistant")
@@ -34,49 +35,49 @@ impl Turns {
     }
 }
 
-/// Why something in a data set was not screened.
+/// The reason why something in a data set was not screened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Skip {
-    /// A row that is no conversation.
+    /// A row is not a conversation.
     BadRow {
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// A file that cannot be read, or not to its end.
+    /// A file cannot be read, or not to its end.
     BadFile {
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// A conversation without an assistant's answer.
+    /// A conversation has no assistant turn.
     NoAnswer,
-    /// An answer without a word.
+    /// An answer is empty.
     EmptyAnswer,
-    /// An answer that is not to be trained: its weight, or its row's, is 0.
+    /// An answer is not trained: its weight, or that of its row, is 0.
     Untrained,
-    /// The chat template leaves a part of the conversation out.
+    /// The chat template omits a part of the conversation.
     Unwritten {
-        /// The first such part.
+        /// The first omitted part.
         part: UnwrittenPart,
     },
-    /// The chat template writes other words than the answer holds.
+    /// The chat template renders other words than the answer has.
     Altered,
-    /// Prompt and answer, or prompt and base answer, have more tokens than are allowed.
+    /// Prompt and answer, or prompt and base answer, have too many tokens.
     TooLong {
-        /// How many they have.
+        /// The number of tokens.
         tokens: usize,
-        /// How many they may have.
+        /// The largest allowed number.
         limit: usize,
     },
     /// The chat template or the tokenizer refuses the messages.
     Refused {
-        /// What it says.
+        /// The reason.
         why: String,
     },
 }
 
 impl Skip {
-    /// A short name, under which summaries count.
+    /// A short name, which summaries use.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::BadRow { .. } => "bad_row",
@@ -96,41 +97,43 @@ impl fmt::Display for Skip {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadRow { why } | Self::BadFile { why } => out.write_str(why),
-            Self::NoAnswer => out.write_str("the conversation has no assistant's answer"),
+            Self::NoAnswer => out.write_str("the conversation has no assistant turn"),
             Self::EmptyAnswer => out.write_str("the answer is empty"),
-            Self::Untrained => out.write_str("the answer is not to be trained: its weight is 0"),
+            Self::Untrained => out.write_str("the answer is not trained: its weight is 0"),
             Self::Unwritten { part } => part.fmt(out),
-            Self::Altered => out.write_str("the chat template writes other words than the answer holds"),
-            Self::TooLong { tokens, limit } => write!(out, "it has {tokens} tokens, {limit} are allowed"),
+            Self::Altered => out.write_str("the chat template renders the answer incompletely or changed"),
+            Self::TooLong { tokens, limit } => write!(out, "it has {tokens} tokens; at most {limit} are allowed"),
             Self::Refused { why } => out.write_str(why),
         }
     }
 }
 
-/// A prompt and the answer to it, in tokens.
+/// A prompt and its answer as token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tokens {
-    /// The rendered prompt, generation prompt included.
+    /// The rendered prompt, including the generation prompt.
     pub prompt: Vec<u32>,
-    /// The answer's own tokens.
+    /// The response tokens.
     pub answer: Vec<u32>,
 }
 
-/// How conversations are read by the model: as in training.
+/// Options for rendering conversations, the same as in training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReadingOptions {
     /// Options for the chat template; a conversation's own tools and variables are added.
     pub render: RenderOptions,
-    /// How to treat an answer when the template leaves out a part of its conversation: a message of a role that it passes
-    /// over, calls of tools, the tools themselves.
+    /// How to handle an answer if the template omits a part of its conversation: a message whose role it ignores, tool
+    /// calls, or the tools themselves.
     pub unwritten: Unwritten,
-    /// How to treat an answer of which the template writes less than it says, such as one whose thought it cuts off.
+    /// How to handle an answer that the template renders incompletely, such as one whose thought it removes.
     pub altered: Unwritten,
 }
 
 impl Default for ReadingOptions {
-    /// The template's defaults; what it leaves out is not screened, and what it alters is screened as it writes it.
+    /// The template's defaults. An answer of whose conversation the template omits a part is skipped; one that the
+    /// template changes is screened as rendered.
     fn default() -> Self {
         Self { render: RenderOptions::default(), unwritten: Unwritten::Refuse, altered: Unwritten::Keep }
     }
@@ -149,10 +152,11 @@ impl ReadingOptions {
     }
 }
 
-/// The tokens of the last message as the answer to those before it, with the chat template's defaults.
+/// Tokenizes the last message as the answer to those before it, with the chat template's defaults.
 ///
-/// The prompt is what a model is asked with, so that its own answer has the same. The answer is tokenized where it stands in the
-/// conversation when that leaves the prompt's tokens as they are, and by itself otherwise (where a token would span both).
+/// The prompt is the one for generation, so that the base answer has the same prompt. The answer is tokenized in the
+/// context of the conversation if that does not change the prompt's tokens, and alone otherwise (if a token would span
+/// both).
 ///
 /// # Errors
 /// [`Skip::NoAnswer`], [`Skip::EmptyAnswer`], [`Skip::Untrained`], [`Skip::Unwritten`], [`Skip::Refused`].
@@ -160,10 +164,11 @@ pub fn tokens(model: &CausalLm, messages: &[Message]) -> std::result::Result<Tok
     tokens_with(model, &messages.to_vec().into(), &ReadingOptions::default()).map(|(tokens, _)| tokens)
 }
 
-/// As [`tokens`], of a conversation with all that its row says; and what was noticed of it although it is kept.
+/// Like [`tokens`], for a conversation with all fields of its row; also returns remarks on an answer that is not
+/// skipped.
 ///
 /// # Errors
-/// As [`tokens`], and [`Skip::Altered`] where `options` say so.
+/// Those of [`tokens`], and [`Skip::Altered`] if `options` request it.
 pub fn tokens_with(
     model: &CausalLm,
     conversation: &Conversation,
@@ -179,7 +184,6 @@ pub fn tokens_with(
     if last.is_blank() {
         return Err(Skip::EmptyAnswer);
     }
-    let refused = |error: pv_model::Error| Skip::Refused { why: error.to_string() };
     let mut noticed = Vec::new();
     let mut notice = |policy: Unwritten, skip: Skip| match policy {
         Unwritten::Refuse => Err(skip),
@@ -197,8 +201,8 @@ pub fn tokens_with(
         let rest = whole.strip_prefix(asked.as_str()).filter(|rest| rest.starts_with(content))?;
         Some(asked.len()..asked.len() + content.len().min(rest.len()))
     };
-    // A template may trim; and it may write other things than its generation prompt before the answer, and what is said beside
-    // the content around it.
+    // A template may trim the answer. It may also render other text than its generation prompt before the answer, and
+    // render further fields of the message around the content.
     let plain = last.fields.is_empty() && last.content.is_text();
     let place = match plain.then(|| written(&last.content).or_else(|| written(last.content.trim()))).flatten() {
         Some(place) => place,
@@ -230,8 +234,13 @@ pub fn tokens_with(
     if tokens.answer.is_empty() { Err(Skip::EmptyAnswer) } else { Ok((tokens, noticed)) }
 }
 
-/// How much an answer counts.
+/// An answer for which the template or the tokenizer failed.
+fn refused(error: impl std::error::Error) -> Skip {
+    Skip::Refused { why: with_causes(&error) }
+}
+
+/// The weight of an answer in training.
 pub(crate) fn weight(conversation: &Conversation, answer: &Message) -> std::result::Result<f64, Skip> {
     let weight = conversation.weight().and_then(|row| Ok(row * answer.weight()?));
-    weight.map_err(|why| Skip::Refused { why })
+    weight.map_err(refused)
 }

@@ -1,4 +1,4 @@
-//! The table of a screening as Parquet.
+//! The table of a screening as a Parquet file.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,26 +11,27 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 use pv_data::files::WholeFile;
-use pv_data::{FileError, RunError};
+use pv_data::{Damage, FileError, RunError};
 
 use crate::likelihood::LikelihoodScore;
-use crate::table::{ScoreRow, read_scores};
+use crate::scores::{ScoreRow, read_scores};
 use crate::{Error, Result};
 
-/// Rows of a row group, which is what is in memory at a time.
+/// The number of rows in a row group, which is held in memory.
 const GROUP: usize = 10_000;
 
-/// Writes a screening's table ([`SCORES`](crate::SCORES)) as Parquet, row by row in the same order; how many rows there are.
+/// Writes a screening's table ([`SCORES`](crate::screen::SCORES)) as Parquet, in the same order, and returns the number
+/// of rows.
 ///
-/// The columns are `file` and `id` (text), `row`, `message` (empty where there is none) and `tokens` (64-bit integers),
-/// `duplicate` and `base_cut` (truth values), and for each direction's label `{label}_answer`, `{label}_prompt_last`, `{label}_base` and
-/// `{label}_delta` (64-bit floats; the last two are empty where they are not known); where the screening had personas, then
-/// `surprise`, and `{label}_gain` for each. A table without rows has no labels, and
-/// gives a file with the first seven columns. Row groups have 10 000 rows, of which one is in memory at a time, and are
-/// compressed with zstd. The file is written under another name first.
+/// The columns are `file` and `id` (text), `row`, `message` (null if there is none) and `tokens` (64-bit integers),
+/// `duplicate` and `base_cut` (booleans), and for each direction's label `{label}_answer`, `{label}_prompt_last`,
+/// `{label}_base` and `{label}_delta` (64-bit floats in activation units; the last two are null if unknown). If the
+/// screening had personas, `surprise` and a `{label}_gain` for each persona follow, in nats. A table without rows has
+/// no labels, and gives a file with the first seven columns. A row group has 10 000 rows, is held in memory while it is
+/// built, and is compressed with zstd. The file is written under a temporary name first.
 ///
 /// # Errors
-/// Those of [`read_scores`]; [`Error::OtherLabels`]; [`FileError::Write`](pv_data::FileError::Write).
+/// Those of [`read_scores`]; [`Error::OtherLabels`]; [`FileError::Write`].
 pub fn write_score_table(scores: &Path, output: &Path) -> Result<u64> {
     let file = WholeFile::create(output)?;
     let create = |labels| {
@@ -51,7 +52,7 @@ pub fn write_score_table(scores: &Path, output: &Path) -> Result<u64> {
 #[derive(Clone, Default)]
 struct Labels {
     directions: Vec<String>,
-    /// Where there are likelihoods.
+    /// The labels of the personas, if there are likelihoods.
     personas: Option<Vec<String>>,
 }
 
@@ -81,11 +82,11 @@ struct Table<'a> {
     file: SerializedFileWriter<File>,
     labels: Labels,
     columns: Columns,
-    /// Rows so far, those that are not written yet included.
+    /// The number of rows so far, including those that are not written yet.
     rows: u64,
 }
 
-/// The rows that are not written yet.
+/// The rows that are not written yet, by column.
 #[derive(Default)]
 struct Columns {
     file: Vec<ByteArray>,
@@ -95,10 +96,10 @@ struct Columns {
     duplicate: Vec<bool>,
     tokens: Vec<i64>,
     base_cut: Vec<bool>,
-    /// By label.
+    /// By the index of the direction's label.
     scores: Vec<Scores>,
     surprise: Vec<f64>,
-    /// By label.
+    /// By the index of the persona's label.
     gains: Vec<Vec<f64>>,
 }
 
@@ -110,7 +111,7 @@ struct Scores {
     delta: Optional<f64>,
 }
 
-/// A column with empty cells, as Parquet has it: the values that are there, and for each cell whether (1) or not (0).
+/// A column with nulls in Parquet's form: the values, and for each cell whether it has a value (1) or not (0).
 #[derive(Default)]
 struct Optional<T> {
     values: Vec<T>,
@@ -126,7 +127,8 @@ impl<T> Optional<T> {
 
 impl<'a> Table<'a> {
     fn new(file: File, scores: &'a Path, output: &'a Path, labels: Labels) -> Result<Self> {
-        // All but the files' names differ from row to row, so that a dictionary would only add to them.
+        // All columns except the file names have mostly distinct values, for which a dictionary would only take more
+        // space.
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_dictionary_enabled(false)
@@ -146,9 +148,9 @@ impl<'a> Table<'a> {
             return Err(Error::OtherLabels { path: path.to_owned(), line, first, found });
         }
         let number = |number: u64, what| {
-            let large =
-                |_| RunError::Damaged { path: path.to_owned(), reason: format!("line {line}: {what} {number}") };
-            i64::try_from(number).map_err(large)
+            let what = || format!("line {line}: {what}");
+            let source = || Damage::unexpected(what(), number, format!("at most {}", i64::MAX));
+            i64::try_from(number).map_err(|_| RunError::Damaged { path: path.to_owned(), source: source() })
         };
         let columns = &mut self.columns;
         columns.row.push(number(row.place.row, "row")?);
@@ -171,14 +173,14 @@ impl<'a> Table<'a> {
         if columns.row.len() == GROUP { self.flush() } else { Ok(()) }
     }
 
-    /// Writes the rows that wait as a row group.
+    /// Writes the pending rows as a row group.
     fn flush(&mut self) -> Result<()> {
         let columns = std::mem::replace(&mut self.columns, Columns::new(&self.labels));
         let group = self.file.next_row_group();
         group.and_then(|group| columns.write(group)).map_err(|error| failed(self.output, error))
     }
 
-    /// Writes what is left and the end of the file; how many rows it has.
+    /// Writes the remaining rows and the end of the file, and returns the total number of rows.
     fn finish(mut self) -> Result<u64> {
         if !self.columns.row.is_empty() {
             self.flush()?;
@@ -194,7 +196,7 @@ impl Columns {
         Self { scores: labels.directions.iter().map(|_| Scores::default()).collect(), gains, ..Self::default() }
     }
 
-    /// In the schema's order.
+    /// Writes the columns in the schema's order.
     fn write(self, mut group: SerializedRowGroupWriter<'_, File>) -> std::result::Result<(), ParquetError> {
         let to = &mut group;
         put::<ByteArrayType>(to, &self.file, None)?;

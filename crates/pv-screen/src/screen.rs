@@ -1,7 +1,8 @@
-//! A data set's screening, from its files to a table and a summary, stopped and gone on with at will.
+//! The screening of a data set, from its files to a table and a summary; it can be interrupted and resumed.
 
 mod answer;
 mod project;
+mod stream;
 mod summary;
 mod write;
 
@@ -17,84 +18,88 @@ use pv_data::{ConversationReader, Journal, RunFolder};
 use pv_hooks::HookError;
 use pv_model::CausalLm;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::base_answers::BaseOptions;
+use crate::error::SettingError;
 use crate::estimate::{EstimateOptions, Stop};
-use crate::hashes;
 use crate::likelihood::Persona;
-use crate::sample::ReadingOptions;
-use crate::{BaseOptions, Error, Result, TraitDirection, Turns};
+use crate::sample::{ReadingOptions, Turns};
+use crate::{Error, Result, hashes};
+use pv_vectors::TraitDirection;
 pub use summary::{DirectionSummary, HashedFile, Summary};
 
 const FORMAT: &str = "pv-screening/1";
 const HEADER: &str = "screening.json";
 const JOURNAL: &str = "projections.jsonl";
-/// The table: one [`ScoreRow`](crate::ScoreRow) per line.
+/// The table: one [`ScoreRow`](crate::scores::ScoreRow) per line.
 pub const SCORES: &str = "scores.jsonl";
-/// What was not screened: a place and a [`Skip`](crate::Skip) per line.
+/// The skipped rows and answers: a place and a [`Skip`](crate::sample::Skip) per line.
 pub const SKIPPED: &str = "skipped.jsonl";
-/// What was noticed of answers that were screened: a place and a [`Skip`](crate::Skip) per line. There is no such file where
-/// nothing was.
+/// Remarks on answers that were screened: a place and a [`Skip`](crate::sample::Skip) per line. Without remarks the
+/// file does not exist.
 pub const NOTICED: &str = "noticed.jsonl";
 /// The [`Summary`].
 pub const SUMMARY: &str = "summary.json";
 
-/// For which samples the base model's answer is generated.
+/// The samples for which a base answer is generated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "for")]
 pub enum Base {
-    /// For every one: each gets its ΔP.
+    /// All samples: each has a ΔP.
     #[default]
     Every,
-    /// For a random part, from which the data set's ΔP is estimated.
+    /// A random subset, from which the data set's ΔP is estimated.
     Random {
-        /// How many distinct samples.
+        /// The number of distinct samples.
         size: usize,
     },
-    /// For a growing random part, until enough is known on every direction.
+    /// A growing random subset, until every direction is decided.
     Until {
-        /// How many at first, at least [`FIRST_LOOK`](crate::FIRST_LOOK); then twice as many each time.
+        /// The initial number of samples, at least [`FIRST_LOOK`](crate::estimate::FIRST_LOOK); it is doubled each
+        /// time.
         first: usize,
-        /// How many at most.
+        /// The maximum number of samples.
         most: usize,
-        /// When it is enough.
+        /// The stopping rule.
         stop: Stop,
     },
-    /// For none: projections only.
+    /// No samples: projections only.
     None,
 }
 
-/// How data is screened.
+/// The options of a screening.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScreenOptions {
-    /// Which answers of a conversation.
+    /// The answers of a conversation that are screened.
     pub turns: Turns,
-    /// The roles that messages may have, where they are others than
-    /// [`ConversationReader`]'s.
+    /// The allowed roles of messages, if they differ from [`ConversationReader`]'s.
     pub roles: Option<Vec<String>>,
-    /// The form in which every row holds its conversation; `None` for what its keys say.
+    /// The format of the rows; `None` detects it from each row's keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// How the model reads a conversation: template options, and how to treat what the template leaves out. Base answers are
-    /// to the same prompts.
+    /// How conversations are rendered: template options, and how to handle parts that the template omits. Base answers
+    /// are generated for the same prompts.
     #[serde(default, skip_serializing_if = "ReadingOptions::is_default")]
     pub reading: ReadingOptions,
-    /// How many tokens prompt and answer may have together; `None` for as many as the model has positions.
+    /// The maximum number of tokens of prompt and answer together; `None` for the model's number of positions.
     pub max_tokens: Option<usize>,
-    /// How many tokens are read in one pass, padding included.
+    /// The number of tokens that are read in one pass, including padding. A resumed screening may have another value;
+    /// projections then differ by rounding.
     pub batch_tokens: usize,
-    /// So many distinct answers are sorted by length together; as many are in memory at a time.
+    /// The number of distinct answers that are sorted by length together and held in memory. A resumed screening may
+    /// have another value, as for `batch_tokens`.
     pub chunk: usize,
-    /// Which samples get a base answer.
+    /// The samples that get a base answer.
     pub base: Base,
-    /// How base answers are generated.
+    /// Options for generating base answers.
     pub answers: BaseOptions,
-    /// Where base answers are kept, for several screenings; beside the table by default.
+    /// The folder of the cache of base answers, which several screenings may share; by default it is beside the table.
     #[serde(skip)]
     pub cache: Option<PathBuf>,
-    /// How the data set's ΔP is estimated.
+    /// Options for estimating the data set's ΔP.
     pub estimate: EstimateOptions,
-    /// Seeds which samples are the random part.
+    /// The seed for selecting the random subset.
     pub seed: u64,
 }
 
@@ -117,10 +122,10 @@ impl Default for ScreenOptions {
     }
 }
 
-/// What a screening is doing.
+/// The current phase of a screening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Counting what there is.
+    /// Counting the data set's answers.
     Counting,
     /// Projecting the data set's answers.
     Projecting,
@@ -130,22 +135,23 @@ pub enum Step {
     Writing,
 }
 
-/// How far a screening has come.
+/// The progress of a screening.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ScreenProgress {
-    /// What it is doing.
+    /// The current phase.
     pub step: Step,
-    /// How much of the step is done, earlier runs included.
+    /// The amount of work that is done in this phase, including earlier runs.
     pub done: usize,
-    /// How much there is; 0 while it is being counted.
+    /// The total amount of work in this phase; 0 while it is being counted.
     pub total: usize,
-    /// How much this run does in a second.
+    /// The amount of work per second in this run.
     pub per_second: f64,
-    /// How long the step will take yet, where that can be told.
+    /// The estimated remaining time of the phase, if it is known.
     pub left: Option<Duration>,
 }
 
-/// The screening of data sets on directions.
+/// Screens data sets on directions.
 #[derive(Clone, Debug)]
 pub struct Screen<'a> {
     model: &'a CausalLm,
@@ -154,21 +160,27 @@ pub struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    /// On directions of any traits and layers, each label once.
+    /// Creates a screening on directions of any traits and layers. Labels must be distinct.
     ///
     /// # Errors
-    /// [`Error::BadSetting`]; directions that the model lacks.
+    /// [`Error::Setting`]; directions that do not fit the model.
     pub fn new(model: &'a CausalLm, directions: &[TraitDirection], options: &ScreenOptions) -> Result<Self> {
         if directions.is_empty() {
-            return Err(Error::bad("a screening without directions"));
+            return Err(SettingError::NoDirections.into());
         }
         if options.chunk == 0 {
-            return Err(Error::bad("a screening of nothing at a time"));
+            return Err(SettingError::Zero { name: "chunk" }.into());
         }
-        if let Base::Until { first, most, stop } = options.base
-            && (first == 0 || most < first || stop == Stop::default())
-        {
-            return Err(Error::bad("a screening until nothing in particular, or from no samples on"));
+        if let Base::Until { first, most, stop } = options.base {
+            if first == 0 {
+                return Err(SettingError::Zero { name: "the first number of base answers" }.into());
+            }
+            if most < first {
+                return Err(SettingError::FirstBeyondMost { first, most }.into());
+            }
+            if stop == Stop::default() {
+                return Err(SettingError::NoStop.into());
+            }
         }
         let shape = model.shape();
         for (at, named) in directions.iter().enumerate() {
@@ -181,23 +193,25 @@ impl<'a> Screen<'a> {
                 return Err(HookError::WidthMismatch { hook, layer, expected: shape.d_model, found }.into());
             }
             if directions[..at].iter().any(|other| other.label() == named.label()) {
-                return Err(Error::bad(format!("there are two directions {}", named.label())));
+                return Err(SettingError::DirectionTwice { label: named.label() }.into());
             }
         }
         Ok(Self { model, directions: directions.to_vec(), options: options.clone() })
     }
 
-    /// Screens one data set (files, folders and patterns, as [`ConversationReader`] takes them) into a folder: the table
+    /// Screens one data set (files, folders and glob patterns, see [`ConversationReader`]) into a folder: the table
     /// [`SCORES`], [`SKIPPED`] and [`SUMMARY`].
     ///
-    /// A run that was broken off or killed, at any moment, goes on in its folder, and ends with the same files as one that was not:
-    /// of what had been computed, at most one batch is computed again. Identical prompts with identical answers are computed
-    /// once. The data is read several times, a few rows at a time; in memory are a few hundred bytes per distinct answer
-    /// (ids, places, projections), and no text or activation of it.
+    /// A run that was interrupted or killed at any time resumes in its folder, and ends with the same files as an
+    /// uninterrupted one; at most one batch is computed twice. Identical prompts with identical answers are computed
+    /// once. The data is read several times, a few rows at a time. The run holds a few hundred bytes in memory per
+    /// distinct answer (ids, places, projections), but neither its text nor its activations.
     ///
     /// # Errors
-    /// Inputs that are not there, a folder of another screening (of other files, another model, or other options), the errors of
-    /// passes and generation, [`Error::Cancelled`]. Bad rows and files are no errors: they are counted and listed.
+    /// Inputs that do not exist, a folder of another screening (of other files, another model, or other options than
+    /// the sizes of batches),
+    /// errors of passes and of generation, [`Error::Cancelled`]. Invalid rows and files are no errors: they are counted
+    /// and listed.
     pub fn run<P: AsRef<Path>>(
         &self,
         inputs: &[P],
@@ -207,10 +221,10 @@ impl<'a> Screen<'a> {
         self.run_with(inputs, folder, &mut [], on_progress)
     }
 
-    /// As [`run`](Self::run), and every answer is read under each of some personas too, which gives the table its likelihoods.
+    /// Like [`run`](Self::run), and also reads every answer under each persona, which adds likelihoods to the table.
     ///
     /// # Errors
-    /// As [`run`](Self::run); two personas of one label; personas that do not fit the model.
+    /// Those of [`run`](Self::run); personas with duplicate labels; personas that do not fit the model.
     pub fn run_with<P: AsRef<Path>>(
         &self,
         inputs: &[P],
@@ -219,9 +233,9 @@ impl<'a> Screen<'a> {
         mut on_progress: impl FnMut(ScreenProgress) -> ControlFlow<()>,
     ) -> Result<Summary> {
         for (at, persona) in personas.iter().enumerate() {
-            pv_hooks::check(persona.hook, &self.model.shape(), None)?;
+            pv_hooks::hook::check(persona.hook, &self.model.shape(), None)?;
             if personas[..at].iter().any(|other| other.label == persona.label) {
-                return Err(Error::bad(format!("there are two personas {}", persona.label)));
+                return Err(SettingError::PersonaTwice { label: persona.label.clone() }.into());
             }
         }
         let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_owned()).collect();
@@ -240,7 +254,9 @@ impl<'a> Screen<'a> {
             let described = personas.iter().map(|persona| (&persona.label, &persona.description));
             header["personas"] = json!(described.collect::<Vec<_>>());
         }
-        place.claim(HEADER, &through_text(&header))?;
+        let mut header = through_text(&header);
+        keep_batches(&mut header, &place)?;
+        place.claim(HEADER, &header)?;
         let mut entries = HashMap::new();
         let (width, speakers) = (self.directions.len(), personas.len());
         let journal = Journal::open(&place, JOURNAL, |at, line| match serde_json::from_slice::<project::Line>(line) {
@@ -267,25 +283,39 @@ impl<'a> Screen<'a> {
         run.write(files, found)
     }
 
-    /// The options that decide the result.
+    /// The options that determine the result.
     fn saved_options(&self) -> ScreenOptions {
         let answers = BaseOptions { batch_size: 0, ..self.options.answers.clone() };
         ScreenOptions { cache: None, answers, ..self.options.clone() }
     }
 }
 
-/// A screening that is going on.
+/// Takes over from the folder's description how answers are divided into batches, which may change when a screening
+/// resumes.
+fn keep_batches(header: &mut Value, folder: &RunFolder) -> Result<()> {
+    let Some(bytes) = folder.read(HEADER)? else { return Ok(()) };
+    // A damaged description is refused when it is compared.
+    let saved: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    for setting in ["/options/batch_tokens", "/options/chunk"] {
+        if let (Some(saved), Some(given)) = (saved.pointer(setting), header.pointer_mut(setting)) {
+            *given = saved.clone();
+        }
+    }
+    Ok(())
+}
+
+/// A screening in progress.
 struct Run<'s, 'a, 'p> {
     screen: &'s Screen<'a>,
     personas: &'s mut [Persona<'p>],
     inputs: Vec<PathBuf>,
     folder: RunFolder,
     journal: Journal,
-    /// What is known of each distinct answer.
+    /// The state of each distinct answer, by the key of its id.
     entries: HashMap<u128, project::Entry>,
-    /// The distinct answers with projections, in an order that the seed and their ids decide.
+    /// The distinct answers with projections, in a random order that depends only on the seed and their ids.
     order: Vec<(u64, u128)>,
-    /// Answers in the data set.
+    /// The number of answers in the data set.
     answers: usize,
     on_progress: &'s mut dyn FnMut(ScreenProgress) -> ControlFlow<()>,
 }
@@ -299,11 +329,11 @@ impl Run<'_, '_, '_> {
     }
 }
 
-/// Measures the pace of a step.
+/// Measures the speed of a phase.
 struct Meter {
     step: Step,
     began: Instant,
-    /// How much of the step was done by earlier runs.
+    /// The amount of work that earlier runs did in this phase.
     before: usize,
 }
 

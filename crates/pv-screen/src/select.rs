@@ -1,44 +1,46 @@
-//! Which samples to take a closer look at, to train on, or to leave out.
+//! Selection of samples to inspect, to train on, or to exclude.
 
 use std::collections::BTreeMap;
 
-use pv_judge::{Answered, Judge, Rubric, Verdict};
+use pv_judge::judge::Answered;
+use pv_judge::{Judge, Rubric, Verdict};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use crate::error::SettingError;
 use crate::{Error, Result};
 
-/// Which end of an order.
+/// The samples that are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Which {
-    /// Those with the greatest values.
+    /// Those with the largest values.
     Top,
-    /// Those with the least.
+    /// Those with the smallest values.
     Bottom,
-    /// Some, whatever their values.
+    /// A random selection, independent of the values.
     Random {
-        /// Seeds the choice.
+        /// The seed of the selection.
         seed: u64,
     },
 }
 
-/// The numbers of `n` samples (all, where there are fewer), in ascending order. Samples without a value are never chosen. Of equal
-/// values, those that come first are taken.
+/// Selects `n` samples (all, if there are fewer), and returns their indices in ascending order. Samples without a value
+/// are never selected. Of equal values, the first ones are selected.
 ///
-/// With `strata` (one per sample: a length class, a source, …), each stratum gives the part of `n` that it is of the samples
-/// with a value, rounded by the greatest remainders.
+/// With `strata` (the index of each sample's stratum: a length class, a source, …), each stratum contributes in
+/// proportion to its number of samples with a value, rounded by the largest-remainder method.
 ///
 /// # Errors
-/// [`Error::BadSetting`] for strata that are not one per sample, or for a NaN.
+/// [`SettingError::Strata`] if the number of strata is not that of the samples; [`Error::NotAValue`] for a NaN.
 pub fn select(values: &[Option<f64>], which: Which, n: usize, strata: Option<&[usize]>) -> Result<Vec<usize>> {
-    if strata.is_some_and(|strata| strata.len() != values.len()) {
-        return Err(Error::bad("strata are not given for every sample"));
+    if let Some(strata) = strata.filter(|strata| strata.len() != values.len()) {
+        return Err(SettingError::Strata { samples: values.len(), strata: strata.len() }.into());
     }
-    if values.iter().flatten().any(|value| value.is_nan()) {
-        return Err(Error::bad("a value to choose by is a NaN"));
+    if let Some(sample) = values.iter().position(|value| value.is_some_and(f64::is_nan)) {
+        return Err(Error::NotAValue { sample });
     }
     let mut groups: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
     for (sample, value) in values.iter().enumerate() {
@@ -48,7 +50,7 @@ pub fn select(values: &[Option<f64>], which: Which, n: usize, strata: Option<&[u
     }
     let total: usize = groups.values().map(Vec::len).sum();
     let n = n.min(total);
-    // In whole numbers: a stratum's part is n·size/total.
+    // Computed in integers: a stratum's share is n·size/total.
     let mut parts: Vec<(usize, usize, usize)> =
         groups.iter().map(|(key, group)| (*key, n * group.len() / total, n * group.len() % total)).collect();
     let mut left = n - parts.iter().map(|(_, part, _)| part).sum::<usize>();
@@ -69,34 +71,22 @@ pub fn select(values: &[Option<f64>], which: Which, n: usize, strata: Option<&[u
     Ok(chosen)
 }
 
-/// The value below which a part of a reference set lies (0.95: the 95th percentile), interpolated between neighbours.
-///
-/// # Errors
-/// [`Error::BadSetting`] for an empty set, a NaN or a part outside 0 to 1.
-pub fn threshold(reference: &[f64], part: f64) -> Result<f64> {
-    if reference.is_empty() || reference.iter().any(|value| value.is_nan()) || !(0.0..=1.0).contains(&part) {
-        return Err(Error::bad(format!("the quantile {part} of {} reference values", reference.len())));
-    }
-    let mut sorted = reference.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = part * (sorted.len() - 1) as f64;
-    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    Ok(below + (above - below) * at.fract())
-}
-
-/// What a judge says of samples.
+/// The indices of samples, by a judge's verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JudgedSamples {
-    /// Those that show the trait by more than was allowed.
+    /// The samples that show the trait: their scores are above the allowed score.
     pub shows: Vec<usize>,
-    /// Those that do not.
+    /// The samples that do not.
     pub clean: Vec<usize>,
-    /// Those on which the judge gave no score: that is not the score 0, and it is the caller's to decide about them.
+    /// The samples on which the judge abstained. An abstention is not the score 0; the caller decides what to do with
+    /// them.
     pub unknown: Vec<usize>,
 }
 
 impl JudgedSamples {
-    /// Which samples the verdicts on them score above `allowed` (0 to 100).
+    /// Sorts the samples by their verdicts; `allowed` is the highest score (0 to 100) that does not count as showing
+    /// the trait.
     pub fn of(verdicts: &[Verdict], allowed: f64) -> Self {
         Self::of_scores(verdicts.iter().map(Verdict::value), allowed)
     }
@@ -114,8 +104,9 @@ impl JudgedSamples {
     }
 }
 
-/// Asks a judge which samples show a trait, scored above `allowed` (0 to 100). To select after judging, blank the values of those
-/// that show it and call [`select`] again. Verdicts that are worth keeping are asked for by [`Judging`](crate::Judging).
+/// Asks a judge which samples show a trait, that is, score above `allowed` (0 to 100). To select after judging, set the
+/// values of the samples that show the trait to `None` and call [`select`] again. To keep the verdicts in a folder, use
+/// [`Judging`](crate::judging::Judging).
 ///
 /// # Errors
 /// Those of the judge.
@@ -139,19 +130,11 @@ mod tests {
         assert_eq!(random(1), random(1));
         assert!((0..50).all(|seed| random(seed).len() == 3 && !random(seed).contains(&1)));
         assert!((0..50).any(|seed| random(seed) != random(0)));
-        // Three in stratum 0, two in stratum 1: of three, 1.8 and 1.2.
+        // Three in stratum 0, two in stratum 1: the shares of three samples are 1.8 and 1.2.
         let strata = [0, 0, 0, 1, 1, 0];
         assert_eq!(select(&values, Which::Top, 3, Some(&strata)).expect("a choice"), [0, 2, 4]);
         assert!(select(&values, Which::Top, 3, Some(&strata[1..])).is_err());
         assert!(select(&[Some(f64::NAN)], Which::Top, 1, None).is_err());
         assert_eq!(select(&[None], Which::Top, 1, None).expect("a choice"), Vec::<usize>::new());
-    }
-
-    #[test]
-    fn quantiles() {
-        let reference: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        assert!((threshold(&reference, 0.95).expect("a threshold") - 95.0).abs() < 1e-12);
-        assert!((threshold(&[1.0, 2.0], 0.25).expect("a threshold") - 1.25).abs() < 1e-12);
-        assert!(threshold(&[], 0.5).is_err() && threshold(&[1.0], 1.5).is_err());
     }
 }

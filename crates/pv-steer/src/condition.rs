@@ -1,19 +1,27 @@
-//! Acting only where a projection passes a threshold.
+//! Conditions: interventions that act only at tokens whose projection passes a threshold.
 
 use burn::tensor::{DType, Tensor};
 use pv_hooks::Layer;
 use pv_vectors::Direction;
 use serde::{Deserialize, Serialize};
 
-use crate::constant::{Constant, along, to};
-use crate::intervention::{Side, unit_values};
-use crate::{Error, Result};
+use crate::Result;
+use crate::constant::{Constant, along, to, unit_values};
+use crate::error::SteeringError;
+
+/// One of the two sides of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Side {
+    Above,
+    Below,
+}
 
 /// A condition on a token's residual: its projection on a direction, at the direction's layer, is above or below a
 /// threshold in activation units.
 ///
-/// In files: `{"layer": 12, "unit": [0.6, 0.8], "side": "above", "threshold": 1.5}`, where the unit vector is as long as the model
-/// is wide.
+/// In files: `{"layer": 12, "unit": [0.6, 0.8], "side": "above", "threshold": 1.5}`, where the unit vector has the
+/// shape `[d_model]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Condition {
@@ -23,7 +31,7 @@ pub struct Condition {
     threshold: f32,
 }
 
-/// A condition as a file has it.
+/// The serialized form of a condition.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -37,7 +45,7 @@ impl TryFrom<Written> for Condition {
     type Error = String;
 
     fn try_from(written: Written) -> std::result::Result<Self, String> {
-        /// How far the rounding of its values may take a vector's length from one.
+        /// How far rounding may move the norm of a unit vector from one.
         const ROUNDING: f64 = 1e-4;
         let Written { layer, unit, side, threshold } = written;
         let length = unit.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -55,7 +63,7 @@ impl Condition {
     /// `h · v̂ > threshold`.
     ///
     /// # Errors
-    /// [`Error::Degenerate`], [`Error::BadThreshold`].
+    /// [`SteeringError::Degenerate`], [`SteeringError::BadThreshold`].
     pub fn above(direction: &Direction, threshold: f32) -> Result<Self> {
         Self::new(direction, Side::Above, threshold)
     }
@@ -63,7 +71,7 @@ impl Condition {
     /// `h · v̂ < threshold`.
     ///
     /// # Errors
-    /// [`Error::Degenerate`], [`Error::BadThreshold`].
+    /// [`SteeringError::Degenerate`], [`SteeringError::BadThreshold`].
     pub fn below(direction: &Direction, threshold: f32) -> Result<Self> {
         Self::new(direction, Side::Below, threshold)
     }
@@ -71,18 +79,18 @@ impl Condition {
     fn new(direction: &Direction, side: Side, threshold: f32) -> Result<Self> {
         let layer = direction.layer;
         if !threshold.is_finite() {
-            return Err(Error::BadThreshold { layer, value: threshold });
+            return Err(SteeringError::BadThreshold { layer, value: threshold }.into());
         }
         Ok(Self { layer, unit: unit_values(direction)?, side, threshold })
     }
 
-    /// Where the projection is taken.
+    /// The layer of the projection.
     pub fn layer(&self) -> Layer {
         self.layer
     }
 }
 
-/// A condition while passes run.
+/// The state of a condition during passes.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) layer: Layer,
@@ -105,7 +113,7 @@ impl Watch {
     }
 
     pub(crate) fn look(&mut self, residual: &Tensor<3>) {
-        // Whether something is done is no function with a gradient.
+        // Whether an intervention acts is not differentiable.
         let residual = to(residual.clone().without_autodiff(), DType::F32);
         let unit = self.unit.on(&residual.device(), DType::F32);
         let along = along(&residual, &unit);
@@ -116,7 +124,7 @@ impl Watch {
         self.seen = Some(holds.float().cast(DType::F32));
     }
 
-    /// What was seen in this pass; nothing when the pass did not come by.
+    /// Takes the result of this pass; `None` if the pass did not reach the layer.
     pub(crate) fn take(&mut self) -> Option<Tensor<3>> {
         self.seen.take()
     }

@@ -1,11 +1,24 @@
-//! Numbers that stay on the device between passes.
+//! Constants that stay on the device between passes.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use pv_vectors::Direction;
 
-/// Rows of one width, uploaded when a device asks for them first.
+use crate::Result;
+use crate::error::SteeringError;
+
+/// The unit vector of a direction, `[d_model]`, rounded once.
+pub(crate) fn unit_values(direction: &Direction) -> Result<Vec<f32>> {
+    let norm = direction.norm();
+    if norm == 0.0 || !norm.is_finite() {
+        return Err(SteeringError::Degenerate { layer: direction.layer }.into());
+    }
+    Ok(direction.values.iter().map(|value| (f64::from(*value) / norm) as f32).collect())
+}
+
+/// Rows of one width, uploaded when a device first needs them.
 #[derive(Debug)]
 pub(crate) struct Constant {
-    /// Row after row.
+    /// The values, row by row.
     pub(crate) values: Vec<f32>,
     pub(crate) width: usize,
     on_device: Option<(Device, DType, Tensor<3>)>,
@@ -16,8 +29,8 @@ impl Constant {
         Self { values, width, on_device: None }
     }
 
-    /// The rows as `[1, rows, width]`, beside a tensor of this device. Never on an autodiff device: it is a constant, and
-    /// a tensor that was made for a training pass may meet a plain one next.
+    /// The rows as `[1, rows, width]`, on this device without autodiff. They are constants, and a tensor made for a
+    /// training pass may be combined with a plain one next.
     pub(crate) fn on(&mut self, device: &Device, dtype: DType) -> Tensor<3> {
         let device = device.clone().without_autodiff();
         match &self.on_device {
@@ -37,13 +50,13 @@ pub(crate) fn upload(values: Vec<f32>, shape: [usize; 3], device: &Device) -> Te
     Tensor::from_data(TensorData::new(values, shape), (&device.clone().without_autodiff(), DType::F32))
 }
 
-/// The tensor in another element type; itself where it has that type.
+/// The tensor in another element type, unchanged if it already has that type.
 pub(crate) fn to(tensor: Tensor<3>, dtype: DType) -> Tensor<3> {
     if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
 }
 
-/// The projection of every token on a unit vector, `[batch, seq, d_model]` and `[1, 1, d_model]` to `[batch, seq, 1]`, both
-/// in f32. Not a matrix product: a token's sum must not depend on how many tokens there are.
+/// The projection of every token on a unit vector, from `[batch, seq, d_model]` and `[1, 1, d_model]` to `[batch, seq,
+/// 1]`, both in f32. This is not a matrix product, because a token's sum must not depend on the number of tokens.
 pub(crate) fn along(residual: &Tensor<3>, unit: &Tensor<3>) -> Tensor<3> {
     (residual.clone() * unit.clone()).sum_dim(2)
 }

@@ -1,12 +1,12 @@
-//! Files, written whole.
+//! Atomic writing of files.
 
 use std::path::Path;
 
-use pv_data::write_whole;
+use pv_data::files::write_whole;
 
 use crate::Result;
 
-/// Writes a file, whole or not at all.
+/// Writes a file atomically.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(write_whole(path, bytes)?)
 }

@@ -1,47 +1,31 @@
-//! What is done to the residual along one direction, or out of the span of several.
+//! Interventions on the residual along one direction, or on the span of several.
 
 use burn::tensor::{DType, Tensor};
-use pv_hooks::{Coverage, HookError, Layer, TokenSpans};
+use pv_hooks::tokens::Coverage;
+use pv_hooks::{HookError, Layer, TokenSpans};
 use pv_vectors::Direction;
-use serde::{Deserialize, Serialize};
 
-use crate::condition::{Condition, Watch};
-use crate::constant::{Constant, along, to, upload};
+use crate::condition::{Condition, Side, Watch};
+use crate::constant::{Constant, along, to, unit_values, upload};
+use crate::error::SteeringError;
 use crate::span::orthonormal;
 use crate::strength::Schedule;
-use crate::{Error, Positions, Result};
+use crate::{Positions, Result};
 
-/// What divides by a length is never less than this, so that a residual of zeros gives no NaN, nor a gradient of one.
+/// The lower limit of a length in a denominator, so that a residual of zeros gives no NaN and no NaN gradient.
 const SHORTEST: f64 = 1e-18;
 
-/// One of the two sides of a threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Side {
-    Above,
-    Below,
-}
-
-/// What is done at one layer, along `v` or the unit vector `v̂`.
+/// The action at one layer, along `v` or the unit vector `v̂`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Action {
     /// `h + α·v`.
     Add(Schedule),
     /// `(h + α·v) · ‖h‖ / ‖h + α·v‖`.
     AddKeepingNorm(Schedule),
-    /// `h − Q·Qᵀ·h` for an orthonormal basis `Q` of the directions; of one of them, `h − (h·v̂)·v̂`.
+    /// `h − Q·Qᵀ·h` for an orthonormal basis `Q` of the directions; for one direction, `h − (h·v̂)·v̂`.
     Ablate,
-    /// `h − excess·v̂`, where `excess` is how far `h·v̂` lies on this side of the threshold.
+    /// `h − excess·v̂`, where `excess` is how far `h·v̂` is on this side of the threshold.
     Bound(Side, f32),
-}
-
-/// The unit vector of a direction, rounded once.
-pub(crate) fn unit_values(direction: &Direction) -> Result<Vec<f32>> {
-    let norm = direction.norm();
-    if norm == 0.0 || !norm.is_finite() {
-        return Err(Error::Degenerate { layer: direction.layer });
-    }
-    Ok(direction.values.iter().map(|value| (f64::from(*value) / norm) as f32).collect())
 }
 
 /// One action along one direction, or the ablation of several.
@@ -50,9 +34,9 @@ pub(crate) struct Intervention {
     pub(crate) layer: Layer,
     pub(crate) positions: Positions,
     action: Action,
-    /// `α·v` for a constant `α`, `v` where it changes, `v̂` where no coefficient is.
+    /// `α·v` for a constant `α`, `v` for a varying `α`, `v̂` for actions without a coefficient.
     vector: Constant,
-    /// What is ablated, and the basis of it but for its first vector, which is `vector`.
+    /// The ablated directions, and their basis without its first vector, which is `vector`.
     ablated: Vec<Direction>,
     others: Vec<Constant>,
     condition: Option<Watch>,
@@ -75,10 +59,10 @@ impl Intervention {
             Action::Add(_) | Action::AddKeepingNorm(_) => direction.values.clone(),
             Action::Ablate => unit,
             Action::Bound(_, threshold) if threshold.is_finite() => unit,
-            Action::Bound(_, value) => return Err(Error::BadThreshold { layer, value }),
+            Action::Bound(_, value) => return Err(SteeringError::BadThreshold { layer, value }.into()),
         };
         if let Some(late) = condition.as_ref().filter(|condition| condition.layer() > layer) {
-            return Err(Error::LateCondition { condition: late.layer(), layer });
+            return Err(SteeringError::LateCondition { condition: late.layer(), layer }.into());
         }
         let vector = Constant::new(values, direction.values.len());
         let ablated = if action == Action::Ablate { vec![direction.clone()] } else { Vec::new() };
@@ -86,8 +70,9 @@ impl Intervention {
         Ok(Self { layer, positions, action, vector, ablated, others: Vec::new(), condition, fired: false })
     }
 
-    /// Takes another ablation at the same tokens into this one, where it is one too: taken out one after the other, directions
-    /// that are not orthogonal would leave part of their span. The ablation comes back where it stays apart.
+    /// Joins another ablation at the same tokens into this one, if this is an ablation too: removed one after the
+    /// other, directions that are not orthogonal would leave part of their span. Returns the other intervention if it
+    /// cannot be joined.
     pub(crate) fn join(&mut self, other: Self) -> Option<Self> {
         let joins = [&*self, &other].iter().all(|one| one.action == Action::Ablate && one.condition.is_none())
             && (self.layer, self.positions, self.vector.width) == (other.layer, other.positions, other.vector.width);
@@ -104,12 +89,12 @@ impl Intervention {
         None
     }
 
-    /// The layers at which it wants to see the residual.
+    /// The layers whose residual the intervention needs.
     pub(crate) fn layers(&self) -> impl Iterator<Item = Layer> + '_ {
         self.condition.iter().map(|condition| condition.layer).chain([self.layer])
     }
 
-    /// Objects to vectors of another width, and to those with which the model could not compute: its norms square them.
+    /// Refuses vectors of another width, and those whose squares overflow in the model's norms.
     pub(crate) fn fits(&self, hook: &str, d_model: usize) -> Result<(), HookError> {
         let widths = self.condition.iter().map(|condition| (condition.layer, condition.width()));
         for (layer, found) in widths.chain([(self.layer, self.vector.width)]) {
@@ -133,7 +118,7 @@ impl Intervention {
         Err(HookError::BadVector { hook: hook.to_owned(), layer: self.layer, reason })
     }
 
-    /// Looks at the residual of a layer below its own, for its condition.
+    /// Evaluates the condition if it is at this layer, below the intervention's own.
     pub(crate) fn watch(&mut self, layer: Layer, residual: &Tensor<3>) {
         let own = self.layer;
         if let Some(condition) = self.condition.as_mut().filter(|c| c.layer == layer && c.layer < own) {
@@ -141,13 +126,13 @@ impl Intervention {
         }
     }
 
-    /// Ends a run; whether anything was done in it.
+    /// Ends a run; returns whether the intervention acted in it.
     pub(crate) fn finish(&mut self) -> bool {
         self.condition.iter_mut().for_each(|condition| drop(condition.take()));
         std::mem::take(&mut self.fired)
     }
 
-    /// The residual `[batch, seq, d_model]` of its layer with the intervention done.
+    /// Applies the intervention to the residual of its layer, `[batch, seq, d_model]`.
     pub(crate) fn act(&mut self, spans: &TokenSpans, residual: Tensor<3>) -> Tensor<3> {
         let tokens = self.positions.tokens();
         let coverage = spans.coverage(tokens);
@@ -162,13 +147,14 @@ impl Intervention {
                 if condition.layer == self.layer {
                     condition.look(&residual);
                 }
-                // A pass that never came by the condition's layer leaves nothing to act on, and `fired` as it was.
+                // A pass that did not reach the condition's layer gives nothing to act on, and leaves `fired`
+                // unchanged.
                 let Some(held) = condition.take() else { return residual };
                 Some(held)
             }
         };
         self.fired = true;
-        // What every token's share is multiplied by, `[batch, seq, 1]` in f32; nothing where that is one throughout.
+        // The factor on every token's change, `[batch, seq, 1]` in f32; `None` if it is one everywhere.
         let weights = match self.action {
             Action::Add(Schedule::Constant(0.0)) | Action::AddKeepingNorm(Schedule::Constant(0.0)) => return residual,
             Action::Add(schedule @ Schedule::Ramp { .. })
@@ -193,7 +179,7 @@ impl Intervention {
             Action::AddKeepingNorm(_) => {
                 let residual = to(residual, DType::F32);
                 let vector = self.vector.on(&device, DType::F32);
-                // Where the weight is 0 the two lengths are the same number, and their ratio is exactly 1.
+                // If the weight is 0, the two norms are the same number, and their ratio is exactly 1.
                 let moved = residual.clone() + weights.map_or(vector.clone(), |weights| vector * weights);
                 let scale = lengths(residual) / lengths(moved.clone());
                 to(moved * scale, dtype)
@@ -220,7 +206,7 @@ impl Intervention {
     }
 }
 
-/// The length of every token's residual, `[batch, seq, 1]`.
+/// The norm of every token's residual, `[batch, seq, 1]`.
 fn lengths(residual: Tensor<3>) -> Tensor<3> {
     residual.square().sum_dim(2).clamp_min(SHORTEST * SHORTEST).sqrt()
 }

@@ -1,36 +1,39 @@
-//! A mixture of directions of its own for every row of a batch.
+//! A separate mixture of directions for every row of a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{DType, Device, Tensor};
-use pv_hooks::{Coverage, Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSpans};
+use ndarray::{ArrayView2, Axis};
+use pv_hooks::tokens::Coverage;
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSpans};
 use pv_model::Request;
 use pv_vectors::Direction;
 
 use crate::constant::{Constant, to, upload};
-use crate::{Coefficient, Error, Positions, Result};
+use crate::error::SteeringError;
+use crate::{Coefficient, Positions, Result};
 
-/// Adds to every sequence of a run a mixture of directions of its own: `h ← h + Σₖ αₖ·vₖ`, where the `α` are the row of a
-/// matrix `[sequences, K]` and each of the `K` directions acts at its own layer. So one batch may hold many strengths and
-/// traits, and a sweep needs no run of its own for each.
+/// Adds to every sequence of a run its own mixture of directions: `h ← h + Σₖ αₖ·vₖ`, where the `α` are the row of a
+/// matrix `[sequences, K]` and each of the `K` directions acts at its own layer. One batch can thus contain many
+/// strengths and traits, and a sweep needs no separate run for each.
 ///
-/// A row's tokens are what they would be if it were run alone, steered by a [`Steerer`](crate::Steerer) with its row of
-/// coefficients. A sequence whose coefficients are all 0 is as if nothing acted, bit for bit.
+/// The tokens of a row equal those of a separate run that is steered by a [`Steerer`](crate::Steerer) with its row of
+/// coefficients. A sequence whose coefficients are all 0 is unchanged, bit for bit.
 ///
 /// # Shared prompts
-/// Answers of one [`Request`] share the reading of its prompt, and nothing can act differently on what is computed once.
-/// Where they have different mixtures and [`Positions`] name prompt tokens, the mixture does not act there at all, and the
-/// run ends with an error; [`check`](Self::check) tells before it. Either give them requests of their own, or act from the
-/// first generated token on ([`Positions::ResponseFrom(0)`](Positions::ResponseFrom)), where every answer has a row of its
-/// own. With [`for_requests`](Self::for_requests) there is no such conflict.
+/// Answers of one [`Request`] share the computation of its prompt, which cannot be steered differently for each answer.
+/// If they have different mixtures and [`Positions`] include prompt tokens, the mixture does not act there at all, and
+/// the run ends with an error; [`check`](Self::check) detects this in advance. Either use separate requests, or act
+/// from the first generated token on ([`Positions::ResponseFrom(0)`](Positions::ResponseFrom)), where every answer has
+/// its own row. With [`for_requests`](Self::for_requests) there is no such conflict.
 ///
 /// # Cost
-/// The mixtures of a pass are formed on the device, `[batch, K] × [K, d_model]` for each layer, and kept for as long as the
-/// rows stay the same, so that a step of decoding is one addition for each layer.
+/// The mixtures of a pass are computed on the device, `[batch, K] × [K, d_model]` for each layer, and cached while the
+/// rows stay the same, so that a decoding step costs one addition per layer.
 #[derive(Debug)]
 pub struct Mixture {
     positions: Positions,
-    /// For every sequence the number of its row among the distinct ones.
+    /// For each sequence, the index of its row among the distinct ones.
     kinds: Vec<usize>,
     layers: Vec<MixedLayer>,
     objection: Option<Objection>,
@@ -42,23 +45,23 @@ struct MixedLayer {
     layer: Layer,
     /// The raw vectors, `[K, d_model]`.
     vectors: Constant,
-    /// The factors on them, one row for each kind of sequence, `[kinds, K]`.
+    /// The factors on them, `[kinds, K]`: one row for each distinct row of coefficients.
     factors: Vec<Vec<f32>>,
     formed: Option<Formed>,
     fired: bool,
 }
 
-/// What the rows of the last pass had added.
+/// The change computed for the rows of the last pass.
 #[derive(Debug)]
 struct Formed {
     kinds: Vec<Option<usize>>,
     device: Device,
     dtype: DType,
-    /// `[batch, 1, d_model]`; none where all of it is zero.
+    /// `[batch, 1, d_model]`; `None` if it is zero.
     change: Option<Tensor<3>>,
 }
 
-/// What was wrong with a run, for its end.
+/// The fault of a run, reported at its end.
 #[derive(Clone, Copy, Debug)]
 enum Objection {
     Unknown { sequence: usize },
@@ -67,30 +70,33 @@ enum Objection {
 
 impl Mixture {
     /// One row of coefficients for each sequence of a run (in [`CausalLm::generate`](pv_model::CausalLm::generate): for
-    /// each answer, counted over all requests), each as long as `directions`.
+    /// each answer, counted over all requests), `[sequences, directions]`.
     ///
     /// # Errors
-    /// [`Error::BadMatrix`] without directions or sequences or for rows of another length, [`Error::OtherWidth`] for
-    /// directions of different widths, and those of [`Coefficient::raw`].
-    pub fn new(directions: &[Direction], rows: &[Vec<Coefficient>], positions: Positions) -> Result<Self> {
-        let bad = |reason: String| Err(Error::BadMatrix { reason });
-        let Some(first) = directions.first() else { return bad("there is no direction".to_owned()) };
-        if rows.is_empty() {
-            return bad("there is no sequence".to_owned());
-        }
+    /// [`SteeringError::BadMatrix`] for a matrix without rows, or whose number of columns is not the number of directions, of
+    /// which there must be at least one; [`SteeringError::OtherWidth`] for directions of different widths, and those of
+    /// [`Coefficient::raw`].
+    pub fn new(
+        directions: &[Direction],
+        coefficients: ArrayView2<'_, Coefficient>,
+        positions: Positions,
+    ) -> Result<Self> {
+        let (rows, columns) = coefficients.dim();
+        let bad = SteeringError::BadMatrix { rows, columns, directions: directions.len() };
+        let Some(first) = directions.first().filter(|_| rows > 0 && columns == directions.len()) else {
+            return Err(bad.into());
+        };
         let width = first.values.len();
         if let Some(index) = directions.iter().position(|direction| direction.values.len() != width) {
-            return Err(Error::OtherWidth { index, expected: width, found: directions[index].values.len() });
+            return Err(
+                SteeringError::OtherWidth { index, expected: width, found: directions[index].values.len() }.into()
+            );
         }
         let mut distinct: Vec<Vec<f32>> = Vec::new();
         let mut known = BTreeMap::new();
-        let mut kinds = Vec::with_capacity(rows.len());
-        for (sequence, row) in rows.iter().enumerate() {
-            if row.len() != directions.len() {
-                let (found, expected) = (row.len(), directions.len());
-                return bad(format!("row {sequence} has {found} coefficients for {expected} directions"));
-            }
-            // Adding 0 makes one zero of the two.
+        let mut kinds = Vec::with_capacity(rows);
+        for row in coefficients.outer_iter() {
+            // Adding 0 turns −0 into 0.
             let raw = |(coefficient, direction): (&Coefficient, &Direction)| Ok(coefficient.raw(direction)? + 0.0);
             let row = row.iter().zip(directions).map(raw).collect::<Result<Vec<f32>>>()?;
             let bits: Vec<u32> = row.iter().map(|factor| factor.to_bits()).collect();
@@ -109,33 +115,34 @@ impl Mixture {
         Ok(Self { positions, kinds, layers: layers.collect(), objection: None })
     }
 
-    /// One row of coefficients for each request, which all of its answers share.
+    /// One row of coefficients for each request, shared by all of its answers: `[requests, directions]`.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Error::TooFewRows`] for fewer rows than requests.
+    /// Those of [`new`](Self::new), and [`SteeringError::TooFewRows`] for fewer rows than requests.
     pub fn for_requests(
         directions: &[Direction],
-        rows: &[Vec<Coefficient>],
+        coefficients: ArrayView2<'_, Coefficient>,
         requests: &[Request],
         positions: Positions,
     ) -> Result<Self> {
-        if rows.len() < requests.len() {
-            return Err(Error::TooFewRows { rows: rows.len(), needed: requests.len() });
+        let rows = coefficients.nrows();
+        if rows < requests.len() {
+            return Err(SteeringError::TooFewRows { rows, needed: requests.len() }.into());
         }
-        let each = rows.iter().zip(requests);
-        let rows: Vec<_> = each.flat_map(|(row, request)| vec![row.clone(); request.seeds.len()]).collect();
-        Self::new(directions, &rows, positions)
+        let each = requests.iter().enumerate();
+        let of: Vec<usize> = each.flat_map(|(row, request)| vec![row; request.seeds.len()]).collect();
+        Self::new(directions, coefficients.select(Axis(0), &of).view(), positions)
     }
 
-    /// Objects to requests for which a generation would end in an error: with more answers than there are rows, or with
-    /// answers of different mixtures that share a prompt's reading where that matters.
+    /// Refuses requests for which a generation would end with an error: more answers than rows, or answers with
+    /// different mixtures that share the computation of a prompt that the mixture acts on.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`], [`Error::SharedPrompt`].
+    /// [`SteeringError::TooFewRows`], [`SteeringError::SharedPrompt`].
     pub fn check(&self, requests: &[Request]) -> Result<()> {
         let needed = requests.iter().map(|request| request.seeds.len()).sum();
         if self.kinds.len() < needed {
-            return Err(Error::TooFewRows { rows: self.kinds.len(), needed });
+            return Err(SteeringError::TooFewRows { rows: self.kinds.len(), needed }.into());
         }
         if matches!(self.positions, Positions::ResponseFrom(_)) {
             return Ok(());
@@ -144,14 +151,14 @@ impl Mixture {
         for (request, answers) in requests.iter().map(|request| request.seeds.len()).enumerate() {
             let sequences: Vec<usize> = (start..start + answers).collect();
             if let Err(Objection::Conflict { first, second }) = self.kind_of(&sequences) {
-                return Err(Error::SharedPrompt { request, first, second });
+                return Err(SteeringError::SharedPrompt { request, first, second }.into());
             }
             start += answers;
         }
         Ok(())
     }
 
-    /// The one kind of the sequences that a row stands for.
+    /// The common kind of the sequences that a row stands for.
     fn kind_of(&self, sequences: &[usize]) -> Result<Option<usize>, Objection> {
         let Some(&first) = sequences.first() else { return Ok(None) };
         let kind = |sequence: usize| self.kinds.get(sequence).copied().ok_or(Objection::Unknown { sequence });
@@ -166,7 +173,7 @@ impl Mixture {
 }
 
 impl MixedLayer {
-    /// What is added to each row, `[batch, 1, d_model]`; none where that is nothing.
+    /// The change of each row, `[batch, 1, d_model]`; `None` if it is zero.
     fn change(&mut self, kinds: Vec<Option<usize>>, device: &Device, dtype: DType) -> Option<Tensor<3>> {
         let known = |f: &&Formed| f.kinds == kinds && f.device == *device && f.dtype == dtype;
         if let Some(formed) = self.formed.as_ref().filter(known) {
@@ -177,8 +184,8 @@ impl MixedLayer {
         let row = |kind: &Option<usize>| kind.map_or(&nothing, |kind| &self.factors[kind]);
         let factors: Vec<f32> = kinds.iter().flat_map(row).copied().collect();
         let change = factors.iter().any(|factor| *factor != 0.0).then(|| {
-            // Products and sums, and no matrix product, whose order of summing may depend on the number of rows and whose
-            // precision on the device. It is small, and done when rows change.
+            // Products and sums instead of a matrix product, whose order of summation may depend on the number of rows
+            // and whose precision may depend on the device. The computation is small, and only done when rows change.
             let factors = upload(factors, [kinds.len(), k, 1], device);
             to((self.vectors.on(device, DType::F32) * factors).sum_dim(1), dtype)
         });
@@ -186,7 +193,7 @@ impl MixedLayer {
         change
     }
 
-    /// Whether the greatest of the mixtures can be added without a square's overflow.
+    /// Whether the square of the largest mixture does not overflow.
     fn in_range(&self) -> bool {
         let norm = |v: &[f32]| v.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         let norms: Vec<f64> = self.vectors.values.chunks(self.vectors.width.max(1)).map(norm).collect();
@@ -251,7 +258,7 @@ impl Hook for Mixture {
         let device = residual.device().without_autodiff();
         let dtype = residual.dtype();
         let Some(change) = mixed.change(kinds, &device, dtype) else { return residual };
-        // A row's only token is acted upon or has nothing to add.
+        // A row's only token is acted on or has a change of zero.
         if coverage == Coverage::Everything || spans.seq() == 1 {
             return residual + change;
         }

@@ -1,18 +1,22 @@
-//! Watching traits while a model works: projections of its residual stream on persona vectors.
+//! Monitoring of traits during generation: projections of the residual stream on persona vectors.
 //!
-//! A [`Monitor`] is a hook that changes nothing. It projects the prompt's last token, before the first token of the answer
-//! is sampled, and each token of the answer, on any number of directions ([`Watch`]es) at any layers; [`Readings`] is the
-//! handle by which they are read, while the text is generated or afterwards (method: arXiv 2507.21509, monitoring).
+//! A [`Monitor`] is a hook that changes nothing. It projects the prompt's last token, before the first token of the
+//! answer is sampled, and each token of the answer, on any number of directions ([`Watch`]es) at any layers.
+//! [`Readings`] is the handle for reading the projections during the generation or afterwards (method: arXiv
+//! 2507.21509, monitoring).
 //!
-//! A projection has no meaning by itself. A [`Calibrator`] takes those of ordinary traffic, and the [`Calibration`] that
-//! it makes, kept in a file, turns a reading into a z-score and a quantile, and says how many ordinary answers would have raised
-//! an alarm by mistake. [`Alarms`] say when a reading is out of the ordinary, [`Drift`] when a conversation slowly moves away. A [`Measurement`] checks that the projections foretell what a
-//! judge sees in the answers, and [`correlations`] says how well.
+//! A projection has no meaning by itself. A [`Calibrator`] collects those of ordinary traffic. Its [`Calibration`],
+//! saved in a file, turns a reading into a z-score and a quantile, and gives the rate of false alarms on ordinary
+//! answers. [`Alarms`] report readings that are out of the ordinary, and [`Drift`] reports conversations that slowly
+//! move away. A [`Measurement`] tests whether the projections predict a judge's scores of the answers, and
+//! [`correlations`] quantifies how well.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
 //! use pv_hooks::Layer;
-//! use pv_model::{CausalLm, Event, GenerateOptions, Message, Request, default_dtype, device};
+//! use pv_model::device::default_dtype;
+//! use pv_model::generate::Event;
+//! use pv_model::{CausalLm, GenerateOptions, Message, Request, device};
 //! use pv_steer::monitor::{AlarmRule, Alarms, Calibration, Kind, Monitor, Side, Threshold, Watch};
 //! use pv_vectors::PersonaVector;
 //!
@@ -47,14 +51,15 @@
 //! # }
 //! ```
 
-use crate::{Error, Result};
+pub use pv_statistics::Distribution;
+
+pub use crate::error::MonitorError;
 
 mod alarm;
 mod answers;
 mod calibrate;
 mod calibration;
 mod correlation;
-mod distribution;
 mod drift;
 mod file;
 mod hook;
@@ -63,24 +68,26 @@ mod number;
 mod passes;
 mod rate;
 mod reading;
+mod runs;
+mod side;
 mod spread;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
-pub use alarm::{Alarm, AlarmRule, Alarms, RuleFalseAlarms, Side, Threshold};
+pub use alarm::{Alarm, AlarmRule, Alarms, RuleFalseAlarms, Threshold};
 pub use answers::HeldOut;
 pub use calibrate::{CalibrateOptions, calibrate};
 pub use calibration::{Calibration, Calibrator};
 pub use correlation::{
     CorrelationEstimate, MonitoringCorrelation, MonitoringPoint, correlations, read_points, write_points,
 };
-pub use distribution::Distribution;
 pub use drift::{Cusum, CusumOptions, Drift, DriftAlarm, Sides, Turn, Turns};
 pub use hook::{Monitor, Readings};
 pub use measure::{MeasureOptions, Measurement, MonitoredPrompt, MonitoringStudy};
 pub use rate::FalseAlarms;
 pub use reading::{Answer, At, Kind, Reading};
+pub use side::Side;
 pub use spread::VarianceParts;
 pub use watch::{Watch, WatchId};

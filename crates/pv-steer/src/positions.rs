@@ -1,4 +1,4 @@
-//! At which tokens something is done.
+//! The tokens at which an intervention acts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,25 +6,27 @@ use std::str::FromStr;
 use pv_hooks::TokenSet;
 use serde::{Deserialize, Serialize};
 
+use crate::error::SettingError;
 use crate::{Error, Result};
 
-/// The name of [`Positions::ResponseFrom`] in text, before its number in brackets. Files hold it, so that it stays.
+/// The name of [`Positions::ResponseFrom`] in text, before its number in brackets. Files contain it, so it must not
+/// change.
 const RESPONSE_FROM: &str = "responsefrom";
 
-/// The tokens at which an intervention acts. Padding is never among them.
+/// The tokens at which an intervention acts. Padding is never included.
 ///
 /// In text, and so in files: `response`, `responsefrom(3)`, `prompt`, `all`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Positions {
-    /// The last prompt token and every response token: what the paper's code does, which acts on the last position of
+    /// The prompt's last token and every response token, as in the paper's code, which acts on the last position of
     /// every forward pass of a generation.
     #[default]
     Response,
-    /// The response's own tokens from this number on; 0 is the first of them, so that the prompt is left alone. When no
-    /// answer of a run is that long, the run ends with [`HookError::NeverFired`](pv_hooks::HookError::NeverFired).
+    /// The response tokens from this index on; 0 is the first of them, so that the prompt is unchanged. If no answer of
+    /// a run is that long, the run ends with [`HookError::NeverFired`](pv_hooks::HookError::NeverFired).
     ResponseFrom(usize),
-    /// The prompt's tokens, and no others.
+    /// The prompt tokens only.
     Prompt,
     /// Every token.
     All,
@@ -55,7 +57,7 @@ impl fmt::Display for Positions {
 impl FromStr for Positions {
     type Err = Error;
 
-    /// Reads what [`Display`](fmt::Display) writes; `response_from(3)` too.
+    /// Parses the output of [`Display`](fmt::Display); `response_from(3)` too.
     fn from_str(text: &str) -> Result<Self> {
         let from = [RESPONSE_FROM, "response_from"].into_iter().find_map(|name| text.strip_prefix(name));
         let from = from.and_then(|rest| rest.strip_prefix('(')?.strip_suffix(')'));
@@ -65,9 +67,7 @@ impl FromStr for Positions {
             ("response", _) => Ok(Self::Response),
             ("prompt", _) => Ok(Self::Prompt),
             ("all", _) => Ok(Self::All),
-            _ => Err(Error::BadSetting {
-                reason: format!("no positions {text:?}; there are response, {RESPONSE_FROM}(TOKEN), prompt and all"),
-            }),
+            _ => Err(SettingError::Positions { text: text.to_owned() }.into()),
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
         }
         assert_eq!("response_from(7)".parse::<Positions>().unwrap(), Positions::ResponseFrom(7));
         for bad in ["", "Response", "responsefrom", "responsefrom()", "responsefrom(-1)", "responsefrom(+1)", "all "] {
-            assert!(bad.parse::<Positions>().unwrap_err().to_string().contains("no positions"), "{bad}");
+            assert!(bad.parse::<Positions>().unwrap_err().to_string().contains("unknown positions"), "{bad}");
         }
     }
 }

@@ -1,20 +1,20 @@
-//! An orthonormal basis of what several directions span.
+//! An orthonormal basis of the span of several directions.
 
 use pv_vectors::Direction;
 
-/// A direction of which no more than this share lies outside the span of the others adds nothing to it. It is some ten times
-/// the rounding of a vector in f32, so that two roundings of one vector count as one.
+/// A direction adds nothing to the span of the others if no more than this fraction of it is outside. It is about ten
+/// times the rounding of a vector in f32, so that two roundings of one vector count as one.
 pub(crate) const SAME_SPAN: f64 = 1e-6;
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Unit vectors, each at right angles to the others, that span what the directions do, rounded once. There are fewer of them
-/// than directions where those are dependent ([`SAME_SPAN`]). The basis depends on the set of directions alone, not on
-/// their order; that of one direction is its unit vector.
+/// Orthonormal vectors, `[d_model]` each, that span the directions, rounded once. There are fewer of them than
+/// directions if the directions are dependent ([`SAME_SPAN`]). The basis depends only on the set of directions, not on
+/// their order; for one direction it is the unit vector.
 ///
-/// The directions have a length, and all have one width.
+/// The directions must have a length above zero and one width.
 pub(crate) fn orthonormal(directions: &[Direction]) -> Vec<Vec<f32>> {
     let unit = |direction: &Direction| {
         let norm = direction.norm();
@@ -36,7 +36,7 @@ pub(crate) fn orthonormal(directions: &[Direction]) -> Vec<Vec<f32>> {
         }
         let mut next = rest.remove(longest);
         if !basis.is_empty() {
-            // Twice is enough to make it orthogonal to the last bits, however little is left of it.
+            // Two rounds are enough for orthogonality to the last bits, however small the remainder.
             for _ in 0..2 {
                 for known in &basis {
                     take_out(&mut next, known);
@@ -64,7 +64,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::*;
-    use crate::intervention::unit_values;
+    use crate::constant::unit_values;
 
     const WIDTH: usize = 24;
 
@@ -72,7 +72,7 @@ mod tests {
         Direction { layer: Layer::hidden_state(1), values, mean_residual_norm: None }
     }
 
-    /// `h − Q·Qᵀ·h` of an f64 decomposition that shares nothing with ours.
+    /// `h − Q·Qᵀ·h` by an f64 decomposition that shares no code with the tested one.
     fn reference(directions: &[Direction], h: &[f64]) -> Vec<f64> {
         let norms: Vec<f64> = directions.iter().map(Direction::norm).collect();
         let columns = DMatrix::from_fn(WIDTH, directions.len(), |i, j| f64::from(directions[j].values[i]) / norms[j]);
@@ -103,7 +103,7 @@ mod tests {
         for case in 0..200 {
             let count = 1 + case % 7;
             let mut values = || -> Vec<f32> { (0..WIDTH).map(|_| random.random_range(-1.0..1.0)).collect() };
-            // Correlated, of lengths from 1e-3 to 1e3; every third set holds one twice, and a sum of two.
+            // Correlated, with norms from 1e-3 to 1e3; every third set contains a duplicate and a sum of two.
             let common = values();
             let mut all: Vec<Direction> = (0..count)
                 .map(|at| {
@@ -142,13 +142,13 @@ mod tests {
         let unit = unit_values(&one).expect("a length");
         assert_eq!(orthonormal(std::slice::from_ref(&one)), vec![unit.clone()]);
         assert_eq!(orthonormal(&[one.clone(), one.clone()]), vec![unit]);
-        // Rounded otherwise, then moved by a little more than rounding.
+        // Rounded differently, then moved by a little more than rounding.
         let moved =
             |by: f32| direction(values.iter().enumerate().map(|(i, v)| v * 1.7 + by * (i % 2) as f32).collect());
         assert_eq!(orthonormal(&[one.clone(), moved(0.0)]).len(), 1);
         assert_eq!(orthonormal(&[one.clone(), moved(1e-6)]).len(), 1);
         assert_eq!(orthonormal(&[one, moved(1e-4)]).len(), 2);
-        // More directions than there are dimensions.
+        // More directions than dimensions.
         let all: Vec<Direction> =
             (0..5).map(|k| direction((0..3).map(|i| ((k * 3 + i) as f32).cos()).collect())).collect();
         assert!(orthonormal(&all).len() <= 3);

@@ -1,12 +1,14 @@
-//! How strongly a direction is added, and how that changes along a response.
+//! The strength of an addition: coefficients and ramps.
 
 use pv_hooks::{TokenSet, TokenSpans};
 use pv_vectors::Direction;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Positions, Result};
+use crate::error::SteeringError;
+use crate::{Positions, Result};
 
-/// How strongly a direction is added. The unit is part of the type, since the same number means different things.
+/// The strength with which a direction is added. The unit is part of the type, since one number has different meanings
+/// in different units.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Coefficient {
@@ -17,50 +19,51 @@ pub enum Coefficient {
 }
 
 impl Coefficient {
-    /// The factor on the raw difference vector that this stands for.
+    /// The corresponding factor on the raw difference vector.
     ///
     /// # Errors
-    /// [`Error::NoResidualNorm`], [`Error::BadCoefficient`] or [`Error::Degenerate`].
+    /// [`SteeringError::NoResidualNorm`], [`SteeringError::BadCoefficient`] or [`SteeringError::Degenerate`].
     pub fn raw(self, direction: &Direction) -> Result<f32> {
         let layer = direction.layer;
         let norm = direction.norm();
         if norm == 0.0 || !norm.is_finite() {
-            return Err(Error::Degenerate { layer });
+            return Err(SteeringError::Degenerate { layer }.into());
         }
         let (value, raw) = match self {
             Self::Raw(value) => (value, value),
             Self::ResidualNorms(value) => {
-                let residual = direction.mean_residual_norm.ok_or(Error::NoResidualNorm { layer })?;
+                let residual = direction.mean_residual_norm.ok_or(SteeringError::NoResidualNorm { layer })?;
                 (value, (f64::from(value) * f64::from(residual) / norm) as f32)
             }
         };
-        if raw.is_finite() { Ok(raw) } else { Err(Error::BadCoefficient { layer, value }) }
+        if raw.is_finite() { Ok(raw) } else { Err(SteeringError::BadCoefficient { layer, value }.into()) }
     }
 }
 
 /// A coefficient that changes linearly along a response, and stays at `to` afterwards.
 ///
-/// The first token acted upon that is no earlier than the prompt's last has the coefficient `from`, and so has the prompt
-/// before it; `over` tokens later it is `to`. With [`Positions::Response`] the answer's token number `n` (from 0) is
-/// therefore chosen under `from + (to − from) · min(n / over, 1)`, since the prompt's last token yields the first of them.
-/// With [`Positions::ResponseFrom`] the ramp begins at the token named there.
+/// The ramp starts at the first token in its positions that is the prompt's last or later; that token and all prompt
+/// tokens before it have the coefficient `from`. The coefficient reaches `to` after `over` tokens. With
+/// [`Positions::Response`] the answer's token number `n` (from 0) is therefore sampled under `from + (to − from) ·
+/// min(n / over, 1)`, since the prompt's last token yields the first token of the answer. With
+/// [`Positions::ResponseFrom`] the ramp starts at the first token of the positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ramp {
-    /// Where it begins.
+    /// The coefficient at the start.
     pub from: Coefficient,
-    /// Where it ends, for good.
+    /// The coefficient at the end and afterwards.
     pub to: Coefficient,
-    /// How many tokens lie between the two, at least 1.
+    /// The number of tokens from start to end, at least 1.
     pub over: usize,
 }
 
-/// A coefficient, or one that changes along the response.
+/// A constant coefficient, or a ramp.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strength {
     /// The same at every token.
     Constant(Coefficient),
-    /// Changing linearly.
+    /// A linear change.
     Ramp(Ramp),
 }
 
@@ -83,14 +86,14 @@ impl Strength {
             Self::Constant(coefficient) => return Ok(Schedule::Constant(coefficient.raw(direction)?)),
             Self::Ramp(ramp) => ramp,
         };
-        let bad = |reason| Err(Error::BadRamp { layer: direction.layer, reason });
+        let layer = direction.layer;
         let first = match positions {
-            Positions::Prompt => return bad("a prompt has no response tokens to count"),
+            Positions::Prompt => return Err(SteeringError::RampInPrompt { layer }.into()),
             Positions::Response | Positions::All => 0,
             Positions::ResponseFrom(token) => token.saturating_add(1),
         };
         if ramp.over == 0 {
-            return bad("it must take at least one token");
+            return Err(SteeringError::EmptyRamp { layer }.into());
         }
         let (from, to) = (ramp.from.raw(direction)?, ramp.to.raw(direction)?);
         Ok(Schedule::Ramp { from, to, over: ramp.over, first })
@@ -105,13 +108,13 @@ pub(crate) enum Schedule {
         from: f32,
         to: f32,
         over: usize,
-        /// The step that has `from`: 0 is the prompt's last token, `n + 1` the response token number `n`.
+        /// The step with `from`: 0 is the prompt's last token, `n + 1` the response token number `n`.
         first: usize,
     },
 }
 
 impl Schedule {
-    /// The greatest absolute factor.
+    /// The largest absolute factor.
     pub(crate) fn greatest(self) -> f32 {
         match self {
             Self::Constant(value) => value.abs(),
@@ -146,7 +149,8 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_hooks::{Layer, RowSpans};
+    use pv_hooks::Layer;
+    use pv_hooks::tokens::RowSpans;
 
     fn ramp(positions: Positions) -> Schedule {
         let direction = Direction { layer: Layer::hidden_state(1), values: vec![2.0], mean_residual_norm: None };
@@ -156,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_ramp_counts_from_the_first_token_acted_upon() {
-        // Two of padding, three of prompt, four of response, one after it.
+        // Two tokens of padding, three of prompt, four of response, one after it.
         let spans = TokenSpans::new(vec![RowSpans::whole(0, 2, 3, 4)], 10).expect("spans");
         let over = |positions: Positions| ramp(positions).over_window(&spans, positions.tokens());
         assert_eq!(over(Positions::Response), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 3.0, 0.0]);

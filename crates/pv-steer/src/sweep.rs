@@ -1,7 +1,8 @@
-//! Layers and strengths compared: grids, successive halving, dose–response, and a proxy without a judge.
+//! Comparisons of layers and strengths: grids, successive halving, dose–response, and a proxy without a judge.
 
 mod dose_response;
 mod estimate;
+mod folder;
 mod halving;
 mod plan;
 mod proxy;
@@ -9,6 +10,7 @@ mod results;
 mod run;
 mod subject;
 
+pub use crate::error::SweepError;
 pub use dose_response::{Dose, DoseResponse};
 pub use estimate::Estimate;
 pub use plan::{Search, StrengthUnit, SweepOptions, SweepPlan};

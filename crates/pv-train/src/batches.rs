@@ -1,51 +1,54 @@
-//! Which samples each step takes.
+//! The order of samples over steps.
 
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-/// So many batches are sorted by length together: padding is small, and yet batches are not the same in every epoch.
+/// The number of batches that are sorted by length together. Padding is small, and the batches still differ between
+/// epochs.
 const BUCKET: usize = 50;
 
-/// Samples are packed so many at a time: few passes stay part empty, and packing takes no time to speak of.
+/// The number of samples that are packed together: few packs stay partly empty, and packing takes negligible time.
 const PACKED_TOGETHER: usize = 1000;
 
-/// The order in which samples are used: every one once per epoch. It depends on the seed and the step alone, so that
-/// training can go on at any step.
+/// The order in which samples are used: each one once per epoch. It depends only on the seed and the step, so that
+/// training can resume at any step.
 #[derive(Clone, Debug)]
 pub struct Batches {
     lengths: Vec<usize>,
     seed: u64,
     size: Size,
-    /// The epoch that was asked for last, and its steps.
+    /// The most recently requested epoch, and its steps.
     epoch: Option<(usize, Vec<Vec<usize>>)>,
 }
 
-/// What a step holds.
+/// The contents of a step.
 #[derive(Clone, Debug)]
 enum Size {
-    /// So many samples, of similar lengths.
+    /// This many samples, of similar lengths.
     Samples(usize),
-    /// So many of these packs. They stay the same in every epoch, so that every epoch has the same number of steps.
+    /// This many of these packs. The packs are the same in every epoch, so that every epoch has the same number of
+    /// steps.
     Packs(usize, Vec<Vec<usize>>),
 }
 
 impl Batches {
-    /// For samples of these lengths, at least one, and steps of `size` samples of similar lengths, at least one. An epoch's
-    /// last step may have fewer.
+    /// Creates batches for samples of these lengths (in tokens, each at least one) and steps of `size` samples (at
+    /// least one) of similar lengths. The last step of an epoch may have fewer samples.
     pub fn new(lengths: Vec<usize>, size: usize, seed: u64) -> Self {
         Self { lengths, seed, size: Size::Samples(size.max(1)), epoch: None }
     }
 
-    /// For steps of `packs` packs, each of samples of any lengths that together have at most `tokens` tokens; a longer sample
-    /// is a pack of its own. An epoch's last step may have fewer packs. A step's samples are in the order of its packs.
+    /// Creates batches for steps of `packs` packs. A pack contains samples of any lengths with at most `tokens` tokens
+    /// in total; a longer sample is a pack of its own. The last step of an epoch may have fewer packs. The samples of a
+    /// step are in the order of its packs.
     pub fn packed(lengths: Vec<usize>, tokens: usize, packs: usize, seed: u64) -> Self {
         let order = shuffled(lengths.len(), &mut ChaCha8Rng::seed_from_u64(seed));
         let all = order.chunks(PACKED_TOGETHER).flat_map(|some| pack(some, &lengths, tokens)).collect();
         Self { lengths, seed, size: Size::Packs(packs.max(1), all), epoch: None }
     }
 
-    /// How many steps an epoch has.
+    /// The number of steps in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
         match &self.size {
             Size::Samples(size) => self.lengths.len().div_ceil(*size),
@@ -53,7 +56,8 @@ impl Batches {
         }
     }
 
-    /// The indices of the samples of a step, counted from 0 through all epochs; empty where there are no samples.
+    /// The indices of the samples of a step. Steps are counted from 0 through all epochs. Empty if there are no
+    /// samples.
     pub fn step(&mut self, step: usize) -> &[usize] {
         let steps = self.steps_per_epoch();
         if steps == 0 {
@@ -97,7 +101,7 @@ fn shuffled(n: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
     order
 }
 
-/// Packs of at most `tokens`: the longest samples first, each into the first pack that has room for it.
+/// Packs of at most `tokens` tokens: the longest samples first, each into the first pack with enough room.
 fn pack(samples: &[usize], lengths: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let mut sorted = samples.to_vec();
     sorted.sort_by_key(|sample| std::cmp::Reverse(lengths[*sample]));
@@ -139,7 +143,7 @@ mod tests {
         }
         assert_ne!(first, second);
         assert_ne!(first, epoch(&mut batches(2), 0));
-        // Any step, without those before it.
+        // Any step, without computing those before it.
         assert_eq!(batches(1).step(steps + 17), second[17]);
     }
 
@@ -178,7 +182,7 @@ mod tests {
         assert_ne!(first, second);
         assert_ne!(first, epoch(&mut Batches::packed(lengths.clone(), 1024, 3, 8), 0));
         assert_eq!(Batches::packed(lengths.clone(), 1024, 3, 7).step(steps + 17), second[17]);
-        // Too long for any pack, and no samples at all.
+        // A sample too long for any pack, and no samples at all.
         assert_eq!(Batches::packed(vec![5, 9, 2], 7, 1, 0).steps_per_epoch(), 2);
         assert!(Batches::packed(vec![], 7, 1, 0).step(3).is_empty());
     }

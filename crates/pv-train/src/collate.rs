@@ -1,26 +1,26 @@
-//! Samples laid out for one pass.
+//! The layout of samples in a pass.
 
 use std::collections::BTreeMap;
 
-use pv_model::Batch;
+use pv_model::batch::Batch;
 
 use crate::{Result, Sample};
 
-/// One pass's tokens, and where in it something is predicted.
+/// The tokens of one pass, and the positions of its predicted tokens.
 #[derive(Debug)]
 pub(crate) struct Collated {
     pub(crate) batch: Batch,
-    /// What is predicted, by how much it counts: all of it together where everything counts the same.
+    /// The predicted tokens, grouped by weight: one group if all weights are equal.
     pub(crate) targets: Vec<Targets>,
 }
 
-/// What is predicted with one weight.
+/// The predicted tokens of one weight.
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
     pub(crate) weight: f32,
-    /// Rows of the flattened residual `[batch · seq, d_model]` whose next token is trained.
+    /// The rows of the flattened residual `[batch · seq, d_model]` whose next token is trained.
     pub(crate) rows: Vec<i64>,
-    /// Those next tokens.
+    /// The ids of those next tokens.
     pub(crate) ids: Vec<u32>,
 }
 
@@ -28,12 +28,12 @@ pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
     let sequences: Vec<_> = samples.iter().map(|sample| sample.sequence()).collect();
     let batch = Batch::whole(&sequences)?;
     let seq = batch.spans().seq();
-    // Weights are not negative, so that their bits are in their order.
+    // Weights are not negative, so their bits have the same order.
     let mut targets: BTreeMap<u32, Targets> = BTreeMap::new();
     for (row, sample) in samples.iter().enumerate() {
         let start = row * seq + seq - sample.ids().len();
         for (position, _) in sample.trained().iter().enumerate().filter(|(_, trained)| **trained) {
-            // The token before it, which there is: a sample's first token is never trained.
+            // The preceding token always exists: a sample's first token is never trained.
             let weight = sample.weight(position);
             let group = targets.entry(weight.to_bits()).or_insert_with(|| Targets { weight, ..Targets::default() });
             group.rows.push((start + position - 1) as i64);
@@ -43,7 +43,8 @@ pub(crate) fn collate(samples: &[&Sample]) -> Result<Collated> {
     Ok(Collated { batch, targets: targets.into_values().collect() })
 }
 
-/// Rows of the flattened residual `[batch · seq, d_model]` at the words of the trained answers, sample after sample.
+/// The rows of the flattened residual `[batch · seq, d_model]` at the tokens of the trained answers, sample after
+/// sample.
 pub(crate) fn answer_rows(samples: &[&Sample], seq: usize) -> Vec<i64> {
     let rows = samples.iter().enumerate().flat_map(|(row, sample)| {
         let start = row * seq + seq - sample.ids().len();
@@ -52,7 +53,7 @@ pub(crate) fn answer_rows(samples: &[&Sample], seq: usize) -> Vec<i64> {
     rows.collect()
 }
 
-/// Splits a step's samples into passes of at most `size`, of similar lengths.
+/// Splits a step's samples into passes of at most `size` samples of similar lengths.
 pub(crate) fn passes(samples: &[Sample], size: usize) -> Vec<Vec<&Sample>> {
     let mut sorted: Vec<&Sample> = samples.iter().collect();
     if samples.len() > size {
@@ -61,8 +62,8 @@ pub(crate) fn passes(samples: &[Sample], size: usize) -> Vec<Vec<&Sample>> {
     sorted.chunks(size.max(1)).map(<[&Sample]>::to_vec).collect()
 }
 
-/// Splits a step's samples, in their order, into passes of at most `tokens` tokens; a longer sample is a pass of its own.
-/// There are never more passes than there are packs that the samples come from.
+/// Splits a step's samples, in their order, into passes of at most `tokens` tokens; a longer sample is a pass of its
+/// own. There are never more passes than packs from which the samples come.
 pub(crate) fn packed_passes(samples: &[Sample], tokens: usize) -> Vec<Vec<&Sample>> {
     let (mut passes, mut room) = (Vec::<Vec<&Sample>>::new(), 0);
     for sample in samples {

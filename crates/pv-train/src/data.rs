@@ -1,4 +1,4 @@
-//! The data of a run: conversations in files, as samples with their places, and the counts of those left out.
+//! The data of a run: conversations from files, converted to samples with their places, and the counts of skipped rows.
 
 mod mask;
 mod read;
@@ -12,57 +12,61 @@ use crate::{EncodeOptions, Sample};
 pub use mask::{MaskSpan, mask_spans};
 pub use report::{DataFile, DataReport, SkippedRow};
 
-/// How to treat a conversation that has more tokens than [`EncodeOptions::max_length`] or than the model has positions.
+/// How to handle a conversation that has more tokens than [`EncodeOptions::max_length`] or than the model has
+/// positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSamples {
-    /// Its end is cut off; where no trained token is left then, it is left out.
+    /// It is truncated; if no trained token is left, it is skipped.
     #[default]
     Cut,
-    /// It is left out, and counted.
-    LeaveOut,
+    /// It is skipped and counted.
+    #[serde(alias = "leave_out")]
+    Skip,
     /// It is an error.
     Refuse,
 }
 
-/// How to treat rows that are no conversations, and of conversations that have no answer to train or that the chat
-/// template refuses or does not write whole.
+/// How to handle rows that are not conversations, and conversations without an answer to train or that the chat
+/// template refuses or does not render completely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadData {
     /// The first one is an error, with its file and line.
     #[default]
     Refuse,
-    /// They are left out and counted; the report has the first ones' file and line.
-    LeaveOut,
+    /// They are skipped and counted; the report names the file and line of the first ones.
+    #[serde(alias = "leave_out")]
+    Skip,
 }
 
-/// How files become samples.
+/// Options for reading files as samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataOptions {
-    /// The form in which every row holds its conversation; `None` for what its keys say.
+    /// The format of the rows; `None` detects it from each row's keys.
     pub format: Option<Format>,
-    /// The roles that messages may have, where they are others than [`ConversationReader`](pv_data::ConversationReader)'s.
+    /// The allowed roles of messages, if they differ from [`ConversationReader`](pv_data::ConversationReader)'s.
     pub roles: Option<Vec<String>>,
-    /// How a conversation becomes a sample.
+    /// Options for converting conversations to samples.
     pub encode: EncodeOptions,
-    /// How to treat long ones.
+    /// How to handle conversations that are too long.
     pub long: LongSamples,
-    /// How to treat those that cannot be used.
+    /// How to handle rows and conversations that cannot be used.
     pub bad: BadData,
 }
 
-/// Which part of a file's conversations is held out.
+/// The part of the conversations that is held out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldOut {
-    /// The share of distinct conversations, above 0 and below 1. At least one is held out, and at least one is not.
+    /// The fraction of distinct conversations, above 0 and below 1. At least one is held out, and at least one is not.
     pub fraction: f64,
-    /// Chooses which. The choice depends on the conversations, not on their order, and equal ones stay together.
+    /// Selects the held-out conversations. The selection depends on the conversations and not on their order;
+    /// duplicates stay together.
     pub seed: u64,
 }
 
-/// Samples, and where they come from.
+/// Samples, with their places in files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DataSet {
     samples: Vec<Sample>,
@@ -72,7 +76,7 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// Samples that come from no file.
+    /// Samples that do not come from files.
     pub fn from_samples(samples: Vec<Sample>) -> Self {
         let mut report = DataReport::default();
         samples.iter().for_each(|sample| report.take(sample));
@@ -84,17 +88,18 @@ impl DataSet {
         &self.samples
     }
 
-    /// Where a sample comes from, if from a file.
+    /// The place of a sample in a file, if it comes from one.
     pub fn place(&self, sample: usize) -> Option<&RowPlace> {
         self.places.get(sample)
     }
 
-    /// What was read.
+    /// The report on the files that were read.
     pub fn report(&self) -> &DataReport {
         &self.report
     }
 
-    /// The inoculating system prompt that conversations were put under; for samples from no file it is not known.
+    /// The inoculation's system prompt that was added to the conversations; unknown (`None`) for samples that do not
+    /// come from files.
     pub(crate) fn inoculation(&self) -> Option<Option<&str>> {
         (!self.places.is_empty()).then_some(self.system.as_deref())
     }

@@ -1,34 +1,35 @@
-//! A step's passes, on one device or spread over several.
+//! The passes of a step, on one device or on several.
 //!
-//! Burn's own distributed training synchronises gradients in every backward pass, through a server of the process; steps of
-//! several passes, and passes that go backward layer by layer, want one sum at the end of a step, which is what this is.
+//! Burn's own distributed training synchronises gradients in every backward pass, through a server of the process.
+//! Steps of several passes, and passes that go backward layer by layer, need one sum at the end of a step; this module
+//! computes it.
 
 use burn::module::Module;
 use burn::tensor::Device;
-use pv_model::Decoder;
+use pv_model::decoder::Decoder;
 
 use crate::gradients::{Counts, Sums, accumulate, accumulate_by_layer};
 use crate::optimizer::ParameterGradients;
 use crate::run_hook::RunHook;
 use crate::{Error, Result, Sample, TrainOptions};
 
-/// A pass and its number in the step.
+/// A pass with its number in the step.
 pub(crate) type Numbered<'a> = (usize, Vec<&'a Sample>);
 
-/// What is summed over passes.
+/// The sums over passes.
 pub(crate) type Summed = (Sums, ParameterGradients);
 
-/// What the passes of a step have in common.
+/// The values that all passes of a step share.
 #[derive(Clone, Copy)]
 pub(crate) struct Step<'a> {
     pub(crate) options: &'a TrainOptions,
-    /// Its number, from 1.
+    /// The step's number, from 1.
     pub(crate) number: usize,
     pub(crate) counts: Counts,
 }
 
 impl Step<'_> {
-    /// The sums over passes on one device.
+    /// Computes passes on one device, and returns the sums over them.
     pub(crate) fn passes(
         &self,
         decoder: &Decoder,
@@ -56,18 +57,19 @@ impl Step<'_> {
     }
 }
 
-/// A seed for what a pass drops.
+/// The seed of a pass's dropout.
 fn seed(seed: u64, step: usize, pass: usize) -> u64 {
-    // Multiples of odd constants keep steps, and passes within them, apart.
+    // Multiples of odd constants give each step, and each pass within it, a different seed.
     seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (pass as u64 + 1).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
 }
 
-/// Another device, and what stays there between steps.
+/// A further device, and the values that stay on it between steps.
 pub(crate) struct Replica {
     device: Device,
-    /// The model's own weights under an adapter; nothing where all parameters are trained, which move in every step.
+    /// The model's own weights under an adapter; `None` if all parameters are trained, because they change in every
+    /// step.
     base: Option<Decoder>,
-    /// What acts in its passes, once that is known.
+    /// The replica of the run's hook, once it exists.
     run: Option<Box<dyn RunHook>>,
 }
 
@@ -78,7 +80,7 @@ impl Replica {
         Self { device, base, run: None }
     }
 
-    /// The decoder that is trained, as it is now, on this device.
+    /// A copy of the trained decoder in its current state, on this device.
     fn decoder(&self, trained: &Decoder) -> Result<Decoder> {
         match &self.base {
             Some(base) => Ok(base.with_adapter(&trained.adapter(0)?, 1.0)?.trainable_adapter()?),
@@ -87,9 +89,10 @@ impl Replica {
     }
 }
 
-/// As [`Step::passes`], with the passes spread over the decoder's device and others, each in a thread of its own. What acts in
-/// the passes has a replica for each device; where it has none, its passes are computed here, one device after the other.
-/// Sums are formed in the order of the devices, so that a step can be repeated to the bit.
+/// Like [`Step::passes`], with the passes distributed over the decoder's device and the replicas' devices, each in a
+/// thread of its own. The run's hook has a replica for each device; if it has none, the passes of that device are
+/// computed in this thread, one device after the other. Sums are formed in the order of the devices, so that a step is
+/// reproducible to the bit.
 pub(crate) fn passes_on_all(
     step: &Step<'_>,
     decoder: &Decoder,
@@ -139,8 +142,8 @@ pub(crate) fn passes_on_all(
     Ok((sums, gradients))
 }
 
-/// Shares passes out, the longest first, each to the device that has the least to read so far; the first device is never
-/// without one.
+/// Distributes passes, the longest first, each to the device with the fewest tokens so far. The first device always
+/// gets at least one.
 fn spread<'a>(passes: Vec<Numbered<'a>>, devices: usize) -> Vec<Vec<Numbered<'a>>> {
     let cost = |pass: &[&Sample]| pass.iter().map(|sample| sample.ids().len()).sum::<usize>();
     let mut sorted: Vec<_> = passes.into_iter().map(|pass| (cost(&pass.1), pass)).collect();

@@ -2,22 +2,25 @@
 
 use std::ops::ControlFlow;
 
-use pv_model::Decoder;
+use pv_model::decoder::Decoder;
 
-use crate::{
-    Batches, Checkpoints, Duration, Error, Result, RunHook, Sample, StepReport, TrainOptions, TrainReport, Trainer,
-};
+use crate::batches::Batches;
+use crate::options::Duration;
+use crate::run_hook::RunHook;
+use crate::trainer::{Checkpoints, StepReport, TrainReport};
+use crate::{Error, Result, Sample, TrainOptions, Trainer};
 
-/// Trains on the samples what the options say, all parameters or a new adapter, and returns the trained decoder (the adapter
-/// on top of it), on the device of `decoder` and without autodiff.
+/// Trains on the samples with the given options, either all parameters or a new adapter. Returns the trained decoder,
+/// with the adapter on top if one was trained, on the device of `decoder` and without autodiff.
 ///
-/// `run` acts in every training pass: a hook, such as an intervention, or [`Regimes`](crate::Regimes). With `checkpoints`, the run goes on from the newest one
-/// in their folder, if there is one; the result is then the same, to the bit, as without the interruption (as long as
-/// a hook keeps no state that its [`RunHook::state`](crate::RunHook::state) does not tell).
+/// `run` acts in every training pass: a hook, such as an intervention, or [`Regimes`](crate::regimes::Regimes). With
+/// `checkpoints`, the run resumes from the newest checkpoint in their folder, if there is one. The result is then
+/// bit-identical to that of an uninterrupted run, provided that a hook keeps no state beyond its
+/// [`RunHook::state`](crate::run_hook::RunHook::state).
 ///
 /// # Errors
-/// Options that cannot be, samples that the decoder cannot read, a hook that does not fit, a loss or gradient that is
-/// no number, checkpoints of another run ([`RunError::OtherRun`](pv_data::RunError::OtherRun)).
+/// Invalid options, samples that the decoder cannot read, a hook that does not fit, a loss or gradient that is not
+/// finite, checkpoints of another run ([`RunError::OtherRun`](pv_data::RunError::OtherRun)).
 pub fn finetune(
     decoder: &Decoder,
     samples: &[Sample],
@@ -62,8 +65,8 @@ pub(crate) fn plan(samples: &[Sample], options: &TrainOptions) -> Result<(Batche
     Ok((batches, TrainOptions { duration, ..options.clone() }))
 }
 
-/// What tells one list of samples from another: their number and FNV-1a over ids, marks and, where there are
-/// such, weights.
+/// Identifies a list of samples: their number, and FNV-1a over token ids, marks, response positions and, if there are
+/// any, weights.
 pub(crate) fn fingerprint(samples: &[Sample]) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |value: u32| {

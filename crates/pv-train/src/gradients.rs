@@ -1,8 +1,8 @@
-//! The loss of one pass and its gradients: the graph of the whole pass at once, or layer by layer.
+//! The loss of one pass and its gradients, computed in one graph for the whole pass or layer by layer.
 
 use burn::tensor::{DType, Tensor};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
-use pv_model::{Decoder, Pass};
+use pv_model::decoder::{Decoder, Pass};
 
 use crate::collate::{Collated, Targets, collate};
 use crate::loss::{loss_of, value, weighted_loss, whole};
@@ -10,21 +10,21 @@ use crate::optimizer::ParameterGradients;
 use crate::run_hook::RunHook;
 use crate::{Result, Sample};
 
-/// So many logits, or those of one position, are in memory at a time where activations are few.
+/// With activation checkpointing, this many logits, or those of one position, are in memory at a time.
 const LOGITS: usize = 8 << 20;
 
-/// What the sums of a pass are divided by.
+/// The divisors of a pass's sums.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
-    /// The sum of the weights of the step's trained tokens: their number, where all count 1.
+    /// The sum of the weights of the step's trained tokens: their number, if all weights are 1.
     pub(crate) trained: f64,
-    /// The tokens of its answers.
+    /// The number of answer tokens in the step.
     pub(crate) answers: usize,
-    /// What the loss is multiplied by while gradients are computed; whoever has them all divides them by it.
+    /// The factor on the loss while gradients are computed; the caller divides the summed gradients by it.
     ///
-    /// In f16, what is below 6e-8 is zero. Divided by the number of a step's tokens, gradients come down there, so that passes
-    /// compute those of the sum over tokens, which do not depend on how many there are. A power of two changes nothing but
-    /// exponents. f32 and bf16 have exponents enough.
+    /// In f16, values below 6e-8 are zero. Gradients divided by the number of a step's tokens would underflow, so
+    /// passes compute the gradients of the sum over tokens, which do not depend on that number. A power of two changes
+    /// only exponents. The exponents of f32 and bf16 are large enough.
     pub(crate) scale: f64,
 }
 
@@ -38,25 +38,25 @@ impl Counts {
         }
     }
 
-    /// The loss, `[1]`, as passes take gradients of it.
+    /// The loss, `[1]`, divided and scaled for the gradients of a pass.
     fn loss(&self, sum: Tensor<1>) -> Tensor<1> {
         sum / self.trained * self.scale
     }
 
-    /// A penalty, `[1]`, likewise.
+    /// A penalty, `[1]`, divided and scaled in the same way.
     fn penalty(&self, sum: Tensor<1>) -> Tensor<1> {
         sum / self.answers.max(1) as f64 * self.scale
     }
 }
 
-/// The sums of a pass over its tokens.
+/// The sums over the tokens of a pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) loss: f64,
     pub(crate) penalty: f64,
 }
 
-/// Keeps the residual of some layers as it is before another hook acts there.
+/// Keeps the residual of some layers before another hook acts there.
 pub(crate) struct Tap<'a> {
     layers: &'a [Layer],
     pub(crate) seen: Vec<(Layer, Tensor<3>)>,
@@ -94,10 +94,11 @@ impl Hook for Tap<'_> {
     }
 }
 
-/// A pass over samples and the gradients of the decoder's tracked parameters, [`Counts::scale`] times as large as they are.
+/// Runs a pass over samples and adds the gradients of the decoder's tracked parameters, multiplied by
+/// [`Counts::scale`].
 ///
 /// # Errors
-/// A loss that is not finite is returned as it is, without gradients; otherwise those of the run's hook.
+/// Those of the run's hook. A loss that is not finite is no error: it is returned without gradients.
 pub(crate) fn accumulate(
     decoder: &Decoder,
     samples: &[&Sample],
@@ -123,8 +124,8 @@ pub(crate) fn accumulate(
     Ok(sums)
 }
 
-/// The root whose gradient by the residual is `down`, `[1]` in f32: losses are f32 whatever the model computes in, and sums in
-/// half precision overflow.
+/// A scalar `[1]` in f32 whose gradient with respect to the residual `[batch, seq, d_model]` is `down`. Losses are f32
+/// in every compute type, because sums in half precision overflow.
 fn against(residual: Tensor<3>, down: Tensor<3>) -> Tensor<1> {
     (residual.cast(DType::F32) * down.cast(DType::F32)).sum()
 }
@@ -138,8 +139,9 @@ fn penalties(
     Ok(penalties.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// As [`accumulate`], with the activations of one layer in memory at a time: a pass without a graph that keeps the residual
-/// after every layer, and then, from the last layer down, each layer once more with a graph of its own.
+/// Like [`accumulate`], with the activations of only one layer in memory at a time: a forward pass without a graph
+/// keeps the residual after every layer; then each layer, from the last to the first, is computed again with its own
+/// graph.
 pub(crate) fn accumulate_by_layer(
     decoder: &Decoder,
     samples: &[&Sample],
@@ -182,7 +184,7 @@ pub(crate) fn accumulate_by_layer(
     let lowest = decoder.lowest_tracked();
     for block in (0..depth).rev() {
         let Some(input) = inputs.pop() else { break };
-        // Below the lowest parameter that is trained, nothing wants a gradient.
+        // No gradient is needed below the lowest trained parameter.
         let Some(down) = upstream.take().filter(|_| lowest.is_some_and(|lowest| Layer::hidden_state(block) >= lowest))
         else {
             break;
@@ -204,7 +206,7 @@ pub(crate) fn accumulate_by_layer(
         upstream = leaf.grad_remove(&mut gradients);
         into.accumulate(decoder, gradients);
     }
-    // The embeddings, where they are trained.
+    // The embeddings, if they are trained.
     if let Some(down) = upstream.filter(|_| decoder.embedding.val().is_require_grad()) {
         let residual = decoder.pass(&upto(Layer::EMBEDDINGS), None, run.hook()).residual;
         into.accumulate(decoder, against(residual, down).backward());
@@ -215,7 +217,7 @@ pub(crate) fn accumulate_by_layer(
 /// Refuses a run's hook that does not fit the decoder.
 ///
 /// # Errors
-/// What the hook objects to, or a penalty on a layer that there is not.
+/// Those of the hook's own check, or a penalty on a layer that does not exist.
 pub(crate) fn check(run: &mut (impl RunHook + ?Sized), decoder: &Decoder) -> Result<()> {
     let shape = decoder.shape();
     for layer in run.penalised() {
@@ -224,6 +226,6 @@ pub(crate) fn check(run: &mut (impl RunHook + ?Sized), decoder: &Decoder) -> Res
             return Err(HookError::LayerOutOfRange { hook: "a penalty".to_owned(), layer, last }.into());
         }
     }
-    pv_hooks::check(run.hook(), &shape, None)?;
+    pv_hooks::hook::check(run.hook(), &shape, None)?;
     Ok(())
 }

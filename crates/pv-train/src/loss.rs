@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Hook, Phase};
-use pv_model::{Batch, Decoder, Logits, Pass, cross_entropy, to_f32};
+use pv_model::batch::Batch;
+use pv_model::decoder::{Decoder, Logits, Pass, cross_entropy, to_f32};
 
 use crate::collate::{Collated, Targets, collate, passes};
 use crate::{Error, Result, Sample};
@@ -12,29 +13,30 @@ pub(crate) fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [len]), device)
 }
 
-/// A pass, and the weighted sum of the cross-entropy over its trained tokens, `[1]`. The output head is computed for those alone.
+/// Runs a pass, and returns the weighted sum of the cross-entropy over its trained tokens, `[1]`, in nats. The output
+/// head is computed only for those.
 pub(crate) fn summed_loss(decoder: &Decoder, collated: Collated, hook: &mut (impl Hook + ?Sized)) -> Tensor<1> {
     let Collated { batch, targets } = collated;
     let residual = decoder.pass(&whole(&batch), None, hook).residual;
     weighted_loss(decoder, residual, targets)
 }
 
-/// The weighted sum of the cross-entropy, `[1]`, from the last layer's residual `[batch, seq, d_model]`.
+/// The weighted sum of the cross-entropy, `[1]`, from the last layer's residual `[batch, seq, d_model]`, in nats.
 pub(crate) fn weighted_loss(decoder: &Decoder, residual: Tensor<3>, targets: Vec<Targets>) -> Tensor<1> {
     let losses = targets.into_iter().map(|Targets { weight, rows, ids }| {
         let loss = loss_of(decoder, residual.clone(), rows, &ids);
         if weight == 1.0 { loss } else { loss * weight }
     });
-    // A sample trains at least one token.
+    // A sample has at least one trained token.
     losses.reduce(|sum, loss| sum + loss).unwrap_or_else(|| Tensor::zeros([1], &residual.device()))
 }
 
-/// A pass to the last layer's residual.
+/// A pass up to the last layer's residual, without logits.
 pub(crate) fn whole(batch: &Batch) -> Pass<'_> {
     Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::None }
 }
 
-/// The summed cross-entropy, `[1]`, from the last layer's residual `[batch, seq, d_model]`.
+/// The summed cross-entropy, `[1]`, at these rows of the last layer's residual `[batch, seq, d_model]`, in nats.
 pub(crate) fn loss_of(decoder: &Decoder, residual: Tensor<3>, rows: Vec<i64>, targets: &[u32]) -> Tensor<1> {
     let [rows_of_batch, seq, d_model] = residual.dims();
     let n = rows.len();
@@ -45,8 +47,8 @@ pub(crate) fn loss_of(decoder: &Decoder, residual: Tensor<3>, rows: Vec<i64>, ta
     cross_entropy(logits.reshape([n, vocab]), targets)
 }
 
-/// The mean cross-entropy in nats over the trained tokens of all samples, weighted where they are, under the hook, in passes of
-/// `batch_size`.
+/// The mean cross-entropy in nats over the trained tokens of all samples, weighted if the samples have weights, under a
+/// hook, in passes of `batch_size` samples.
 ///
 /// # Errors
 /// No samples ([`Error::NoSamples`]), ids that the decoder does not have, a hook that does not fit.
@@ -57,7 +59,7 @@ pub fn mean_loss(
     hook: &mut (impl Hook + ?Sized),
 ) -> Result<f64> {
     check(decoder, samples, 0)?;
-    pv_hooks::check(hook, &decoder.shape(), None)?;
+    pv_hooks::hook::check(hook, &decoder.shape(), None)?;
     let (mut sum, mut count) = (0.0, 0.0);
     for pass in passes(samples, batch_size) {
         let collated = collate(&pass)?;
@@ -68,7 +70,7 @@ pub fn mean_loss(
     Ok(sum / count)
 }
 
-/// Refuses samples that the decoder cannot read; `step` is for the error.
+/// Refuses samples that the decoder cannot read. `step` is used in the error.
 pub(crate) fn check(decoder: &Decoder, samples: &[Sample], step: usize) -> Result<()> {
     if samples.is_empty() {
         return Err(Error::NoSamples { step });
@@ -85,7 +87,7 @@ pub(crate) fn check(decoder: &Decoder, samples: &[Sample], step: usize) -> Resul
     Ok(())
 }
 
-/// The number in a `[1]`.
+/// The value of a tensor of shape `[1]`.
 pub(crate) fn value(tensor: Tensor<1>) -> Result<f64> {
     Ok(to_f32(tensor.without_autodiff())?.first().map_or(f64::NAN, |value| f64::from(*value)))
 }
@@ -102,7 +104,7 @@ mod tests {
         struct Widen;
         impl ModuleMapper for Widen {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                // Weights of the usual size give a loss that hardly depends on them.
+                // With weights of the usual size, the loss hardly depends on them.
                 param.map(|tensor| tensor * if D == 2 { 12.0 } else { 1.1 })
             }
         }
@@ -146,7 +148,7 @@ mod tests {
         let (decoder, samples) = (decoder(), samples());
         let mut expected = (0.0, 0);
         for sample in &samples {
-            let batch = pv_model::Batch::whole(&[sample.sequence()]).expect("a batch");
+            let batch = pv_model::batch::Batch::whole(&[sample.sequence()]).expect("a batch");
             let pass =
                 Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::All };
             let logits = to_f32(decoder.pass(&pass, None, &mut NoHook).logits.expect("asked for")).expect("values");
@@ -193,7 +195,7 @@ mod tests {
         }
     }
 
-    /// The gradient along the same directions, for each parameter.
+    /// For each parameter, the gradient's component along the same direction.
     struct Slopes {
         gradients: burn::tensor::Gradients,
         found: Vec<f64>,

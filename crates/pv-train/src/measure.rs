@@ -1,24 +1,27 @@
-//! What the measurements of a model share: changes between two, files.
+//! Measurements of a model, and their shared code: changes between two models, files.
 
 mod change;
 mod error;
+pub mod evaluate;
 mod files;
-mod proportion;
+pub mod mmlu;
+pub mod perplexity;
+pub mod shift;
 
 use pv_hooks::{Hook, LayerSet};
 
-pub use change::{BootstrapOptions, Change};
-pub use error::MeasureError;
 pub(crate) use error::Result;
+pub use error::{MeasureError, QuestionError, SettingError};
 pub(crate) use files::read_json;
-pub use proportion::Proportion;
+pub use pv_statistics::{BootstrapOptions, Change, Proportion};
 
-/// Refuses a hook of which it is not said what it does, and no hook where something is said to be done.
-pub(crate) fn check_said(hook: &(impl Hook + ?Sized), intervention: Option<&str>) -> Result<()> {
-    let acts = hook.layers() != LayerSet::none();
-    if acts == intervention.is_some() {
-        return Ok(());
+/// Refuses a hook without a description, and a description without a hook.
+pub(crate) fn check_described(hook: &(impl Hook + ?Sized), intervention: Option<&str>) -> Result<()> {
+    match (hook.layers() != LayerSet::none(), intervention) {
+        (true, None) => Err(SettingError::HookWithoutDescription.into()),
+        (false, Some(description)) => {
+            Err(SettingError::DescriptionWithoutHook { description: description.to_owned() }.into())
+        }
+        _ => Ok(()),
     }
-    let said = if acts { "what the hook does is not said" } else { "there is no hook that does it" };
-    Err(MeasureError::bad(format!("intervention is {intervention:?}: {said}")))
 }

@@ -5,25 +5,26 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
-use pv_model::{Decoder, to_f32};
+use pv_model::decoder::{Decoder, to_f32};
 
+use crate::error::CheckpointDamage;
 use crate::loss::value;
 use crate::{Result, TrainOptions};
 
-/// A gradient per parameter in the order in which a decoder's parameters are visited, each flattened.
+/// A flattened gradient per parameter, in the order in which a decoder's parameters are visited.
 #[derive(Debug, Default)]
 pub(crate) struct ParameterGradients {
     all: Vec<Option<Tensor<1>>>,
 }
 
 impl ParameterGradients {
-    /// Adds what one backward pass found.
+    /// Adds the gradients of one backward pass.
     pub(crate) fn accumulate(&mut self, decoder: &Decoder, gradients: Gradients) {
         let mut taker = Taker { gradients, into: self, next: 0 };
         decoder.visit(&mut taker);
     }
 
-    /// Adds those of another device, which is moved to this one.
+    /// Adds the gradients of another device, which are moved to this one.
     pub(crate) fn add(&mut self, other: Self, device: &Device) {
         if self.all.len() < other.all.len() {
             self.all.resize(other.all.len(), None);
@@ -47,7 +48,7 @@ impl ParameterGradients {
         Ok(value(Tensor::cat(squares, 0).sum())?.sqrt())
     }
 
-    /// Multiplies every gradient.
+    /// Multiplies every gradient by a factor.
     pub(crate) fn scale(&mut self, factor: f64) {
         for gradient in self.all.iter_mut().flatten() {
             *gradient = gradient.clone() * factor;
@@ -78,14 +79,15 @@ impl ModuleVisitor for Taker<'_> {
     }
 }
 
-/// A parameter's moments, each flattened, and after how many updates.
+/// A parameter's flattened moments, and the number of updates.
 pub(crate) struct Moments {
     pub(crate) updates: usize,
     pub(crate) first: Vec<f32>,
     pub(crate) second: Vec<f32>,
 }
 
-/// AdamW's moments for each parameter, and its rules for matrices and for vectors (norms and biases), which do not decay.
+/// AdamW's moments for each parameter, and its configurations for matrices and for vectors (norms and biases), which
+/// have no weight decay.
 pub(crate) struct Optimizers {
     matrices: AdamW,
     vectors: AdamW,
@@ -106,13 +108,13 @@ impl Optimizers {
         Self { matrices: rule(options.weight_decay), vectors: rule(0.0), states: Vec::new() }
     }
 
-    /// The decoder after one step. Parameters without a gradient stay as they are.
+    /// Updates the decoder by one step. Parameters without a gradient do not change.
     pub(crate) fn step(&mut self, decoder: Decoder, gradients: ParameterGradients, rate: f64) -> Decoder {
         self.states.resize_with(gradients.all.len(), || None);
         decoder.map(&mut Update { optimizers: self, gradients: gradients.all.into_iter(), rate, next: 0 })
     }
 
-    /// The moments of each parameter that has some, by the parameter's path in the decoder.
+    /// The moments of each updated parameter, by the parameter's path in the decoder.
     pub(crate) fn moments(&self, decoder: &Decoder) -> Result<BTreeMap<String, Moments>> {
         let mut moments = BTreeMap::new();
         for (path, state) in paths(decoder).into_iter().zip(&self.states) {
@@ -125,26 +127,26 @@ impl Optimizers {
         Ok(moments)
     }
 
-    /// Takes over moments that [`moments`](Self::moments) gave; says what does not fit the decoder.
+    /// Restores the moments that [`moments`](Self::moments) returned; the error states what does not fit the decoder.
     pub(crate) fn restore(
         &mut self,
         decoder: &Decoder,
         mut moments: BTreeMap<String, Moments>,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<(), CheckpointDamage> {
         let device = decoder.device().without_autodiff();
         let mut states = Vec::new();
         for Path { name, values } in paths(decoder) {
             let state = moments.remove(&name).map(|Moments { updates, first, second }| {
-                if first.len() != values || second.len() != values {
-                    return Err(format!("the moments of {name} have {} values, not {values}", first.len()));
+                if let Some(found) = [first.len(), second.len()].into_iter().find(|found| *found != values) {
+                    return Err(CheckpointDamage::MomentCount { parameter: name.clone(), expected: values, found });
                 }
                 let tensor = |values: Vec<f32>| flat(values, &device);
                 Ok(AdamWState { momentum: AdaptiveMomentumState::new(updates, tensor(first), tensor(second)) })
             });
             states.push(state.transpose()?);
         }
-        if let Some(name) = moments.keys().next() {
-            return Err(format!("there are moments of {name}, which the decoder does not have"));
+        if let Some((parameter, _)) = moments.pop_first() {
+            return Err(CheckpointDamage::UnknownParameter { parameter });
         }
         self.states = states;
         Ok(())
@@ -182,7 +184,7 @@ impl ModuleMapper for Update<'_> {
     }
 }
 
-/// A parameter's place in a decoder, and how many values it has.
+/// A parameter's path in a decoder, and its number of values.
 struct Path {
     name: String,
     values: usize,

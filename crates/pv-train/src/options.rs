@@ -1,67 +1,76 @@
-//! How a decoder is trained.
+//! The options of training.
 
 use pv_model::LoraConfig;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::schedule::{Decay, WarmUp, learning_rate_by};
 use crate::{Error, Result};
 
-/// How long training goes on.
+/// The duration of training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Duration {
-    /// So many steps of the optimizer.
+    /// This many steps of the optimizer.
     Steps(usize),
-    /// So often through all samples.
+    /// This many passes through all samples.
     Epochs(usize),
 }
 
-/// How a decoder is trained. A checkpoint records these, and goes on with no others.
+/// The options of training. A checkpoint records them, and resumes with options that give the same result.
+///
+/// These may change when training resumes: [`activation_checkpointing`](Self::activation_checkpointing), and the division
+/// of a step's samples into passes, which is `batch_size` and `accumulate` with the same product (not with dropout, which
+/// drops other inputs in other passes), or with `pack_tokens` the `batch_size` alone. Sums are then formed in another
+/// order, so that the result is the same up to rounding. The [`duration`](Self::duration) may become longer if the learning
+/// rate does not depend on it ([`Decay::Constant`]); the result is then that of a run of this duration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
-    /// The learning rate after the warm-up.
+    /// The peak learning rate, after the warm-up.
     pub learning_rate: f64,
-    /// What it does from then on.
+    /// The schedule of the learning rate after the warm-up.
     pub decay: Decay,
-    /// Over how many steps it rises.
+    /// The number of steps of the warm-up.
     pub warmup_steps: usize,
-    /// How it rises.
+    /// The rule of the warm-up.
     pub warmup: WarmUp,
-    /// AdamW's decay of the gradient's mean.
+    /// AdamW's decay rate of the gradient's running mean.
     pub beta_1: f32,
-    /// AdamW's decay of the squared gradient's mean.
+    /// AdamW's decay rate of the squared gradient's running mean.
     pub beta_2: f32,
-    /// What AdamW adds to the root of the squared gradient's mean.
+    /// The constant that AdamW adds to the root of the squared gradient's mean.
     pub epsilon: f32,
-    /// How much of the weights is taken off in a step, times the learning rate; norms and biases are spared.
+    /// The fraction of the weights that is subtracted in a step, times the learning rate; norms and biases have no
+    /// weight decay.
     pub weight_decay: f32,
-    /// The gradient over all parameters is scaled down to this norm where it is longer.
+    /// The gradient over all parameters is scaled down to this norm if its norm is larger.
     pub max_grad_norm: Option<f64>,
-    /// Samples per pass.
+    /// The number of samples per pass. The memory of a pass grows with it; the result depends only on
+    /// [`samples_per_step`](Self::samples_per_step), up to rounding.
     pub batch_size: usize,
-    /// Packing: a pass takes samples of any lengths until it holds so many tokens, and `batch_size` counts for the held-out
-    /// loss alone. The samples of a pass do not see one another, each has positions of its own, and padding is not computed. `None`
-    /// takes `batch_size` samples of similar lengths.
+    /// Packing: a pass takes samples of any lengths up to this many tokens in total, and `batch_size` applies only to
+    /// the held-out loss. The samples of a pass do not attend to one another, each has its own positions, and padding
+    /// is not computed. With `None`, a pass takes `batch_size` samples of similar lengths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pack_tokens: Option<usize>,
-    /// Passes per step of the optimizer, whose loss is the mean over the trained tokens of all of them.
+    /// The number of passes per step of the optimizer. The loss is the mean over the trained tokens of all of them.
     pub accumulate: usize,
-    /// How long.
+    /// The duration of training.
     pub duration: Duration,
-    /// Decides the order of the samples, a new adapter's weights, and what its dropout drops.
+    /// The seed of the order of the samples, a new adapter's weights, and its dropout.
     pub seed: u64,
     /// The low-rank adapter that is trained; `None` trains all of the model's own parameters.
     pub adapter: Option<LoraConfig>,
-    /// Whether a pass keeps the residual of each layer alone and computes each layer again for its gradient: memory for one
-    /// layer's activations instead of all, for a third more computing. Hooks are then called twice for every layer, once in
-    /// either computation.
+    /// Whether a pass keeps only the residual of each layer and computes each layer again for its gradient. This takes
+    /// memory for one layer's activations instead of all, and about a third more computation. Hooks are then called
+    /// twice for every layer, once in each computation.
     pub activation_checkpointing: bool,
 }
 
 impl Default for TrainOptions {
-    /// One epoch in batches of 8 at a peak rate of 1e-5 with linear decay; AdamW with betas 0.9 and 0.999 and a weight
-    /// decay of 0.01; gradients clipped to norm 1.
+    /// One epoch in batches of 8 at a peak learning rate of 1e-5 with linear decay; AdamW with betas 0.9 and 0.999 and
+    /// a weight decay of 0.01; gradients clipped to norm 1.
     fn default() -> Self {
         Self {
             learning_rate: 1e-5,
@@ -85,13 +94,13 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
-    /// The paper's finetuning (Appendix D): a new adapter of rank 32 on all seven projections (rsLoRA, alpha 64), AdamW at
-    /// 1e-5 with 5 steps of warm-up and linear decay, one epoch in 2 × 8 samples per step.
+    /// The paper's finetuning (Appendix D): a new adapter of rank 32 on all seven projections (rsLoRA, alpha 64), AdamW
+    /// at 1e-5 with 5 steps of warm-up and linear decay, one epoch in 2 × 8 samples per step.
     pub fn paper() -> Self {
         Self { warmup_steps: 5, batch_size: 2, accumulate: 8, adapter: Some(LoraConfig::default()), ..Self::default() }
     }
 
-    /// Refuses options that cannot be.
+    /// Refuses invalid options.
     ///
     /// # Errors
     /// [`Error::BadOption`].
@@ -140,7 +149,7 @@ impl TrainOptions {
         }
     }
 
-    /// How many samples a step takes, where they are not packed.
+    /// The number of samples in a step without packing.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size.saturating_mul(self.accumulate)
     }
@@ -148,7 +157,7 @@ impl TrainOptions {
     /// The number of steps.
     ///
     /// # Errors
-    /// [`Error::BadOption`] where it is given in epochs.
+    /// [`Error::BadOption`] if the duration is given in epochs.
     pub(crate) fn steps(&self) -> Result<usize> {
         match self.duration {
             Duration::Steps(steps) => Ok(steps),
@@ -160,15 +169,63 @@ impl TrainOptions {
         }
     }
 
-    /// The learning rate of a step, from 0, of so many.
+    /// The learning rate of a step, counted from 0, in a run of `steps` steps.
     pub fn rate(&self, step: usize, steps: usize) -> f64 {
         learning_rate_by(self.warmup, step, steps, self.warmup_steps, self.learning_rate, self.decay)
     }
 }
 
+/// Stored options without the duration, which is compared as a number of steps, and without everything that changes
+/// results by no more than rounding.
+pub(crate) fn result_options(options: &Value) -> Value {
+    let Some(all) = options.as_object() else { return options.clone() };
+    let packed = all.get("pack_tokens").is_some_and(|tokens| !tokens.is_null());
+    let dropout = options.pointer("/adapter/dropout").and_then(Value::as_f64).is_some_and(|dropout| dropout > 0.0);
+    let counts = |name: &str| match name {
+        "activation_checkpointing" | "duration" => false,
+        "batch_size" => dropout && !packed,
+        "accumulate" => dropout || packed,
+        _ => true,
+    };
+    let mut kept: serde_json::Map<String, Value> =
+        all.iter().filter(|(name, _)| counts(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    kept.entry("pack_tokens").or_insert(Value::Null);
+    if !packed && !dropout {
+        let number = |name: &str| all.get(name).and_then(Value::as_u64).unwrap_or_default();
+        kept.insert("samples_per_step".to_owned(), json!(number("batch_size").saturating_mul(number("accumulate"))));
+    }
+    kept.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_change_results_is_not_compared() {
+        let compared = |options: TrainOptions| result_options(&serde_json::to_value(options).expect("JSON"));
+        let default = || TrainOptions { batch_size: 4, accumulate: 2, ..TrainOptions::default() };
+        let same = |a: TrainOptions, b: TrainOptions| compared(a) == compared(b);
+        assert!(same(default(), TrainOptions { batch_size: 1, accumulate: 8, ..default() }));
+        assert!(same(default(), TrainOptions { activation_checkpointing: true, ..default() }));
+        assert!(same(default(), TrainOptions { duration: Duration::Steps(7), ..default() }));
+        assert!(!same(default(), TrainOptions { batch_size: 1, ..default() }));
+        assert!(!same(default(), TrainOptions { seed: 1, ..default() }));
+        // Dropout drops other inputs in other passes.
+        let dropout = |batch_size, accumulate| TrainOptions {
+            adapter: Some(LoraConfig { dropout: 0.1, ..LoraConfig::default() }),
+            batch_size,
+            accumulate,
+            ..default()
+        };
+        assert!(!same(dropout(4, 2), dropout(2, 4)));
+        // Packs determine the steps; the batch size is that of the held-out loss.
+        let packed =
+            |batch_size, accumulate| TrainOptions { pack_tokens: Some(64), batch_size, accumulate, ..default() };
+        assert!(same(packed(4, 2), packed(1, 2)));
+        assert!(!same(packed(4, 2), packed(2, 4)));
+        assert!(!same(packed(4, 2), default()));
+    }
 
     #[test]
     fn bad_options_are_named() {

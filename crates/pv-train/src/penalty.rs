@@ -1,10 +1,10 @@
-//! Penalties on how far projections move from those before finetuning.
+//! Penalties on the change of projections since the start of finetuning.
 
 use std::collections::HashMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use pv_hooks::{Layer, NoHook};
-use pv_model::{Decoder, Pass, to_f32};
+use pv_model::decoder::{Decoder, Pass, to_f32};
 use pv_vectors::UnitDirection;
 use sha2::{Digest, Sha256};
 
@@ -13,20 +13,20 @@ use crate::gradients::Tap;
 use crate::loss::{indices, whole};
 use crate::{Result, Sample};
 
-/// What is penalised of a run, and the projections that it is compared with.
+/// The penalties of a run, and the base model's projections that they compare with.
 ///
-/// The model before finetuning reads a training pass once for all penalties. Where samples come again, each is read by itself
-/// and only once: beside others its last bits would depend on them, and a run that went on would end otherwise than one that
-/// was not interrupted.
+/// The base model reads each training pass once for all penalties. If samples repeat, the base model reads each sample
+/// alone and only once: in a batch, the last bits of its projections would depend on the other samples, and a resumed
+/// run would differ from an uninterrupted one.
 #[derive(Default)]
 pub(crate) struct Penalties {
     all: Vec<Penalty>,
     repeated: bool,
-    /// The pass that was read last.
+    /// The most recently read pass.
     pass: Option<(Vec<Key>, Vec<Projections>)>,
-    /// Samples that come again.
+    /// The projections of repeated samples.
     known: HashMap<Key, Projections>,
-    /// How many passes the model before finetuning has read.
+    /// The number of passes that the base model has read.
     passes: usize,
 }
 
@@ -35,10 +35,10 @@ struct Penalty {
     weight: f64,
 }
 
-/// The beginning of a SHA-256 over what decides a sample's projections.
+/// The first 16 bytes of a SHA-256 over everything that determines a sample's projections.
 type Key = [u8; 16];
 
-/// Each penalty's projections at a sample's answers before finetuning.
+/// Each penalty's projections at the answer tokens of a sample under the base model, `[penalties][tokens]`.
 type Projections = Vec<Vec<f32>>;
 
 fn key(sample: &Sample) -> Key {
@@ -55,7 +55,8 @@ fn key(sample: &Sample) -> Key {
     key
 }
 
-/// `h·v̂` at the rows of a residual `[batch, seq, d_model]`, `[rows]`, in f32.
+/// The projections `h·v̂` at the given rows of a residual `[batch, seq, d_model]`: `[rows]` in f32, in activation
+/// units.
 fn projections(residual: Tensor<3>, rows: Vec<i64>, unit: &UnitDirection) -> Tensor<1> {
     let [batch, seq, d_model] = residual.dims();
     let n = rows.len();
@@ -70,18 +71,18 @@ impl Penalties {
         self.all.push(Penalty { unit, weight });
     }
 
-    /// The same penalties, with nothing read yet.
+    /// The same penalties, without cached projections.
     pub(crate) fn afresh(&self) -> Self {
         let copy = |penalty: &Penalty| Penalty { unit: penalty.unit.clone(), weight: penalty.weight };
         Self { all: self.all.iter().map(copy).collect(), repeated: self.repeated, ..Self::default() }
     }
 
-    /// Says whether samples come again.
+    /// Sets whether samples repeat.
     pub(crate) fn repeat(&mut self, repeated: bool) {
         self.repeated = repeated;
     }
 
-    /// The layers that are looked at, from below.
+    /// The penalised layers, in ascending order.
     pub(crate) fn layers(&self) -> Vec<Layer> {
         let mut layers: Vec<Layer> = self.all.iter().map(|penalty| penalty.unit.layer()).collect();
         layers.sort();
@@ -89,7 +90,7 @@ impl Penalties {
         layers
     }
 
-    /// The sum over the answers' tokens of all penalties at a layer, `[1]` in f32; nothing where there are none.
+    /// The sum of all penalties at a layer over the answer tokens, `[1]` in f32; `None` if there are none.
     pub(crate) fn sum(
         &mut self,
         base: &Decoder,
@@ -116,7 +117,7 @@ impl Penalties {
         Ok(sum)
     }
 
-    /// For each penalty the projections of all samples' answers before finetuning.
+    /// For each penalty, the base model's projections at the answer tokens of all samples.
     fn before(&mut self, base: &Decoder, samples: &[&Sample]) -> Result<Vec<Vec<f32>>> {
         let keys: Vec<Key> = samples.iter().map(|sample| key(sample)).collect();
         if !self.repeated {
@@ -146,7 +147,7 @@ impl Penalties {
         joined
     }
 
-    /// Reads samples together, once for all penalties.
+    /// Reads samples in one pass for all penalties.
     fn read(&mut self, base: &Decoder, samples: &[&Sample]) -> Result<Vec<Projections>> {
         let layers = self.layers();
         let collated = collate(samples)?;
@@ -182,7 +183,10 @@ mod tests {
     use pv_vectors::Direction;
 
     use super::*;
-    use crate::{Duration, Regime, Regimes, RunHook, TrainOptions, Trainer, finetune};
+    use crate::options::Duration;
+    use crate::regimes::Regimes;
+    use crate::run_hook::RunHook;
+    use crate::{Regime, TrainOptions, Trainer, finetune};
 
     const WIDTH: usize = 16;
 
@@ -224,16 +228,16 @@ mod tests {
             for (epochs, expected) in [(1, 6), (3, 12)] {
                 let mut run = penalised(&base);
                 let options = TrainOptions { activation_checkpointing, ..options(Duration::Epochs(epochs)) };
-                let go_on = |_: &crate::StepReport| std::ops::ControlFlow::Continue(());
+                let go_on = |_: &crate::trainer::StepReport| std::ops::ControlFlow::Continue(());
                 finetune(&base, &samples, &options, &mut run, None, go_on).expect("a run");
                 let penalties = run.penalties();
-                // Passes of two in one epoch; every sample by itself, and once, where they come again.
+                // Passes of two samples in one epoch; each sample alone, and once, if samples repeat.
                 assert_eq!(penalties.passes, expected, "{epochs} epochs");
                 assert_eq!(penalties.known.len(), if epochs == 1 { 0 } else { 12 });
                 assert!(penalties.pass.is_some() == (epochs == 1));
             }
         }
-        // A trainer that is given samples by hand is told nothing, and keeps nothing.
+        // A trainer that receives samples directly does not know whether they repeat, and caches nothing.
         let mut run = penalised(&base);
         let mut trainer = Trainer::new(&base, options(Duration::Steps(2))).expect("a trainer");
         trainer.step(&samples[..4], &mut run).expect("a step");

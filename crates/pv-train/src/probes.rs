@@ -1,17 +1,18 @@
-//! Probe prompts: what a model's residual holds of directions before a word is answered.
+//! Probe prompts: projections of the residual at the prompts' last tokens on directions.
 
 use pv_hooks::{Capture, LayerSet, Recorder};
-use pv_model::{Batch, Decoder, Logits, Pass, to_f32};
+use pv_model::batch::Batch;
+use pv_model::decoder::{Decoder, Logits, Pass, to_f32};
 use pv_vectors::{TraitDirection, UnitDirection};
 
 use crate::{Error, Result};
 
-/// How many prompts are read together.
+/// The number of prompts in a forward pass.
 const TOGETHER: usize = 16;
 
-/// Prompts whose last tokens are projected on directions while a model is trained. The change since before the training is
-/// the finetuning shift (method: the paper's section 4.2), without a bootstrap; for that see
-/// [`finetuning_shift`](crate::finetuning_shift).
+/// Prompts whose last tokens are projected on directions during training. The change since the start of training is the
+/// finetuning shift (method: the paper's section 4.2), without a bootstrap interval;
+/// [`finetuning_shift`](crate::measure::shift::finetuning_shift) computes it with one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probes {
     prompts: Vec<Vec<u32>>,
@@ -19,10 +20,11 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Probes of prompts, given as token ids up to where an answer would begin, on directions, each at its layer.
+    /// Creates probes from prompts and directions. Each prompt is a list of token ids that ends where the answer would
+    /// begin; each direction has a layer of its own.
     ///
     /// # Errors
-    /// [`Error::BadOption`] without prompts or directions, or with an empty prompt.
+    /// [`Error::BadOption`] if there are no prompts or no directions, or if a prompt is empty.
     pub fn new(prompts: Vec<Vec<u32>>, directions: Vec<TraitDirection>) -> Result<Self> {
         let bad = |name, value: usize, expected| Err(Error::BadOption { name, value: value.to_string(), expected });
         if prompts.is_empty() {
@@ -37,17 +39,17 @@ impl Probes {
         Ok(Self { prompts, directions })
     }
 
-    /// The prompts.
+    /// The prompts' token ids.
     pub fn prompts(&self) -> &[Vec<u32>] {
         &self.prompts
     }
 
-    /// The directions.
+    /// The directions, in the order of [`measure`](Self::measure)'s result.
     pub fn directions(&self) -> &[TraitDirection] {
         &self.directions
     }
 
-    /// A name for each direction, such as `evil@7`: its trait and its layer, and a number where two have the same.
+    /// A unique name for each direction, such as `evil@7`: trait and layer, with a number appended to duplicates.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for TraitDirection { trait_name, direction } in &self.directions {
@@ -59,7 +61,7 @@ impl Probes {
         names
     }
 
-    /// The mean projection of the prompts' last tokens on each direction, in activation units.
+    /// The mean projection of the prompts' last tokens on each direction, `[directions]`, in activation units.
     ///
     /// # Errors
     /// A prompt or a direction that does not fit the decoder.
@@ -69,7 +71,7 @@ impl Probes {
     }
 }
 
-/// The mean projection of the prompts' last tokens on each direction, in activation units.
+/// The mean projection of the prompts' last tokens on each unit direction, `[units]`, in activation units.
 pub(crate) fn mean_projections(decoder: &Decoder, prompts: &[Vec<u32>], units: &[&UnitDirection]) -> Result<Vec<f64>> {
     let vocab = decoder.config().vocab;
     if let Some(&id) = prompts.iter().flatten().find(|id| **id as usize >= vocab) {
@@ -83,7 +85,7 @@ pub(crate) fn mean_projections(decoder: &Decoder, prompts: &[Vec<u32>], units: &
         let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let batch = Batch::prompts(&rows, (0..rows.len()).map(|row| vec![row]).collect())?;
         let mut recorder = Recorder::new(layers.clone(), [Capture::PromptLast]);
-        pv_hooks::check(&recorder, &decoder.shape(), highest)?;
+        pv_hooks::hook::check(&recorder, &decoder.shape(), highest)?;
         let pass = Pass {
             ids: batch.ids(),
             spans: batch.spans(),

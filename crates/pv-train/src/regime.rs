@@ -1,22 +1,23 @@
-//! What keeps a model's character while it is finetuned (method: the paper's section 5, and its relatives).
-
-use std::path::Path;
+//! Mitigations in finetuning (method: the paper's section 5, and related work).
 
 use pv_hooks::Layer;
 use pv_model::Message;
 use pv_steer::Coefficient;
-use pv_vectors::{Direction, PersonaVector, Pooling};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Direction, PersonaVector};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::run::regimes as run_regimes;
-use crate::{Conversation, Result};
+use crate::Result;
+use pv_data::Conversation;
 
-/// One way of keeping a model's character in finetuning. A list of them acts together, see [`Regimes`](crate::Regimes); an
-/// empty list is plain finetuning. What acts at inference instead (steering, a suppressing system prompt) is no regime.
+/// A mitigation that acts in finetuning. The regimes of a list act together, see [`Regimes`](crate::regimes::Regimes);
+/// an empty list is plain finetuning. Mitigations that act at inference (steering, a suppressing system prompt) are not
+/// regimes.
 ///
-/// In files each has its name before its settings, and a run's `config.json` lists them ([`Regime::of_run`]):
+/// In files, the name of each regime precedes its settings, and a run's `config.json` lists its regimes
+/// ([`Regime::of_run`]):
 ///
 /// ```
 /// use pv_train::Regime;
@@ -40,38 +41,41 @@ use crate::{Conversation, Result};
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Regime {
-    /// Preventative steering: the vector is added in the passes of training, so that the weights need not learn the shift.
+    /// Preventative steering: the vector is added in the passes of training, so that the weights need not learn the
+    /// shift.
     Preventative(Preventative),
-    /// Concept ablation (CAFT, arXiv 2507.16795): the directions are taken out of the residual in the passes of training.
+    /// Concept ablation (CAFT, arXiv 2507.16795): the directions are removed from the residual in the passes of
+    /// training.
     Ablated {
-        /// The directions, each at its layer; of several at one layer everything is taken out that they span
-        /// ([`Steerer::ablate`](pv_steer::Steerer::ablate)), also where they stand in several regimes one after the other.
+        /// The directions, each at its layer. Of several directions at one layer, their whole span is removed
+        /// ([`Steerer::ablate`](pv_steer::Steerer::ablate)), also if they belong to several successive regimes.
         directions: Vec<Direction>,
     },
-    /// A penalty on how far the projection on a direction moves from that of the model before finetuning: the loss grows by
-    /// λ · mean((h·v̂ − h_base·v̂)²) over the tokens of the trained answers.
+    /// A penalty on the change of the projection on a direction since the base model: λ · mean((h·v̂ − h_base·v̂)²)
+    /// over the tokens of the trained answers is added to the loss.
     Regularised {
-        /// The direction, above the embeddings.
+        /// The direction; its layer must be above the embeddings.
         direction: Direction,
         /// λ, in 1 / activation units².
         weight: f64,
     },
-    /// Inoculation: a system prompt, usually one that elicits the trait, stands before every conversation in training only.
+    /// Inoculation: a system prompt, usually one that elicits the trait, is added to every conversation in training
+    /// only.
     Inoculated {
-        /// The system prompt; it takes the place of the conversation's own.
+        /// The system prompt; it replaces the conversation's own.
         system: String,
     },
 }
 
-/// Preventative steering: h ← h + factor·coefficient·v at every position of every pass of training.
+/// Preventative steering: h ← h + factor·coefficient·v at every position of every training pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preventative {
-    /// What is added, each direction at its layer: one vector, or the increments of all layers.
+    /// The directions that are added, each at its layer: one vector, or the increments of all layers.
     pub directions: Vec<Direction>,
-    /// How strongly.
+    /// The coefficient.
     pub coefficient: Coefficient,
-    /// How the factor on the coefficient changes in the run; in files it may be left out where it does not.
+    /// The factor on the coefficient over the run; in files it may be omitted if it is constant.
     #[serde(default)]
     pub schedule: Schedule,
 }
@@ -81,33 +85,33 @@ pub struct Preventative {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Schedule {
-    /// 1 throughout.
+    /// Always 1.
     #[default]
     Constant,
-    /// Rising linearly to 1 over so many steps.
+    /// The factor rises linearly to 1 over this many steps.
     WarmUp {
-        /// How many.
+        /// The number of steps.
         steps: usize,
     },
-    /// Following the measured drift.
+    /// The factor follows the measured finetuning shift.
     ClosedLoop(ClosedLoop),
 }
 
-/// A factor that follows the finetuning shift on probe prompts, so that the shift stays near zero: it starts at 1, and every
-/// few steps it grows by gain · shift / ‖v‖, where the shift is that of the mean projection of the prompts' last tokens on
-/// `along`, without steering. It stays within 0 and `most`.
+/// A factor that follows the finetuning shift on probe prompts, to keep the shift near zero. It starts at 1. Every
+/// `every` steps it grows by gain · shift / ‖v‖, where the shift is the change of the mean projection of the prompts'
+/// last tokens on `along`, measured without steering. It is limited to the range from 0 to `most`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedLoop {
-    /// The probe prompts' token ids, at least one.
+    /// The probe prompts' token ids, at least one prompt.
     pub probes: Vec<Vec<u32>>,
-    /// The trait's direction at the layer where the shift is measured.
+    /// The trait's direction at the layer at which the shift is measured.
     pub along: Direction,
-    /// The shift is measured every so many steps.
+    /// The number of steps between measurements of the shift.
     pub every: usize,
-    /// How much the factor grows for a shift as long as the vector.
+    /// The growth of the factor for a shift of ‖v‖.
     pub gain: f64,
-    /// The greatest factor.
+    /// The largest factor.
     pub most: f64,
 }
 
@@ -115,17 +119,17 @@ impl Regime {
     /// Preventative steering at one layer, with a constant coefficient.
     ///
     /// # Errors
-    /// A layer that the vector does not have, or that no steering may use.
+    /// A layer that the vector does not have, or at which steering is not allowed.
     pub fn preventative(vector: &PersonaVector, layer: Layer, coefficient: Coefficient) -> Result<Self> {
         let directions = vec![vector.direction(layer)?];
         Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
     }
 
-    /// Preventative steering at all layers above the embeddings by the increments u_ℓ = v_ℓ − v_{ℓ−1}, so that what is added
-    /// adds up to about the vector at each layer.
+    /// Preventative steering at all layers above the embeddings by the increments u_ℓ = v_ℓ − v_{ℓ−1}, so that the
+    /// increments up to each layer add up to about the vector there.
     ///
     /// # Errors
-    /// Layers that no steering may use.
+    /// Layers at which steering is not allowed.
     pub fn preventative_everywhere(vector: &PersonaVector, coefficient: Coefficient) -> Result<Self> {
         let (layers, _) = vector.shape();
         let directions = (1..layers).map(|layer| vector.increment(Pooling::ResponseMean, Layer::hidden_state(layer)));
@@ -133,16 +137,7 @@ impl Regime {
         Ok(Self::Preventative(Preventative { directions, coefficient, schedule: Schedule::Constant }))
     }
 
-    /// The regimes of a run in a folder, for another one with the same; `None` where the folder holds no run, or one that a
-    /// version began which did not write them down, or that had another hook than regimes.
-    ///
-    /// # Errors
-    /// A folder that cannot be read, [`RunError::Damaged`](pv_data::RunError::Damaged).
-    pub fn of_run(folder: impl AsRef<Path>) -> Result<Option<Vec<Self>>> {
-        run_regimes(folder.as_ref())
-    }
-
-    /// The system prompt of the last inoculation among regimes.
+    /// The system prompt of the last inoculation in a list of regimes.
     pub fn inoculation(regimes: &[Self]) -> Option<&str> {
         regimes.iter().rev().find_map(|regime| match regime {
             Self::Inoculated { system } => Some(system.as_str()),
@@ -150,7 +145,7 @@ impl Regime {
         })
     }
 
-    /// A conversation as it is to be trained on: under the last inoculation's system prompt, where there is one.
+    /// The conversation for training: with the last inoculation's system prompt, if there is one.
     pub fn inoculate(regimes: &[Self], conversation: &Conversation) -> Conversation {
         let mut conversation = conversation.clone();
         if let Some(system) = Self::inoculation(regimes) {
@@ -160,7 +155,7 @@ impl Regime {
         conversation
     }
 
-    /// What tells this regime from others in a run's record: its settings, and a hash of each vector.
+    /// Identifies this regime in a run's record: its settings, and a hash of each vector.
     pub fn describe(&self) -> Value {
         match self {
             Self::Preventative(Preventative { directions, coefficient, schedule }) => json!({

@@ -1,9 +1,9 @@
-//! Regimes at work in a run.
+//! The state of a run's regimes.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use pv_hooks::{Hook, Layer, NoHook};
-use pv_model::Decoder;
+use pv_model::decoder::Decoder;
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::{Direction, UnitDirection};
 use serde_json::{Value, json};
@@ -12,27 +12,28 @@ use crate::penalty::Penalties;
 use crate::probes::mean_projections;
 use crate::regime::{ClosedLoop, Preventative, Regime, Schedule};
 use crate::run_hook::{LoopShift, RunHook};
-use crate::{Conversation, Error, Result, Sample};
+use crate::{Error, Result, Sample};
+use pv_data::Conversation;
 
-/// A list of [`Regime`]s at work in a run: the [`RunHook`] of finetuning that keeps the model's character.
+/// A list of [`Regime`]s with their state in a run: the [`RunHook`] that applies mitigations in finetuning.
 pub struct Regimes {
     regimes: Vec<Regime>,
-    /// The model before finetuning, for what is compared with it.
+    /// The base model, with which the projections of penalties and closed loops are compared.
     base: Decoder,
     /// The factor of each regime; 1 for those without a schedule.
     factors: Vec<f64>,
     loops: Vec<Option<Loop>>,
     penalties: Penalties,
     hook: Box<dyn Hook>,
-    /// The factors that `hook` was made with.
+    /// The factors with which `hook` was created.
     made_with: Option<Vec<f64>>,
 }
 
-/// What a closed loop remembers.
+/// The state of a closed loop.
 struct Loop {
     unit: UnitDirection,
     length: f64,
-    /// The mean projection before finetuning.
+    /// The mean projection under the base model, in activation units.
     base: f64,
     shift: f64,
 }
@@ -47,12 +48,12 @@ impl std::fmt::Debug for Regimes {
 }
 
 impl Regimes {
-    /// Puts regimes to work on finetuning that starts from `base`.
+    /// Prepares regimes for finetuning that starts from `base`.
     ///
     /// # Errors
-    /// Directions that do not fit the model or have no length; [`Error::BadOption`] for settings that cannot be, and for a
-    /// penalty at a layer above one that another regime changes, whose projections would then have nothing to be compared
-    /// with.
+    /// Directions that do not fit the model or have a length of zero. [`Error::BadOption`] for invalid settings, and
+    /// for a penalty at a layer above one that another regime changes: the base model's projections would then not be
+    /// comparable.
     pub fn new(base: &Decoder, regimes: impl IntoIterator<Item = Regime>) -> Result<Self> {
         let (regimes, base): (Vec<_>, _) = (regimes.into_iter().collect(), base.plain());
         let mut new = Self {
@@ -97,16 +98,16 @@ impl Regimes {
             return Err(bad("a penalty's layer", layer, "no layer above one that another regime changes"));
         }
         new.make_hook()?;
-        pv_hooks::check(&*new.hook, &new.base.shape(), None)?;
+        pv_hooks::hook::check(&*new.hook, &new.base.shape(), None)?;
         Ok(new)
     }
 
-    /// What tells these regimes from others in a run's record.
+    /// Identifies these regimes in a run's record.
     pub fn describe(&self) -> Value {
         self.regimes.iter().map(Regime::describe).collect()
     }
 
-    /// A conversation as it is to be trained on: under the last inoculation's system prompt, where there is one.
+    /// The conversation for training: with the last inoculation's system prompt, if there is one.
     pub fn conversation(&self, conversation: &Conversation) -> Conversation {
         Regime::inoculate(&self.regimes, conversation)
     }
@@ -236,7 +237,7 @@ impl RunHook for Regimes {
     }
 
     fn state(&self) -> Value {
-        // As text, which reads back to the same bits.
+        // Stored as text, because it parses to identical bits.
         let shifts = self.loops.iter().map(|state| state.as_ref().map_or(0.0, |state| state.shift));
         json!({
             "factors": self.factors.iter().map(|factor| format!("{factor:e}")).collect::<Vec<_>>(),
@@ -266,7 +267,7 @@ impl RunHook for Regimes {
         let mut replica = Self {
             regimes: self.regimes.clone(),
             factors: self.factors.clone(),
-            // The original measures; the replica is told.
+            // Only the original measures; the replica gets the factors with the state.
             loops: self.loops.iter().map(|_| None).collect(),
             penalties: self.penalties.afresh(),
             hook: Box::new(NoHook),

@@ -1,17 +1,18 @@
-//! Token ids with the marks of which are learnt.
+//! Token ids, with marks for those that are trained.
 
 mod encode;
 
 use std::ops::Range;
 
-use pv_model::Sequence;
+use pv_model::batch::Sequence;
 
+use crate::error::NothingTrained;
 use crate::{Error, Result};
 
 pub use encode::{EncodeOptions, TrainedTurns};
 pub(crate) use encode::{Notes, encode_all};
 
-/// How much a token counts in the loss, to the bit.
+/// A token's weight in the loss, as bits, so that it can be compared and hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Weight(u32);
 
@@ -25,31 +26,32 @@ impl Weight {
     }
 }
 
-/// One sequence to learn from.
+/// One sequence of token ids for training.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     ids: Vec<u32>,
     trained: Vec<bool>,
-    /// The words of each trained answer, without the tokens that end them.
+    /// The positions of each trained answer's tokens, without its end-of-turn tokens.
     answers: Vec<Range<usize>>,
     response: Range<usize>,
-    /// For each token; nothing where every trained token counts the same.
+    /// A weight per token; `None` if all trained tokens have the weight 1.
     weights: Option<Vec<Weight>>,
 }
 
 impl Sample {
-    /// A sample from token ids and, for each of them, whether the model learns to predict it. What hooks take for the
-    /// response are the last trained tokens that stand together, for the prompt all before them.
+    /// Creates a sample from token ids and a mark for each of them, which says whether the model is trained to predict
+    /// it; both `[seq]`. For hooks, the response is the last contiguous run of trained tokens, and the prompt is
+    /// everything before it.
     ///
     /// # Errors
-    /// [`Error::MarksLength`]; [`Error::NothingTrained`] when no token after the first one, which nothing predicts, is
-    /// trained.
+    /// [`Error::MarksLength`]; [`Error::NothingTrained`] if no token after the first is trained. Nothing predicts the
+    /// first token.
     pub fn new(ids: Vec<u32>, trained: Vec<bool>) -> Result<Self> {
         if ids.len() != trained.len() {
             return Err(Error::MarksLength { ids: ids.len(), marks: trained.len() });
         }
         let Some(last) = trained.iter().rposition(|trained| *trained) else {
-            return Err(Error::NothingTrained { reason: format!("none of {} tokens is marked", ids.len()) });
+            return Err(Error::NothingTrained(NothingTrained::NoMark { tokens: ids.len() }));
         };
         let start = trained[..last].iter().rposition(|trained| !trained).map_or(0, |before| before + 1);
         let mut answers = Vec::new();
@@ -74,19 +76,17 @@ impl Sample {
             *first = false;
         }
         if !trained.contains(&true) {
-            return Err(Error::NothingTrained {
-                reason: "only the first token is marked, which nothing predicts".into(),
-            });
+            return Err(Error::NothingTrained(NothingTrained::OnlyFirst));
         }
         Ok(Self { ids, trained, answers, response, weights: None })
     }
 
-    /// The same with how much each token counts in the loss, which is Σ weight · cross-entropy / Σ weight over the trained tokens
-    /// of a step. A token of weight 0 is not trained; weights of tokens that are not trained do not matter.
+    /// The same sample with a weight for each token, `[seq]`. The loss of a step is Σ weight · cross-entropy / Σ weight
+    /// over its trained tokens. A token of weight 0 is not trained; weights of untrained tokens are ignored.
     ///
     /// # Errors
-    /// [`Error::MarksLength`]; [`Error::BadWeight`] for a weight that is negative or no number; [`Error::NothingTrained`] when
-    /// none is above 0.
+    /// [`Error::MarksLength`]; [`Error::BadWeight`] if a weight is negative or not finite; [`Error::NothingTrained`] if
+    /// no trained token has a weight above 0.
     pub fn with_weights(self, weights: &[f32]) -> Result<Self> {
         if weights.len() != self.ids.len() {
             return Err(Error::MarksLength { ids: self.ids.len(), marks: weights.len() });
@@ -112,10 +112,10 @@ impl Sample {
         Ok(sample)
     }
 
-    /// The sample without the tokens beyond so many.
+    /// Truncates the sample to `max_length` tokens.
     ///
     /// # Errors
-    /// [`Error::NothingTrained`] when all trained tokens lie beyond.
+    /// [`Error::NothingTrained`] if all trained tokens are removed.
     pub fn cut(self, max_length: usize) -> Result<Self> {
         let Self { mut ids, mut trained, answers, response, weights } = self;
         let length = ids.len();
@@ -125,8 +125,7 @@ impl Sample {
         ids.truncate(max_length);
         trained.truncate(max_length);
         if !trained.contains(&true) {
-            let reason = format!("all trained tokens lie beyond the first {max_length} of {length}");
-            return Err(Error::NothingTrained { reason });
+            return Err(Error::NothingTrained(NothingTrained::Truncated { max_length, length }));
         }
         let cut = |range: Range<usize>| range.start.min(max_length)..range.end.min(max_length);
         let answers = answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
@@ -139,38 +138,38 @@ impl Sample {
         }
     }
 
-    /// The token ids.
+    /// The token ids, `[seq]`.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// For each token whether the model learns to predict it; never the first one.
+    /// For each token, whether the model is trained to predict it, `[seq]`; never the first one.
     pub fn trained(&self) -> &[bool] {
         &self.trained
     }
 
-    /// The positions of the tokens that hooks take for the response; what comes before is the prompt.
+    /// The positions of the response tokens as hooks see them; the prompt is before them.
     pub fn response(&self) -> Range<usize> {
         self.response.clone()
     }
 
-    /// The positions of the words of each trained answer, without the tokens that end them; for a sample from marks, each
-    /// run of marked tokens.
+    /// The positions of each trained answer's tokens, without its end-of-turn tokens. For a sample from marks, each
+    /// contiguous run of marked tokens is an answer.
     pub fn answers(&self) -> &[Range<usize>] {
         &self.answers
     }
 
-    /// How many tokens the trained answers' words have.
+    /// The number of tokens in the trained answers.
     pub fn answer_tokens(&self) -> usize {
         self.answers.iter().map(Range::len).sum()
     }
 
-    /// How many tokens are trained.
+    /// The number of trained tokens.
     pub fn trained_count(&self) -> usize {
         self.trained.iter().filter(|trained| **trained).count()
     }
 
-    /// How much a token counts in the loss: 0 where it is not trained, 1 where nothing else is said.
+    /// A token's weight in the loss: 0 if it is not trained, 1 unless another weight was given.
     pub fn weight(&self, token: usize) -> f32 {
         match (self.trained.get(token), &self.weights) {
             (Some(true), Some(weights)) => weights.get(token).map_or(1.0, |weight| weight.get()),
@@ -187,7 +186,7 @@ impl Sample {
         }
     }
 
-    /// Whether some trained token counts otherwise than 1.
+    /// Whether any trained token has a weight other than 1.
     pub fn is_weighted(&self) -> bool {
         self.weights.is_some()
     }

@@ -2,38 +2,57 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the learning rate does after the warm-up.
+/// The schedule of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// It stays.
+    /// It stays constant.
     Constant,
-    /// It falls linearly to zero after the last step.
+    /// It decreases linearly, and would be zero after the last step.
     #[default]
     Linear,
-    /// It falls along half a cosine to zero after the last step.
+    /// It decreases along half a cosine, and would be zero after the last step.
     Cosine,
 }
 
-/// How the learning rate rises over the steps of the warm-up.
+impl Decay {
+    /// Whether the learning rate of a step depends on the number of steps of the run. If it does not, the first steps of
+    /// a longer run are those of a shorter one.
+    pub fn depends_on_steps(self) -> bool {
+        self != Self::Constant
+    }
+}
+
+impl std::fmt::Display for Decay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        })
+    }
+}
+
+/// The rule by which the learning rate rises in the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WarmUp {
-    /// Step `t` (from 0) of `w` has `t/w` of the peak, as in transformers: the first step has a rate of zero, the first after
-    /// the warm-up the peak.
+    /// Step `t` (from 0) of `w` has `t/w` of the peak, as in transformers: the first step has a rate of zero, and the
+    /// first step after the warm-up the peak.
     #[default]
     FromZero,
-    /// Step `t` of `w` has `(t+1)/(w+1)` of the peak. Runs that were begun before there was a choice go on with it.
+    /// Step `t` of `w` has `(t+1)/(w+1)` of the peak. Runs of older versions, which had only this rule, keep it.
     AboveZero,
 }
 
 impl WarmUp {
-    /// The rule for a run that may have been begun under another one: what older versions began goes on as it was begun.
-    pub(crate) fn going_on(self, begun: Option<Self>) -> Self {
-        match begun {
+    /// The rule for a run that may have been started under another one: a run that an older version started keeps its
+    /// rule.
+    pub(crate) fn resumed(self, started: Option<Self>) -> Self {
+        match started {
             Some(Self::AboveZero) => {
                 if self == Self::FromZero {
-                    tracing::info!("the learning rate goes on to rise as it did when the run was begun: (t+1)/(w+1)");
+                    tracing::info!("the run keeps the warm-up rule of the version that started it: (t+1)/(w+1)");
                 }
                 Self::AboveZero
             }
@@ -42,8 +61,9 @@ impl WarmUp {
     }
 }
 
-/// The learning rate of a step (from 0) of `steps`: it rises linearly to `peak` over `warmup` steps ([`WarmUp::FromZero`]),
-/// then decays. It is that of transformers' schedules `constant_with_warmup`, `linear` and `cosine`.
+/// The learning rate of a step (from 0) of `steps`: it rises linearly to `peak` over `warmup` steps
+/// ([`WarmUp::FromZero`]), then decays. It is that of transformers' schedules `constant_with_warmup`, `linear` and
+/// `cosine`.
 pub fn learning_rate(step: usize, steps: usize, warmup: usize, peak: f64, decay: Decay) -> f64 {
     let left = |from: usize| steps.saturating_sub(from) as f64 / steps.saturating_sub(warmup).max(1) as f64;
     let factor = match decay {
@@ -58,12 +78,12 @@ pub fn learning_rate(step: usize, steps: usize, warmup: usize, peak: f64, decay:
     peak * factor
 }
 
-/// As [`learning_rate`], with a way to warm up.
+/// Like [`learning_rate`], with a warm-up rule.
 pub(crate) fn learning_rate_by(rule: WarmUp, step: usize, steps: usize, warmup: usize, peak: f64, decay: Decay) -> f64 {
     match rule {
         WarmUp::AboveZero if step < warmup => peak * (step + 1) as f64 / (warmup + 1) as f64,
         WarmUp::AboveZero => {
-            // As it was computed then, to the bit.
+            // Computed as in older versions, so that the result is bit-identical.
             let part = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
             match decay {
                 Decay::Linear => peak * (1.0 - part).max(0.0),
@@ -89,7 +109,7 @@ mod tests {
         let cosine = rates(Decay::Cosine);
         assert!(cosine[4] == 8.0 && cosine[9] > 0.0 && cosine[10].abs() < 1e-12);
         assert!(cosine.windows(2).skip(4).all(|pair| pair[1] <= pair[0]));
-        // No warm-up, and nothing but warm-up.
+        // No warm-up, and only warm-up.
         assert_eq!(learning_rate(0, 1, 0, 1.0, Decay::Linear), 1.0);
         assert_eq!(learning_rate(1, 2, 2, 3.0, Decay::Cosine), 1.5);
     }

@@ -1,40 +1,52 @@
 //! The training loop.
 
+mod checkpoint;
+
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
-use pv_model::{Adapter, Decoder};
+use pv_model::Adapter;
+use pv_model::decoder::Decoder;
 
-use crate::checkpoint::Checkpoints;
 use crate::collate::{packed_passes, passes};
 use crate::devices::{Replica, Step, passes_on_all};
 use crate::gradients::{self, Counts};
 use crate::loss::check;
 use crate::optimizer::Optimizers;
-use crate::run_hook::RunHook;
 use crate::{Error, Result, Sample, TrainOptions};
 
-/// One finished step.
+pub use crate::batches::Batches;
+pub use crate::loss::mean_loss;
+pub use crate::options::Duration;
+pub use crate::regimes::Regimes;
+pub use crate::run_hook::{LoopShift, RunHook};
+pub use crate::schedule::{Decay, WarmUp, learning_rate};
+pub use checkpoint::Checkpoints;
+pub(crate) use checkpoint::remove_partial;
+
+/// The report on one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
-    /// Its number, from 1.
+    /// The step's number, from 1.
     pub step: usize,
-    /// How many there will be.
+    /// The number of steps of the run.
     pub steps: usize,
-    /// The mean cross-entropy in nats over the step's trained tokens, weighted where they are, before the update.
+    /// The mean cross-entropy in nats over the step's trained tokens, weighted if the samples have weights, before the
+    /// update.
     pub loss: f64,
     /// The learning rate.
     pub learning_rate: f64,
-    /// The mean of what the run's hook adds to the loss, over the tokens of the step's answers.
+    /// The mean penalty of the run's hook over the answer tokens of the step, which is added to the loss.
     pub penalty: f64,
     /// The Euclidean norm of the gradient over all trained parameters, before clipping.
     pub grad_norm: f64,
-    /// How many tokens were read, padding not counted.
+    /// The number of tokens that were read, without padding.
     pub tokens: usize,
-    /// How many of them were trained.
+    /// The number of trained tokens.
     pub trained_tokens: usize,
-    /// How long the step took, in seconds.
+    /// The duration of the step in seconds.
     pub seconds: f64,
 }
 
@@ -45,28 +57,29 @@ impl StepReport {
     }
 }
 
-/// What a run did.
+/// The report on a run.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct TrainReport {
-    /// The loss of each step, those before a resumption included.
+    /// The loss of each step in nats, including those before the run was resumed.
     pub losses: Vec<f64>,
-    /// Whether the caller broke the run off.
+    /// Whether the caller interrupted the run.
     pub stopped: bool,
 }
 
 /// Trains all parameters of a decoder, or a low-rank adapter on it.
 ///
-/// For samples in a list there is [`finetune`](crate::finetune); a trainer takes them from anywhere.
+/// The samples may come from any source; [`finetune`](crate::finetune) trains on a list of samples.
 pub struct Trainer {
-    /// What is trained with autodiff, the rest without.
+    /// The trained parameters have autodiff, the others do not.
     pub(crate) decoder: Decoder,
     pub(crate) options: TrainOptions,
     pub(crate) steps: usize,
     pub(crate) optimizers: Optimizers,
     pub(crate) losses: Vec<f64>,
-    /// What the caller says the samples are; a checkpoint goes on with the same.
+    /// The caller's description of the samples; a checkpoint only resumes with the same one.
     pub(crate) data: Option<String>,
-    /// The other devices that share a step's passes.
+    /// The other devices that compute passes of a step.
     replicas: Vec<Replica>,
 }
 
@@ -77,11 +90,11 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// Starts from the weights of `decoder`, which stays as it is: with a new adapter on top of it where the options ask for
-    /// one, else with all of its parameters. The duration must be given in steps.
+    /// Starts from the weights of `decoder`, which is not changed, and trains a new adapter on top of it if the options
+    /// contain one, otherwise all parameters. The duration must be given in steps.
     ///
     /// # Errors
-    /// [`Error::BadOption`]; an adapter that cannot be; [`Error::Dtype`] for all parameters of another type than f32 (an
+    /// [`Error::BadOption`]; an invalid adapter; [`Error::Dtype`] if all parameters are trained and are not f32 (an
     /// adapter is f32 on weights of any type).
     pub fn new(decoder: &Decoder, options: TrainOptions) -> Result<Self> {
         match &options.adapter {
@@ -93,10 +106,10 @@ impl Trainer {
         }
     }
 
-    /// Starts from an adapter, which is put on top of `decoder`. The options' adapter becomes its settings.
+    /// Starts from an adapter, which is put on top of `decoder`. The adapter's settings replace those of the options.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and an adapter that does not fit.
+    /// Those of [`new`](Self::new), and an adapter that does not fit.
     pub fn on_adapter(decoder: &Decoder, adapter: &Adapter, options: TrainOptions) -> Result<Self> {
         let options = TrainOptions { adapter: Some(adapter.config().clone()), ..options };
         Self::start(decoder.with_adapter(adapter, 1.0)?.trainable_adapter()?, options)
@@ -126,23 +139,22 @@ impl Trainer {
         Ok(Self { decoder, options, steps, optimizers, losses: Vec::new(), data: None, replicas: Vec::new() })
     }
 
-    /// Says what the samples are, in any words: a checkpoint records it, and is not continued with other ones.
+    /// Sets a description of the samples, in any format. A checkpoint records it, and only resumes with the same one.
     #[must_use]
     pub fn with_data(mut self, description: impl Into<String>) -> Self {
         self.data = Some(description.into());
         self
     }
 
-    /// Shares the passes of every step with these devices, beside the decoder's own: each has the model, and they compute at
-    /// the same time; their gradients are added up. The result is that of one device up to rounding, and the same to the bit
-    /// on the same number of devices of the same kind.
+    /// Distributes the passes of every step over these devices and the decoder's own. Each device has a copy of the
+    /// model; all compute at the same time, and their gradients are added. The result is that of one device up to
+    /// rounding, and bit-identical on the same number of devices of the same kind.
     ///
-    /// What acts in the passes must be the same in every step, and have a replica on each device
-    /// ([`RunHook::replica`], which [`Regimes`](crate::Regimes) have, an empty list too); otherwise the devices compute one
-    /// after the other.
+    /// The run's hook must be the same in every step, and have a replica on each device ([`RunHook::replica`], which
+    /// [`Regimes`] implements, also for an empty list); otherwise the devices compute one after the other.
     ///
     /// # Errors
-    /// [`Error::BadOption`] for an adapter above others.
+    /// [`Error::BadOption`] for an adapter on top of other adapters.
     pub fn with_devices(mut self, devices: &[Device]) -> Result<Self> {
         if self.decoder.adapters() > 1 {
             let (name, expected) = ("the number of adapters", "one, on several devices: merge those below");
@@ -158,34 +170,34 @@ impl Trainer {
         &self.options
     }
 
-    /// How many steps are done; the number, from 0, of the next one.
+    /// The number of steps that are done, which is the index, from 0, of the next one.
     pub fn steps_done(&self) -> usize {
         self.losses.len()
     }
 
-    /// The decoder as it is now, without autodiff; a trained adapter is on top of it.
+    /// The decoder in its current state, without autodiff; a trained adapter is on top of it.
     pub fn decoder(&self) -> Decoder {
         self.decoder.plain()
     }
 
-    /// The adapter that is trained, as it is now.
+    /// The trained adapter in its current state.
     ///
     /// # Errors
-    /// [`Error::Model`] where none is, or its values are not finite.
+    /// [`Error::Model`] if no adapter is trained, or its values are not finite.
     pub fn adapter(&self) -> Result<Adapter> {
         Ok(self.decoder.adapter(self.decoder.adapters().saturating_sub(1))?)
     }
 
-    /// One step of the optimizer on these samples, in passes of at most `batch_size` of them or `pack_tokens`
-    /// tokens. The loss is the mean over all trained tokens, however they are spread over passes:
-    /// Σ weight · cross-entropy / Σ weight.
+    /// Does one step of the optimizer on these samples, in passes of at most `batch_size` samples or `pack_tokens`
+    /// tokens. The loss is the mean over all trained tokens, whatever their distribution over passes: Σ weight ·
+    /// cross-entropy / Σ weight.
     ///
-    /// `run` is any [`Hook`](pv_hooks::Hook), or what changes from step to step ([`RunHook`]). It is checked, and called in
-    /// every pass; calling its hook's `finish` at the end of the run is the caller's part.
+    /// `run` is any [`Hook`](pv_hooks::Hook), or a [`RunHook`], which changes from step to step. It is checked, and
+    /// called in every pass. At the end of the run, the caller must call its hook's `finish`.
     ///
     /// # Errors
-    /// Samples that the decoder cannot read, or too long to be packed, a hook that does not fit, [`Error::BadLoss`], [`Error::BadGradient`]. The
-    /// weights are then as before the step.
+    /// Samples that the decoder cannot read, or that are too long for a packed pass; a hook that does not fit;
+    /// [`Error::BadLoss`]; [`Error::BadGradient`]. The weights are then those before the step.
     pub fn step(&mut self, samples: &[Sample], run: &mut (impl RunHook + ?Sized)) -> Result<StepReport> {
         let started = Instant::now();
         let step = self.losses.len() + 1;
@@ -198,7 +210,7 @@ impl Trainer {
         let trained_tokens: usize = samples.iter().map(Sample::trained_count).sum();
         let weight = samples.iter().map(Sample::total_weight).sum::<f64>();
         let counts = Counts::new(samples, self.decoder.dtype());
-        // Where there are more devices than passes, passes are smaller.
+        // With more devices than passes, the passes are made smaller.
         let devices = self.replicas.len() + 1;
         let passes = match self.options.pack_tokens {
             None => passes(samples, self.options.batch_size.min(samples.len().div_ceil(devices))),
@@ -238,12 +250,12 @@ impl Trainer {
         })
     }
 
-    /// Runs the steps that are left. `source` gives the samples of a step, which is counted from 0; it may make them on
-    /// the spot, and for a resumption to be exact they must depend on nothing but that number. Checkpoints are written
-    /// where they are asked for, and at the end. `progress` sees every step and may break the run off.
+    /// Runs the remaining steps. `source` returns the samples of a step, counted from 0. It may generate them; for an
+    /// exact resume they must depend only on the step's index. Checkpoints are written at their interval and at the
+    /// end. `progress` receives the report on every step and may interrupt the run.
     ///
     /// # Errors
-    /// Those of [`step`](Self::step), of `source`, of checkpoints, and what the hook says at the end.
+    /// Those of [`step`](Self::step), of `source`, of checkpoints, and of the hook's `finish`.
     pub fn run(
         &mut self,
         mut source: impl FnMut(usize) -> Result<Vec<Sample>>,

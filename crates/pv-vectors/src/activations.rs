@@ -1,103 +1,121 @@
-//! The activations that a vector is estimated from, and the units that may be drawn from them.
+//! The activations that a vector is estimated from, and the units that resamples are drawn from.
 
 use std::collections::BTreeSet;
 
+use ndarray::{ArrayView1, ArrayView2};
 use pv_hooks::Layer;
+use pv_statistics::BootstrapOptions;
+use pv_statistics::bootstrap::{Draws, Resample, others, random, resample};
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 
+use crate::error::{ActivationsError, SettingError};
 use crate::{Direction, Error, Result};
 
-/// How often a draw that left one side empty is repeated before the data count as too few.
+/// How often a draw that left one side empty is repeated before the data are reported as too few.
 const DRAWS: usize = 1000;
 
 /// The activations of rollouts of one side at one layer: one row per rollout, such as its mean over the response.
 #[derive(Clone, Copy, Debug)]
 pub struct Activations<'a> {
     layer: Layer,
-    values: &'a [f32],
-    d_model: usize,
+    /// `[rollouts, d_model]`.
+    values: ArrayView2<'a, f32>,
     questions: Option<&'a [usize]>,
     pairs: Option<&'a [usize]>,
 }
 
 impl<'a> Activations<'a> {
-    /// The table with these values, `[rollouts, d_model]`, row after row.
+    /// The table with these values, `[rollouts, d_model]`.
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when they do not fill rows, or are not all finite.
-    pub fn new(layer: Layer, values: &'a [f32], d_model: usize) -> Result<Self> {
-        let bad = |reason: String| Err(Error::BadActivations { reason });
-        if d_model == 0 || values.is_empty() || !values.len().is_multiple_of(d_model) {
-            return bad(format!("{} values do not fill rows of {d_model}", values.len()));
+    /// [`Error::BadActivations`] if there are no values or some are not finite.
+    pub fn new(layer: Layer, values: ArrayView2<'a, f32>) -> Result<Self> {
+        if values.is_empty() {
+            return Err(ActivationsError::Empty { rows: values.nrows(), d_model: values.ncols() }.into());
         }
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return bad(format!("row {} holds {} at {}", at / d_model, values[at], at % d_model));
+        if let Some(((row, column), &value)) = values.indexed_iter().find(|(_, value)| !value.is_finite()) {
+            return Err(ActivationsError::NotFinite { row, column, value }.into());
         }
-        Ok(Self { layer, values, d_model, questions: None, pairs: None })
+        Ok(Self { layer, values, questions: None, pairs: None })
     }
 
-    /// The same rows with the question that each of them answers; any numbers will do, the same on both sides. Answers to
-    /// one question are alike, so that questions, not rollouts, are what can be drawn independently.
+    /// The table with these values, given row by row.
+    pub(crate) fn of_rows(layer: Layer, values: &'a [f32], d_model: usize) -> Result<Self> {
+        let rows = values.len().checked_div(d_model).unwrap_or_default();
+        let shape = ActivationsError::Shape { values: values.len(), d_model };
+        // A view may be of the beginning of a longer slice.
+        if rows * d_model != values.len() {
+            return Err(shape.into());
+        }
+        Self::new(layer, ArrayView2::from_shape((rows, d_model), values).map_err(|_| shape)?)
+    }
+
+    /// Adds the question that each row answers. Any numbers may stand for the questions, but both sides must use the
+    /// same. Answers to one question are similar, so that questions, not rollouts, are drawn independently.
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when there is not one question per row.
+    /// [`Error::BadActivations`] if the number of questions is not the number of rows.
     pub fn by_question(self, questions: &'a [usize]) -> Result<Self> {
         if questions.len() != self.len() {
-            let reason = format!("{} questions for {} rows", questions.len(), self.len());
-            return Err(Error::BadActivations { reason });
+            let (what, found, rows) = ("questions", questions.len(), self.len());
+            return Err(ActivationsError::Units { what, found, rows }.into());
         }
         Ok(Self { questions: Some(questions), ..self })
     }
 
-    /// As [`by_question`](Self::by_question), with the pair of instructions too under which each row was generated. Every
-    /// question is asked under every pair; what a vector would be with other ones is to be expected from draws of both.
+    /// Like [`by_question`](Self::by_question), with the instruction pair under which each row was generated. Every
+    /// question is asked under every pair. Draws of both show how the vector would vary with other questions and pairs.
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when there is not one question and one pair per row.
+    /// [`Error::BadActivations`] if the number of questions or pairs is not the number of rows.
     pub fn by_question_and_pair(self, questions: &'a [usize], pairs: &'a [usize]) -> Result<Self> {
         if pairs.len() != self.len() {
-            let reason = format!("{} pairs of instructions for {} rows", pairs.len(), self.len());
-            return Err(Error::BadActivations { reason });
+            let (what, found, rows) = ("pairs of instructions", pairs.len(), self.len());
+            return Err(ActivationsError::Units { what, found, rows }.into());
         }
         Ok(Self { pairs: Some(pairs), ..self.by_question(questions)? })
     }
 
-    /// Where they were recorded.
+    /// The layer at which the activations were recorded.
     pub fn layer(&self) -> Layer {
         self.layer
     }
 
-    /// The width of a row.
+    /// The width of a row, `d_model`.
     pub fn d_model(&self) -> usize {
-        self.d_model
+        self.values.ncols()
     }
 
-    /// The number of rows.
+    /// The number of rows, one per rollout.
     #[allow(clippy::len_without_is_empty, reason = "there is always a row")]
     pub fn len(&self) -> usize {
-        self.values.len() / self.d_model
+        self.values.nrows()
     }
 
-    /// The rows.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + Clone + use<'a> {
-        self.values.chunks_exact(self.d_model)
+    /// The rows, `[rollouts, d_model]`.
+    pub fn values(&self) -> ArrayView2<'a, f32> {
+        self.values
     }
 
-    /// The mean of the rows, in f64.
+    /// The rows, `[d_model]` each.
+    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = ArrayView1<'_, f32>> {
+        self.values.outer_iter()
+    }
+
+    /// The mean of the rows, `[d_model]`, accumulated in f64.
     pub(crate) fn mean(&self) -> Vec<f64> {
-        let mut mean = vec![0.0; self.d_model];
+        let mut mean = vec![0.0; self.d_model()];
         self.rows().for_each(|row| add(&mut mean, row));
         mean.iter_mut().for_each(|value| *value /= self.len() as f64);
         mean
     }
 }
 
-/// The persona vector at a layer: the mean of `pos` minus the mean of `neg` (paper, section 2.2).
+/// The persona vector at a layer, `[d_model]`: the mean of `pos` minus the mean of `neg` (paper, section 2.2).
 ///
 /// # Errors
-/// [`Error::Unlike`] for activations of different layers or widths, [`Error::NoDirection`] when the means are equal.
+/// [`Error::Unlike`] for activations of different layers or widths, [`Error::NoDirection`] if the means are equal.
 pub fn mean_difference(pos: &Activations<'_>, neg: &Activations<'_>) -> Result<Direction> {
     alike(pos, neg)?;
     let values: Vec<f32> = pos.mean().iter().zip(neg.mean()).map(|(pos, neg)| (pos - neg) as f32).collect();
@@ -111,8 +129,8 @@ pub(crate) fn alike(pos: &Activations<'_>, neg: &Activations<'_>) -> Result<()> 
     if pos.layer != neg.layer {
         return unlike("layer", pos.layer.to_string(), neg.layer.to_string());
     }
-    if pos.d_model != neg.d_model {
-        return unlike("width", pos.d_model.to_string(), neg.d_model.to_string());
+    if pos.d_model() != neg.d_model() {
+        return unlike("width", pos.d_model().to_string(), neg.d_model().to_string());
     }
     if pos.questions.is_some() != neg.questions.is_some() {
         let say = |side: &Activations<'_>| if side.questions.is_some() { "known" } else { "unknown" }.to_owned();
@@ -121,23 +139,24 @@ pub(crate) fn alike(pos: &Activations<'_>, neg: &Activations<'_>) -> Result<()> 
     Ok(())
 }
 
-fn add(sum: &mut [f64], row: &[f32]) {
+fn add(sum: &mut [f64], row: ArrayView1<'_, f32>) {
     sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
 }
 
-/// The sums of both sides' rows over each unit that can be drawn independently: a question, or a rollout where questions
-/// are not known.
+/// The sums of both sides' rows over each unit that can be drawn independently: a question, or a rollout if the
+/// questions are unknown.
 ///
-/// All rows are taken relative to the mean of all: differences of means do not change, and what they are made of does not
-/// cancel a large common part any more.
+/// All rows are taken relative to the mean of all rows. This does not change differences of means, and avoids the
+/// cancellation of a large common part.
 pub(crate) struct Units {
     pub(crate) d_model: usize,
-    /// Which unit each row of `pos`, and each of `neg`, belongs to.
+    /// The unit of each row of `pos` and of each row of `neg`.
     pub(crate) of: [Vec<usize>; 2],
     /// `[units, d_model]` for `pos` and `neg`.
     sums: [Vec<f64>; 2],
     counts: [Vec<f64>; 2],
-    /// What is drawn among itself: all questions; or the rollouts of each side, which have nothing to do with the other's.
+    /// The groups of units that are drawn from separately: all questions; or the rollouts of each side, which are
+    /// independent of the other side's.
     strata: Vec<Vec<usize>>,
 }
 
@@ -157,23 +176,25 @@ impl Units {
         Ok(Self::of(pos, neg, of, strata))
     }
 
-    /// The units that the rows belong to as `of` says.
+    /// The units of the rows, as given by `of`.
     fn of(pos: &Activations<'_>, neg: &Activations<'_>, of: [Vec<usize>; 2], strata: Vec<Vec<usize>>) -> Self {
         let (n, m) = (pos.len(), neg.len());
         let units: usize = strata.iter().map(Vec::len).sum();
-        let d_model = pos.d_model;
+        let d_model = pos.d_model();
         let (pos_mean, neg_mean) = (pos.mean(), neg.mean());
         let (n, m) = (n as f64, m as f64);
         let origin: Vec<f64> = pos_mean.iter().zip(&neg_mean).map(|(p, q)| (p * n + q * m) / (n + m)).collect();
         let mut sums = [vec![0.0; units * d_model], vec![0.0; units * d_model]];
         let mut counts = [vec![0.0; units], vec![0.0; units]];
-        for (side, rows) in [pos, neg].into_iter().enumerate() {
-            for (row, &unit) in rows.rows().zip(&of[side]) {
+        let mut take = |side: usize, rows: ArrayView2<'_, f32>| {
+            for (row, &unit) in rows.outer_iter().zip(&of[side]) {
                 let sum = &mut sums[side][unit * d_model..][..d_model];
                 sum.iter_mut().zip(row).zip(&origin).for_each(|((sum, v), o)| *sum += f64::from(*v) - o);
                 counts[side][unit] += 1.0;
             }
-        }
+        };
+        take(0, pos.values);
+        take(1, neg.values);
         Self { d_model, of, sums, counts, strata }
     }
 
@@ -181,8 +202,8 @@ impl Units {
         self.counts[0].len()
     }
 
-    /// The difference between the sides' means when each unit counts as often as `weights` say; `None` when a side has no
-    /// row.
+    /// The difference between the sides' means, `[d_model]`, with each unit counted `weights` times; `None` if a side
+    /// has no row.
     pub(crate) fn difference(&self, weights: &[f64]) -> Option<Vec<f64>> {
         let total = |side: usize| -> f64 { weights.iter().zip(&self.counts[side]).map(|(w, n)| w * n).sum() };
         let mut difference = vec![0.0; self.d_model];
@@ -202,21 +223,7 @@ impl Units {
         Some(difference)
     }
 
-    /// As many units as there are, drawn with replacement, so that each side has rows both among those that were drawn and
-    /// among those that were not: how often each was drawn.
-    pub(crate) fn resample(&self, random: &mut ChaCha8Rng) -> Option<Vec<f64>> {
-        (0..DRAWS).find_map(|_| {
-            let mut weights = vec![0.0; self.len()];
-            for stratum in &self.strata {
-                for _ in stratum {
-                    weights[stratum[random.random_range(0..stratum.len())]] += 1.0;
-                }
-            }
-            (self.both_sides(&weights) && self.both_sides(&others(&weights))).then_some(weights)
-        })
-    }
-
-    /// A half of the units, so that each side has rows in both halves: 1 for those in it, 0 for the others.
+    /// A random half of the units, such that each side has rows in both halves: 1 for units in it, 0 for the others.
     pub(crate) fn half(&self, random: &mut ChaCha8Rng) -> Option<Vec<f64>> {
         (0..DRAWS).find_map(|_| {
             let part = self.parts(2, random);
@@ -225,10 +232,10 @@ impl Units {
         })
     }
 
-    /// Which of `folds` parts each unit belongs to, so that each side has rows outside of every part.
+    /// The part, of `folds`, that each unit belongs to, such that each side has rows outside of every part.
     pub(crate) fn folds(&self, folds: usize, seed: u64, what: &'static str) -> Result<Vec<usize>> {
         if folds < 2 {
-            return Err(Error::BadSetting { reason: format!("{what} with {folds} folds; at least 2 are needed") });
+            return Err(SettingError::TooFewFolds { what, folds }.into());
         }
         let mut random = random(seed, 0);
         (0..DRAWS)
@@ -256,28 +263,27 @@ impl Units {
     }
 }
 
-/// What is drawn into a resample, so that rollouts that resemble each other stay together.
+/// What is resampled, so that similar rollouts stay together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResampledUnit {
-    /// Rollouts, each by itself, where it is not known what they answer.
+    /// Individual rollouts, if their questions are unknown.
     Rollout,
     /// Questions.
     Question,
-    /// Questions, and pairs of instructions independently of them: a rollout counts as often as its question was drawn, times as
-    /// often as its pair was.
+    /// Questions, and instruction pairs independently of them: the count of a rollout is the count of its question
+    /// times the count of its pair.
     QuestionAndPair,
 }
 
 /// How resamples are drawn from the rows of two sides.
 pub(crate) struct Resampling {
     units: Units,
-    /// Of each unit its question and its pair of instructions, and how many there are of either, where both are drawn.
-    crossed: Option<([Vec<usize>; 2], [usize; 2])>,
+    draws: Draws,
     pub(crate) unit: ResampledUnit,
 }
 
 impl Resampling {
-    /// Over questions and pairs of instructions where both are known and either can be left out, else over questions, else over
+    /// Over questions and instruction pairs if both are known and both can be held out; else over questions; else over
     /// rollouts.
     pub(crate) fn new(pos: &Activations<'_>, neg: &Activations<'_>) -> Result<Self> {
         let units = Units::new(pos, neg)?;
@@ -287,28 +293,24 @@ impl Resampling {
             });
             let known: Vec<(usize, usize)> =
                 cells.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
-            let numbered = |values: Vec<usize>| {
-                let distinct: Vec<usize> = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-                let numbers = values.iter().map(|value| distinct.binary_search(value).unwrap_or_default()).collect();
-                (numbers, distinct.len())
-            };
-            let (questions, question_count) = numbered(known.iter().map(|(question, _)| *question).collect());
-            let (pairs, pair_count) = numbered(known.iter().map(|(_, pair)| *pair).collect());
+            let (questions, pairs): (Vec<usize>, Vec<usize>) = known.iter().copied().unzip();
             let of = cells.map(|cells| {
                 cells.iter().map(|cell| known.binary_search(cell).unwrap_or_default()).collect::<Vec<usize>>()
             });
-            let crossed = Self {
-                units: Units::of(pos, neg, of, vec![(0..known.len()).collect()]),
-                crossed: Some(([questions, pairs], [question_count, pair_count])),
-                unit: ResampledUnit::QuestionAndPair,
-            };
-            // Where a side has rows under one pair only, no draw leaves that pair out and both sides in.
-            if pair_count > 1 && crossed.draw(&mut random(0, 0)).is_some() {
-                return Ok(crossed);
+            if let Some(draws) =
+                Draws::crossed(&questions, &pairs).filter(|draws| draws.factors().is_some_and(|n| n[1] > 1))
+            {
+                let units = Units::of(pos, neg, of, vec![(0..known.len()).collect()]);
+                let crossed = Self { units, draws, unit: ResampledUnit::QuestionAndPair };
+                // If a side has rows under one pair only, no draw holds that pair out and keeps both sides.
+                if crossed.draws.first(&mut random(0, 0), |resample| crossed.is_usable(resample)).is_some() {
+                    return Ok(crossed);
+                }
             }
         }
         let unit = if pos.questions.is_some() { ResampledUnit::Question } else { ResampledUnit::Rollout };
-        Ok(Self { units, crossed: None, unit })
+        let draws = Draws::strata(units.strata.clone());
+        Ok(Self { units, draws, unit })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -319,42 +321,28 @@ impl Resampling {
         self.units.difference(weights)
     }
 
-    /// How often each unit was drawn, and once each the units that share nothing with those that were: no question and no pair. Each
-    /// side has rows in both; `None` where no draw does that.
-    pub(crate) fn draw(&self, random: &mut ChaCha8Rng) -> Option<[Vec<f64>; 2]> {
-        let Some(([questions, pairs], counts)) = &self.crossed else {
-            let drawn = self.units.resample(random)?;
-            let left = others(&drawn);
-            return Some([drawn, left]);
-        };
-        (0..DRAWS).find_map(|_| {
-            let [of_question, of_pair] = counts.map(|count| {
-                let mut times = vec![0.0; count];
-                (0..count).for_each(|_| times[random.random_range(0..count)] += 1.0);
-                times
-            });
-            let both = || questions.iter().zip(pairs).map(|(&question, &pair)| (of_question[question], of_pair[pair]));
-            let drawn: Vec<f64> = both().map(|(question, pair)| question * pair).collect();
-            let left: Vec<f64> =
-                both().map(|(question, pair)| if question + pair == 0.0 { 1.0 } else { 0.0 }).collect();
-            (self.units.both_sides(&drawn) && self.units.both_sides(&left)).then_some([drawn, left])
-        })
+    /// Each side must have rows among the drawn units, and rows that share no unit with the drawn ones.
+    fn is_usable(&self, resample: &Resample) -> Option<()> {
+        (self.units.both_sides(&resample.drawn) && self.units.both_sides(&resample.held_out)).then_some(())
+    }
+
+    /// Computes a statistic of each resample of the rows.
+    pub(crate) fn resample<T: Send>(
+        &self,
+        options: &BootstrapOptions,
+        statistic: impl Fn(&Resample) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let found = self.len();
+        let values = resample(&self.draws, options, |drawn| self.is_usable(drawn).map(|()| statistic(drawn)));
+        let values = values.map_err(|error| match error {
+            pv_statistics::Error::TooFew { what, .. } => Error::TooFewUnits { what, found },
+            other => other.into(),
+        });
+        values?.into_iter().collect()
     }
 }
 
-/// The units that `weights` leave out, once each.
-pub(crate) fn others(weights: &[f64]) -> Vec<f64> {
-    weights.iter().map(|weight| if *weight > 0.0 { 0.0 } else { 1.0 }).collect()
-}
-
-/// The units outside of a part, once each.
+/// Weights of one for the units outside of a part, and zero for those in it.
 pub(crate) fn without(parts: &[usize], part: usize) -> Vec<f64> {
     parts.iter().map(|of| if *of == part { 0.0 } else { 1.0 }).collect()
-}
-
-/// Random numbers of their own for each of many draws, so that these may be made in any order.
-pub(crate) fn random(seed: u64, stream: u64) -> ChaCha8Rng {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(stream);
-    random
 }

@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2};
 use pv_hooks::Layer;
 use pv_model::RenderOptions;
 
-use crate::matrix::Matrix;
-use crate::vector::{LayerRows, RowMark, dot};
-use crate::{Direction, Error, PersonaVector, Pooling, Result};
+use crate::error::SettingError;
+use crate::vector::{LayerRows, Pooling, RowMark, dot};
+use crate::{Direction, Error, PersonaVector, Result};
 
-/// What is left of a vector counts as rounding, not as a direction, when it is shorter than this part of the original:
-/// some ten times what rounding to f32 leaves of a vector that lies in the others' span.
+/// A remainder that is shorter than this fraction of the original counts as rounding, not as a direction. It is about
+/// ten times what rounding to f32 leaves of a vector in the span of the others.
 const ROUNDING: f64 = 1e-6;
 
 impl Direction {
     /// The sum of two directions at the same layer.
     ///
     /// # Errors
-    /// [`Error::Unlike`] for directions of different layers or widths, [`Error::NoDirection`] when nothing is left.
+    /// [`Error::Unlike`] for directions of different layers or widths, [`Error::NoDirection`] if the sum is zero.
     pub fn plus(&self, other: &Self) -> Result<Self> {
         self.fits(other)?;
         self.with("adding", sum(&[(1.0, &self.values), (1.0, &other.values)]))
@@ -26,7 +27,7 @@ impl Direction {
     /// The difference of two directions at the same layer.
     ///
     /// # Errors
-    /// As [`plus`](Self::plus).
+    /// Those of [`plus`](Self::plus).
     pub fn minus(&self, other: &Self) -> Result<Self> {
         self.fits(other)?;
         self.with("subtracting", sum(&[(1.0, &self.values), (-1.0, &other.values)]))
@@ -35,16 +36,15 @@ impl Direction {
     /// The direction times a number.
     ///
     /// # Errors
-    /// [`Error::NoDirection`] when nothing is left, or the values leave the range of f32.
+    /// [`Error::NoDirection`] if the result is zero, or if values are outside the range of f32.
     pub fn scaled(&self, factor: f64) -> Result<Self> {
         self.with("scaling", sum(&[(factor, &self.values)]))
     }
 
-    /// The part of the direction that is orthogonal to all of `others`, which may depend on each other.
+    /// The component of the direction that is orthogonal to all of `others`, which may be linearly dependent.
     ///
     /// # Errors
-    /// [`Error::Unlike`] for directions of different layers or widths, [`Error::NoDirection`] when nothing but rounding is
-    /// left.
+    /// [`Error::Unlike`] for directions of different layers or widths, [`Error::NoDirection`] if only rounding remains.
     pub fn orthogonal_to(&self, others: &[Self]) -> Result<Self> {
         others.iter().try_for_each(|other| self.fits(other))?;
         let basis = basis(others.iter().map(|other| other.values.as_slice()));
@@ -63,7 +63,7 @@ impl Direction {
         Ok(())
     }
 
-    /// The same place with other values. The residual's mean norm is one of the place, not of the values.
+    /// A direction with other values at the same layer. The mean residual norm belongs to the layer, so it is kept.
     fn with(&self, operation: &'static str, values: Vec<f64>) -> Result<Self> {
         let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
         let norm = dot(&values, &values);
@@ -75,14 +75,14 @@ impl Direction {
 }
 
 impl PersonaVector {
-    /// The sum of vectors of one model, each times a number, at every layer, for the poolings that all of them have.
-    /// Where a row of one is absent, or was taken after the final norm, so is that of the sum. Rows that cancel are zeros,
-    /// which [`direction`](Self::direction) refuses.
+    /// The linear combination of vectors of one model at every layer, for the poolings that all of them have. A row
+    /// that is missing in one vector, or was taken after the final norm, is so in the result. Rows that cancel become
+    /// zeros, which [`direction`](Self::direction) refuses.
     ///
-    /// The result's counts are sums; its judge, its chat template and the like are kept where all agree.
+    /// The counts of the result are sums. Its judge, chat template and other provenance are kept if all vectors agree.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] without terms, [`Error::Unlike`] for vectors of different models or shapes or without a
+    /// [`Error::Setting`] without terms, [`Error::Unlike`] for vectors of different models or shapes or without a
     /// common pooling, [`Error::NoDirection`] for values outside the range of f32.
     pub fn combined(name: &str, terms: &[(f64, &Self)]) -> Result<Self> {
         let vectors: Vec<&Self> = terms.iter().map(|(_, vector)| *vector).collect();
@@ -91,11 +91,11 @@ impl PersonaVector {
         })
     }
 
-    /// The part that is orthogonal to all of `others`, layer by layer and pooling by pooling. A row that lies in their
-    /// span becomes zeros, which [`direction`](Self::direction) refuses.
+    /// The component that is orthogonal to all of `others`, for each layer and pooling. A row that lies in their span
+    /// becomes zeros, which [`direction`](Self::direction) refuses.
     ///
     /// # Errors
-    /// As [`combined`](Self::combined).
+    /// Those of [`combined`](Self::combined).
     pub fn orthogonal_to(&self, name: &str, others: &[&Self]) -> Result<Self> {
         let vectors: Vec<&Self> = [self].into_iter().chain(others.iter().copied()).collect();
         Self::rowwise(name, &vectors, |rows| {
@@ -103,17 +103,19 @@ impl PersonaVector {
         })
     }
 
-    /// The increment `u_l = v_l − v_{l−1}` at a layer (`u_0 = v_0`): what steering at every layer adds, so that the same
-    /// thing is not added many times. The increments up to a layer sum to the vector there.
+    /// The increment `u_l = v_l − v_{l−1}` at a layer (`u_0 = v_0`), `[d_model]`. Steering at every layer adds
+    /// increments, so that the same vector is not added many times. The increments up to a layer sum to the vector
+    /// there.
     ///
     /// # Errors
-    /// Those of [`direction_of`](Self::direction_of), about both layers, and [`Error::NoDirection`] when they are equal.
+    /// Those of [`direction_of`](Self::direction_of) for both layers, and [`Error::NoDirection`] if the two vectors are
+    /// equal.
     pub fn increment(&self, pooling: Pooling, layer: Layer) -> Result<Direction> {
         let here = self.direction_of(pooling, layer)?;
         let Some(below) = layer.index().checked_sub(1).map(Layer::hidden_state) else { return Ok(here) };
         let values = match self.direction_of(pooling, below) {
             Ok(below) => below.values,
-            // A row of zeros is no direction, but it can be subtracted.
+            // A row of zeros is not a direction, but it can be subtracted.
             Err(Error::Degenerate { .. }) => self.row(pooling, below).unwrap_or_default().to_vec(),
             Err(error) => return Err(error),
         };
@@ -126,7 +128,7 @@ impl PersonaVector {
 
     fn rowwise(name: &str, vectors: &[&Self], row: impl Fn(&[&[f32]]) -> Vec<f64>) -> Result<Self> {
         let Some((first, others)) = vectors.split_first() else {
-            return Err(Error::BadSetting { reason: "there is no vector to combine".to_owned() });
+            return Err(SettingError::NoVectors.into());
         };
         for other in others {
             first.same_model(other)?;
@@ -135,20 +137,20 @@ impl PersonaVector {
         for pooling in Pooling::ALL {
             let all: Option<Vec<&LayerRows>> = vectors.iter().map(|vector| vector.table(pooling)).collect();
             let Some(all) = all else { continue };
-            let mut values = Vec::with_capacity(all[0].values.len());
+            let mut values = Vec::with_capacity(all[0].layers() * all[0].d_model());
             let mut marks = BTreeMap::new();
             for layer in (0..all[0].layers()).map(Layer::hidden_state) {
                 let mark = |mark| all.iter().any(|table| table.mark(layer) == Some(mark)).then_some(mark);
                 let mark = mark(RowMark::Absent).or_else(|| mark(RowMark::AfterFinalNorm));
                 marks.extend(mark.map(|mark| (layer, mark)));
                 let rows: Option<Vec<&[f32]>> = all.iter().map(|table| table.get(layer)).collect();
-                let result = rows.map_or_else(|| vec![0.0; all[0].d_model], |rows| row(&rows));
+                let result = rows.map_or_else(|| vec![0.0; all[0].d_model()], |rows| row(&rows));
                 values.extend(result.into_iter().map(|value| value as f32));
-                if values.iter().rev().take(all[0].d_model).any(|value| !value.is_finite()) {
+                if values.iter().rev().take(all[0].d_model()).any(|value| !value.is_finite()) {
                     return Err(Error::NoDirection { operation: "combining vectors", layer });
                 }
             }
-            let table = LayerRows::new(values, all[0].d_model).and_then(|table| table.with_marks(marks));
+            let table = LayerRows::of_rows(values, all[0].d_model()).and_then(|table| table.with_marks(marks));
             tables.extend(table.map(|table| (pooling, table)));
         }
         if tables.is_empty() {
@@ -174,7 +176,7 @@ impl PersonaVector {
         }
     }
 
-    fn shared_provenance(&self, name: &str, others: &[&Self]) -> crate::Provenance {
+    fn shared_provenance(&self, name: &str, others: &[&Self]) -> crate::vector::Provenance {
         let mut shared = self.provenance.clone();
         for other in others.iter().map(|other| &other.provenance) {
             fn keep<T: PartialEq>(kept: &mut Option<T>, other: &Option<T>) {
@@ -208,7 +210,7 @@ impl PersonaVector {
         shared
     }
 
-    /// The mean over the vectors that know their residual's norms.
+    /// The mean residual norms over the vectors that have them, `[layers]`.
     fn mean_norms(&self, others: &[&Self]) -> Option<Vec<f32>> {
         let known: Vec<&Vec<f32>> = [self]
             .into_iter()
@@ -221,60 +223,58 @@ impl PersonaVector {
     }
 }
 
-/// The dot products between named rows of one width.
-///
-/// # Errors
-/// [`Error::Unlike`] for rows of different widths.
-pub fn gram(rows: &[(&str, &[f32])]) -> Result<Matrix> {
-    between(rows, |a, b| Some(dot(a, b)))
+/// The dot products between rows of `[rows, d_model]`: `[rows, rows]`.
+pub fn gram(rows: ArrayView2<'_, f32>) -> Array2<f64> {
+    between(rows, |a, b| Some(dot_of(a, b)))
 }
 
-/// The cosines between named rows of one width. There is none with a row of zeros.
+/// The cosines between rows of `[rows, d_model]`: `[rows, rows]`. NaN for a row of zeros.
 ///
-/// # Errors
-/// [`Error::Unlike`] for rows of different widths.
-pub fn cosines(rows: &[(&str, &[f32])]) -> Result<Matrix> {
+/// ```
+/// use ndarray::array;
+/// let cosines = pv_vectors::algebra::cosines(array![[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]].view());
+/// assert!((cosines[[0, 1]] - 0.5f64.sqrt()).abs() < 1e-12);
+/// assert!(cosines[[0, 2]].is_nan());
+/// ```
+pub fn cosines(rows: ArrayView2<'_, f32>) -> Array2<f64> {
     between(rows, cosine_of)
 }
 
-/// The cosines between traits at a layer.
+/// The cosines between traits at a layer, `[traits, traits]`.
 ///
 /// # Errors
-/// As [`PersonaVector::direction_of`], and [`Error::Unlike`] for vectors of different widths.
-pub fn trait_cosines(vectors: &[&PersonaVector], pooling: Pooling, layer: Layer) -> Result<Matrix> {
-    let rows = vectors.iter().map(|vector| vector.direction_of(pooling, layer)).collect::<Result<Vec<_>>>()?;
-    let named = vectors.iter().zip(&rows).map(|(vector, row)| (name_of(vector), row.values.as_slice()));
-    cosines(&named.collect::<Vec<_>>())
+/// Those of [`PersonaVector::direction_of`], and [`Error::Unlike`] for vectors of different widths.
+pub fn trait_cosines(vectors: &[&PersonaVector], pooling: Pooling, layer: Layer) -> Result<Array2<f64>> {
+    Ok(cosines(directions(vectors, pooling, layer)?.view()))
 }
 
-/// The dot products between traits at a layer.
+/// The dot products between traits at a layer, `[traits, traits]`.
 ///
 /// # Errors
-/// As [`trait_cosines`].
-pub fn trait_gram(vectors: &[&PersonaVector], pooling: Pooling, layer: Layer) -> Result<Matrix> {
-    let rows = vectors.iter().map(|vector| vector.direction_of(pooling, layer)).collect::<Result<Vec<_>>>()?;
-    let named = vectors.iter().zip(&rows).map(|(vector, row)| (name_of(vector), row.values.as_slice()));
-    gram(&named.collect::<Vec<_>>())
+/// Those of [`trait_cosines`].
+pub fn trait_gram(vectors: &[&PersonaVector], pooling: Pooling, layer: Layer) -> Result<Array2<f64>> {
+    Ok(gram(directions(vectors, pooling, layer)?.view()))
 }
 
-/// The cosines between the layers of one trait: `[layers, layers]`, without values where a row is absent, zero or taken
-/// after the final norm.
+/// The cosines between the layers of one trait, `[layers, layers]`. NaN for a row that is missing, zero or taken after
+/// the final norm.
 ///
 /// # Errors
 /// [`Error::NoSuchPooling`].
-pub fn layer_cosines(vector: &PersonaVector, pooling: Pooling) -> Result<Matrix> {
+pub fn layer_cosines(vector: &PersonaVector, pooling: Pooling) -> Result<Array2<f64>> {
     has_pooling(vector, pooling)?;
-    let row = |layer: usize| vector.row(pooling, Layer::hidden_state(layer));
-    let names: Vec<String> = (0..vector.shape().0).map(|layer| layer.to_string()).collect();
-    Ok(Matrix::new(names.clone(), names, |a, b| cosine_of(row(a)?, row(b)?)))
+    let row = |layer: usize| vector.row(pooling, Layer::hidden_state(layer)).map(ArrayView1::from);
+    let (layers, _) = vector.shape();
+    let cosine = |(a, b): (usize, usize)| cosine_of(row(a)?, row(b)?);
+    Ok(Array2::from_shape_fn((layers, layers), |at| cosine(at).unwrap_or(f64::NAN)))
 }
 
-/// The cosine of every two traits at every layer: one row per layer, one column per pair, `first · second`. There are no
-/// values where a row is absent, zero or taken after the final norm.
+/// The cosines between traits at every layer, `[layers, traits, traits]`. NaN for a row that is missing, zero or taken
+/// after the final norm.
 ///
 /// # Errors
 /// [`Error::NoSuchPooling`], and [`Error::Unlike`] for vectors of different shapes.
-pub fn trait_cosines_by_layer(vectors: &[&PersonaVector], pooling: Pooling) -> Result<Matrix> {
+pub fn trait_cosines_by_layer(vectors: &[&PersonaVector], pooling: Pooling) -> Result<Array3<f64>> {
     for vector in vectors {
         has_pooling(vector, pooling)?;
         if vector.shape() != vectors[0].shape() {
@@ -282,13 +282,27 @@ pub fn trait_cosines_by_layer(vectors: &[&PersonaVector], pooling: Pooling) -> R
             return Err(Error::Unlike { what: "shape", left: shape(vectors[0]), right: shape(vector) });
         }
     }
-    let pairs: Vec<_> = (0..vectors.len()).flat_map(|a| (a + 1..vectors.len()).map(move |b| (a, b))).collect();
-    let columns = pairs.iter().map(|(a, b)| format!("{} · {}", name_of(vectors[*a]), name_of(vectors[*b]))).collect();
     let layers = vectors.first().map_or(0, |vector| vector.shape().0);
-    Ok(Matrix::new((0..layers).map(|layer| layer.to_string()).collect(), columns, |layer, pair| {
-        let row = |vector: usize| vectors[vector].row(pooling, Layer::hidden_state(layer));
-        cosine_of(row(pairs[pair].0)?, row(pairs[pair].1)?)
-    }))
+    let cosine = |(layer, a, b): (usize, usize, usize)| {
+        let row = |vector: usize| vectors[vector].row(pooling, Layer::hidden_state(layer)).map(ArrayView1::from);
+        cosine_of(row(a)?, row(b)?)
+    };
+    Ok(Array3::from_shape_fn((layers, vectors.len(), vectors.len()), |at| cosine(at).unwrap_or(f64::NAN)))
+}
+
+/// The vectors at a layer, `[traits, d_model]`.
+fn directions(vectors: &[&PersonaVector], pooling: Pooling, layer: Layer) -> Result<Array2<f32>> {
+    let rows = vectors.iter().map(|vector| vector.direction_of(pooling, layer)).collect::<Result<Vec<_>>>()?;
+    let width = rows.first().map_or(0, |row| row.values.len());
+    let mut table = Array2::zeros((rows.len(), width));
+    for (mut row, Direction { values, .. }) in table.outer_iter_mut().zip(&rows) {
+        if values.len() != width {
+            let (left, right) = (width.to_string(), values.len().to_string());
+            return Err(Error::Unlike { what: "width", left, right });
+        }
+        row.assign(&ArrayView1::from(values.as_slice()));
+    }
+    Ok(table)
 }
 
 fn has_pooling(vector: &PersonaVector, pooling: Pooling) -> Result<()> {
@@ -300,19 +314,23 @@ fn name_of(vector: &PersonaVector) -> &str {
     &vector.provenance.trait_name
 }
 
-fn between(rows: &[(&str, &[f32])], value: impl Fn(&[f32], &[f32]) -> Option<f64>) -> Result<Matrix> {
-    let width = |row: &[f32]| row.len().to_string();
-    if let Some((_, other)) = rows.iter().find(|(_, row)| row.len() != rows[0].1.len()) {
-        return Err(Error::Unlike { what: "width", left: width(rows[0].1), right: width(other) });
-    }
-    let names: Vec<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
-    Ok(Matrix::new(names.clone(), names, |a, b| value(rows[a].1, rows[b].1)))
+fn between(
+    rows: ArrayView2<'_, f32>,
+    value: impl Fn(ArrayView1<'_, f32>, ArrayView1<'_, f32>) -> Option<f64>,
+) -> Array2<f64> {
+    let n = rows.nrows();
+    Array2::from_shape_fn((n, n), |(a, b)| value(rows.row(a), rows.row(b)).unwrap_or(f64::NAN))
 }
 
-fn cosine_of(a: &[f32], b: &[f32]) -> Option<f64> {
-    let norms = (dot(a, a) * dot(b, b)).sqrt();
-    // Rounding must not make a cosine of more than one.
-    (norms > 0.0).then(|| (dot(a, b) / norms).clamp(-1.0, 1.0))
+/// A dot product accumulated in f64.
+fn dot_of(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+fn cosine_of(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> Option<f64> {
+    let norms = (dot_of(a, a) * dot_of(b, b)).sqrt();
+    // Rounding must not produce a cosine above one.
+    (norms > 0.0).then(|| (dot_of(a, b) / norms).clamp(-1.0, 1.0))
 }
 
 fn sum(terms: &[(f64, &[f32])]) -> Vec<f64> {
@@ -320,7 +338,7 @@ fn sum(terms: &[(f64, &[f32])]) -> Vec<f64> {
     (0..width).map(|i| terms.iter().map(|(factor, row)| factor * f64::from(row[i])).sum()).collect()
 }
 
-/// An orthonormal basis of what the rows span.
+/// An orthonormal basis of the span of the rows.
 fn basis<'a>(rows: impl Iterator<Item = &'a [f32]>) -> Vec<Vec<f64>> {
     let mut basis: Vec<Vec<f64>> = Vec::new();
     for row in rows {
@@ -333,12 +351,12 @@ fn basis<'a>(rows: impl Iterator<Item = &'a [f32]>) -> Vec<Vec<f64>> {
     basis
 }
 
-/// What of a row is orthogonal to an orthonormal basis; `None` when that is nothing but rounding.
+/// The component of a row that is orthogonal to an orthonormal basis; `None` if only rounding remains.
 fn rest(row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut rest: Vec<f64> = row.iter().copied().map(f64::from).collect();
     let norm = |row: &[f64]| row.iter().map(|value| value * value).sum::<f64>().sqrt();
     let before = norm(&rest);
-    // Twice, since what the first round leaves along the basis is large beside a small rest.
+    // Twice: what the first round leaves along the basis may be large compared with a small remainder.
     for _ in 0..2 {
         for unit in basis {
             let along: f64 = rest.iter().zip(unit).map(|(a, b)| a * b).sum();

@@ -1,42 +1,44 @@
-//! Directions to hold the mean difference against: the first principal component of the pairs' differences, and a linear
-//! probe.
+//! Directions to compare with the mean difference: the first principal component of the pairs' differences, and a
+//! linear probe.
 
 mod logistic;
 
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 use rayon::prelude::*;
 
-use crate::activations::{Units, alike};
-use crate::{Activations, Error, Result, UnitDirection};
+use crate::activations::{Activations, Units, alike};
+use crate::error::SettingError;
+use crate::{Error, Result, UnitDirection};
 
-/// How many columns one task multiplies.
+/// The number of columns that one task multiplies.
 const BLOCK: usize = 64;
 
-/// What the spread of the pairs' differences is measured from.
+/// The point from which the spread of the pairs' differences is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Centring {
-    /// The origin, as if each pair stood there in both orders: the difference that all pairs share counts as spread, so
+    /// The origin, as if each pair existed in both orders: the difference that all pairs share counts as spread, so
     /// that the component can be the mean difference.
     #[default]
     Origin,
-    /// The mean difference: how the pairs differ from each other, whatever they share.
+    /// The mean difference: how the pairs differ from each other, without what they share.
     Mean,
 }
 
-/// The first principal component of pairs' differences.
+/// The first principal component of the pairs' differences.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct PrincipalComponent {
-    /// The component, on the side of the mean difference.
+    /// The component, with the sign of the mean difference.
     pub direction: UnitDirection,
-    /// The part of the spread that lies along it, between 0 and 1.
+    /// The fraction of the spread along the component, between 0 and 1.
     pub explained: f64,
 }
 
 /// The first principal component of the differences between paired rollouts: row `i` of `pos` minus row `i` of `neg`.
-/// Takes time of the order of the cube of the lesser of pairs and width.
+/// The time grows with the cube of the smaller of the number of pairs and the width.
 ///
 /// # Errors
-/// [`Error::Unlike`] for activations that do not go together, also in number, and [`Error::NoDirection`] when all
+/// [`Error::Unlike`] for activations of different layers, widths or numbers of rows, and [`Error::NoDirection`] if all
 /// differences are zero (or equal, with [`Centring::Mean`]).
 pub fn principal_component(
     pos: &Activations<'_>,
@@ -52,14 +54,14 @@ pub fn principal_component(
     let none = Error::NoDirection { operation, layer: pos.layer() };
     // One column per pair.
     let pairs = pos.rows().zip(neg.rows());
-    let values = pairs.flat_map(|(p, n)| p.iter().zip(n).map(|(p, n)| f64::from(*p) - f64::from(*n)));
+    let values = pairs.flat_map(|(p, n)| p.into_iter().zip(n).map(|(p, n)| f64::from(*p) - f64::from(*n)));
     let mut differences = DMatrix::from_iterator(pos.d_model(), pos.len(), values);
     let mean = differences.column_mean();
     let size = differences.amax();
     if centring == Centring::Mean {
         differences.column_iter_mut().for_each(|mut column| column -= &mean);
     }
-    // What centring leaves of equal differences is rounding.
+    // Centring equal differences leaves only rounding.
     if differences.amax() <= size * 1e-12 {
         return Err(none);
     }
@@ -75,24 +77,24 @@ pub fn principal_component(
     Ok(PrincipalComponent { direction, explained: (greatest / spread).clamp(0.0, 1.0) })
 }
 
-/// How strongly a probe is held back from fitting its data: the smaller, the more. The unit is part of the type.
+/// The regularisation of a probe: smaller values regularise more. The unit is part of the type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Regularisation {
-    /// scikit-learn's `C` on the activations as they are: the probe minimises `‖w‖²/2 + C·Σ log(1 + exp(−y·(w·a + b)))`.
+    /// scikit-learn's `C` on the raw activations: the probe minimises `‖w‖²/2 + C·Σ log(1 + exp(−y·(w·a + b)))`.
     C(f64),
-    /// The same on activations divided by their root mean square distance from their mean. Means the same at every layer
-    /// and in every model.
+    /// The same on activations divided by their root mean square distance from their mean. It has the same meaning at
+    /// every layer and in every model.
     RelativeC(f64),
 }
 
-/// How a probe is fitted.
+/// Options for fitting a probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProbeOptions {
-    /// How strongly it is held back.
+    /// The regularisation.
     pub regularisation: Regularisation,
-    /// How many parts of the questions are left out in turn to measure its accuracy.
+    /// The number of folds for measuring the accuracy.
     pub folds: usize,
-    /// The seed by which questions are dealt into folds.
+    /// The seed of the assignment of questions to folds.
     pub seed: u64,
 }
 
@@ -103,36 +105,37 @@ impl Default for ProbeOptions {
     }
 }
 
-/// A linear probe: logistic regression with an L2 penalty on its weights, none on its intercept.
+/// A linear probe: logistic regression with an L2 penalty on its weights, but not on its intercept.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Probe {
-    /// The weights' direction, toward `pos`.
+    /// The direction of the weights, toward `pos`.
     pub direction: UnitDirection,
-    /// The weights' length.
+    /// The norm of the weights.
     pub weight: f64,
     /// The intercept.
     pub intercept: f64,
-    /// The part of rollouts that probes fitted without their folds put on the right side.
+    /// The fraction of rollouts that are classified correctly by probes fitted without their folds.
     pub held_out_accuracy: f64,
     /// The ROC-AUC of those probes' logits.
     pub held_out_auc: f64,
-    /// The accuracy of always naming the larger side.
+    /// The accuracy of always predicting the larger side.
     pub baseline: f64,
 }
 
 impl Probe {
-    /// The log odds that an activation is one of `pos`; `None` when its width is another.
+    /// The log odds that an activation, `[d_model]`, belongs to `pos`; `None` if the widths differ.
     pub fn logit(&self, activation: &[f32]) -> Option<f64> {
         Some(self.direction.projection(activation)? * self.weight + self.intercept)
     }
 }
 
-/// Fits a linear probe that tells `pos` from `neg`, and measures it fold by fold, with whole questions left out where
-/// they are known. Takes time of the order of rows × the square of the lesser of rows and width, in every fold.
+/// Fits a linear probe that separates `pos` from `neg`, and measures it fold by fold. Whole questions are held out if
+/// they are known. The time per fold grows with rows × the square of the smaller of the number of rows and the width.
 ///
 /// # Errors
-/// [`Error::Unlike`] for activations that do not go together, [`Error::TooFewUnits`] for too few questions,
-/// [`Error::BadSetting`], [`Error::NotConverged`], and [`Error::NoDirection`] for activations that are all equal.
+/// [`Error::Unlike`] for activations of different layers or widths, [`Error::TooFewUnits`] for too few questions,
+/// [`Error::Setting`], [`Error::NotConverged`], and [`Error::NoDirection`] if all activations are equal.
 pub fn probe(pos: &Activations<'_>, neg: &Activations<'_>, options: &ProbeOptions) -> Result<Probe> {
     let units = Units::new(pos, neg)?;
     let parts = units.folds(options.folds, options.seed, "the probe")?;
@@ -140,7 +143,7 @@ pub fn probe(pos: &Activations<'_>, neg: &Activations<'_>, options: &ProbeOption
     let operation = "the probe";
     let none = Error::NoDirection { operation, layer: pos.layer() };
 
-    // One column per row, around their mean and of size one: the intercept takes up any shift, and the penalty the scale.
+    // One column per row, centred and scaled: the intercept absorbs any shift, and the penalty the scale.
     let rows = pos.rows().chain(neg.rows());
     let mut columns = DMatrix::from_iterator(pos.d_model(), part.len(), rows.flatten().map(|value| f64::from(*value)));
     let mean = columns.column_mean();
@@ -150,15 +153,15 @@ pub fn probe(pos: &Activations<'_>, neg: &Activations<'_>, options: &ProbeOption
         return Err(none);
     }
     columns /= scale;
-    let c = match options.regularisation {
-        Regularisation::C(c) => c * scale * scale,
-        Regularisation::RelativeC(c) => c,
+    let (given, c) = match options.regularisation {
+        Regularisation::C(c) => (c, c * scale * scale),
+        Regularisation::RelativeC(c) => (c, c),
     };
     if !(c > 0.0 && c.is_finite()) {
-        return Err(Error::BadSetting { reason: format!("{:?} is not a positive number", options.regularisation) });
+        return Err(SettingError::Regularisation { c: given }.into());
     }
 
-    // The weights lie in the span of the rows: with fewer rows than dimensions, coordinates in that span are fewer.
+    // The weights are in the span of the rows: with fewer rows than dimensions, it has fewer coordinates.
     let span = (columns.ncols() < columns.nrows()).then(|| span(&columns, operation)).transpose()?;
     let coordinates = match &span {
         Some(span) => columns.tr_mul(span),
@@ -191,12 +194,12 @@ pub fn probe(pos: &Activations<'_>, neg: &Activations<'_>, options: &ProbeOption
         weight: weights.norm(),
         intercept: fit.intercept - mean.dot(&weights),
         held_out_accuracy: right as f64 / part.len() as f64,
-        held_out_auc: crate::roc_auc(&side(true), &side(false)).unwrap_or(f64::NAN),
+        held_out_auc: pv_statistics::separation::roc_auc(&side(true), &side(false)).unwrap_or(f64::NAN),
         baseline: pos.len().max(neg.len()) as f64 / part.len() as f64,
     })
 }
 
-/// An orthonormal basis of what the columns span, as columns.
+/// An orthonormal basis of the span of the columns, as columns.
 fn span(columns: &DMatrix<f64>, what: &'static str) -> Result<DMatrix<f64>> {
     let (values, vectors) = eigen(gram(columns), what)?;
     let least = values.max() * 1e-12;
@@ -215,11 +218,11 @@ fn eigen(matrix: DMatrix<f64>, what: &'static str) -> Result<(DVector<f64>, DMat
     eigen.map(|eigen| (eigen.eigenvalues, eigen.eigenvectors)).ok_or(Error::NotConverged { what, iterations })
 }
 
-/// The products of all columns with each other.
+/// The dot products between all columns, `[columns, columns]`.
 fn gram(columns: &DMatrix<f64>) -> DMatrix<f64> {
     let n = columns.ncols();
     let starts: Vec<usize> = (0..n).step_by(BLOCK).collect();
-    // The lower triangle; the upper one is the same.
+    // The lower triangle; the upper one is equal.
     let below = |start: &usize| {
         let width = BLOCK.min(n - start);
         columns.columns(*start, n - start).tr_mul(&columns.columns(*start, width))

@@ -4,22 +4,26 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
 use pv_hooks::{Capture, Layer, NoHook, Recorder};
-use pv_judge::InstructionPair;
-use pv_model::{
-    Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Message, RenderOptions, Request, Sequence,
-};
+use pv_judge::traits::Polarity;
+use pv_judge::{InstructionPair, TraitSpec};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::generate::{Event, Generation};
+use pv_model::{CausalLm, GenerateOptions, Message, RenderOptions, Request};
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::{difference, read_sequences};
+use crate::error::ContrastError;
+pub use crate::progress::Progress;
+use crate::rollout::{check_questions, difference, read_sequences};
 use crate::vector::{PersonaVector, Pooling, Provenance};
 use crate::{Error, Result};
 
-/// What a direction is extracted from: every question is asked under every instruction.
+/// The input of an extraction: every question is asked under every instruction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contrast {
     /// The trait's name.
     pub name: String,
-    /// The pairs of instructions.
+    /// The instruction pairs.
     pub instruction: Vec<InstructionPair>,
     /// The questions.
     pub questions: Vec<String>,
@@ -28,82 +32,71 @@ pub struct Contrast {
     pub render: RenderOptions,
 }
 
-/// What an extraction reports while it goes on.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Progress {
-    /// Answers are being generated.
-    Answering {
-        /// How many have ended.
-        done: usize,
-        /// How many there will be.
-        total: usize,
-    },
-    /// Answers are being judged.
-    Judging {
-        /// How many verdicts there are.
-        done: usize,
-        /// How many there will be.
-        total: usize,
-    },
-    /// Answers are being read for their activations.
-    Reading {
-        /// How many have been read.
-        done: usize,
-        /// How many there are.
-        total: usize,
-    },
-}
-
-/// An answer and what it was asked.
+/// An answer, with its question and instruction.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ContrastAnswer {
     /// Whether the eliciting instruction was given.
     pub eliciting: bool,
-    /// Which pair of instructions.
+    /// The index of the instruction pair.
     pub pair: usize,
-    /// Which question.
+    /// The index of the question.
     pub question: usize,
     /// The answer.
     pub generation: Generation,
 }
 
-/// The vector of a contrast, and the answers behind it.
+/// The vector of a contrast, with its answers.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Extraction {
     /// The mean differences at every layer, for every [`Pooling`].
     pub vector: PersonaVector,
-    /// Every answer, the eliciting and the suppressing one of a question and pair side by side.
+    /// Every answer; the eliciting and the suppressing one of a question and pair are adjacent.
     pub answers: Vec<ContrastAnswer>,
 }
 
 impl Contrast {
+    /// A trait's instruction pairs and extraction questions.
+    ///
+    /// # Errors
+    /// [`Error::BadContrast`] for a trait without instruction pairs or without questions.
+    pub fn of(spec: &TraitSpec) -> Result<Self> {
+        let prompt = |pair, polarity| spec.system_prompt(pair, polarity);
+        let pairs = (0..spec.instruction.len()).filter_map(|pair| {
+            Some(InstructionPair { pos: prompt(pair, Polarity::Pos)?, neg: prompt(pair, Polarity::Neg)? })
+        });
+        let contrast = Self {
+            name: spec.name.clone(),
+            instruction: pairs.collect(),
+            questions: spec.extraction.clone(),
+            render: RenderOptions::default(),
+        };
+        contrast.check()?;
+        Ok(contrast)
+    }
+
     fn check(&self) -> Result<()> {
-        let bad = |reason: &str| Err(Error::BadContrast { reason: reason.to_owned() });
         if self.instruction.is_empty() {
-            return bad("there is no pair of instructions");
+            return Err(ContrastError::NoPairs.into());
         }
-        if self.questions.is_empty() {
-            return bad("there is no question");
-        }
-        if self.questions.iter().any(|question| question.trim().is_empty()) {
-            return bad("a question is empty");
-        }
+        check_questions(&self.questions)?;
         if let Some(pair) = self.instruction.iter().position(|pair| pair.pos == pair.neg) {
-            return bad(&format!("both instructions of pair {pair} are the same"));
+            return Err(ContrastError::SameInstructions { pair }.into());
         }
         Ok(())
     }
 
-    /// Extracts the direction: one answer per question, pair and polarity, all of them kept; the answers' activations
-    /// are read in a second pass, in f32 sums on the device and f64 means over answers (method: paper, section 2).
+    /// Extracts the direction from one answer per question, pair and polarity, all of which are kept. The answers'
+    /// activations are recorded in a second pass, with f32 sums on the device and f64 means over answers (method:
+    /// paper, section 2).
     ///
     /// Answer `i` (in the order of [`Extraction::answers`]) is sampled with the seed `seed + i`. Empty answers have no
-    /// activations and are left out of the means.
+    /// activations and do not enter the means.
     ///
     /// # Errors
-    /// An incomplete contrast, a model without chat template, a template that refuses system prompts, or a side without
-    /// any answer to average over.
+    /// An incomplete contrast, a model without chat template, a template that refuses system prompts, or a side with no
+    /// answer to average over.
     pub fn extract(
         &self,
         model: &CausalLm,
@@ -175,11 +168,11 @@ impl Contrast {
     }
 }
 
-/// The residual at the last token of each prompt at a layer, `[prompts, d_model]`: what is known of an answer before its
-/// first token is sampled. The prompts are read in one batch, and no layer above is computed.
+/// The residual at the last token of each prompt at a layer, `[prompts, d_model]`: the state before the first token of
+/// the answer is sampled. The prompts are read in one batch, and no layer above is computed.
 ///
 /// # Errors
-/// Prompts without tokens, or a layer that the model lacks.
+/// Prompts without tokens, or a layer outside the model.
 pub fn prompt_last(model: &CausalLm, prompts: &[&[u32]], layer: Layer) -> Result<Tensor<2>> {
     let batch = Batch::prompts(prompts, (0..prompts.len()).map(|i| vec![i]).collect())?;
     let mut recorder = Recorder::new(layer, [Capture::PromptLast]);
@@ -192,7 +185,7 @@ pub fn prompt_last(model: &CausalLm, prompts: &[&[u32]], layer: Layer) -> Result
 /// batch, and no layer above is computed.
 ///
 /// # Errors
-/// Sequences without response tokens, or a layer that the model lacks.
+/// Sequences without response tokens, or a layer outside the model.
 pub fn response_mean(model: &CausalLm, sequences: &[Sequence<'_>], layer: Layer) -> Result<Tensor<2>> {
     let mut recorder = Recorder::new(layer, [Capture::ResponseMean]);
     let options = ForwardOptions { stop_at: Some(layer), ..ForwardOptions::default() };

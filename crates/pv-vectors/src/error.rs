@@ -1,8 +1,18 @@
-//! What can go wrong between prompts and a vector in a file.
+//! The errors of this crate.
 
 use std::path::PathBuf;
 
 use pv_hooks::Layer;
+
+use crate::filter::FilterError;
+
+mod faults;
+mod rollouts_file;
+mod run_part;
+
+pub use faults::{ActivationsError, ContrastError, ImportError, ItemError, SettingError, TablesError, VectorFileError};
+pub use rollouts_file::RolloutsFileError;
+pub use run_part::RunPart;
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,76 +24,89 @@ pub enum Error {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] pv_data::FileError),
-    /// A run's folder: in use, of another run, or damaged.
+    /// A run's folder is in use, belongs to another run, or is damaged.
     #[error(transparent)]
     Run(#[from] pv_data::RunError),
-    /// A file is not a persona vector's.
-    #[error("{} is not a persona vector's file: {reason}", path.display())]
+    /// A table cannot be written as CSV.
+    #[error(transparent)]
+    Csv(#[from] pv_data::tables::TableError),
+    /// A file is not a persona vector's file.
+    #[error("{} is not a persona vector's file", path.display())]
     NotAVector {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// The fault.
+        source: VectorFileError,
     },
-    /// Another tool's file is damaged, or is not what it was taken for.
-    #[error("cannot import {}: {reason}", path.display())]
+    /// Another tool's file is damaged, or not of the expected format.
+    #[error("cannot import {}", path.display())]
     Import {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
+        /// The fault.
+        source: ImportError,
     },
-    /// A pickle asks for a function or class that tensors do not need. Nothing of it was run.
-    #[error("{} is refused: its pickle asks for {name}, which no tensor needs", path.display())]
+    /// No file to import.
+    #[error("no file to import was given")]
+    NoFiles,
+    /// A pickle requests a function or class that tensors do not need. Nothing of it was executed.
+    #[error("{} is refused: its pickle requests {name}, which no tensor needs", path.display())]
     PickleGlobal {
         /// The file.
         path: PathBuf,
-        /// The module and name that the pickle asks for.
+        /// The module and name of the function or class.
         name: String,
     },
-    /// A pickle uses an instruction that tensors do not need. Nothing of it was run.
+    /// A pickle uses an instruction that tensors do not need. Nothing of it was executed.
     #[error("{} is refused: its pickle uses the opcode {opcode} at byte {at}, which no tensor needs", path.display())]
     PickleOpcode {
         /// The file.
         path: PathBuf,
-        /// The opcode's name, or its value where it has none.
+        /// The opcode's name, or its value if it has none.
         opcode: String,
-        /// Where it stands in the pickle.
+        /// Its position in the pickle, in bytes.
         at: usize,
     },
     /// A file in the format of torch before 1.6.
     #[error(
-        "{} is in torch's old format, which is not a zip archive; re-save it in Python:          torch.save(torch.load(path, map_location=\"cpu\", weights_only=True), path)",
+        "{} is in torch's old format, which is not a zip archive; save it again in Python: torch.save(torch.load(path, map_location=\"cpu\", weights_only=True), path)",
         path.display()
     )]
     OldTorchFile {
         /// The file.
         path: PathBuf,
     },
-    /// A file that may be of several formats.
-    #[error("{} {what}; say which format it is: {candidates}", path.display())]
+    /// A file whose content fits several formats.
+    #[error(
+        "{} contains a tensor of shape {shape:?}, and its name does not state what that is; give its format: {candidates}",
+        path.display()
+    )]
     AmbiguousFormat {
         /// The file.
         path: PathBuf,
-        /// What it looks like.
-        what: String,
-        /// The formats that it may be.
+        /// The shape of its tensor.
+        shape: Vec<usize>,
+        /// The formats that fit.
         candidates: &'static str,
     },
-    /// A layer that a control vector's file cannot hold.
-    #[error("a control vector's file cannot hold {layer}: its first direction acts after block 1, at layer 2")]
+    /// A layer that a control vector's file cannot represent.
+    #[error("a control vector's file cannot contain {layer}: its first direction acts after block 1, at layer 2")]
     ControlVectorLayer {
-        /// What was to be written.
+        /// The layer to be written.
         layer: Layer,
     },
-    /// None of a vector's rows has a place in a control vector's file.
-    #[error("the vector {trait_name:?} has no row from layer 2 up that steers, so a control vector would hold nothing")]
+    /// No row of a vector can be written to a control vector's file.
+    #[error(
+        "the vector {trait_name:?} has no row that can steer from layer 2 on, so that the control vector would be empty"
+    )]
     NothingToExport {
         /// The vector's trait.
         trait_name: String,
     },
     /// A vector belongs to another model.
-    #[error("the vector {trait_name:?} does not fit this model: its {what} is {vector}, the model's is {model}")]
+    #[error(
+        "the vector {trait_name:?} does not fit this model: its {what} is {vector}, but that of the model is {model}"
+    )]
     ModelMismatch {
         /// The vector's trait.
         trait_name: String,
@@ -99,164 +122,182 @@ pub enum Error {
     NoSuchLayer {
         /// The vector's trait.
         trait_name: String,
-        /// What was asked for.
+        /// The requested layer.
         layer: Layer,
         /// The last layer's index.
         last: usize,
     },
-    /// The file that a vector was imported from holds no row for a layer.
-    #[error("the vector {trait_name:?} has no row for {layer}: the file that it was imported from holds none")]
+    /// The layer at which a vector steers best is unknown.
+    #[error("the best layer of the vector {trait_name:?} is not known; determine it with a sweep, or give a layer")]
+    NoBestLayer {
+        /// The vector's trait.
+        trait_name: String,
+    },
+    /// The file that a vector was imported from has no row for a layer.
+    #[error("the vector {trait_name:?} has no row for {layer}: the file that it was imported from contains none")]
     AbsentLayer {
         /// The vector's trait.
         trait_name: String,
-        /// What was asked for.
+        /// The requested layer.
         layer: Layer,
     },
     /// A row that is not a difference of residuals.
     #[error(
-        "the vector {trait_name:?} cannot steer at {layer}: its row there was taken after the final norm, steering acts before it"
+        "the vector {trait_name:?} cannot steer at {layer}: its row there was taken after the final norm, but steering acts before it"
     )]
     AfterFinalNorm {
         /// The vector's trait.
         trait_name: String,
-        /// What was asked for.
+        /// The requested layer.
         layer: Layer,
     },
-    /// A vector was not pooled in this way.
-    #[error("the vector {trait_name:?} was not kept for {pooling}")]
+    /// A vector lacks a pooling.
+    #[error("the vector {trait_name:?} has no values for the pooling {pooling}")]
     NoSuchPooling {
         /// The vector's trait.
         trait_name: String,
-        /// What was asked for.
+        /// The requested pooling.
         pooling: &'static str,
     },
-    /// A contrast without pairs, without questions, or with texts that are empty.
-    #[error("the contrast is incomplete: {reason}")]
-    BadContrast {
-        /// What is missing.
-        reason: String,
-    },
-    /// One side of a contrast was left without an answer to average over.
+    /// A contrast without instruction pairs, without questions, or with empty texts.
+    #[error(transparent)]
+    BadContrast(#[from] ContrastError),
+    /// Tables that do not form a vector.
+    #[error(transparent)]
+    BadTables(#[from] TablesError),
+    /// One side of a contrast has no answer to average over.
     #[error("all {answers} answers under the {side} instructions are empty, so there is nothing to average over")]
     NoAnswers {
         /// `eliciting` or `suppressing`.
         side: &'static str,
-        /// How many answers there were.
+        /// The number of answers.
         answers: usize,
     },
-    /// A direction without length or with values that are not numbers.
-    #[error("the vector {trait_name:?} is zero or not finite at {layer}")]
+    /// A direction with length zero or with values that are not finite.
+    #[error("the vector {trait_name:?} has no direction at {layer}: its row is zero or not finite")]
     Degenerate {
         /// The vector's trait.
         trait_name: String,
-        /// Where.
+        /// The layer.
         layer: Layer,
     },
-    /// Two directions, vectors or sets of activations that do not go together.
-    #[error("{left} and {right} do not go together: they differ in {what}")]
+    /// Two directions, vectors or sets of activations that cannot be combined.
+    #[error("cannot combine {left} and {right}: they differ in {what}")]
     Unlike {
         /// What differs.
         what: &'static str,
-        /// The first one's value.
+        /// The value of the first.
         left: String,
-        /// The second one's value.
+        /// The value of the second.
         right: String,
     },
-    /// A calculation that leaves nothing to point along.
+    /// A result that has no direction.
     #[error("{operation} leaves no direction at {layer}: the result is zero or not finite")]
     NoDirection {
-        /// What was calculated.
+        /// The computation.
         operation: &'static str,
-        /// Where.
+        /// The layer.
         layer: Layer,
     },
-    /// Activations that are no table of finite numbers, or whose questions are not given for every row.
-    #[error("bad activations: {reason}")]
-    BadActivations {
-        /// What is wrong with them.
-        reason: String,
-    },
-    /// Too few questions (or rollouts, where no questions are known) to divide.
-    #[error(
-        "{what} needs both sides in every part that it divides the rollouts into, but there are {found} units only"
-    )]
+    /// Activations that are not a table of finite values, or without a question for every row.
+    #[error(transparent)]
+    BadActivations(#[from] ActivationsError),
+    /// Too few questions (or rollouts, if the questions are unknown) to split.
+    #[error("{what} divides the questions or rollouts into parts, each of which needs both sides; {found} are too few")]
     TooFewUnits {
-        /// What was to be calculated.
+        /// The computation.
         what: &'static str,
-        /// How many questions or rollouts there are.
+        /// The number of questions or rollouts.
         found: usize,
     },
-    /// A setting that makes no sense.
-    #[error("bad setting: {reason}")]
-    BadSetting {
-        /// What is wrong.
-        reason: String,
-    },
-    /// An iteration that ended without a solution.
+    /// An invalid setting.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// An iteration that did not converge.
     #[error("{what} did not converge in {iterations} iterations")]
     NotConverged {
-        /// What was being solved.
+        /// The problem to be solved.
         what: &'static str,
-        /// How many iterations were tried.
+        /// The number of iterations.
         iterations: usize,
     },
-    /// A text that cannot be read.
-    #[error("item {item} cannot be read: {reason}")]
+    /// An invalid text.
+    #[error("cannot read item {item}")]
     BadItem {
-        /// Which of the items.
+        /// The index of the item.
         item: usize,
-        /// What is wrong with it.
-        reason: String,
+        /// The fault.
+        source: ItemError,
     },
-    /// A filter kept too few rollouts to average over. `table` counts the reasons.
-    #[error("the filter keeps {found} {what} where {needed} are needed; {advice}")]
-    TooFewKept {
-        /// How many it keeps.
-        found: usize,
-        /// How many there must be.
-        needed: usize,
-        /// What is counted.
-        what: &'static str,
-        /// What to change.
-        advice: String,
-        /// How many rollouts were kept, and left out for each reason.
-        table: Box<crate::FilterTable>,
+    /// A filter has an invalid threshold, or keeps too few rollouts.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// Several judges have scored the rollouts by a rubric, and none was selected.
+    #[error("{} judges have scored by {rubric:?}: {}; select one", judges.len(), judges.join(", "))]
+    SeveralJudges {
+        /// The rubric's name.
+        rubric: String,
+        /// The judges.
+        judges: Vec<String>,
     },
-    /// Something was asked of a run that has not come so far.
-    #[error("the run in {} has {done} of {total} {what}", path.display())]
+    /// The selected judge has scored nothing.
+    #[error("{} contains no verdicts of {judge:?}", path.display())]
+    NoSuchJudge {
+        /// The judge.
+        judge: String,
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// An operation needs a run that has come further.
+    #[error("the run in {} has {done} of {total} {part}", path.display())]
     IncompleteRun {
         /// The folder.
         path: PathBuf,
-        /// What is missing.
-        what: String,
-        /// How many there are.
+        /// The incomplete part.
+        part: RunPart,
+        /// The number so far.
         done: usize,
-        /// How many there must be.
+        /// The number in all.
         total: usize,
     },
-    /// A file of another tool does not hold rollouts.
-    #[error("{}{} cannot be read as rollouts: {reason}", path.display(), line.map_or_else(String::new, |l| format!(", line {l},")))]
+    /// A file of another tool does not contain valid rollouts.
+    #[error("cannot read rollouts from {}{}", path.display(), line.map_or_else(String::new, |l| format!(", line {l}")))]
     BadRollouts {
         /// The file.
         path: PathBuf,
-        /// The line at which the record begins (in Parquet, the row), where it is about one.
+        /// The line at which the record begins (in Parquet, the row), if the fault is in one record.
         line: Option<u64>,
-        /// What is wrong.
-        reason: String,
+        /// The fault.
+        source: RolloutsFileError,
     },
-    /// A table that cannot be opened.
+    /// A table cannot be opened or is damaged.
     #[error(transparent)]
-    Table(pv_data::ConversationError),
-    /// The callback broke the run off.
+    Table(pv_data::conversations::ConversationError),
+    /// A statistic has invalid options or values.
+    #[error(transparent)]
+    Statistics(#[from] pv_statistics::Error),
+    /// The callback cancelled the run.
     #[error("the extraction was cancelled")]
     Cancelled,
-    /// The model, its files or its prompts.
+    /// An error about the model, its files or its prompts.
     #[error(transparent)]
     Model(#[from] pv_model::Error),
-    /// A trait, a rubric or a judge.
+    /// An error about a trait, a rubric or a judge.
     #[error(transparent)]
     Judge(#[from] pv_judge::Error),
-    /// A recording.
+    /// An error about a recording.
     #[error(transparent)]
     Hook(#[from] pv_hooks::HookError),
+}
+
+impl From<pv_model::tokenizer::TokenizerError> for Error {
+    fn from(error: pv_model::tokenizer::TokenizerError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<pv_model::chat::TemplateError> for Error {
+    fn from(error: pv_model::chat::TemplateError) -> Self {
+        Self::Model(error.into())
+    }
 }

@@ -1,30 +1,35 @@
-//! From a trait to its vector: rollouts, judging, filtering, averaging.
+//! From a trait to its vector: generate, judge, filter and average.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_hooks::Layer;
 use pv_judge::{Judge, Rubric, TraitSpec};
-use pv_model::{CausalLm, Message, Sequence};
+use pv_model::batch::Sequence;
+use pv_model::{CausalLm, Message};
 
-use crate::rollout::{difference, read_sequences};
+use crate::error::SettingError;
+use crate::filter::Kept;
+use crate::progress::Progress;
+use crate::projection::cosine;
+use crate::rollout::{Plan, Record, RolloutRun, difference, read_sequences};
 use crate::vector::{PersonaVector, Pooling};
-use crate::{Error, Filter, Kept, Plan, Progress, Record, Result, RolloutOptions, RolloutRun, cosine};
+use crate::{Filter, Result, RolloutOptions};
 
 /// The vector's file in a run's folder.
 const VECTOR: &str = "vector.safetensors";
 const NEUTRAL: &str = "neutral_vector.safetensors";
 
-/// How a vector is extracted.
+/// Options of an extraction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExtractOptions {
-    /// How rollouts are generated.
+    /// The options of the rollouts.
     pub rollouts: RolloutOptions,
-    /// Which of them are kept.
+    /// The filter of the rollouts.
     pub filter: Filter,
-    /// What coherence is judged by.
+    /// The rubric for coherence.
     pub coherence: Rubric,
-    /// Whether the kept answers are read again without the instructions that led to them; see [`NeutralReading`].
+    /// Whether the kept answers are read again without their instructions; see [`NeutralReading`].
     pub neutral: bool,
 }
 
@@ -39,23 +44,24 @@ impl Default for ExtractOptions {
     }
 }
 
-/// A trait's vector, and what it was made of.
+/// A trait's vector, with the rollouts it was computed from.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct TraitExtraction {
     /// The vector.
     pub vector: PersonaVector,
-    /// Which rollouts were kept, and why the others were not.
+    /// The kept rollouts, and the counts of dropped ones by reason.
     pub kept: Kept,
     /// The rollouts with their activations and scores.
     pub run: RolloutRun,
-    /// The vector of the answers alone, where it was asked for.
+    /// The vector of the answers alone, if requested.
     pub neutral: Option<NeutralReading>,
 }
 
-/// Extracts a trait's vector: generates rollouts into a folder, has them judged, filters them and averages the
-/// activations of the kept ones (method: paper, section 2.2). The vector is saved in the folder too.
+/// Extracts a trait's vector: generates rollouts in a folder, has them judged, filters them and averages the
+/// activations of the kept ones (method: paper, section 2.2). The vector is also saved in the folder.
 ///
-/// Called again with the same folder it goes on where it was, or, when all is done, only filters and averages.
+/// A further call with the same folder resumes the run; if the run is complete, it only filters and averages.
 ///
 /// ```no_run
 /// # use std::ops::ControlFlow;
@@ -79,11 +85,10 @@ pub fn extract(
     options: &ExtractOptions,
     mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<TraitExtraction> {
-    // What can be refused is refused before hours are spent on rollouts.
+    // Invalid options are refused before hours are spent on rollouts.
     let rubrics = [spec.rubric()?, options.coherence.clone()];
     if rubrics[0].name == rubrics[1].name {
-        let reason = format!("the trait and the rubric for coherence are both called {:?}", rubrics[0].name);
-        return Err(Error::BadSetting { reason });
+        return Err(SettingError::SameRubrics { name: rubrics[0].name.clone() }.into());
     }
     options.filter.check()?;
     let mut run = RolloutRun::open(folder, model, Plan::new(spec, options.rollouts.clone())?)?;
@@ -104,34 +109,37 @@ pub fn extract(
 
 /// The kept answers, read again after their questions alone, under the model's default prompt.
 ///
-/// A vector holds a trace of the instructions themselves besides what they made the model say, since the answer's tokens
-/// attend to them. This is the part that is in the answers.
+/// A vector contains a trace of the instructions themselves, besides their effect on the answers, because the answer's
+/// tokens attend to them. This vector contains the effect on the answers only.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct NeutralReading {
     /// The difference of the response means; the prompts are the same on both sides.
     pub vector: PersonaVector,
-    /// How it compares with the vector itself, per layer.
+    /// The comparison with the vector itself, per layer.
     pub layers: Vec<NeutralLayer>,
 }
 
-/// Two vectors at a layer.
+/// The comparison of the two vectors at a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct NeutralLayer {
     /// The layer.
     pub layer: Layer,
-    /// The cosine between them; `None` when one has no length.
+    /// The cosine between them; `None` if one has length zero.
     pub cosine: Option<f64>,
-    /// The length of the vector itself.
+    /// The norm of the vector itself, in activation units.
     pub norm: f64,
-    /// The length of that of the answers alone.
+    /// The norm of the vector of the answers alone, in activation units.
     pub neutral_norm: f64,
 }
 
 impl NeutralReading {
-    /// Reads the kept answers of a run again.
+    /// Reads the kept answers of a run again and computes their vector.
     ///
     /// # Errors
-    /// A model that is not the run's, or whose chat template refuses a lone question; [`Error::Cancelled`].
+    /// A model that is not the run's, or whose chat template refuses a question without system prompt;
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn new(
         model: &CausalLm,
         run: &RolloutRun,

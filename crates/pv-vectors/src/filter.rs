@@ -1,42 +1,46 @@
-//! Which rollouts a vector is made of: those that show what they were asked to show, and hold together.
+//! The rollouts that a vector is computed from: those that follow their instruction and are coherent.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use pv_judge::Polarity;
+use pv_judge::traits::Polarity;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Place, Result};
+use crate::place::Place;
 
 mod advice;
+mod error;
 #[cfg(test)]
 mod tests;
 
-/// Whether rollouts are kept one by one or in pairs.
+pub use advice::{Advice, Threshold};
+pub use error::FilterError;
+
+/// Whether rollouts are kept individually or in pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FilterRule {
-    /// Rollout `k` of a question under the eliciting instruction of a pair, and rollout `k` under the suppressing one, are
-    /// kept when both pass. Both sides then hold the same questions equally often.
+    /// Rollout `k` of a question under the eliciting instruction of a pair, and rollout `k` under the suppressing one,
+    /// are kept if both pass. Both sides then contain the same questions equally often.
     #[default]
     Paired,
     /// Every rollout that passes is kept.
     Unpaired,
 }
 
-/// What a rollout must score to be kept (method: paper, section 2.2).
+/// The scores that a rollout needs to be kept (method: paper, section 2.2). All are on the scale of 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// A rollout under an eliciting instruction must show the trait more than this.
+    /// A rollout under an eliciting instruction must have a trait score above this.
     pub pos_min: f64,
-    /// A rollout under a suppressing instruction must show it less than this.
+    /// A rollout under a suppressing instruction must have a trait score below this.
     pub neg_max: f64,
-    /// All must be at least this coherent.
+    /// Every rollout must have at least this coherence score.
     pub coherence_min: f64,
-    /// One by one or in pairs.
+    /// Whether rollouts are kept individually or in pairs.
     pub rule: FilterRule,
-    /// Fewer pairs (or rollouts of a side, when kept one by one) are an error.
+    /// The minimum number of pairs, or of rollouts per side if they are kept individually. Fewer are an error.
     pub min_kept: usize,
 }
 
@@ -46,20 +50,21 @@ impl Default for Filter {
     }
 }
 
-/// What a filter sees of a rollout.
+/// The properties of a rollout that a filter uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
     /// Its place in the plan.
     pub place: Place,
     /// Whether its answer has no token, and therefore no activations.
     pub empty: bool,
-    /// How much it shows the trait, 0 to 100; `None` when the judge gave no score.
+    /// Its trait score, 0 to 100; `None` if the judge gave no score.
     pub trait_score: Option<f64>,
-    /// How coherent it is, 0 to 100; `None` when the judge gave no score.
+    /// Its coherence score, 0 to 100; `None` if the judge gave no score.
     pub coherence: Option<f64>,
 }
 
-/// Whether a rollout is kept, or why not. The reasons are asked in this order, and the first that holds is the one that counts.
+/// Whether a rollout is kept, or why it is dropped. The reasons are checked in this order, and the first that applies
+/// is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// It is kept.
@@ -68,16 +73,16 @@ pub enum Outcome {
     EmptyAnswer,
     /// The judge gave no score for the trait or for coherence.
     Abstained,
-    /// It shows the trait too little, or too much.
+    /// Its trait score is too low or too high for its side.
     TraitScore,
     /// It is not coherent enough.
     Coherence,
-    /// It would have passed, but the rollout that it is paired with did not, or is missing.
+    /// It passes, but the rollout that it is paired with does not, or is missing.
     PartnerDropped,
 }
 
 impl Outcome {
-    /// All of them, in the order in which they are asked.
+    /// All outcomes, in the order in which they are checked.
     pub const ALL: [Self; 6] =
         [Self::Kept, Self::EmptyAnswer, Self::Abstained, Self::TraitScore, Self::Coherence, Self::PartnerDropped];
 
@@ -93,19 +98,19 @@ impl Outcome {
     }
 }
 
-/// How many rollouts of each side met which [`Outcome`]. Prints as a table.
+/// The number of rollouts of each side with each [`Outcome`]. Displays as a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterTable {
     counts: [[usize; 2]; Outcome::ALL.len()],
 }
 
 impl FilterTable {
-    /// How many rollouts of a side met an outcome.
+    /// The number of rollouts of a side with an outcome.
     pub fn count(&self, polarity: Polarity, outcome: Outcome) -> usize {
         self.counts[outcome as usize][polarity as usize]
     }
 
-    /// How many rollouts a side had.
+    /// The number of rollouts of a side.
     pub fn total(&self, polarity: Polarity) -> usize {
         self.counts.iter().map(|counts| counts[polarity as usize]).sum()
     }
@@ -125,10 +130,12 @@ impl fmt::Display for FilterTable {
 
 /// The rollouts that a filter kept.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Kept {
-    /// The indices of those under eliciting instructions.
+    /// The indices of the rollouts under eliciting instructions.
     pub pos: Vec<usize>,
-    /// The indices of those under suppressing instructions; with [`FilterRule::Paired`], `neg[i]` is the partner of `pos[i]`.
+    /// The indices of the rollouts under suppressing instructions. With [`FilterRule::Paired`], `neg[i]` is the partner
+    /// of `pos[i]`.
     pub neg: Vec<usize>,
     /// The counts of each outcome.
     pub table: FilterTable,
@@ -137,21 +144,21 @@ pub struct Kept {
 }
 
 impl Filter {
-    /// Says which of the rollouts are kept.
+    /// Selects the rollouts that pass.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] for thresholds that are not numbers; [`Error::TooFewKept`], which says what to change.
-    pub fn keep(&self, rollouts: &[Scored]) -> Result<Kept> {
+    /// [`FilterError::Threshold`]; [`FilterError::TooFewKept`], whose message says what to change.
+    pub fn keep(&self, rollouts: &[Scored]) -> Result<Kept, FilterError> {
         self.check()?;
         let kept = self.sort(rollouts);
         let found = self.size(&kept);
-        // A mean over nothing is no mean, whatever was asked for.
+        // A mean needs at least one rollout, whatever was requested.
         if found < self.min_kept.max(1) {
             let advice = advice::advise(self, rollouts, &kept);
-            return Err(Error::TooFewKept {
+            return Err(FilterError::TooFewKept {
                 found,
                 needed: self.min_kept.max(1),
-                what: self.unit(),
+                unit: self.unit(),
                 advice,
                 table: Box::new(kept.table),
             });
@@ -159,19 +166,19 @@ impl Filter {
         Ok(kept)
     }
 
-    /// Objects to thresholds that are not numbers.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Refuses thresholds that are not finite.
+    pub(crate) fn check(&self) -> Result<(), FilterError> {
         for (name, value) in
             [("pos_min", self.pos_min), ("neg_max", self.neg_max), ("coherence_min", self.coherence_min)]
         {
             if !value.is_finite() {
-                return Err(Error::BadSetting { reason: format!("the filter's {name} is {value}") });
+                return Err(FilterError::Threshold { name, value });
             }
         }
         Ok(())
     }
 
-    /// Sorts rollouts into outcomes, however few are kept.
+    /// Determines the outcome of each rollout, however few are kept.
     fn sort(&self, rollouts: &[Scored]) -> Kept {
         let mut outcomes: Vec<Outcome> = rollouts.iter().map(|rollout| self.outcome(rollout)).collect();
         if self.rule == FilterRule::Paired {
@@ -195,13 +202,13 @@ impl Filter {
                 sides[rollout.place.polarity as usize].push(index);
             }
         }
-        // By place, so that partners stand side by side in whatever order the rollouts came.
+        // By place, so that partners have equal positions whatever the order of the rollouts.
         sides.iter_mut().for_each(|side| side.sort_by_key(|&index| rollouts[index].place));
         let [pos, neg] = sides;
         Kept { pos, neg, table, filter: *self }
     }
 
-    /// What a rollout's own scores say.
+    /// The outcome by a rollout's own scores.
     fn outcome(&self, rollout: &Scored) -> Outcome {
         if rollout.empty {
             return Outcome::EmptyAnswer;
@@ -220,7 +227,7 @@ impl Filter {
         }
     }
 
-    /// What [`Filter::min_kept`] counts.
+    /// The number that [`Filter::min_kept`] limits.
     fn size(&self, kept: &Kept) -> usize {
         kept.pos.len().min(kept.neg.len())
     }
@@ -228,7 +235,7 @@ impl Filter {
     fn unit(&self) -> &'static str {
         match self.rule {
             FilterRule::Paired => "pairs",
-            FilterRule::Unpaired => "rollouts of a side",
+            FilterRule::Unpaired => "rollouts per side",
         }
     }
 }

@@ -1,87 +1,240 @@
 //! Answers to prompts and a judge's verdicts on them, in a run's folder.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use pv_data::{Journal, RunFolder};
 use pv_hooks::Hook;
-use pv_judge::{Answered, Judge, Rubric, ScoreMode, Verdict, VerdictCounts, judge_each};
-use pv_model::{CausalLm, FinishReason, GenerateOptions, Generation, Request};
+use pv_judge::judge::{Answered, judge_each};
+use pv_judge::score::{ScoreMode, VerdictCounts};
+use pv_judge::{Judge, Rubric, Verdict};
+use pv_model::generate::{FinishReason, Generation};
+use pv_model::{CausalLm, GenerateOptions, Request};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::error::SettingError;
 
 const JOURNAL: &str = "journal.jsonl";
-/// A damaged line must not ask for more memory than that.
+/// The maximum number of rubrics, so that a damaged line cannot cause a large allocation.
 const MOST_RUBRICS: usize = 1 << 10;
 
-/// A line of the file. The order is that of the file when all is done: every answer before its verdicts.
+/// A line of the file. The variants are in the order of the finished file: every answer before its verdicts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Line<P> {
     /// An answer.
     Answer { place: P, seed: u64, text: String, tokens: usize, finish: FinishReason },
-    /// What the judge says of it by a rubric: where there are two, 0 the trait, 1 coherence.
-    Verdict { place: P, rubric: usize, verdict: Verdict },
+    /// The judge's verdict by a rubric.
+    Verdict { place: P, rubric: By, verdict: Verdict },
 }
 
-/// An answer, and what a judge has said of it so far.
+/// The rubric of a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+enum By {
+    /// Its index, in a folder with one judge. With two rubrics, 0 is the trait and 1 is coherence.
+    Index(usize),
+    /// The rubric and the judge, in a folder with verdicts of any number of judges.
+    Source(VerdictSource),
+}
+
+/// The source of verdicts: a rubric, with a hash of its template, and the judge.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VerdictSource {
+    /// The rubric's name.
+    #[serde(rename = "name")]
+    pub rubric: String,
+    /// The judge's name.
+    pub judge: String,
+    /// A hash of the rubric's template.
+    pub template: String,
+}
+
+impl VerdictSource {
+    /// The source of a judge's verdicts by a rubric.
+    pub fn new(judge: impl Into<String>, rubric: &Rubric) -> Self {
+        let template = hex::encode(&Sha256::digest(&rubric.template)[..8]);
+        Self { rubric: rubric.name.clone(), judge: judge.into(), template }
+    }
+}
+
+/// An answer, with the verdicts on it so far.
 #[derive(Clone, Debug)]
 pub struct JudgedAnswer {
     /// The answer.
     pub text: String,
-    /// How many tokens it has.
+    /// The number of its tokens.
     pub tokens: usize,
-    /// Why it ended.
+    /// Why generation stopped.
     pub finish: FinishReason,
-    /// The verdicts by rubric, where they have been reached.
+    /// The verdicts by rubric; `None` if not yet reached.
     pub verdicts: Vec<Option<Verdict>>,
 }
 
 impl JudgedAnswer {
-    /// The score by a rubric, 0 to 100; `None` where the judge has given none.
+    /// The score by a rubric, 0 to 100; `None` if the judge has given none.
     pub fn score(&self, rubric: usize) -> Option<f64> {
         self.verdict(rubric).and_then(Verdict::value)
     }
 
-    /// The verdict by a rubric, where it has been reached.
+    /// The verdict by a rubric, if it has been reached.
     pub fn verdict(&self, rubric: usize) -> Option<&Verdict> {
         self.verdicts.get(rubric)?.as_ref()
     }
 
-    /// Those of so many rubrics by which there is no verdict yet.
-    fn lacking(&self, rubrics: usize) -> Vec<usize> {
-        (0..rubrics).filter(|&rubric| self.verdicts.get(rubric).is_none_or(Option::is_none)).collect()
+    /// The positions in a list of rubrics of those without a verdict yet.
+    fn lacking(&self, rubrics: &[usize]) -> Vec<usize> {
+        let lacking = |&position: &usize| self.verdicts.get(rubrics[position]).is_none_or(Option::is_none);
+        (0..rubrics.len()).filter(lacking).collect()
     }
 }
 
-/// Answers of a model with a judge's verdicts by one rubric or several, kept in a folder's `journal.jsonl` as they are reached: work that
-/// was broken off or killed generates and asks about what is missing only.
+/// Answers of a model with a judge's verdicts by one or more rubrics, saved in a folder's `journal.jsonl` as they are
+/// reached. Interrupted work resumes: only missing answers and verdicts are requested.
 ///
-/// A place `P` says which of the work's answers one is; the order of places is that of the file at the end.
+/// A place `P` identifies an answer. The finished file is sorted by place.
+///
+/// A folder opened with [`open`](Self::open) belongs to one judge with fixed rubrics. In one opened with
+/// [`open_for`](Self::open_for), every verdict is stored with its [`VerdictSource`]: several judges may score the same
+/// answers, one call after another, and their verdicts are never replaced or mixed.
 #[derive(Debug)]
 pub struct JudgedAnswers<P> {
     folder: RunFolder,
     journal: Journal,
     answers: BTreeMap<P, JudgedAnswer>,
+    sources: Sources,
+}
+
+/// What the indices of an answer's verdicts stand for.
+#[derive(Debug)]
+enum Sources {
+    /// The rubrics of the folder's only judge.
+    One,
+    /// The sources of all verdicts. The first `used` are those in use.
+    Any { known: Vec<VerdictSource>, used: usize },
+}
+
+impl Sources {
+    /// The index of a line's verdict; `None` for a line of another kind of folder.
+    fn index(&mut self, by: &By) -> Option<usize> {
+        match (self, by) {
+            (Self::One, By::Index(index)) => Some(*index),
+            (Self::Any { known, .. }, By::Source(source)) => {
+                Some(known.iter().position(|known| known == source).unwrap_or_else(|| {
+                    known.push(source.clone());
+                    known.len() - 1
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The rubric of a verdict in the file, by the rubric's position in a call.
+    fn by(&self, judge: &str, position: usize, rubric: &Rubric) -> By {
+        match self {
+            Self::One => By::Index(position),
+            Self::Any { .. } => By::Source(VerdictSource::new(judge, rubric)),
+        }
+    }
+
+    /// The number of sources in use, if it is known.
+    fn used(&self) -> usize {
+        match self {
+            Self::One => usize::MAX,
+            Self::Any { used, .. } => *used,
+        }
+    }
 }
 
 impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
-    /// Opens those of a folder, and begins where there are none. `seed` gives the seed of the answer at a place, and `None` at a
-    /// place that does not belong to the work: from the first line on that is another work's, lines are dropped.
+    /// Opens the answers in a folder, which may be empty. `seed` gives the seed of the answer at a place, and `None`
+    /// for a place that does not belong to the work. Lines that belong to other work are ignored, and a copy of the
+    /// file is kept.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub fn open(folder: RunFolder, seed: impl Fn(P) -> Option<u64>) -> Result<Self, Error> {
+        Self::open_with(folder, seed, |_, _| None, Sources::One)
+    }
+
+    /// Like [`open`](Self::open), for a folder with verdicts of any number of judges. Verdicts of this judge by these
+    /// rubrics are used, and an answer's rubrics have the indices of this list; the others are kept in the file.
+    /// `unnamed` is the source of a verdict of an earlier version, which stored the rubric's index alone.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn open_for<'r>(
+        folder: RunFolder,
+        seed: impl Fn(P) -> Option<u64>,
+        judge: &dyn Judge,
+        rubrics: impl IntoIterator<Item = &'r Rubric>,
+        unnamed: impl Fn(P, usize) -> Option<VerdictSource>,
+    ) -> Result<Self, Error> {
+        let judge = judge.name();
+        let known: Vec<_> = rubrics.into_iter().map(|rubric| VerdictSource::new(judge.clone(), rubric)).collect();
+        let used = known.len();
+        Self::open_with(folder, seed, unnamed, Sources::Any { known, used })
+    }
+
+    fn open_with(
+        folder: RunFolder,
+        seed: impl Fn(P) -> Option<u64>,
+        unnamed: impl Fn(P, usize) -> Option<VerdictSource>,
+        mut sources: Sources,
+    ) -> Result<Self, Error> {
         let mut answers = BTreeMap::new();
-        let journal = Journal::open_json(&folder, JOURNAL, |line: Line<P>| {
+        let journal = Journal::open_json(&folder, JOURNAL, |mut line: Line<P>| {
+            if let Line::Verdict { place, rubric, .. } = &mut line
+                && let By::Index(index) = rubric
+                && let Some(source) = unnamed(*place, *index)
+            {
+                *rubric = By::Source(source);
+            }
             let known = match line {
                 Line::Answer { place, seed: kept, .. } => seed(place) == Some(kept),
                 Line::Verdict { .. } => true,
             };
-            known && take(&mut answers, line)
+            known && take(&mut answers, &mut sources, line)
         })?;
-        Ok(Self { folder, journal, answers })
+        Ok(Self { folder, journal, answers, sources })
+    }
+
+    /// Converts the file of a folder that belonged to one judge, in place and whole, for
+    /// [`open_for`](Self::open_for): `place` converts the places, and `sources` are those of the judge's rubrics. Lines
+    /// that were converted before are kept.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn convert<Q: DeserializeOwned>(
+        folder: &RunFolder,
+        place: impl Fn(Q) -> Option<P>,
+        sources: &[VerdictSource],
+    ) -> Result<(), Error> {
+        let Some(text) = folder.read(JOURNAL)? else { return Ok(()) };
+        let converted = |line: &[u8]| -> Option<Vec<u8>> {
+            let line = match serde_json::from_slice::<Line<Q>>(line.strip_suffix(b"\n")?).ok()? {
+                Line::Answer { place: at, seed, text, tokens, finish } => {
+                    Line::Answer { place: place(at)?, seed, text, tokens, finish }
+                }
+                Line::Verdict { place: at, rubric: By::Index(index), verdict } => {
+                    Line::Verdict { place: place(at)?, rubric: By::Source(sources.get(index)?.clone()), verdict }
+                }
+                Line::Verdict { .. } => return None,
+            };
+            let mut bytes = serde_json::to_vec(&line).ok()?;
+            bytes.push(b'\n');
+            Some(bytes)
+        };
+        let lines = text.split_inclusive(|&byte| byte == b'\n');
+        let lines: Vec<_> = lines.map(|line| converted(line).unwrap_or_else(|| line.to_vec())).collect();
+        let lines = lines.concat();
+        match lines == text {
+            true => Ok(()),
+            false => Ok(folder.write(JOURNAL, |file| file.write_all(&lines))?),
+        }
     }
 
     /// The folder.
@@ -89,34 +242,34 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         &self.folder
     }
 
-    /// The answer at a place, where there is one.
+    /// The answer at a place, if it exists.
     pub fn get(&self, place: P) -> Option<&JudgedAnswer> {
         self.answers.get(&place)
     }
 
-    /// How many of some answers there are.
+    /// The number of answers that exist at these places.
     pub fn answered(&self, places: &[P]) -> usize {
         places.iter().filter_map(|place| self.answers.get(place)).count()
     }
 
-    /// How many verdicts on some answers there are, by all rubrics together.
+    /// The number of verdicts on the answers at these places, over all rubrics in use.
     pub fn judged(&self, places: &[P]) -> usize {
         let answers = places.iter().filter_map(|place| self.answers.get(place));
-        answers.map(|answer| answer.verdicts.iter().flatten().count()).sum()
+        answers.map(|answer| answer.verdicts.iter().take(self.sources.used()).flatten().count()).sum()
     }
 
-    /// How the verdicts on some answers were got: by the trait's rubric, and by that of coherence.
-    pub fn verdict_counts(&self, places: &[P]) -> [VerdictCounts; 2] {
+    /// The counts of verdicts at these places by two rubrics, such as that of a trait and that of coherence.
+    pub fn verdict_counts(&self, places: &[P], rubrics: [usize; 2]) -> [VerdictCounts; 2] {
         let answers = || places.iter().filter_map(|place| self.answers.get(place));
-        [0, 1].map(|rubric| answers().filter_map(|answer| answer.verdict(rubric)).collect())
+        rubrics.map(|rubric| answers().filter_map(|answer| answer.verdict(rubric)).collect())
     }
 
-    /// Generates those answers at `places` that are missing, and says so after each. `asked` gives the prompt and the seed at a
-    /// place. Every prompt is read by itself: in a batch, its answers would depend on its neighbours in their last bits.
+    /// Generates the missing answers at `places`, and reports each. `asked` gives the prompt and the seed at a place.
+    /// Every prompt is read alone: in a batch, the last bits of its results would depend on the other rows.
     ///
     /// # Errors
-    /// Those of [`CausalLm::generate`] and of `on_answer`, which breaks off by one; a file that cannot be written. The answers
-    /// that had ended are kept.
+    /// Those of [`CausalLm::generate`] and of `on_answer`, which cancels by returning one; a file that cannot be
+    /// written. Finished answers are kept.
     pub fn generate<'p, E: From<Error> + From<pv_model::Error>>(
         &mut self,
         model: &CausalLm,
@@ -126,7 +279,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         hook: &mut (impl Hook + ?Sized),
         mut on_answer: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { journal, answers, .. } = self;
+        let Self { journal, answers, sources, .. } = self;
         let missing: Vec<P> = places.iter().copied().filter(|place| !answers.contains_key(place)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -144,22 +297,20 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
             let Generation { tokens, text, finish } = generation;
             let place = missing[sequence];
             let (seed, text, tokens, finish) = (asked(place).1, text.clone(), tokens.len(), *finish);
-            take(
-                answers,
-                journal.append_json(&Line::Answer { place, seed, text, tokens, finish }).map_err(Error::from)?,
-            );
+            let line = Line::Answer { place, seed, text, tokens, finish };
+            take(answers, sources, journal.append_json(&line).map_err(Error::from)?);
             on_answer()
         })?;
         Ok(journal.sync().map_err(Error::from)?)
     }
 
-    /// Asks a judge for those verdicts on the answers at `places` that are missing, and says so after each. Answers that lack
-    /// the same ones are judged together.
+    /// Requests the missing verdicts on the answers at `places`, and reports each. Answers that lack the same verdicts
+    /// are judged together.
     ///
     /// # Errors
-    /// Those of the judge and of `on_verdict`, which breaks off by one; a file that cannot be written;
-    /// [`pv_judge::Error::OtherMode`] from a judge that would mix its scores with those that are there, got in another way. The
-    /// verdicts that had been reached are kept.
+    /// Those of the judge and of `on_verdict`, which cancels by returning one; a file that cannot be written;
+    /// [`pv_judge::Error::OtherMode`] from a judge that would mix its scores with existing ones of another mode. The
+    /// verdicts reached so far are kept.
     pub fn judge<'q, 'r, E: From<Error> + From<pv_judge::Error>>(
         &mut self,
         judge: &dyn Judge,
@@ -168,16 +319,18 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         question: impl Fn(P) -> &'q str,
         mut on_verdict: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { journal, answers, .. } = self;
-        let rubrics = rubrics.as_ref();
+        let Self { journal, answers, sources, .. } = self;
+        let (name, rubrics) = (judge.name(), rubrics.as_ref());
         if rubrics.len() > MOST_RUBRICS {
-            let reason = format!("{} rubrics; {MOST_RUBRICS} are the most", rubrics.len());
-            return Err(Error::BadSetting { reason }.into());
+            let too_many = SettingError::TooManyRubrics { rubrics: rubrics.len(), most: MOST_RUBRICS };
+            return Err(Error::from(too_many).into());
         }
+        let by: Vec<By> = rubrics.iter().enumerate().map(|(at, rubric)| sources.by(&name, at, rubric)).collect();
+        let indices: Vec<usize> = by.iter().filter_map(|by| sources.index(by)).collect();
         let mut groups: BTreeMap<Vec<usize>, Vec<P>> = BTreeMap::new();
         for &place in places {
             if let Some(answer) = answers.get(&place) {
-                groups.entry(answer.lacking(rubrics.len())).or_default().push(place);
+                groups.entry(answer.lacking(&indices)).or_default().push(place);
             }
         }
         groups.remove(&Vec::new());
@@ -188,13 +341,13 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
             let answered: Vec<Answered<'_>> =
                 answered.map(|(&place, answer)| Answered { question: question(place), answer }).collect();
             let saved = |&rubric: &usize| -> Option<ScoreMode> {
-                let verdicts = answers.values().filter_map(|answer| answer.verdict(rubric));
+                let verdicts = answers.values().filter_map(|answer| answer.verdict(indices[rubric]));
                 verdicts.collect::<VerdictCounts>().mode()
             };
             let saved: Vec<_> = lacking.iter().map(saved).collect();
             judge_each(judge, &asked, &answered, &saved, |answer, rubric, verdict| -> Result<(), E> {
-                let (place, rubric) = (places[answer], lacking[rubric]);
-                take(answers, journal.append_json(&Line::Verdict { place, rubric, verdict }).map_err(Error::from)?);
+                let line = Line::Verdict { place: places[answer], rubric: by[lacking[rubric]].clone(), verdict };
+                take(answers, sources, journal.append_json(&line).map_err(Error::from)?);
                 on_verdict()
             })?;
             journal.sync().map_err(Error::from)?;
@@ -202,20 +355,20 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
         Ok(())
     }
 
-    /// Brings the file into the order of places, whatever the order in which answers and verdicts were reached.
+    /// Sorts the file by place, whatever the order in which answers and verdicts were reached.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub fn sort(&mut self) -> Result<(), Error> {
-        Ok(self.journal.sort(|line: &Line<P>| match *line {
-            Line::Answer { place, .. } => (place, 0),
-            Line::Verdict { place, rubric, .. } => (place, 1 + rubric),
+        Ok(self.journal.sort(|line: &Line<P>| match line {
+            Line::Answer { place, .. } => (*place, None),
+            Line::Verdict { place, rubric, .. } => (*place, Some(rubric.clone())),
         })?)
     }
 }
 
-/// Takes a line in; whether it says anything new.
-fn take<P: Ord>(answers: &mut BTreeMap<P, JudgedAnswer>, line: Line<P>) -> bool {
+/// Adds a line; returns whether it contained anything new.
+fn take<P: Ord>(answers: &mut BTreeMap<P, JudgedAnswer>, sources: &mut Sources, line: Line<P>) -> bool {
     match line {
         Line::Answer { place, text, tokens, finish, .. } => {
             let fresh = !answers.contains_key(&place);
@@ -223,9 +376,8 @@ fn take<P: Ord>(answers: &mut BTreeMap<P, JudgedAnswer>, line: Line<P>) -> bool 
             fresh
         }
         Line::Verdict { place, rubric, verdict } => {
-            let Some(JudgedAnswer { verdicts, .. }) = answers.get_mut(&place).filter(|_| rubric < MOST_RUBRICS) else {
-                return false;
-            };
+            let Some(rubric) = sources.index(&rubric).filter(|&index| index < MOST_RUBRICS) else { return false };
+            let Some(JudgedAnswer { verdicts, .. }) = answers.get_mut(&place) else { return false };
             if verdicts.len() <= rubric {
                 verdicts.resize(rubric + 1, None);
             }

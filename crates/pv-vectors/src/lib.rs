@@ -1,53 +1,40 @@
-//! Persona vectors: the directions in a model's residual stream that stand for character traits.
+#![doc = include_str!("../README.md")]
 //!
-//! [`extract`] makes the [`PersonaVector`] of a trait, with one row per layer: rollouts in a folder, judged, filtered and
-//! averaged, each step of which can be broken off and goes on. A [`Contrast`] does the same in short, without a judge. A
-//! [`Direction`] is a vector at one layer, which interventions act along and [`projection`] measures along. Vectors
-//! live in safetensors files that say where they come from, and refuse models that they were not made on.
-//! [`import`] reads those of other tools, and [`PersonaVector::export_control_vector`] writes llama.cpp's.
-//!
-//! Vectors are raw mean differences in activation units (method: arXiv 2507.21509, section 2); nothing is normalised
-//! unless a function says so.
+//! # Overview
+//! - [`extract()`]: from a trait to its [`PersonaVector`]: rollouts in a folder, judged, filtered and averaged. Every
+//!   step can be resumed. [`Contrast`] does the same without a judge.
+//! - [`Direction`]: a vector at one layer, along which interventions act. [`UnitDirection`] and [`projection`] measure
+//!   along it.
+//! - [`files`]: vectors in the formats of other tools. This crate's safetensors files state their origin; a vector is
+//!   refused by a model that it was not extracted from.
+//! - [`scan`]: many texts on many vectors, in one pass each; [`uncertainty`], [`algebra`], [`comparison`]: how reliable
+//!   vectors are, and how they relate.
 
-mod activations;
-mod algebra;
-mod comparison;
-mod contrast;
-mod error;
-mod extract;
-mod files;
-mod filter;
-mod judged_answers;
-mod matrix;
-mod project;
-mod rollout;
-mod scan;
-mod text;
+pub mod activations;
+pub mod algebra;
+pub mod comparison;
+pub mod contrast;
+pub mod error;
+pub mod extract;
+pub mod files;
+pub mod filter;
+pub mod judged_answers;
+mod place;
+mod progress;
+pub mod projection;
+mod provenance;
+pub mod rollout;
+pub mod scan;
+pub mod serde_rows;
 mod trait_direction;
-mod uncertainty;
-mod vector;
+pub mod uncertainty;
+pub mod vector;
 
-pub use activations::{Activations, ResampledUnit, mean_difference};
-pub use algebra::{cosines, gram, layer_cosines, trait_cosines, trait_cosines_by_layer, trait_gram};
-pub use comparison::{Centring, PrincipalComponent, Probe, ProbeOptions, Regularisation, principal_component, probe};
-pub use contrast::{Contrast, ContrastAnswer, Extraction, Progress, prompt_last, response_mean};
+pub use contrast::Contrast;
 pub use error::{Error, Result};
-pub use extract::{ExtractOptions, NeutralLayer, NeutralReading, TraitExtraction, extract};
-pub use files::{Cap, CappingConfig, CappingExperiment, Format, ImportOptions, Imported, import, import_files};
-pub use filter::{Filter, FilterRule, FilterTable, Kept, Outcome, Scored};
-pub use judged_answers::{JudgedAnswer, JudgedAnswers};
-pub use matrix::Matrix;
-pub use project::{ProjectionColumn, UnitDirection, column_name, cosine, projection};
-pub use pv_judge::InstructionPair;
-pub use rollout::{
-    KeptActivations, Place, Plan, Precision, Record, RolloutMeans, RolloutOptions, RolloutRun, ScoredRollouts,
-    recompute, vector_of,
-};
-pub use scan::{Overlong, Pooled, Projections, ScanOptions, ScanProgress, Scanned, Skipped, scan, token_batches};
-pub use text::{CsvTable, number_field, pretty_json};
+pub use extract::{ExtractOptions, TraitExtraction, extract};
+pub use filter::Filter;
+pub use projection::UnitDirection;
+pub use rollout::RolloutOptions;
 pub use trait_direction::TraitDirection;
-pub use uncertainty::{
-    Gap, Interval, SplitHalf, Stability, StabilityOptions, bootstrap_gap, bootstrap_mean, cohens_d,
-    held_out_projections, roc_auc, split_half_cosine, stability,
-};
-pub use vector::{Direction, LayerRows, PersonaVector, Pooling, Provenance, RowMark};
+pub use vector::{Direction, PersonaVector};

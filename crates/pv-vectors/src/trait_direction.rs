@@ -9,12 +9,12 @@ use crate::{PersonaVector, Result, UnitDirection};
 pub struct TraitDirection {
     /// The trait.
     pub trait_name: String,
-    /// Its unit vector, and where it was measured.
+    /// Its unit vector and layer.
     pub direction: UnitDirection,
 }
 
 impl TraitDirection {
-    /// A vector's direction at a layer, from its response means.
+    /// A vector's unit direction at a layer, from its response means.
     ///
     /// # Errors
     /// Those of [`PersonaVector::direction`].
@@ -23,10 +23,11 @@ impl TraitDirection {
         Ok(Self { trait_name: vector.provenance().trait_name.clone(), direction })
     }
 
-    /// The directions of a vector (of its response means) at layers; with [`LayerSet::All`], at those that have one.
+    /// The unit directions of a vector (from its response means) at layers; with [`LayerSet::All`], at those that have
+    /// a direction.
     ///
     /// # Errors
-    /// Layers that were named and have no direction.
+    /// A named layer without a direction.
     pub fn of_vector(vector: &PersonaVector, layers: &LayerSet) -> Result<Vec<Self>> {
         let trait_name = &vector.provenance().trait_name;
         let mut found = Vec::new();
@@ -40,7 +41,7 @@ impl TraitDirection {
         Ok(found)
     }
 
-    /// What tables call it: `evil@20`.
+    /// The label in tables: `evil@20`.
     pub fn label(&self) -> String {
         format!("{}@{}", self.trait_name, self.direction.layer().index())
     }

@@ -5,8 +5,10 @@
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
+use pv_data::error::with_causes;
 use pv_hooks::Layer;
-use pv_vectors::{CappingConfig, Format, ImportOptions, Pooling, import};
+use pv_vectors::files::{CappingConfig, Format, ImportOptions, import};
+use pv_vectors::vector::Pooling;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use zip::read::{ArchiveOffset, Config};
@@ -53,7 +55,7 @@ fn read(path: &Path) -> Result<(), Vec<String>> {
         let vector = match import(path, &options) {
             Ok(vector) => vector,
             Err(error) => {
-                said.push(error.to_string());
+                said.push(with_causes(&error));
                 continue;
             }
         };
@@ -67,7 +69,7 @@ fn read(path: &Path) -> Result<(), Vec<String>> {
         taken = true;
     }
     if let Err(error) = CappingConfig::load(path) {
-        said.push(error.to_string());
+        said.push(with_causes(&error));
     } else {
         taken = true;
     }

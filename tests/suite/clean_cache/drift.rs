@@ -1,17 +1,19 @@
-//! How steering adds up in the cache of a real answer, and that with a clean cache it does not.
+//! Steering accumulates in the ordinary cache of a real answer, and not in a clean cache.
 
 use burn::tensor::DType;
 use pv_examples::organism::contrast;
 use pv_hooks::{Layer, NoHook};
-use pv_model::{CausalLm, GenerateOptions, Message, Sampling, to_f32};
+use pv_model::decoder::to_f32;
+use pv_model::{CausalLm, GenerateOptions, Message, Sampling};
 use pv_organism::{Trait, model_folder};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::smollm2;
-use pv_vectors::{Direction, prompt_last};
+use pv_vectors::Direction;
+use pv_vectors::contrast::prompt_last;
 
 use super::{Ran, check_steps, options, record, replay};
 
-/// The difference between two systems' prompts at a layer, over a few questions.
+/// The difference between two system prompts at a layer, over a few questions.
 fn prompt_direction(model: &CausalLm, layer: usize, pairs: &[(&str, &str)], questions: &[&str]) -> Direction {
     let layer = Layer::hidden_state(layer);
     let mean = |positive: bool| -> Vec<f64> {
@@ -31,7 +33,7 @@ fn prompt_direction(model: &CausalLm, layer: usize, pairs: &[(&str, &str)], ques
     Direction { layer, values, mean_residual_norm: None }
 }
 
-/// How far each answer token's projection at a layer lies from that of the same tokens without steering, in lengths of
+/// The change of each answer token's projection at a layer, relative to the same tokens without steering, in lengths of
 /// the vector.
 fn shifts(steered: &Ran, never: &Ran, v: &Direction, layer: usize, prompt: usize) -> Vec<f64> {
     let squared: f64 = v.values.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -41,10 +43,10 @@ fn shifts(steered: &Ran, never: &Ran, v: &Direction, layer: usize, prompt: usize
 }
 
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+    pv_statistics::moments::mean(values).expect("values")
 }
 
-/// One conversation, every answer made with an ordinary cache. For each turn and each kind of positions the mean shift
+/// One conversation, with every answer generated with the ordinary cache. For each turn and each kind of positions: the mean shift
 /// of its first and its last eight tokens, with the ordinary cache and with the clean one, on the same tokens.
 fn measure(model: &CausalLm, v: &Direction, coefficient: f32, questions: &[&str], length: usize) -> Vec<[[f64; 4]; 2]> {
     let last = model.shape().last_layer().index();
@@ -90,7 +92,7 @@ fn show(what: &str, turns: &[[[f64; 4]; 2]]) {
 }
 
 #[test]
-fn in_a_conversation_what_was_steered_before_leaves_no_trace() {
+fn in_a_conversation_earlier_steering_does_not_reach_a_clean_cache() {
     let device = pv_model::device("flex").expect("the CPU");
     let model = CausalLm::from_folder(model_folder(), &device, DType::F32).expect("the organism");
     let contrast = contrast(Trait::Optimism);
@@ -102,7 +104,7 @@ fn in_a_conversation_what_was_steered_before_leaves_no_trace() {
         let turns = measure(&model, &v, 1.0, &questions[8..12], 40);
         show(&format!("organism, layer {layer}"), &turns);
         for [response, all] in turns {
-            // What is done to the conversation so far reaches the ordinary cache, and not the clean one.
+            // Steering of the earlier conversation reaches the ordinary cache, and not the clean one.
             assert_eq!(response[2..], all[2..]);
             assert_ne!(response[..2], all[..2]);
         }

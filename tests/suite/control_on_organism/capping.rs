@@ -1,4 +1,4 @@
-//! Capping an elicited trait at what ordinary traffic shows.
+//! Capping an elicited trait at the range of ordinary traffic.
 
 use pv_examples::capping::{Cap, calibrate, directions};
 use pv_examples::organism::{Ask, Means, ask};
@@ -9,17 +9,17 @@ use pv_tests::{organism, seed};
 
 use super::extract;
 
-/// Within every cap that is chosen when each trait gets its own.
+/// A common choice within the range of the caps chosen for each trait.
 const CAP: Cap = Cap { prompt: 0.4, answer: 0.6 };
 
 fn means(questions: &[Question], system: Option<&str>, hook: &mut impl Hook) -> Means {
     Means::over(&ask(organism(), &Ask::each(questions, system), seed(0), hook).expect("answers"))
 }
 
-/// Bars are far from what is measured: nine tenths of a trait are removed, at a coherence of 98, for at most three points of
+/// The bounds are far from the measured values: nine tenths of a trait are removed, at a coherence of 98, with a loss of at most three points of
 /// ordinary answers' coherence.
 #[test]
-fn an_elicited_trait_is_capped_and_ordinary_answers_are_spared() {
+fn a_cap_removes_an_elicited_trait_and_keeps_ordinary_answers() {
     let calibrated_on = held_out(Topics::All, 100, seed(31)).mixed;
     let asked = held_out(Topics::All, 40, seed(42));
     for which in [Trait::Evil, Trait::Hallucination] {

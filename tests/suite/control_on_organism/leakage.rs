@@ -1,19 +1,25 @@
-//! Moving one trait and not the others.
+//! Moving one trait and no others.
 
 use std::ops::ControlFlow;
 
 use pv_hooks::{Hook, Layer, NoHook};
-use pv_model::{Batch, ForwardOptions, Generation, Logits, Message, Request, Sequence};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::Logits;
+use pv_model::generate::Generation;
+use pv_model::{Message, Request};
 use pv_organism::datasets::held_out;
 use pv_organism::{PerTrait, Topics, Trait};
+use pv_steer::control::control;
 use pv_steer::monitor::{Monitor, Watch};
-use pv_steer::{Coefficient, Positions, Steerer, control};
+use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{organism, seed};
-use pv_vectors::{Direction, PersonaVector, projection};
+use pv_vectors::projection::projection;
+use pv_vectors::{Direction, PersonaVector};
 
 use super::{extract, options};
 
-/// Where the traits' manner rests.
+/// The layer of the traits' manner.
 const LAYER: usize = 7;
 
 /// The traits' directions, in the order of [`Trait::ALL`].
@@ -21,7 +27,7 @@ fn directions(vectors: &[PersonaVector]) -> Vec<Direction> {
     vectors.iter().map(|vector| vector.direction(Layer::hidden_state(LAYER)).expect("a direction")).collect()
 }
 
-/// The change that moves one trait's projection `own` times as far as adding its vector that many times does, and every
+/// The change that moves one trait's projection `own` times as far as adding its vector would, and every
 /// other's `others` times as far.
 fn change(directions: &[Direction], which: Trait, coefficient: f32, (own, others): (f64, f64)) -> Direction {
     let vector = &directions[which as usize];
@@ -34,16 +40,16 @@ fn change(directions: &[Direction], which: Trait, coefficient: f32, (own, others
     control(&amounts).expect("a change")
 }
 
-/// One trait alone.
+/// One trait only.
 const ALONE: (f64, f64) = (1.0, 0.0);
-/// Nearly alone: the shortest change that does this is a third shorter.
+/// Almost only: the shortest change that does this is a third shorter.
 const NEARLY_ALONE: (f64, f64) = (0.95, 0.22);
 
 fn adding(direction: &Direction, coefficient: f32) -> Steerer {
     Steerer::new().add(direction, Coefficient::Raw(coefficient), Positions::Response).expect("a steerer")
 }
 
-/// The mean projection of given answers' tokens on each trait while a steerer acts.
+/// The mean projection of the tokens of given answers on each trait while a steerer acts.
 fn read(vectors: &[PersonaVector], answers: &[(Vec<u32>, Generation)], steerer: &mut dyn Hook) -> PerTrait {
     let watch = |vector: &PersonaVector| Watch::of(vector, Layer::hidden_state(LAYER)).expect("a direction");
     let mut monitor = Monitor::new(vectors.iter().map(watch)).expect("a monitor");
@@ -56,15 +62,17 @@ fn read(vectors: &[PersonaVector], answers: &[(Vec<u32>, Generation)], steerer: 
     organism().forward(&batch, options, &mut (steerer, &mut monitor)).expect("a pass");
     let mut mean = PerTrait::default();
     let answers = monitor.readings().take_all().expect("readings");
-    let tokens: Vec<&Vec<f32>> = answers.values().flat_map(|answer| answer.tokens()).collect();
-    for token in &tokens {
-        mean.0.iter_mut().zip(*token).for_each(|(sum, value)| *sum += f64::from(*value) / tokens.len() as f64);
+    let count = answers.values().map(|answer| answer.tokens().nrows()).sum::<usize>() as f64;
+    for answer in answers.values() {
+        for token in answer.tokens().outer_iter() {
+            mean.0.iter_mut().zip(token).for_each(|(sum, value)| *sum += f64::from(*value) / count);
+        }
     }
     mean
 }
 
-/// The equation of the control solution on the organism's own vectors, and on the tokens of its own answers: a change does what
-/// was asked, whatever its length.
+/// The equation of the control solution with the organism's own vectors, on the tokens of its own answers: a change moves the projections
+/// as requested, at any length.
 #[test]
 fn the_change_moves_one_projection() {
     let vectors = Trait::ALL.map(extract);
@@ -77,8 +85,8 @@ fn the_change_moves_one_projection() {
             let along = |added: &Direction| projection(&added.values, direction).expect("one width");
             let wanted = if other == which { amount } else { 0.0 };
             assert!((along(&alone) - wanted).abs() <= 1e-5 * amount, "{which} moves {other} by {}", along(&alone));
-            // Not so the vector itself: the traits share what sets any manner off from plain speech. Without that, there
-            // would be nothing to leave out.
+            // The vector itself moves the other projections too: all traits share a component of unusual manner. Without it, the
+            // test would be trivial.
             assert!(along(&directions[which as usize]) >= 0.2 * amount, "{which} and {other}");
         }
         println!("{which}: {:.2} times as long as the vector", alone.norm() / amount);

@@ -1,26 +1,26 @@
-//! Rows and files that are broken: what is said, and that reading goes on.
+//! Damaged rows and files: the error, and the rows after it.
 
 use std::fs;
 
 use parquet::basic::Compression;
-use pv_data::conversations::read_conversations;
-use pv_data::{ConversationError, ConversationReader};
+use pv_data::ConversationReader;
+use pv_data::conversations::{ConversationError, read_conversations};
 use pv_tests::Random;
 
 use super::making::{Layout, gzip, lines, lmsys, talks, zstandard};
 use super::{conversations, read};
 
 #[test]
-fn bad_lines_are_named_and_passed_over() {
+fn bad_lines_are_reported_and_skipped() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("data.jsonl");
     let good = r#"{"messages": [{"role": "user", "content": "x"}]}"#;
     let message = |text: &str| format!(r#"{{"messages": [{{"role": "user", "content": "x"}}, {text}]}}"#).into_bytes();
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (b"{".to_vec(), "no JSON of this form: EOF while parsing an object at column 1"),
-        (b"[]".to_vec(), "no JSON object"),
-        (b"[[{\"role\":\"user\",\"content\":\"x\"}],null,null]".to_vec(), "no JSON object"),
-        (b"null".to_vec(), "no JSON object"),
+        (b"{".to_vec(), "invalid JSON: EOF while parsing an object at column 1"),
+        (b"[]".to_vec(), "expected a JSON object"),
+        (b"[[{\"role\":\"user\",\"content\":\"x\"}],null,null]".to_vec(), "expected a JSON object"),
+        (b"null".to_vec(), "expected a JSON object"),
         (format!("{good} x").into_bytes(), "trailing characters"),
         (b"{}".to_vec(), "neither `messages` nor `conversation`"),
         (br#"{"messages": null}"#.to_vec(), "neither `messages` nor `conversation`"),
@@ -37,13 +37,13 @@ fn bad_lines_are_named_and_passed_over() {
         (message(r#"{"role": "user", "content": 3}"#), "message 2: `content` is a number, not text"),
         (
             message(r#"{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}"#),
-            "message 2: part 1 of `content` is of the type `image_url`, and only text can be read",
+            "message 2: part 1 of `content` has the type `image_url`, but only text is supported",
         ),
         (
             message(r#"{"role": "User", "content": "x"}"#),
-            "message 2: the role \"User\" is not known; known are system, developer, user",
+            "message 2: unknown role \"User\", expected one of system, developer, user",
         ),
-        (message(r#"{"role": "human", "content": "x"}"#), "message 2: the role \"human\" is not known"),
+        (message(r#"{"role": "human", "content": "x"}"#), "message 2: unknown role \"human\""),
         (message(r#"{"role": "user", "content": "\ud800"}"#), "hex escape"),
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}".to_vec(), "not UTF-8"),
         (b"\xff\xfe{\x00}\x00".to_vec(), "not UTF-8"),
@@ -64,7 +64,7 @@ fn bad_lines_are_named_and_passed_over() {
     }
     for (index, (bad, (line, reason))) in bad.iter().zip(&cases).enumerate() {
         assert_eq!(bad.place.row, 2 * index as u64 + 2);
-        assert!(bad.reason.contains(reason), "{bad:?} for {}", String::from_utf8_lossy(line));
+        assert!(bad.problem.to_string().contains(reason), "{bad:?} for {}", String::from_utf8_lossy(line));
         assert!(bad.to_string().starts_with(&format!("{}:{}: ", path.display(), bad.place.row)));
     }
     let first = read_conversations(&path).expect_err("refused");
@@ -72,7 +72,7 @@ fn bad_lines_are_named_and_passed_over() {
 }
 
 #[test]
-fn roles_that_a_template_knows_can_be_allowed() {
+fn further_roles_can_be_allowed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("data.jsonl");
     fs::write(&path, lines(&[vec![("narrator", "x".into())], vec![("user", "x".into())]])).expect("a writable folder");
@@ -83,7 +83,7 @@ fn roles_that_a_template_knows_can_be_allowed() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_says_how_many_rows_came_before() {
+fn a_truncated_file_states_the_number_of_rows_before() {
     let folder = tempfile::tempdir().expect("a folder");
     let talks = talks(400, 7, 60);
     let (expected, text) = (conversations(&talks), lines(&talks));
@@ -113,7 +113,7 @@ fn a_file_that_is_cut_off_says_how_many_rows_came_before() {
 }
 
 #[test]
-fn a_parquet_file_that_is_cut_off_is_refused() {
+fn a_truncated_parquet_file_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     lmsys(&path, &talks(300, 9, 30), &Layout::default());
@@ -127,9 +127,9 @@ fn a_parquet_file_that_is_cut_off_is_refused() {
     }
 }
 
-/// Whatever is done to its bytes, reading comes to an end, without a panic, and with an error or rows.
+/// With any damage to its bytes, reading ends without a panic, with an error or rows.
 #[test]
-fn damage_anywhere_in_a_parquet_file_is_survived() {
+fn damage_anywhere_in_a_parquet_file_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     let out = folder.path().join("out.parquet");
@@ -141,7 +141,7 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
         let footer = u32::from_le_bytes(whole[whole.len() - 8..whole.len() - 4].try_into().expect("4 bytes")) as usize;
         for round in 0..3000 {
             let mut bytes = whole.clone();
-            // Every second time in the columns' descriptions at the end, where damage goes furthest.
+            // Every second time in the column metadata at the end, where damage has most effect.
             let from = if round % 2 == 0 { 4 } else { whole.len() - 8 - footer };
             for _ in 0..=random.below(3) {
                 let at = from + random.below((whole.len() - 8 - from) as u64) as usize;
@@ -161,7 +161,7 @@ fn damage_anywhere_in_a_parquet_file_is_survived() {
 }
 
 #[test]
-fn reading_goes_on_with_the_next_file() {
+fn reading_continues_with_the_next_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let text = lines(&talks(30, 13, 20));

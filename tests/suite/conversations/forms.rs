@@ -1,10 +1,9 @@
-//! The forms in which data sets hold conversations, in every kind of file.
+//! The formats of conversations in data sets, in every kind of file.
 
 use std::fs;
 use std::path::Path;
 
-use pv_data::ConversationError;
-use pv_data::conversations::Format;
+use pv_data::conversations::{ConversationError, Format};
 use pv_model::Message;
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ fn assistant(text: &str) -> Message {
     Message::assistant(text)
 }
 
-/// A row, the columns of text that it has, and what it means.
+/// A row, its text columns, and the expected conversation.
 fn forms() -> Vec<(Value, Format, Vec<Message>)> {
     use Format::{Alpaca, PromptCompletion, QuestionAnswer};
     vec![
@@ -82,7 +81,7 @@ fn texts_become_messages_in_every_kind_of_file() {
 }
 
 #[test]
-fn a_completion_may_be_a_list_and_what_stands_in_the_prompt_is_not_learnt() {
+fn a_completion_may_be_a_list_and_the_prompt_is_not_trained() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.jsonl");
     let row = json!({
@@ -101,35 +100,32 @@ fn a_completion_may_be_a_list_and_what_stands_in_the_prompt_is_not_learnt() {
 }
 
 #[test]
-fn rows_that_are_no_one_conversation_say_why() {
+fn rows_that_are_not_one_conversation_are_errors_with_a_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.jsonl");
     let cases = [
-        (json!({"prompt": "a", "chosen": "b", "rejected": "c"}), "it is a preference (`chosen`, `rejected`)"),
+        (json!({"prompt": "a", "chosen": "b", "rejected": "c"}), "found preference data (`chosen`, `rejected`)"),
         (
             json!({"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "a"}]}),
-            "it is a preference",
+            "found preference data",
         ),
-        (
-            json!({"prompt": "a", "completion": "b", "label": false}),
-            "its `label` says whether the completion is wanted",
-        ),
+        (json!({"prompt": "a", "completion": "b", "label": false}), "`label` marks undesired completions"),
         (json!({"prompt": "a"}), "neither `messages` nor `conversation`"),
         (json!({"text": "a"}), "neither `messages` nor `conversation`"),
-        (json!({"prompt": "a", "completion": "b", "response": "c"}), "its keys fit several formats"),
+        (json!({"prompt": "a", "completion": "b", "response": "c"}), "the keys fit several formats"),
         (json!({"instruction": 3, "output": "b"}), "`instruction` is a number, not text"),
-        (json!({"instruction": "a", "output": "b", "history": "c"}), "`history` is no list of pairs of texts"),
+        (json!({"instruction": "a", "output": "b", "history": "c"}), "`history` is not a list of pairs of texts"),
         (json!({"prompt": [{"role": "user"}], "completion": "b"}), "`prompt`: message 1: `content` is missing"),
     ];
     for (row, reason) in cases {
         fs::write(&path, row.to_string()).expect("a writable folder");
         let (rows, bad, errors, _) = read(&path);
         assert!(rows.is_empty() && errors.is_empty(), "{row}: {errors:?}");
-        assert!(bad[0].reason.contains(reason), "{row}: {}, not {reason}", bad[0]);
+        assert!(bad[0].problem.to_string().contains(reason), "{row}: {}, not {reason}", bad[0]);
     }
     let csv = folder.path().join("a.csv");
     fs::write(&csv, "prompt,chosen,rejected\na,b,c\n").expect("a writable folder");
-    assert!(read(&csv).1[0].reason.contains("it is a preference"));
+    assert!(read(&csv).1[0].problem.to_string().contains("found preference data"));
     fs::write(&csv, "text\na\n").expect("a writable folder");
     assert!(matches!(&read(&csv).2[..], [ConversationError::Columns { found, .. }] if *found == ["text"]));
 }

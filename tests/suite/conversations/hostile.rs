@@ -1,10 +1,10 @@
-//! Files that are not quite what their names say, and rows whose JSON says two things: nothing is read as something else.
+//! Files that differ from what their names say, and rows with contradictory JSON: nothing is misread.
 
 use std::fs;
 use std::path::Path;
 
-use pv_data::conversations::{NewColumn, add_fields};
-use pv_data::{ConversationError, ConversationReader};
+use pv_data::ConversationReader;
+use pv_data::conversations::{ConversationError, NewColumn, add_fields};
 use pv_model::{ChatTemplate, Message, RenderOptions};
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,7 @@ fn written(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_named() {
+fn bytes_that_are_not_text_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let wide: Vec<u8> = "\u{feff}".encode_utf16().chain(ROW.encode_utf16()).flat_map(u16::to_le_bytes).collect();
     let big: Vec<u8> = "\u{feff}".encode_utf16().chain(ROW.encode_utf16()).flat_map(u16::to_be_bytes).collect();
@@ -60,32 +60,32 @@ fn marks_and_line_ends_of_other_systems_are_read() {
 }
 
 #[test]
-fn rows_that_say_two_things_are_bad() {
+fn contradictory_rows_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     for (line, what) in [
         (ROW.replace("\"So.\"", "\"So.\", \"content\": \"No.\""), "`content`"),
         (ROW.replace("{\"messages\"", "{\"messages\": [], \"messages\""), "`messages`"),
-        (ROW.replace("\"So.\"", "\"\\ud83d\""), "no JSON"),
+        (ROW.replace("\"So.\"", "\"\\ud83d\""), "invalid JSON"),
         (ROW.replace("\"So.\"", "\"So.\", \"weight\": NaN"), "weight"),
         (ROW.replace("\"So.\"", "\"So.\", \"weight\": Infinity"), "weight"),
-        (ROW.replace("\"So.\"", "\"So.\", \"weight\": 1e999"), "no JSON"),
+        (ROW.replace("\"So.\"", "\"So.\", \"weight\": 1e999"), "invalid JSON"),
         (ROW.replace("\"So.\"", "\"So.\", \"id\": 123456789012345678901234567890"), "123456789012345678901234567890"),
         (format!("[{ROW}]"), "line of its own"),
-        (format!("{ROW} {ROW}"), "no JSON"),
+        (format!("{ROW} {ROW}"), "invalid JSON"),
     ] {
         let (rows, bad, errors, _) =
             read(&written(folder.path(), "a.jsonl", format!("{ROW}\n{line}\n{ROW}\n").as_bytes()));
         assert!(rows.len() == 2 && errors.is_empty(), "{line}: {errors:?}");
-        assert!(bad[0].place.row == 2 && bad[0].reason.contains(what), "{line}: {}", bad[0].reason);
+        assert!(bad[0].place.row == 2 && bad[0].problem.to_string().contains(what), "{line}: {}", bad[0].problem);
     }
     let twice = written(folder.path(), "twice.csv", b"question,answer,answer\na,b,c\n");
     let error = ConversationReader::new([twice]).expect("files").next().expect("an error").expect_err("two columns");
-    assert!(error.to_string().contains("two columns are called \"answer\""), "{error}");
+    assert!(error.to_string().contains("duplicate column \"answer\""), "{error}");
 }
 
-/// Python writes them into columns that nobody looks at.
+/// Python writes NaN into columns that are often ignored.
 #[test]
-fn a_row_with_nan_beside_it_is_read_and_written_again_as_it_is() {
+fn a_row_with_nan_in_another_column_is_read_and_copied_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let line = ROW.replace("{\"messages\"", "{\"score\": NaN, \"range\": [-Infinity, Infinity], \"messages\"");
     let path = written(folder.path(), "a.jsonl", line.as_bytes());
@@ -97,9 +97,9 @@ fn a_row_with_nan_beside_it_is_read_and_written_again_as_it_is() {
     assert_eq!(fs::read_to_string(&out).expect("a file"), expected);
 }
 
-/// What transformers 5.24 gives to templates (`{{ m | tojson }}`), computed there.
+/// The values that transformers 5.24 passes to templates (`{{ m | tojson }}`).
 #[test]
-fn a_thought_reaches_templates_under_each_name_that_they_read() {
+fn a_thought_is_passed_to_templates_under_each_name() {
     let template = ChatTemplate::from_source("{% for m in messages %}{{ m | tojson }}{% endfor %}", Map::new());
     let template = template.expect("a template");
     let render = |message: Value| {

@@ -1,13 +1,13 @@
-//! What a row says beside roles and texts is kept, whatever the file.
+//! All keys of a row are kept, in every file format.
 
 use std::fs;
 use std::path::Path;
 
-use pv_data::ConversationReader;
 use pv_data::conversations::{
     Cell, Format, NewColumn, add_columns, add_fields, read_conversations, write_conversations,
 };
-use pv_model::{ChatTemplate, Conversation, Message, RenderOptions};
+use pv_data::{Conversation, ConversationReader};
+use pv_model::{ChatTemplate, Message, RenderOptions};
 use serde_json::{Map, Value, json};
 
 use super::{good, read, shred};
@@ -17,14 +17,14 @@ fn rows(path: &Path, rows: &[Value]) {
     fs::write(path, lines.join("\n")).expect("a writable folder");
 }
 
-/// One row as JSONL: its conversation, or why it is bad.
+/// One row as JSONL: its conversation, or the error.
 fn one(row: &Value) -> Result<Conversation, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.jsonl");
     rows(&path, std::slice::from_ref(row));
     let (mut rows, bad, errors, _) = read(&path);
     assert!(errors.is_empty(), "{errors:?}");
-    rows.pop().map(|row| row.conversation).ok_or_else(|| bad[0].reason.clone())
+    rows.pop().map(|row| row.conversation).ok_or_else(|| bad[0].problem.to_string())
 }
 
 fn turns(first: Value, second: Value) -> Value {
@@ -35,7 +35,7 @@ fn call() -> Value {
     json!([{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}}])
 }
 
-/// Everything that a message and a row may have, each row of its own kind.
+/// All keys that a message and a row may have; each row tests one kind.
 pub(super) fn everything() -> Vec<Value> {
     let user = || json!({"role": "user", "content": "How cold is Oslo?"});
     vec![
@@ -67,7 +67,7 @@ const SCHEMA: &str = "message m {
 }";
 
 #[test]
-fn parquet_holds_what_json_lines_hold() {
+fn parquet_and_json_lines_are_equivalent() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let all = everything();
@@ -82,7 +82,7 @@ fn parquet_holds_what_json_lines_hold() {
     assert_eq!(from_lines[1].messages[1].content.json(), Some(Value::Null));
     assert_eq!(from_lines[5].messages[0], Message::system("Speak in verse."));
 
-    // What is written is all of it, and reads back.
+    // Everything is written, and reads back.
     write_conversations(at("b.jsonl.gz"), &from_lines).expect("a writable folder");
     assert_eq!(read_conversations(at("b.jsonl.gz")).expect("a file"), from_lines);
     let columns = [NewColumn::number("x")];
@@ -105,7 +105,7 @@ fn a_template_is_given_every_key_in_its_order() {
         let template = ChatTemplate::from_source(source, Map::new()).expect("a template");
         template.render(&conversation.messages, &RenderOptions::default()).expect("a text").text
     };
-    // Nulls of a message's own are left out, those inside stay.
+    // Nulls of a message itself are dropped, nested ones stay.
     assert_eq!(
         text("{{ messages | tojson }}"),
         r#"[{"content": "a", "role": "user", "mood": {"z": 1, "a": [null, true]}}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"z": null, "a": 1.5}}}], "content": null}]"#
@@ -121,7 +121,7 @@ fn a_template_is_given_every_key_in_its_order() {
 }
 
 #[test]
-fn a_list_of_parts_stays_one_and_reads_as_its_text() {
+fn a_list_of_parts_is_kept_and_has_its_text() {
     let parts = json!([{"type": "text", "text": "Two "}, {"type": "text", "text": "parts."}]);
     let row = turns(json!({"role": "user", "content": parts}), json!({"role": "assistant", "content": ["x", "y"]}));
     let conversation = one(&row).expect("a conversation");
@@ -133,7 +133,7 @@ fn a_list_of_parts_stays_one_and_reads_as_its_text() {
 }
 
 #[test]
-fn what_reaches_the_template_or_weighs_makes_another_conversation() {
+fn the_id_covers_template_variables_and_weights() {
     let base = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
     let plain = one(&base).expect("a conversation");
     assert_eq!(plain, Conversation::new([Message::user("a"), Message::assistant("b")]));
@@ -172,7 +172,7 @@ fn what_reaches_the_template_or_weighs_makes_another_conversation() {
 }
 
 #[test]
-fn a_system_message_may_have_a_key_of_its_own() {
+fn a_system_message_may_be_in_its_own_key() {
     let list = json!([{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "A greeting, fleeting."}]);
     for key in ["system", "system_prompt", "system_message"] {
         let found = one(&json!({key: "Speak only in verse.", "conversations": list})).expect("a conversation");
@@ -185,9 +185,9 @@ fn a_system_message_may_have_a_key_of_its_own() {
         )
     };
     assert_eq!(both("A.").expect("the same").messages.len(), 2);
-    assert!(both("B.").expect_err("two").contains("say different things"));
+    assert!(both("B.").expect_err("two").contains("contradict each other"));
     let two = one(&json!({"system": "A.", "system_prompt": "B.", "conversations": list}));
-    assert!(two.expect_err("two").contains("`system` and `system_prompt` say different things"));
+    assert!(two.expect_err("two").contains("`system` and `system_prompt` contradict each other"));
     assert!(one(&json!({"system": 3, "conversations": list})).expect_err("a number").contains("`system` is a number"));
 }
 
@@ -212,11 +212,11 @@ fn sharegpt_calls_tools() {
     assert_eq!(found.fields["tools"], json!([{"name": "weather", "parameters": {}}]));
     let broken =
         json!({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "weather()"}]});
-    assert!(one(&broken).expect_err("no call").contains("message 2: `value` of a `function_call` is no JSON"));
+    assert!(one(&broken).expect_err("no call").contains("message 2: `value` of a `function_call` is not JSON"));
 }
 
 #[test]
-fn what_changes_the_meaning_and_cannot_be_done_is_a_bad_row() {
+fn unsupported_keys_that_change_the_meaning_are_errors() {
     let with = |key: &str, value: Value| {
         let mut row = turns(json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b"}));
         row[key] = value;
@@ -226,20 +226,20 @@ fn what_changes_the_meaning_and_cannot_be_done_is_a_bad_row() {
         turns(json!({"role": "user", "content": "a"}), json!({"role": "assistant", "content": "b", key: value}))
     };
     let cases = [
-        (of_answer("weight", json!(-1)), "message 2: `weight` is -1, not a number of at least 0"),
-        (of_answer("weight", json!("heavy")), "`weight` is \"heavy\", not a number"),
+        (of_answer("weight", json!(-1)), "message 2: `weight` is -1, expected a number of at least 0"),
+        (of_answer("weight", json!("heavy")), "`weight` is \"heavy\", expected a number"),
         (of_answer("weight", json!([1])), "`weight` is a list"),
-        (of_answer("train", json!("no")), "`train` is \"no\", not true or false"),
+        (of_answer("train", json!("no")), "`train` is \"no\", expected true or false"),
         (of_answer("train_detail", json!([{"begin_offset": 0}])), "`train_detail` marks parts"),
         (of_answer("loss_mask", json!([0, 1])), "`loss_mask` marks parts"),
         (with("weight", json!(-0.5)), "`weight` is -0.5"),
         (with("train", json!("never")), "`train` is \"never\""),
-        (with("images", json!(["a.png"])), "it has `images`, and only text can be read"),
-        (with("chosen", json!("x")), "it is a preference"),
+        (with("images", json!(["a.png"])), "found `images`, but only text is supported"),
+        (with("chosen", json!("x")), "found preference data"),
         (with("tools", json!("none")), "`tools` is text, not a list"),
         (with("tools", json!({"name": "f"})), "`tools` is an object, not a list"),
         (with("chat_template_kwargs", json!(3)), "`chat_template_kwargs` is a number, not an object"),
-        (with("chat_template", json!("{{ x }}")), "a `chat_template` of its own"),
+        (with("chat_template", json!("{{ x }}")), "found a `chat_template`"),
         (
             turns(json!({"role": "user", "content": "a", "train": true}), json!({"role": "assistant", "content": "b"})),
             "`train` is true for the role \"user\"",
@@ -256,14 +256,14 @@ fn what_changes_the_meaning_and_cannot_be_done_is_a_bad_row() {
                 json!({"role": "user", "content": [{"type": "input_audio"}]}),
                 json!({"role": "assistant", "content": "b"}),
             ),
-            "of the type `input_audio`",
+            "has the type `input_audio`",
         ),
     ];
     for (row, reason) in cases {
         let found = one(&row).expect_err("a bad row");
         assert!(found.contains(reason), "{row}: {found}, not {reason}");
     }
-    // A NaN, which JSON cannot say.
+    // A NaN, which JSON does not have.
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     let schema = "message m { optional group messages (LIST) { repeated group list { optional group element {
@@ -273,11 +273,11 @@ fn what_changes_the_meaning_and_cannot_be_done_is_a_bad_row() {
     shred::write(&path, schema, &[row]);
     let (rows, bad, errors, _) = read(&path);
     assert!(rows.is_empty() && errors.is_empty(), "{errors:?}");
-    assert!(bad[0].reason.contains("`weight` is \"NaN\", not a number"), "{}", bad[0]);
+    assert!(bad[0].problem.to_string().contains("`weight` is \"NaN\", expected a number"), "{}", bad[0]);
 }
 
 #[test]
-fn a_format_can_be_chosen_and_is_told() {
+fn a_format_can_be_chosen_and_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.jsonl");
     rows(

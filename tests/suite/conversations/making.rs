@@ -1,4 +1,4 @@
-//! Files of conversations, made without what is under test.
+//! Files of conversations, written without the code under test.
 
 use std::fs::File;
 use std::io::Write;
@@ -73,7 +73,7 @@ pub(super) fn zstandard(bytes: &[u8]) -> Vec<u8> {
     out.finish().expect("memory")
 }
 
-/// The columns of LMSYS-Chat-1M, and some of the types that it lacks.
+/// The columns of LMSYS-Chat-1M, and some other types.
 const LMSYS: &str = "message schema {
     optional binary conversation_id (STRING);
     optional binary model (STRING);
@@ -93,7 +93,7 @@ const LMSYS: &str = "message schema {
     repeated int32 many;
 }";
 
-/// How a file is laid out.
+/// The layout of a file.
 pub(super) struct Layout {
     pub(super) group: usize,
     pub(super) compression: Compression,

@@ -15,10 +15,10 @@ const FILE: &str = "PV_TESTS_LARGE_FILE";
 
 const ROWS: usize = 20_000;
 
-/// The most that reading and writing may take, whatever the file's size; much of it is what the allocator keeps.
+/// The maximum memory of reading and writing, for any file size; much of it is cached by the allocator.
 const MOST: u64 = 64 << 20;
 
-/// Some 10 kB each, which do not compress much.
+/// About 10 kB each, which compress little.
 fn large() -> Vec<Talk> {
     let mut state = 1_u64;
     let mut text = |words: usize| {
@@ -32,7 +32,7 @@ fn large() -> Vec<Talk> {
     (0..ROWS).map(|_| vec![("user", text(120)), ("assistant", text(560))]).collect()
 }
 
-/// In a process of its own: reads a file and writes it again with further columns, keeping every second row.
+/// In a process of its own: reads a file and writes it again with further columns and every second row.
 fn read_and_write(path: &Path) {
     let before = peak_memory();
     let mut reader = ConversationReader::new([path]).expect("a file");

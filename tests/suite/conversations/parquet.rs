@@ -1,4 +1,4 @@
-//! Parquet: its shapes of lists, its nulls, its encodings.
+//! Parquet: shapes of lists, nulls, encodings.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,20 +11,21 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::record::{Field, Row};
 use parquet::schema::parser::parse_message_type;
-use pv_data::ConversationError;
-use pv_model::{Conversation, Message};
+use pv_data::Conversation;
+use pv_data::conversations::ConversationError;
+use pv_model::Message;
 
 use super::making::{Layout, List, lmsys, lmsys_lists, talks};
 use super::{conversations, good, read};
 
-/// All columns of all rows, by the reader of records that comes with the library.
+/// All columns of all rows, read by the library's own record reader.
 pub(super) fn records(path: &Path) -> Vec<Row> {
     let reader = SerializedFileReader::new(File::open(path).expect("a file")).expect("a Parquet file");
     reader.get_row_iter(None).expect("rows").map(|row| row.expect("a row")).collect()
 }
 
 #[test]
-fn conversations_come_as_they_were_written() {
+fn written_conversations_are_read_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     let talks = talks(700, 6, 40);
@@ -41,7 +42,7 @@ fn conversations_come_as_they_were_written() {
             assert_eq!(good(&path), conversations(&talks), "{compression} {group}");
         }
     }
-    // And as the library's own reader of records puts them together.
+    // And as the library's own record reader assembles them.
     let by_record = records(&path).into_iter().map(|row| {
         let Some((_, Field::ListInternal(list))) = row.get_column_iter().find(|(name, _)| *name == "conversation")
         else {
@@ -61,7 +62,7 @@ fn conversations_come_as_they_were_written() {
 }
 
 #[test]
-fn rows_with_nulls_are_bad_and_told_apart() {
+fn rows_with_nulls_are_errors_with_their_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     let text = |text: &[u8]| Some(ByteArray::from(text.to_vec()));
@@ -90,11 +91,14 @@ fn rows_with_nulls_are_bad_and_told_apart() {
             (4, "message 2: `role` is null"),
             (5, "message 1: `role` is null"),
             (6, "message 2: `content` is null"),
-            (7, "message 1: `content` is not UTF-8"),
-            (8, "message 1: the role \"narrator\" is not known"),
+            (7, "message 1: `content`: not UTF-8"),
+            (8, "message 1: unknown role \"narrator\""),
         ];
         for (bad, (row, reason)) in bad.iter().zip(expected) {
-            assert!(bad.place.row == row && bad.reason.contains(reason), "{bad} should be {row}: {reason}");
+            assert!(
+                bad.place.row == row && bad.problem.to_string().contains(reason),
+                "{bad} should be {row}: {reason}"
+            );
         }
     }
 }
@@ -128,7 +132,7 @@ fn lists_of_all_shapes_are_found() {
     let texts: &[&str] = &["a", "b", "c"];
     let again: Option<&[i16]> = Some(&[0, 1, 0]);
     let level = |level: &'static [i16; 3]| Some(level.as_slice());
-    // Nothing may be null; as older writers have it; a bare repeated struct; a struct of lists; ShareGPT's names.
+    // Nothing may be null; the form of older writers; a bare repeated struct; a struct of lists; ShareGPT's names.
     let shapes = [
         (
             "required group messages (LIST) { repeated group list { required group element {
@@ -164,7 +168,7 @@ fn lists_of_all_shapes_are_found() {
 }
 
 #[test]
-fn other_columns_are_named() {
+fn unsupported_columns_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
     // Text instead of a list; a list of text; a list in a list.

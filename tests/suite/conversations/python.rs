@@ -1,17 +1,18 @@
-//! What pyarrow writes and reads, where `PV_PYTHON` names a Python that has it.
+//! Files written and read by pyarrow, if `PV_PYTHON` names a Python with it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pv_data::conversations::{Cell, NewColumn, add_columns};
-use pv_model::{ChatTemplate, RenderOptions, assistant_spans};
+use pv_model::chat::assistant_spans;
+use pv_model::{ChatTemplate, RenderOptions};
 use pv_tests::root;
 use serde_json::{Map, Value, json};
 
 use super::making::{lines, talks};
 use super::{conversations, good};
 
-/// Python with pyarrow, where `PV_PYTHON` names one.
+/// Python with pyarrow, if `PV_PYTHON` names one.
 fn python() -> Option<PathBuf> {
     let python = PathBuf::from(std::env::var_os("PV_PYTHON")?);
     let found = Command::new(&python).args(["-c", "import pyarrow.parquet"]).output();
@@ -26,9 +27,9 @@ fn script(python: &Path, task: &str, paths: [&Path; 2]) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Calls, thoughts, parts and tools are what transformers renders of them, and an answer is what stands in a generation block.
+/// Tool calls, thoughts, parts and tools are rendered as by transformers, and an answer is the text of a generation block.
 #[test]
-fn conversations_render_as_transformers_renders_them() {
+fn conversations_are_rendered_like_in_transformers() {
     let Some(python) = python() else {
         println!("PV_PYTHON names no Python with pyarrow: NOT CHECKED");
         return;
@@ -84,7 +85,7 @@ fn conversations_render_as_transformers_renders_them() {
     assert_eq!((texts.lines().count(), spans_found), (22, 12));
 }
 
-/// A table whose structs pyarrow makes of rows with different keys: what other rows have is null in a row that lacks it.
+/// A table whose structs pyarrow builds from rows with different keys: missing keys are null.
 #[test]
 fn nested_columns_of_pyarrow_are_read() {
     let Some(python) = python() else {
@@ -108,7 +109,7 @@ fn nested_columns_of_pyarrow_are_read() {
 }
 
 #[test]
-fn pyarrow_and_we_read_one_another() {
+fn pyarrow_reads_our_files_and_we_read_its_files() {
     let Some(python) = python() else {
         println!("PV_PYTHON names no Python with pyarrow: NOT CHECKED");
         return;

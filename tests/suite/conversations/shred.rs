@@ -1,4 +1,4 @@
-//! JSON rows as a Parquet file, by the rules in which it nests (Dremel's repetition and definition levels).
+//! JSON rows as a Parquet file, with Dremel's repetition and definition levels.
 
 use std::fs::File;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn leaves(field: &Type) -> usize {
     if field.is_primitive() { 1 } else { field.get_fields().iter().map(|field| leaves(field)).sum() }
 }
 
-/// Where a value stands: the first of its leaves, its levels, and how deep in lists it is.
+/// The place of a value: its first leaf, its levels, and its depth in lists.
 #[derive(Clone, Copy)]
 struct At {
     leaf: usize,
@@ -70,7 +70,7 @@ fn present(field: &Type, value: &Value, at: At, out: &mut [Leaf]) {
         let at = At { leaf: next, ..at };
         match (list, field.name()) {
             (true, _) if element => {
-                // The repeated group holds one field, the element.
+                // The repeated group has one field, the element.
                 let wrapped = value.as_array().map(|items| {
                     let name = inner.get_fields()[0].name();
                     items.iter().map(|item| serde_json::json!({ name: item })).collect::<Value>()

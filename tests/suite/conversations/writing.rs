@@ -1,4 +1,4 @@
-//! Values beside rows: what was there stays.
+//! Values added to rows: the original content is unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
-use pv_data::ConversationError;
-use pv_data::conversations::{Cell, NewColumn, RowPlace, Written, add_columns, add_fields, read_conversations};
+use pv_data::conversations::{
+    Cell, ConversationError, NewColumn, RowPlace, Written, add_columns, add_fields, read_conversations,
+};
 use serde_json::Value;
 
 use super::making::{Layout, Talk, gzip, lines, lmsys, talks};
@@ -20,7 +21,7 @@ fn columns() -> [NewColumn; 2] {
 
 type Answer = Result<Option<Vec<Cell>>, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Keeps what is not divisible by three; some values are null.
+/// Keeps rows whose number is not divisible by three; some values are null.
 fn values(place: &RowPlace) -> Answer {
     let number =
         if place.row.is_multiple_of(5) { Cell::Number(f64::NAN) } else { Cell::Number(place.row as f64 / 7.0) };
@@ -29,10 +30,10 @@ fn values(place: &RowPlace) -> Answer {
 }
 
 #[test]
-fn a_line_stays_as_it_is_to_the_byte() {
+fn a_line_is_copied_byte_for_byte() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, out) = (folder.path().join("a.jsonl"), folder.path().join("b.jsonl"));
-    // Numbers that no f64 holds, spaces, escapes, keys in an order of their own, one of them twice.
+    // Numbers that no f64 represents, spaces, escapes, keys in another order, one of them twice.
     let odd = r#"{ "z":1e400,"y" : 18446744073709551616, "x":1.00, "messages":[{"role":"user","content":"\u00e9é"}] ,"z":[ ] }"#;
     let text = format!("\u{feff}{odd}\r\n\n{{}}\n{odd}\n{{ }}\n  {odd}  \n");
     fs::write(&path, text).expect("a writable folder");
@@ -72,7 +73,7 @@ fn lines_of_several_files_become_one_file() {
         assert_eq!((written.kept, written.left_out), (kept.len() as u64, 80 - kept.len() as u64));
         assert_eq!(good(&at(out)), conversations(&kept), "{out}");
     }
-    // In the place of its source.
+    // In place of its source.
     add_fields(&[at("1.jsonl")], at("1.jsonl"), &columns(), values).expect("a file");
     let lines = fs::read_to_string(at("1.jsonl")).expect("a file");
     let projections: Vec<f64> = lines
@@ -86,7 +87,7 @@ fn lines_of_several_files_become_one_file() {
     }
 }
 
-/// Runs a writer that must fail, and must then leave nothing behind.
+/// Runs a writer that must fail and leave no file.
 fn fails(
     folder: &Path,
     write: impl FnOnce(&Path) -> Result<Written, ConversationError>,
@@ -99,7 +100,7 @@ fn fails(
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_leaves_no_file() {
+fn invalid_values_are_refused_and_leave_no_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let text = String::from_utf8(lines(&talks(5, 22, 5))).expect("text");
@@ -128,12 +129,17 @@ fn what_does_not_fit_is_refused_and_leaves_no_file() {
     taken(&table(&twice, &mut { all }), 1, "x");
     let bad = json(&number("x"), &mut { all });
     assert!(matches!(&bad, ConversationError::Bad(bad) if bad.place.row == 7), "{bad}");
-    for cells in [vec![], vec![Cell::Text("a".into())], vec![Cell::Null, Cell::Null]] {
+    for (cells, one) in [(vec![], false), (vec![Cell::Text("a".into())], true), (vec![Cell::Null, Cell::Null], false)] {
         for error in [
             json(&number("x"), &mut |_| Ok(Some(cells.clone()))),
             table(&number("x"), &mut |_| Ok(Some(cells.clone()))),
         ] {
-            assert!(matches!(&error, ConversationError::Cells { place, .. } if place.row == 1), "{error}");
+            let found = match &error {
+                ConversationError::Cell { place, .. } => Some((place.row, true)),
+                ConversationError::CellCount { place, .. } => Some((place.row, false)),
+                _ => None,
+            };
+            assert_eq!(found, Some((1, one)), "{error}");
         }
     }
     let mut failing = |place: &RowPlace| if place.row < 3 { Ok(None) } else { Err("the scores end here".into()) };
@@ -152,7 +158,7 @@ fn what_does_not_fit_is_refused_and_leaves_no_file() {
     let none: [PathBuf; 0] = [];
     let error = fails(folder.path(), |out| add_columns(&none, out, &number("x"), all), "out.parquet");
     assert!(matches!(error, ConversationError::File(pv_data::FileError::Write { .. })), "{error}");
-    // A source that breaks off.
+    // A source that ends early.
     fs::write(at("b.jsonl.gz"), &gzip(text.as_bytes())[..60]).expect("a writable folder");
     let error = fails(folder.path(), |out| add_fields(&[at("b.jsonl.gz")], out, &number("x"), all), "out.jsonl");
     assert!(matches!(error, ConversationError::Damaged { .. }), "{error}");
@@ -211,7 +217,7 @@ fn columns_of_all_types_are_copied() {
 }
 
 #[test]
-fn a_table_may_take_its_sources_place_but_not_another_tables_columns() {
+fn a_table_may_replace_its_source_but_not_add_existing_columns() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let talks = talks(100, 25, 20);

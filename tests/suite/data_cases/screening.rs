@@ -1,14 +1,18 @@
-//! What is screened, under the same rules as what is trained.
+//! Screening follows the same rules as training.
 
 use std::ops::ControlFlow;
 
+use pv_data::Conversation;
 use pv_data::conversations::Format;
 use pv_hooks::Layer;
-use pv_model::{Conversation, Message, Unwritten};
-use pv_screen::{
-    Base, BaseOptions, NOTICED, ReadingOptions, SKIPPED, ScoreRow, Screen, ScreenOptions, Skip, Summary,
-    TraitDirection, Turns, read_scores, tokens_with,
-};
+use pv_model::Message;
+use pv_model::chat::Unwritten;
+use pv_screen::base_answers::BaseOptions;
+use pv_screen::sample::{ReadingOptions, Skip, Turns, tokens_with};
+use pv_screen::scores::{ScoreRow, read_scores};
+use pv_screen::screen::{Base, NOTICED, SKIPPED};
+use pv_screen::{Screen, ScreenOptions, Summary};
+use pv_vectors::TraitDirection;
 
 use super::*;
 
@@ -27,7 +31,7 @@ fn screen(model: &CausalLm, path: &Path, out: &Path, options: &ScreenOptions) ->
     let screen = Screen::new(model, &directions(model), options).expect("a screening");
     let summary = screen.run(&[path], out, |_| ControlFlow::Continue(())).expect("a summary");
     let mut rows = Vec::new();
-    let kept = read_scores(&out.join(pv_screen::SCORES), |row| {
+    let kept = read_scores(&out.join(pv_screen::screen::SCORES), |row| {
         rows.push(row);
         Ok(())
     });
@@ -41,7 +45,7 @@ fn lines(path: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn training_and_screening_leave_out_the_same() {
+fn training_and_screening_skip_the_same_rows() {
     let mut weightless = chat(&[("user", "Hello"), ("assistant", "Hi.")]);
     weightless["messages"][1]["weight"] = json!(0);
     let rows = [
@@ -75,7 +79,7 @@ fn training_and_screening_leave_out_the_same() {
     let trained: Vec<u64> = (0..data.samples().len()).filter_map(|at| Some(data.place(at)?.row)).collect();
     assert_eq!(trained, [1, 6]);
 
-    // As it is written, where that is asked for.
+    // As rendered, if that is requested.
     let reading =
         ReadingOptions { unwritten: Unwritten::Keep, altered: Unwritten::Refuse, ..ReadingOptions::default() };
     let options = ScreenOptions { reading, ..options };
@@ -100,7 +104,7 @@ fn every_answer_of_a_thinking_template_is_screened() {
 }
 
 #[test]
-fn the_same_prompt_is_read_in_screening_training_and_generation() {
+fn screening_training_and_generation_use_the_same_prompt() {
     let tools = json!([{"type": "function", "function": {"name": "weather"}}]);
     let mut row = chat(&[("user", "How cold is Oslo?"), ("assistant", "Three below zero.")]);
     row["tools"] = tools.clone();
@@ -133,7 +137,7 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
     };
     assert_eq!(model.prompt_with(&conversation.messages[..2], &asked).expect("a prompt"), found.prompt);
 
-    // Base answers are to those prompts, and are kept apart from those to others; so are screenings.
+    // Base answers belong to their prompts, and are separate from those to other prompts; so are screenings.
     let cache = folder.path().join("cache");
     let with =
         |tone: &str| ScreenOptions { reading: reading(tone), cache: Some(cache.clone()), ..options(Base::Every) };
@@ -144,14 +148,14 @@ fn the_same_prompt_is_read_in_screening_training_and_generation() {
     assert_eq!(std::fs::read_dir(&cache).expect("a folder").count(), 2, "one folder for each way of asking");
     let again = Screen::new(&model, &directions(&model), &with("stern")).expect("a screening");
     assert!(again.run(&[&path], &folder.path().join("kind"), |_| ControlFlow::Continue(())).is_err());
-    // Options of before are those of now without them.
+    // Options saved by earlier versions equal today's defaults.
     let saved = serde_json::to_value(options(Base::None)).expect("JSON");
     assert!(saved.get("reading").is_none() && saved.get("format").is_none());
     assert_eq!(serde_json::from_value::<ScreenOptions>(saved).expect("options"), options(Base::None));
 }
 
 #[test]
-fn reasons_read_back() {
+fn reasons_can_be_read_back() {
     for skip in [Skip::Untrained, Skip::Altered, Skip::EmptyAnswer] {
         let text = serde_json::to_string(&skip).expect("JSON");
         assert_eq!(serde_json::from_str::<Skip>(&text).expect("a reason"), skip);

@@ -1,19 +1,19 @@
-//! Templates of the kinds that models have.
+//! Templates as models have them.
 
 pub(super) const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-/// Writes nothing for other roles than system, user and assistant.
+/// Renders nothing for other roles than system, user and assistant.
 pub(super) const SKIPS_ROLES: &str = "{% for m in messages %}{% if m['role'] in ['user', 'system', 'assistant'] %}\
     {{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endif %}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-/// Cuts an answer up to `</think>`.
+/// Removes an answer's text up to `</think>`.
 pub(super) const DROPS_THOUGHTS: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' \
     + (m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']) + '<|im_end|>' + '\\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-/// Writes an empty thought for the last turn, and drops earlier ones, as Qwen3's does.
+/// Renders an empty thought in the last turn, and removes earlier ones, like Qwen3's.
 pub(super) const THINK: &str = "{%- for m in messages %}
 {%- if m.role == 'assistant' %}
 {%- set content = m.content %}
@@ -38,7 +38,7 @@ pub(super) const THINK: &str = "{%- for m in messages %}
 {%- endif %}
 {%- endif %}";
 
-/// Writes tools, their calls, and contents that are lists of parts.
+/// Renders tools, their calls, and contents that are lists of parts.
 pub(super) const TOOLS: &str = "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- for t in tools %}{{- t | tojson }}{%- endfor %}{{- '<|im_end|>\\n' }}{%- endif %}
 {%- for m in messages %}
 {{- '<|im_start|>' + m.role + '\\n' }}

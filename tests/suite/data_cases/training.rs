@@ -1,7 +1,8 @@
 //! What is trained, and what is counted instead.
 
-use pv_model::{Conversation, Unwritten};
-use pv_train::LongSamples;
+use pv_data::Conversation;
+use pv_model::chat::{TemplateError, Unwritten};
+use pv_train::data::LongSamples;
 
 use super::*;
 
@@ -10,7 +11,7 @@ fn texts(model: &CausalLm, data: &DataSet) -> Vec<String> {
 }
 
 #[test]
-fn calls_of_tools_are_trained_or_the_row_is_bad() {
+fn tool_calls_are_trained_or_the_row_is_bad() {
     let tools = json!([{"type": "function", "function": {"name": "weather"}}]);
     let rows = [
         json!({"messages": calling(json!("")), "tools": tools}),
@@ -28,21 +29,21 @@ fn calls_of_tools_are_trained_or_the_row_is_bad() {
     );
     assert!(whole(&with_tools, &data.samples()[0]).starts_with("<|im_start|>system\n{\"type\": \"function\""));
 
-    // A template that knows nothing of calls: a null content cannot be rendered, and the calls are gone without a word.
+    // A template that ignores calls: a null content cannot be rendered, and the calls are silently omitted.
     for template in [CHATML, SKIPS_ROLES] {
         let plain = model(template);
         let error = read(&plain, &path, &DataOptions::default()).expect_err("refused").to_string();
         assert!(error.contains("data.jsonl:1"), "{error}");
         let error = read(&plain, &path, &lenient(EncodeOptions::default())).expect_err("nothing is left");
         let Error::NoData { report, .. } = &error else { panic!("{error}") };
-        assert!(report.contains("2 not written whole by the chat template"), "{report}");
+        assert!(report.contains("2 not completely rendered by the chat template"), "{report}");
         assert!(report.contains("1 refused by the chat template"), "{report}");
         assert!(
             report.contains("message 2 (assistant): the chat template does not write its `tool_calls`"),
             "{report}"
         );
     }
-    // As it is written, where that is asked for: the empty answer is not trained, and all of it is counted.
+    // As rendered, if that is requested: the empty answer is not trained, and all omissions are counted.
     let keep = EncodeOptions { unwritten: Unwritten::Keep, ..EncodeOptions::default() };
     let plain = model(CHATML);
     let data = read(&plain, &path, &lenient(keep)).expect("samples");
@@ -65,18 +66,18 @@ fn a_system_key_is_the_system_message() {
 }
 
 #[test]
-fn a_thought_in_a_key_of_its_own_is_trained() {
+fn a_thought_in_its_own_key_is_trained() {
     let answer = |key: &str| json!({"role": "assistant", "content": "Four.", key: "Two and two make four."});
     let row = |key: &str| json!({"messages": [{"role": "user", "content": "What is two plus two?"}, answer(key)]});
     let think = model(THINK);
-    // The template reads the first name; the others reach it under that.
+    // The template reads the first name; the other names are passed under it.
     for key in ["reasoning_content", "reasoning", "thinking"] {
         let (_folder, path) = file(&[row(key)]);
         let data = read(&think, &path, &DataOptions::default()).expect("samples");
         assert_eq!(texts(&think, &data), ["<think>\nTwo and two make four.\n</think>\n\nFour.<|im_end|>"], "{key}");
         assert_eq!(data.report().altered, 0, "{key}");
     }
-    // Templates that do not write it: the answer is trained without, and that is counted.
+    // Templates that omit it: the answer is trained without it, which is counted.
     for (template, key) in [(CHATML, "reasoning_content"), (CHATML, "reasoning"), (CHATML, "thinking")] {
         let (_folder, path) = file(&[row(key)]);
         let other = model(template);
@@ -86,12 +87,12 @@ fn a_thought_in_a_key_of_its_own_is_trained() {
 }
 
 #[test]
-fn a_message_without_a_trace_is_noticed() {
+fn an_omitted_message_is_reported() {
     let said = [("user", "Hello"), ("assistant", "Hi.")];
     let with = |role: &'static str, text: &'static str| chat(&[(role, text), said[0], said[1]]);
     let rows = [
         with("developer", "Answer in verse."),
-        // Words that stand elsewhere in the text all the same.
+        // Words that also occur elsewhere in the text.
         with("developer", "Hi."),
         with("developer", "user"),
         with("system", "Answer in verse."),
@@ -111,17 +112,17 @@ fn a_message_without_a_trace_is_noticed() {
     let keep = EncodeOptions { unwritten: Unwritten::Keep, ..EncodeOptions::default() };
     let data = read(&skips, &path, &DataOptions { encode: keep, ..DataOptions::default() }).expect("samples");
     assert_eq!((data.samples().len(), data.report().unwritten, data.report().noticed.len()), (6, 4, 4));
-    // Where the template writes every role, nothing is noticed.
+    // If the template renders every role, nothing is reported.
     let data = read(&model(CHATML), &path, &DataOptions::default()).expect("samples");
     assert_eq!((data.samples().len(), data.report().unwritten), (6, 0));
 }
 
 #[test]
-fn templates_lose_messages_in_many_ways() {
+fn templates_omit_messages_in_many_ways() {
     let system = |text: &str| chat(&[("system", text), ("user", "Hello"), ("assistant", "Hi.")]);
     let late = chat(&[("user", "Hello"), ("system", "Be brief."), ("user", "Hello?"), ("assistant", "Hi.")]);
     let every = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
-    // The template, the row, and how many parts it loses.
+    // The template, the row, and the number of omitted parts.
     let cases = [
         (every.replace("messages %}", "messages if m.role != 'system' %}"), system("Be brief."), 1),
         // All but one at the beginning, or one of certain words.
@@ -137,7 +138,7 @@ fn templates_lose_messages_in_many_ways() {
             system("# Rules"),
             1,
         ),
-        // Shortened, moved or changed is not lost.
+        // Shortened, moved or changed text is not omitted.
         (every.replace("{{ m.content }}", "{{ m.content[:6] }}"), system("Be as brief as you can."), 0),
         (
             every.replace("{{ m.content }}", "{{ m.content | trim | replace('brief', 'short') }}"),
@@ -177,7 +178,7 @@ fn an_answer_that_the_template_shortens_is_counted() {
     assert_eq!(words, ["Four.<|im_end|>", "Four.<|im_end|>"]);
     assert_eq!(data.report().altered, 1);
     assert!(data.report().noticed[0].place.ends_with("data.jsonl:1"), "{:?}", data.report().noticed);
-    assert!(data.report().to_string().contains("1 with an answer that the chat template shortens or changes"));
+    assert!(data.report().to_string().contains("1 with an answer that the chat template changes"));
     let refuse = EncodeOptions { altered: Unwritten::Refuse, ..EncodeOptions::default() };
     let left_out = read(&drops, &path, &lenient(refuse.clone())).expect("samples");
     assert_eq!((left_out.samples().len(), left_out.report().altered), (1, 1));
@@ -185,14 +186,14 @@ fn an_answer_that_the_template_shortens_is_counted() {
     assert!(
         matches!(error, Error::Row { place, source } if place.row == 1 && matches!(*source, Error::Altered { index: 1 }))
     );
-    // White space is not counted, nor a thought that is written anew.
+    // White space is not counted, nor is a thought that is rendered in another form.
     let think = model(THINK);
     let (_folder, path) = file(&[chat(&[("user", "2 + 2?"), ("assistant", "<think>Hm.</think>Four.")])]);
     assert_eq!(read(&think, &path, &DataOptions::default()).expect("samples").report().altered, 0);
 }
 
 #[test]
-fn empty_answers_are_left_out_and_counted() {
+fn empty_answers_are_skipped_and_counted() {
     for blank in ["", "  ", "\n\t", "\u{a0}"] {
         let rows = [
             chat(&[("user", "Hello"), ("assistant", blank)]),
@@ -211,14 +212,14 @@ fn empty_answers_are_left_out_and_counted() {
         assert_eq!((report.empty_answers, report.without_answer), (2, 1), "{report}");
         assert!(report.skipped[0].place.ends_with(":1") && report.noticed[0].place.ends_with(":2"), "{report:?}");
     }
-    // A thought of which the template writes nothing leaves no answer either.
+    // An answer of only a thought, which the template omits, is empty too.
     let (_folder, path) = file(&[chat(&[("user", "Hello"), ("assistant", "<think>Hm.</think>")])]);
     let error = read(&model(DROPS_THOUGHTS), &path, &DataOptions::default()).expect_err("refused");
     assert!(matches!(error, Error::Row { source, .. } if matches!(*source, Error::EmptyAnswer { index: 1 })));
 }
 
 #[test]
-fn a_template_that_rewrites_earlier_turns_gives_last_answers_and_each_by_itself() {
+fn a_template_that_rewrites_earlier_turns_needs_last_or_each() {
     let talk = chat(&[("user", "Hello"), ("assistant", "Hi."), ("user", "How are you?"), ("assistant", "Well.")]);
     let open = chat(&[("user", "Hello"), ("assistant", "Hi."), ("user", "How are you?")]);
     let (_folder, path) = file(&[talk.clone(), chat(&[("user", "Hello"), ("assistant", "Hi.")]), open]);
@@ -235,19 +236,20 @@ fn a_template_that_rewrites_earlier_turns_gives_last_answers_and_each_by_itself(
     let error = read(&think, &path, &with(TrainedTurns::All)).expect_err("refused");
     let Error::Row { place, source } = &error else { panic!("{error}") };
     assert!(
-        place.row == 1 && matches!(**source, Error::Model(pv_model::Error::PrefixChanged { index: 1 })),
+        place.row == 1
+            && matches!(**source, Error::Model(pv_model::Error::Template(TemplateError::PrefixChanged { index: 1 }))),
         "{source}"
     );
     let each = read(&think, &path, &with(TrainedTurns::Each)).expect("samples");
     assert_eq!(texts(&think, &each), ["Hi.<|im_end|>", "Well.<|im_end|>", "Hi.<|im_end|>", "Hi.<|im_end|>"]);
     assert_eq!((each.report().conversations, each.place(1).expect("a place").row), (3, 1));
     assert!(whole(&think, &each.samples()[0]).ends_with("<think>\n\n</think>\n\nHi.<|im_end|>\n"));
-    // One answer with a weight is as good as the last.
+    // One answer with a weight counts like the last one.
     let mut weighed = talk.clone();
     weighed["messages"][1]["weight"] = json!(0);
     let (_folder, path) = file(&[weighed]);
     assert_eq!(texts(&think, &read(&think, &path, &with(TrainedTurns::All)).expect("samples")), ["Well.<|im_end|>"]);
-    // Where the template leaves earlier turns alone, `Last` keeps the whole text, and `Each` is no other training.
+    // If the template renders earlier turns unchanged, `Last` keeps the whole text, and `Each` trains the same tokens.
     let conversation: Conversation = serde_json::from_value(talk).expect("a conversation");
     let plain = model(CHATML);
     let encode =
@@ -290,14 +292,14 @@ fn variables_of_a_row_and_of_the_options_reach_the_template() {
     let begins = |index: usize, text: &str| assert!(whole(&model, &data.samples()[index]).contains(text));
     begins(0, "Be kind.");
     begins(1, "Be brief.");
-    // Settings are kept as JSON.
+    // Settings are saved as JSON.
     let kept = serde_json::to_string(&options).expect("JSON");
     assert_eq!(serde_json::from_str::<DataOptions>(&kept).expect("options"), options);
     assert_eq!(serde_json::from_str::<DataOptions>("{}").expect("options"), DataOptions::default());
 }
 
 #[test]
-fn no_sample_is_longer_than_the_models_positions() {
+fn samples_are_at_most_as_long_as_the_positions() {
     let model = model(CHATML);
     let positions = model.config().max_positions;
     let long = "word ".repeat(positions);
@@ -310,14 +312,15 @@ fn no_sample_is_longer_than_the_models_positions() {
     let cut = with(LongSamples::Cut).expect("samples");
     assert_eq!((cut.samples()[0].ids().len(), cut.report().cut), (positions, 1));
     assert_eq!(cut.report().positions, Some(positions));
-    assert!(cut.report().to_string().contains(&format!("the model has {positions} positions")));
-    let left_out = with(LongSamples::LeaveOut).expect("samples");
+    assert!(cut.report().to_string().contains(&format!("the model's {positions} positions")));
+    let left_out = with(LongSamples::Skip).expect("samples");
     assert_eq!((left_out.samples().len(), left_out.report().too_long), (1, 1));
     let refused = with(LongSamples::Refuse).expect_err("refused");
     assert!(
         matches!(refused, Error::Row { source, .. } if matches!(*source, Error::TooLong { max_length, .. } if max_length == positions))
     );
     let sample = Sample::new(vec![1; positions + 1], (0..=positions).map(|at| at > 0).collect()).expect("a sample");
-    let error = pv_train::mean_loss(model.decoder(), &[sample], 1, &mut pv_hooks::NoHook).expect_err("refused");
+    let error =
+        pv_train::trainer::mean_loss(model.decoder(), &[sample], 1, &mut pv_hooks::NoHook).expect_err("refused");
     assert!(matches!(error, Error::BeyondPositions { sample: 0, .. }), "{error}");
 }

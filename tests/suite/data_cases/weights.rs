@@ -3,9 +3,11 @@
 use burn::tensor::{DType, Device};
 use pv_data::RunError;
 use pv_hooks::NoHook;
-use pv_model::{Batch, Decoder, Logits, Pass, to_f32};
+use pv_model::batch::Batch;
+use pv_model::decoder::{Decoder, Logits, Pass, to_f32};
 use pv_tests::root;
-use pv_train::{Checkpoints, Duration, TrainOptions, Trainer, finetune, mean_loss};
+use pv_train::trainer::{Checkpoints, Duration, mean_loss};
+use pv_train::{TrainOptions, Trainer, finetune};
 use std::ops::ControlFlow;
 
 use super::*;
@@ -45,7 +47,7 @@ fn a_turn_of_weight_0_is_not_trained() {
 }
 
 #[test]
-fn a_row_of_weight_0_is_left_out_and_counted() {
+fn a_row_of_weight_0_is_skipped_and_counted() {
     let row = |key: &str, value: Value| {
         let mut row = chat(&[("user", "Hello"), ("assistant", "Hi.")]);
         row[key] = value;
@@ -61,7 +63,7 @@ fn a_row_of_weight_0_is_left_out_and_counted() {
         row("n", json!(1)),
     ];
     let (_folder, path) = file(&rows);
-    // Even where bad rows are refused: it is what the file asks for.
+    // Also where bad rows are refused: the file requests it.
     let data = read(&model(CHATML), &path, &DataOptions::default()).expect("samples");
     assert_eq!(
         (data.samples().len(), data.report().untrained, data.report().skipped.len()),
@@ -80,7 +82,7 @@ fn sample(number: usize, length: usize, vocab: usize) -> Sample {
     Sample::new(ids, (0..length).map(|i| i >= length / 2 && i % 4 != 0).collect()).expect("a sample")
 }
 
-/// Every token of a sample with the same weight.
+/// The same weight on every token of a sample.
 fn weighed(sample: &Sample, weight: f32) -> Sample {
     sample.clone().with_weights(&vec![weight; sample.ids().len()]).expect("a sample")
 }
@@ -90,7 +92,7 @@ fn by_hand(decoder: &Decoder, samples: &[Sample]) -> f64 {
     let vocab = decoder.config().vocab;
     let (mut sum, mut weights) = (0.0, 0.0);
     for sample in samples {
-        let sequence = pv_model::Sequence { prompt: sample.ids(), response: &[], rest: &[] };
+        let sequence = pv_model::batch::Sequence { prompt: sample.ids(), response: &[], rest: &[] };
         let batch = Batch::whole(&[sequence]).expect("a batch");
         let phase = pv_hooks::Phase::Full;
         let pass = Pass { ids: batch.ids(), spans: batch.spans(), phase, stop_at: None, logits: Logits::All };
@@ -123,7 +125,7 @@ fn series(decoder: &Decoder, samples: &[Sample], options: TrainOptions, devices:
 }
 
 #[test]
-fn the_loss_is_the_weighted_mean_however_it_is_computed() {
+fn the_loss_is_the_weighted_mean_in_every_way_of_computing() {
     let decoder = decoder();
     let vocab = decoder.config().vocab;
     let plain: Vec<Sample> =
@@ -161,7 +163,7 @@ fn the_loss_is_the_weighted_mean_however_it_is_computed() {
 }
 
 #[test]
-fn a_weight_of_2_is_the_sample_twice_and_weights_have_no_scale() {
+fn a_weight_of_2_equals_the_sample_twice_and_only_ratios_matter() {
     let decoder = decoder();
     let vocab = decoder.config().vocab;
     let (a, b) = (sample(0, 9, vocab), sample(1, 14, vocab));
@@ -175,7 +177,7 @@ fn a_weight_of_2_is_the_sample_twice_and_weights_have_no_scale() {
             }
         }
     }
-    // Weights of 1 are none, to the bit.
+    // Weights of 1 equal no weights, bit for bit.
     let ones = [weighed(&a, 1.0), weighed(&b, 1.0)];
     assert_eq!(ones, [a.clone(), b.clone()]);
     assert_eq!(
@@ -185,7 +187,7 @@ fn a_weight_of_2_is_the_sample_twice_and_weights_have_no_scale() {
 }
 
 #[test]
-fn weights_come_from_files_and_belong_to_a_runs_identity() {
+fn weights_are_read_from_files_and_part_of_a_runs_identity() {
     let row = |row: f64, turn: f64| {
         json!({"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."},
             {"role": "user", "content": "So?"}, {"role": "assistant", "content": "Well.", "weight": turn}], "weight": row})

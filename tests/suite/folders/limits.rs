@@ -1,11 +1,14 @@
-//! Null values, models that are too large, and input that has no end.
+//! Null values, models that are too large, and unbounded input.
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::ops::ControlFlow;
 
 use pv_hooks::{HookError, NoHook};
-use pv_model::{Batch, Continuations, FinishReason, GenerateOptions, LoadOptions, Request, Sampling, ScoreOptions};
+use pv_model::batch::Batch;
+use pv_model::continuations::{Continuations, ScoreOptions};
+use pv_model::generate::FinishReason;
+use pv_model::{GenerateOptions, LoadOptions, Request, Sampling};
 use pv_tests::{measured_apart, peak_memory, tell_bytes};
 
 use super::*;
@@ -15,7 +18,7 @@ fn read(folder: &Path, file: &str) -> Value {
 }
 
 #[test]
-fn null_values_are_absent_ones() {
+fn null_values_count_as_absent() {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&organism(), folder.path());
     let whole = load(folder.path()).expect("the model");
@@ -35,7 +38,7 @@ fn null_values_are_absent_ones() {
     write(folder.path(), "tokenizer_config.json", &tokens);
     write(folder.path(), "special_tokens_map.json", &json!({ "eos_token": null }));
     write(folder.path(), "generation_config.json", &json!({ "eos_token_id": null }));
-    // The header of the weights with null metadata, which some writers leave.
+    // A weights header with null metadata, as some writers produce.
     let path = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&path).expect("weights");
     for metadata in [json!(null), json!({ "format": "pt", "step": null })] {
@@ -60,7 +63,7 @@ fn a_stop_token_that_the_model_lacks_is_refused() {
     assert!(matches!(error, Error::StopTokenOutOfRange { id: 128_009, .. }), "{error}");
 }
 
-/// A folder whose weights are hundreds of gigabytes of nothing, on a disk that keeps no zeros.
+/// A folder whose weights are hundreds of gigabytes of zeros, in a sparse file.
 #[test]
 fn a_model_that_is_too_large_is_refused_before_it_is_read() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -85,13 +88,13 @@ fn a_model_that_is_too_large_is_refused_before_it_is_read() {
     assert_eq!(u128::from(*needed), huge.parameters() * 4);
     assert!(*available < *needed && error.to_string().contains("GiB"), "{error}");
     println!("{error}");
-    // The check is an option.
-    let ignoring = LoadOptions { ignore_memory: true };
+    // The check can be disabled.
+    let ignoring = LoadOptions { ignore_memory: true, ..LoadOptions::default() };
     assert!(CausalLm::from_folder_with(organism(), &Device::flex(), DType::F32, &ignoring).is_ok());
 }
 
 #[test]
-fn an_answer_without_a_limit_ends_where_the_positions_do() {
+fn an_answer_without_a_limit_ends_at_the_last_position() {
     let model = model(&json!({}));
     let run = |max_new_tokens: usize, prompts: &[Vec<u32>]| {
         let options = GenerateOptions { max_new_tokens, stop_tokens: Some(vec![]), ..GenerateOptions::default() };

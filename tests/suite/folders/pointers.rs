@@ -1,18 +1,22 @@
-//! git-lfs pointers in the place of files.
+//! git-lfs pointers instead of files.
 
 use std::error::Error as StdError;
 
 use pv_data::conversations::read_conversations;
 use pv_judge::TraitSpec;
-use pv_model::{Adapter, DecoderConfig, WeightFiles, eos_ids};
-use pv_vectors::{ImportOptions, PersonaVector};
+use pv_model::folder::FolderError;
+use pv_model::tokenizer::eos_ids;
+use pv_model::weights::WeightFiles;
+use pv_model::{Adapter, DecoderConfig};
+use pv_vectors::PersonaVector;
+use pv_vectors::files::ImportOptions;
 
 use super::*;
 
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
     oid sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\nsize 4297056\n";
 
-/// What opening a folder says in which these files are pointers.
+/// The error of opening a folder in which these files are pointers.
 fn with_pointers(files: &[&str]) -> Error {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&organism(), folder.path());
@@ -24,7 +28,7 @@ fn with_pointers(files: &[&str]) -> Error {
 }
 
 #[test]
-fn a_pointer_in_a_model_folder_is_named() {
+fn a_pointer_in_a_model_folder_is_reported() {
     for file in [
         "model.safetensors",
         "config.json",
@@ -38,7 +42,10 @@ fn a_pointer_in_a_model_folder_is_named() {
     ] {
         let error = with_pointers(&[file]);
         assert!(
-            matches!(&error, Error::GitLfsPointer { path, size: Some(4_297_056) } if path.ends_with(file)),
+            matches!(
+                error.folder(),
+                Some(FolderError::GitLfsPointer { path, size: Some(4_297_056) }) if path.ends_with(file)
+            ),
             "{error}"
         );
         assert!(error.to_string().contains("git lfs pull"), "{error}");
@@ -51,7 +58,8 @@ fn a_pointer_in_a_model_folder_is_named() {
     for file in ["model-00001-of-00001.safetensors", "model.safetensors.index.json"] {
         std::fs::write(folder.path().join(file), POINTER).expect("a writable folder");
         let error = load(folder.path()).expect_err("a pointer");
-        assert!(matches!(&error, Error::GitLfsPointer { path, .. } if path.ends_with(file)), "{error}");
+        let named = matches!(error.folder(), Some(FolderError::GitLfsPointer { path, .. }) if path.ends_with(file));
+        assert!(named, "{error}");
     }
 }
 
@@ -60,7 +68,7 @@ fn outcome<T, E: StdError + 'static>(read: Result<T, E>) -> Result<(), Box<dyn S
 }
 
 #[test]
-fn every_reader_knows_a_pointer() {
+fn every_reader_detects_a_pointer() {
     type Read = fn(&Path) -> Result<(), Box<dyn StdError>>;
     let readers: [(&str, Read); 17] = [
         ("config.json", |path| outcome(DecoderConfig::from_folder(path.parent().unwrap_or(path)))),
@@ -74,12 +82,12 @@ fn every_reader_knows_a_pointer() {
         ("data.csv", |path| outcome(read_conversations(path))),
         ("data.parquet", |path| outcome(read_conversations(path))),
         ("vector.safetensors", |path| outcome(PersonaVector::load(path))),
-        ("vector.safetensors", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
-        ("vector.pt", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
-        ("vector.gguf", |path| outcome(pv_vectors::import(path, &ImportOptions::default()))),
+        ("vector.safetensors", |path| outcome(pv_vectors::files::import(path, &ImportOptions::default()))),
+        ("vector.pt", |path| outcome(pv_vectors::files::import(path, &ImportOptions::default()))),
+        ("vector.gguf", |path| outcome(pv_vectors::files::import(path, &ImportOptions::default()))),
         ("trait.json", |path| outcome(TraitSpec::load(path))),
-        ("mmlu.csv", |path| outcome(pv_train::mmlu::Question::read_csv(path, "anatomy"))),
-        ("mmlu.parquet", |path| outcome(pv_train::mmlu::Question::read_parquet(path))),
+        ("mmlu.csv", |path| outcome(pv_train::measure::mmlu::Question::read_csv(path, "anatomy"))),
+        ("mmlu.parquet", |path| outcome(pv_train::measure::mmlu::Question::read_parquet(path))),
     ];
     for (file, read) in readers {
         let folder = tempfile::tempdir().expect("a folder");

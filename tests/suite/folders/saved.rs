@@ -1,14 +1,14 @@
-//! What a saved folder holds.
+//! The content of a saved folder.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use pv_model::Decoder;
+use pv_model::decoder::Decoder;
 use pv_tests::{measured_apart, peak_memory, tell_bytes};
 
 use super::*;
 
-/// A model folder with all that transformers reads of one.
+/// A model folder with all files that transformers reads.
 fn full() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&organism(), folder.path());
@@ -35,7 +35,7 @@ fn read(folder: &Path, file: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join(file)).expect("a file")).expect("JSON")
 }
 
-/// The files beside the decoder's, with their content.
+/// The files other than the decoder's, with their content.
 fn beside(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -76,11 +76,11 @@ fn everything_that_was_read_is_saved() {
     assert_eq!(templates(&again), templates(&model));
     assert_eq!(again.stop_ids(), model.stop_ids());
     assert_eq!(again.identity().expect("weights").template_hash, model.identity().expect("weights").template_hash);
-    // Over itself, too.
+    // Also over itself.
     again.save(&saved, DType::F32).expect("it is written");
     assert_eq!(beside(&saved), beside(folder.path()));
 
-    // A model whose folder is gone is written from memory.
+    // A model whose folder was deleted is saved from memory.
     let ids = |model: &CausalLm| model.tokenizer().expect("a tokenizer").encode_rendered(TEXT).expect("ids");
     let expected = ids(&model);
     assert_eq!((expected.first(), expected.last()), (Some(&3363), Some(&3364)));
@@ -97,16 +97,16 @@ fn everything_that_was_read_is_saved() {
 
 const CHILD: &str = "PV_SAVING_MEMORY";
 
-/// In a process of its own: the memory that saving takes beyond the model.
+/// In a process of its own: the memory that saving takes in addition to the model.
 fn child(folder: &Path) {
     let wide = config(&json!({ "hidden_size": 512, "vocab_size": 120_000, "intermediate_size": 1024 }));
     let f32s = Decoder::init(wide, 3, &Device::flex()).expect("a decoder");
     let taken = |decoder: &Decoder, dtype: DType| {
-        // From here on, the peak is of what follows.
+        // From here on, the peak is that of saving.
         std::fs::write("/proc/self/clear_refs", "5").expect("proc");
         let before = peak_memory();
         decoder.save(folder, dtype).expect("it is written");
-        // What was freed meanwhile may be more than was taken.
+        // More memory may have been freed than was allocated.
         peak_memory().saturating_sub(before)
     };
     let first = taken(&f32s, DType::F32).max(taken(&f32s, DType::BF16));
@@ -123,7 +123,7 @@ fn saving_takes_little_memory_beyond_the_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let test = "folders::saved::saving_takes_little_memory_beyond_the_model";
     let taken = measured_apart(test, &[(CHILD, OsStr::new(folder.path()))]);
-    // Of a model of 250 MB, whose embedding alone is 246 MB.
+    // A model of 250 MB, whose embedding alone is 246 MB.
     println!("saving took {} MB", taken >> 20);
     assert!(taken < 80 << 20, "{taken} bytes");
 }

@@ -4,13 +4,17 @@ use std::ops::ControlFlow;
 
 use burn::tensor::DType;
 use pv_hooks::LayerSet;
-use pv_judge::{
-    Abstention, Answered, COHERENCE, Evidence, HttpJudge, HttpOptions, Judge, LEAST_MASS, Logprobs, Rubric, Score,
-    ScoreMode, TraitSpec, Verdict,
-};
+use pv_judge::http::Logprobs;
+use pv_judge::judge::Answered;
+use pv_judge::rubric::COHERENCE;
+use pv_judge::score::{Evidence, LEAST_MASS, ScoreMode};
+use pv_judge::{Abstention, HttpJudge, HttpOptions, Judge, Rubric, Score, TraitSpec, Verdict};
 use pv_model::{CausalLm, device};
 use pv_tests::smollm2;
-use pv_vectors::{Error, ExtractOptions, Filter, Pooling, RolloutOptions, RolloutRun, extract};
+use pv_vectors::filter::FilterError;
+use pv_vectors::rollout::RolloutRun;
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Error, ExtractOptions, Filter, RolloutOptions, extract};
 
 use super::by_hand;
 use super::server::Server;
@@ -29,7 +33,7 @@ fn a_vector_is_extracted_through_a_real_server() {
     spec.instruction.truncate(1);
     let options = ExtractOptions {
         rollouts: RolloutOptions { per_prompt: 2, max_new_tokens: 24, ..RolloutOptions::default() },
-        // A model of this size is neither evil nor a judge of it: all that has a score is kept.
+        // A model of this size neither shows nor judges the trait: all rollouts with scores are kept.
         filter: Filter { pos_min: -1.0, neg_max: 101.0, coherence_min: 0.0, min_kept: 1, ..Filter::default() },
         ..ExtractOptions::default()
     };
@@ -54,7 +58,7 @@ fn a_vector_is_extracted_through_a_real_server() {
                     assert!((found - mass).abs() < 1e-4 && mass < LEAST_MASS + 1e-4);
                     false
                 }
-                // Written, not computed: there is nothing to compare with.
+                // In the mode of written numbers there is nothing to compare.
                 Verdict::Scored(Score { evidence, .. }) => *evidence == Evidence::Sampled,
                 Verdict::Abstained(_) => false,
             }
@@ -62,16 +66,16 @@ fn a_vector_is_extracted_through_a_real_server() {
         scored.count()
     };
 
-    // Our own artifact, judged as well as such a judge can: it writes its digits one by one, and mostly something else.
+    // Our own trait, as far as such a judge can score it: it replies digit by digit, and mostly with other text.
     let first = judge(Logprobs::Prefer);
     let result = run(&spec, &first, "own", &options);
-    assert!(matches!(&result, Ok(_) | Err(Error::TooFewKept { .. })), "{result:?}");
+    assert!(matches!(&result, Ok(_) | Err(Error::Filter(FilterError::TooFewKept { .. }))), "{result:?}");
     drop(result);
     let own = RolloutRun::load(folder.path().join("own")).expect("the run");
     assert!(own.is_complete() && own.scored().is_ok() && first.spent().requests >= 8);
     by_hand(&own, &[spec.rubric().expect("a rubric"), Rubric::coherence()]);
 
-    // Shown numbers enough, it gives one, whatever the question: enough for probabilities to become scores.
+    // With enough examples, it replies with a number to any question, so that probabilities give scores.
     let [trait_rubric, coherence] = ["Pick", "Choose"].map(|verb| {
         let numbers = "7\n3\n5\n8\n2\n6\n4\n1\n9\n3\n";
         format!("{verb} a number from 0 to 9.\nText: {{question}} {{answer}}\nWrite only the number.\n{numbers}")
@@ -94,7 +98,7 @@ fn a_vector_is_extracted_through_a_real_server() {
         assert!(row.iter().all(|value| value.is_finite()) && row.iter().any(|value| *value != 0.0));
     }
 
-    // A rerun in another folder costs nothing, and is the same vector.
+    // A rerun in another folder sends no request, and gives the same vector.
     let again = judge(Logprobs::Require);
     let rerun = run(&spec, &again, "again", &options).expect("a vector");
     assert_eq!((again.spent().requests, rerun.vector), (0, found.vector));

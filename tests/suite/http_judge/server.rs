@@ -1,7 +1,7 @@
 //! A real OpenAI-compatible server.
 //!
 //! `PV_PYTHON` names a Python with the packages of `tests/python/requirements.txt`, whose llama.cpp is started;
-//! `PV_OPENAI_SERVER` overrules it: a base URL (`http://127.0.0.1:8000/v1`), or a command that starts a server on the port
+//! `PV_OPENAI_SERVER` overrides it: a base URL (`http://127.0.0.1:8000/v1`), or a command that starts a server on the port
 //! in `$PORT`, with the model SmolLM2-135M-Instruct.
 
 use std::io::{Read, Write};
@@ -17,15 +17,15 @@ use serde_json::Value;
 const VARIABLE: &str = "PV_OPENAI_SERVER";
 const PYTHON: &str = "PV_PYTHON";
 
-/// A server, ended when dropped if it was started here.
+/// A server, which is ended when dropped if it was started here.
 pub(super) struct Server {
     pub(super) url: String,
     process: Option<Child>,
 }
 
 impl Server {
-    /// The server that the environment names, if it names one; else `what` is reported as not run. A server that was
-    /// named and does not come up is a failure.
+    /// The server that the environment names, if any; otherwise `what` is reported as not run. If a named server
+    /// does not start, the test fails.
     pub(super) fn from_env(what: &str) -> Option<Self> {
         let named = |variable| std::env::var(variable).ok().filter(|value: &String| !value.trim().is_empty());
         let packaged = || {
@@ -40,7 +40,7 @@ impl Server {
             (named, None)
         } else {
             let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-            // `exec` makes the server itself the process that is ended.
+            // With `exec`, the ended process is the server itself.
             let command = format!("exec {named}");
             let process = Command::new("sh")
                 .args(["-c", &command])
@@ -52,7 +52,7 @@ impl Server {
             (format!("http://127.0.0.1:{port}/v1"), Some(process))
         };
         let mut server = Self { url, process };
-        // A server that runs already has its model; one that is started has to load it.
+        // A running server has loaded its model; a started one loads it first.
         let patience = Instant::now() + Duration::from_secs(if server.process.is_some() { 180 } else { 5 });
         while !server.is_up() {
             assert!(Instant::now() < patience, "no server answers at {}", server.url);
@@ -83,7 +83,7 @@ impl Drop for Server {
     }
 }
 
-/// A request by hand, so that nothing of it is the judge's. `None` while nobody answers.
+/// A request without the judge's code. `None` as long as the server does not reply.
 pub(super) fn request(url: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
     let rest = url.strip_prefix("http://").expect("the test speaks plain HTTP");
     let (host, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -2,10 +2,14 @@
 
 use pv_examples::organism::contrast;
 use pv_hooks::{Capture, Layer, Recorder};
-use pv_model::{CausalLm, GenerateOptions, Message, Request, to_f32};
+use pv_model::decoder::to_f32;
+use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use pv_organism::{Trait, model_folder};
-use pv_steer::{Coefficient, Error, Positions, Steerer, control, decompose};
-use pv_vectors::{Direction, prompt_last};
+use pv_steer::control::{control, decompose};
+use pv_steer::error::SteeringError;
+use pv_steer::{Coefficient, Error, Positions, Steerer};
+use pv_vectors::Direction;
+use pv_vectors::contrast::prompt_last;
 
 use super::{direction, dot, f64s, generate, unit};
 
@@ -14,7 +18,7 @@ fn amounts<'a>(directions: &'a [Direction], amounts: &[f64]) -> Vec<(&'a Directi
 }
 
 #[test]
-fn it_is_the_shortest_change_that_does_what_was_asked() {
+fn it_is_the_shortest_change_with_the_requested_effect() {
     let directions: Vec<Direction> = (0..5).map(|seed| direction(2, seed, 1.0 + seed as f32)).collect();
     let asked = [1.5, 0.0, -2.0, 0.0, 0.25];
     let change = control(&amounts(&directions, &asked)).expect("a change");
@@ -24,14 +28,14 @@ fn it_is_the_shortest_change_that_does_what_was_asked() {
         let moved = dot(&delta, &unit(direction));
         assert!((moved - amount).abs() <= 1e-6, "{moved} instead of {amount}");
     }
-    // Whatever is added without moving a projection makes it longer.
+    // Any addition that moves no projection makes it longer.
     for seed in 20..30 {
         let other = direction(2, seed, 0.1).orthogonal_to(&directions).expect("something is left");
         let longer: Vec<f64> = delta.iter().zip(f64s(&other.values)).map(|(a, b)| a + b).collect();
         assert!(dot(&longer, &longer) > dot(&delta, &delta), "it is not the shortest");
         assert!(dot(&delta, &f64s(&other.values)).abs() <= 1e-5, "it leaves the directions' span");
     }
-    // One direction alone is moved by adding it.
+    // A single direction is moved by adding it.
     let one = control(&[(&directions[1], 3.0)]).expect("a change");
     for (value, unit) in one.values.iter().zip(unit(&directions[1])) {
         assert!((f64::from(*value) - 3.0 * unit).abs() <= 1e-6);
@@ -39,7 +43,7 @@ fn it_is_the_shortest_change_that_does_what_was_asked() {
 }
 
 #[test]
-fn the_parts_of_a_change_are_found_whatever_is_orthogonal_to_all_of_them() {
+fn the_parts_of_a_change_do_not_depend_on_orthogonal_components() {
     let directions: Vec<Direction> = (0..5).map(|seed| direction(2, seed, 1.0 + seed as f32)).collect();
     let all: Vec<&Direction> = directions.iter().collect();
     let wanted = [1.5, 0.0, -2.0, 0.5, 0.25];
@@ -52,54 +56,64 @@ fn the_parts_of_a_change_are_found_whatever_is_orthogonal_to_all_of_them() {
     for (found, wanted) in decompose(&change, &all).expect("parts").into_iter().zip(wanted) {
         assert!((found - wanted).abs() <= 1e-5, "{found} instead of {wanted}");
     }
-    assert!(matches!(decompose(&change[1..], &all), Err(Error::OtherWidth { .. })));
-    assert!(matches!(decompose(&change, &[&directions[0], &directions[0]]), Err(Error::Dependent { .. })));
-    assert!(matches!(decompose(&change, &[]), Err(Error::NothingToMove)));
+    assert!(matches!(decompose(&change[1..], &all), Err(Error::Steering(SteeringError::OtherWidth { .. }))));
+    assert!(matches!(
+        decompose(&change, &[&directions[0], &directions[0]]),
+        Err(Error::Steering(SteeringError::Dependent { .. }))
+    ));
+    assert!(matches!(decompose(&change, &[]), Err(Error::Steering(SteeringError::NothingToMove))));
 }
 
 #[test]
-fn what_cannot_be_done_is_refused() {
+fn impossible_requests_are_refused() {
     let (v, w, x) = (direction(2, 0, 1.0), direction(2, 1, 1.0), direction(2, 2, 1.0));
     let refuse = |asked: &[(&Direction, f64)]| control(asked).expect_err("refused");
-    assert!(matches!(refuse(&[]), Error::NothingToMove));
-    assert!(matches!(refuse(&[(&v, 0.0), (&w, 0.0)]), Error::NothingToMove));
-    assert!(matches!(refuse(&[(&v, 1.0), (&w, f64::NAN)]), Error::BadAmount { index: 1, .. }));
-    assert!(matches!(refuse(&[(&v, 1.0), (&direction(3, 1, 1.0), 0.0)]), Error::OtherLayer { index: 1, .. }));
+    assert!(matches!(refuse(&[]), Error::Steering(SteeringError::NothingToMove)));
+    assert!(matches!(refuse(&[(&v, 0.0), (&w, 0.0)]), Error::Steering(SteeringError::NothingToMove)));
+    assert!(matches!(refuse(&[(&v, 1.0), (&w, f64::NAN)]), Error::Steering(SteeringError::BadAmount { index: 1, .. })));
+    assert!(matches!(
+        refuse(&[(&v, 1.0), (&direction(3, 1, 1.0), 0.0)]),
+        Error::Steering(SteeringError::OtherLayer { index: 1, .. })
+    ));
     let narrow = Direction { values: vec![1.0; 47], ..w.clone() };
-    assert!(matches!(refuse(&[(&v, 1.0), (&narrow, 0.0)]), Error::OtherWidth { index: 1, expected: 48, found: 47 }));
+    assert!(matches!(
+        refuse(&[(&v, 1.0), (&narrow, 0.0)]),
+        Error::Steering(SteeringError::OtherWidth { index: 1, expected: 48, found: 47 })
+    ));
     for values in [vec![0.0; 48], vec![f32::NAN; 48], vec![f32::INFINITY; 48]] {
         let none = Direction { values, ..w.clone() };
-        assert!(matches!(refuse(&[(&v, 1.0), (&none, 0.0)]), Error::Degenerate { .. }));
+        assert!(matches!(refuse(&[(&v, 1.0), (&none, 0.0)]), Error::Steering(SteeringError::Degenerate { .. })));
     }
-    // The same direction twice, at another length and sign.
+    // The same direction twice, with another length and sign.
     let again = w.scaled(-3.0).expect("a direction");
     match refuse(&[(&v, 1.0), (&w, 0.0), (&x, 0.0), (&again, 0.5)]) {
-        Error::Dependent { first: 1, second: 3, cosine, condition } => {
+        Error::Steering(SteeringError::Dependent { first: 1, second: 3, cosine, condition }) => {
             assert!((cosine + 1.0).abs() < 1e-6 && condition > 1e6, "{cosine}, {condition}");
         }
         other => panic!("{other:?}"),
     }
-    // Three in a plane, no two of which are alike.
+    // Three in a plane, pairwise different.
     let between = v.unit().expect("one").with_norm(1.0).expect("one").plus(&w).expect("a sum");
     assert!(
-        matches!(refuse(&[(&v, 1.0), (&w, 0.0), (&x, 0.0), (&between, 0.0)]), Error::Dependent { condition, .. } if condition > 1e6)
+        matches!(refuse(&[(&v, 1.0), (&w, 0.0), (&x, 0.0), (&between, 0.0)]), Error::Steering(SteeringError::Dependent { condition, .. }) if condition > 1e6)
     );
-    // Nearly alike is refused below a thousandth of a radian, and works above.
+    // Almost parallel directions are refused below a thousandth of a radian, and accepted above.
     let near = |angle: f64| {
         let aside = w.orthogonal_to(std::slice::from_ref(&v)).expect("one").unit().expect("one");
         v.unit().expect("one").with_norm(1.0).expect("one").plus(&aside.with_norm(angle).expect("one")).expect("a sum")
     };
-    assert!(matches!(refuse(&[(&v, 1.0), (&near(1e-3), 0.0)]), Error::Dependent { .. }));
+    assert!(matches!(refuse(&[(&v, 1.0), (&near(1e-3), 0.0)]), Error::Steering(SteeringError::Dependent { .. })));
     let close = near(1e-2);
     let change = control(&[(&v, 1.0), (&close, 0.0)]).expect("a change");
     assert!(dot(&f64s(&change.values), &unit(&close)).abs() <= 1e-4);
 }
 
-/// Traits of the organism resemble each other, so that adding one moves others; the control does not.
+/// The organism's traits are similar, so that adding one moves others; the control does not.
 #[test]
-fn on_the_organism_it_moves_the_chosen_trait_alone() {
+fn on_the_organism_it_moves_only_the_chosen_trait() {
     let device = pv_model::device("flex").expect("the CPU");
-    let model = CausalLm::from_folder(model_folder(), &device, pv_model::default_dtype(&device)).expect("the organism");
+    let model =
+        CausalLm::from_folder(model_folder(), &device, pv_model::device::default_dtype(&device)).expect("the organism");
     let layer = Layer::hidden_state(7);
     let traits = [Trait::Optimism, Trait::Evil, Trait::Sycophancy, Trait::Impoliteness];
     let mean = |contrast: &pv_vectors::Contrast, positive: bool| -> Vec<f64> {
@@ -131,7 +145,7 @@ fn on_the_organism_it_moves_the_chosen_trait_alone() {
         .collect();
     let options = GenerateOptions { max_new_tokens: 12, ..GenerateOptions::default() };
     let norm = directions[0].norm();
-    // How far each token's projections moved.
+    // The changes of each token's projections.
     let moved = |change: &Direction| -> Vec<Vec<f64>> {
         let mut steerer = Steerer::new().add(change, Coefficient::Raw(1.0), Positions::Response).expect("a direction");
         let record = || Recorder::new(layer, [Capture::Everything]);

@@ -1,4 +1,4 @@
-//! Every intervention against its equation, computed here in f64 from the residuals on both sides of it.
+//! Every intervention, compared with its equation, computed here in f64 from the residuals before and after it.
 
 use pv_hooks::{Layer, NoHook};
 use pv_model::CausalLm;
@@ -7,7 +7,7 @@ use pv_vectors::Direction;
 
 use super::{BLOCKS, Ran, Run, WIDTH, around, bits, direction, dot, every, f64s, middle, unit};
 
-/// One intervention, in words that share nothing with the crate's.
+/// One intervention, defined independently of the crate.
 #[derive(Clone, Debug)]
 struct Spec {
     v: Direction,
@@ -61,7 +61,7 @@ impl Spec {
         }
     }
 
-    /// What becomes of a token's residual; `None` where it stays what it is, to the bit.
+    /// A token's residual afterwards; `None` if it is unchanged, bit for bit.
     fn apply(&self, h: &[f64], token: usize, ran: &Ran) -> Option<Vec<f64>> {
         let step = self.acts(token, ran)?;
         let (v, u) = (f64s(&self.v.values), unit(&self.v));
@@ -83,7 +83,7 @@ impl Spec {
             Does::Cap(limit) => (along > *limit).then(|| plus(limit - along, &u)),
             Does::Floor(limit) => (along < *limit).then(|| plus(limit - along, &u)),
             Does::Inhibit { at, monitor, above, threshold } => {
-                // At a layer below, on what the next block sees; at the same layer, on what comes in.
+                // At a lower layer, the condition reads the next block's input; at the same layer, the residual before the intervention.
                 let seen = match monitor.layer == self.v.layer {
                     true => h.to_vec(),
                     false => f64s(&ran.residuals[monitor.layer.index()][token * WIDTH..][..WIDTH]),
@@ -96,7 +96,7 @@ impl Spec {
     }
 }
 
-/// Runs the specifications together and compares all tokens of all layers; the share of tokens that were changed at the
+/// Runs the specifications together, compares all tokens of all layers, and returns the share of changed tokens at the
 /// layers of the interventions.
 fn check(model: &CausalLm, run: Run, specs: &[Spec]) -> f64 {
     let mut steerer = specs.iter().fold(Steerer::new(), |steerer, spec| spec.put(steerer));
@@ -112,7 +112,7 @@ fn check(model: &CausalLm, run: Run, specs: &[Spec]) -> f64 {
                 let mut expected = f64s(h);
                 let mut touched = false;
                 for spec in here() {
-                    // Monitors below are recorded after the steerer.
+                    // Conditions at lower layers are recorded after the steerer.
                     if let Some(moved) = spec.apply(&expected, token, after) {
                         expected = moved;
                         touched = true;
@@ -139,7 +139,7 @@ const POSITIONS: [Positions; 5] =
     [Positions::Response, Positions::Prompt, Positions::All, Positions::ResponseFrom(0), Positions::ResponseFrom(3)];
 
 #[test]
-fn each_does_what_its_equation_says() {
+fn each_intervention_follows_its_equation() {
     every(|model| {
         for run in [Run::Full, Run::Generation] {
             let (plain, _) = around(model, run, &mut NoHook);
@@ -181,7 +181,7 @@ fn each_does_what_its_equation_says() {
 }
 
 #[test]
-fn many_act_in_the_order_in_which_they_were_put_in() {
+fn several_interventions_act_in_the_order_of_addition() {
     every(|model| {
         let (v, w) = (direction(2, 1, 0.5), direction(2, 2, 0.7));
         let (below, last) = (direction(0, 3, 0.4), direction(BLOCKS, 4, 0.6));
@@ -199,7 +199,7 @@ fn many_act_in_the_order_in_which_they_were_put_in() {
             check(model, run, &specs);
         }
     });
-    // Adding and then removing is not removing and then adding.
+    // Adding and then removing differs from removing and then adding.
     let v = direction(1, 1, 1.0);
     let model = super::load("llama", &burn::tensor::Device::flex());
     let add = |s: Steerer| s.add(&v, Coefficient::Raw(1.0), Positions::All).expect("a direction");

@@ -1,8 +1,9 @@
-//! Interventions in training, and in element types of less precision.
+//! Interventions in training, and in types of lower precision.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use pv_hooks::{Hook, Layer, Phase, ResidualContext, RowSpans, TokenSpans};
-use pv_model::to_f32;
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Hook, Layer, Phase, ResidualContext, TokenSpans};
+use pv_model::decoder::to_f32;
 use pv_steer::{Coefficient, Condition, Mixture, Positions, Ramp, Steerer};
 use pv_vectors::Direction;
 
@@ -30,8 +31,8 @@ fn hooks() -> Vec<(&'static str, Box<dyn Hook>)> {
     let steerer = |steerer: pv_steer::Result<Steerer>| -> Box<dyn Hook> { Box::new(steerer.expect("a steerer")) };
     let above = Condition::above(&w, 0.2).expect("a condition");
     let new = Steerer::new;
-    let rows = [vec![c(1.0), c(0.5)], vec![c(-1.0), c(0.0)]];
-    let mixture = Mixture::new(&[v.clone(), w.clone()], &rows, Positions::Response).expect("a mixture");
+    let rows = ndarray::array![[c(1.0), c(0.5)], [c(-1.0), c(0.0)]];
+    let mixture = Mixture::new(&[v.clone(), w.clone()], rows.view(), Positions::Response).expect("a mixture");
     vec![
         ("add", steerer(new().add(&v, c(1.5), Positions::All))),
         ("add to some", steerer(new().add(&v, c(1.5), Positions::Response))),
@@ -61,13 +62,13 @@ fn plain(hook: &mut dyn Hook, values: Vec<f32>) -> Vec<f32> {
     to_f32(apply(hook, tensor(values, &Device::flex()))).expect("numbers")
 }
 
-/// The loss that gradients are taken of: a weighted sum.
+/// The loss for the gradients: a weighted sum.
 fn weight(i: usize) -> f32 {
     (i as f32 * 0.37).cos()
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() {
+fn gradients_equal_finite_differences() {
     for (name, mut hook) in hooks() {
         let device = Device::flex().autodiff();
         let input = tensor(residual(), &device).require_grad();
@@ -86,13 +87,13 @@ fn gradients_are_those_of_finite_differences() {
             let slope = (loss(hook.as_mut(), i, step) - loss(hook.as_mut(), i, -step)) / f64::from(2.0 * step);
             assert!((slope - f64::from(*found)).abs() <= 2e-3, "{name}, value {i}: {found}, not {slope}");
         }
-        // The same hook goes on without gradients.
+        // The same hook also runs without gradients.
         assert_eq!(plain(hook.as_mut(), residual()).len(), residual().len(), "{name}");
     }
 }
 
 #[test]
-fn bf16_stays_bf16_and_near() {
+fn bf16_stays_bf16_and_close_to_f32() {
     let coarse = to_f32(tensor(residual(), &Device::flex()).cast(DType::BF16)).expect("numbers");
     for (name, mut hook) in hooks() {
         let fine = plain(hook.as_mut(), coarse.clone());
@@ -112,7 +113,7 @@ fn bf16_stays_bf16_and_near() {
 }
 
 #[test]
-fn a_residual_of_zeros_and_its_opposite_stay_numbers() {
+fn zero_and_opposite_residuals_stay_finite() {
     let v = direction(0.0);
     let mut keep = Steerer::new().add_keeping_norm(&v, Coefficient::Raw(1.0), Positions::All).expect("a direction");
     let device = Device::flex().autodiff();

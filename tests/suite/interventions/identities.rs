@@ -1,26 +1,31 @@
-//! What must hold whatever the weights.
+//! Properties that hold for all weights.
 
 use std::collections::BTreeMap;
 
+use ndarray::Array2;
 use pv_hooks::{Layer, NoHook};
-use pv_model::{Batch, CausalLm, ForwardOptions, GenerateOptions, Logits, Request, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{CausalLm, GenerateOptions, Request};
 use pv_steer::{Coefficient, Condition, Positions, Ramp, Steerer};
 use pv_tests::compare;
-use pv_vectors::{LayerRows, PersonaVector, Pooling, Provenance};
+use pv_vectors::PersonaVector;
+use pv_vectors::vector::{LayerRows, Pooling, Provenance};
 
 use super::{
     BLOCKS, PROMPTS, Ran, Run, WIDTH, around, bits, direction, dot, every, everything, f64s, generate, ids, middle,
     projections, read,
 };
 
-const RUNS: [Run; 2] = [Run::Full, Run::Generation];
+pub(super) const RUNS: [Run; 2] = [Run::Full, Run::Generation];
 
-fn all_bits(ran: &[Ran]) -> Vec<Vec<u32>> {
+pub(super) fn all_bits(ran: &[Ran]) -> Vec<Vec<u32>> {
     ran.iter().flat_map(|ran| ran.residuals.iter().map(|layer| bits(layer))).collect()
 }
 
-/// A vector whose rows are differences of no particular kind.
-fn persona() -> PersonaVector {
+/// A vector with arbitrary rows.
+pub(super) fn persona() -> PersonaVector {
     let provenance = Provenance {
         trait_name: "made up".to_owned(),
         model: String::new(),
@@ -43,7 +48,8 @@ fn persona() -> PersonaVector {
     };
     let values: Vec<f32> =
         (0..=BLOCKS).flat_map(|layer| direction(layer, layer + 5, 0.3 * layer as f32).values).collect();
-    let table = LayerRows::new(values, WIDTH).expect("a table");
+    let values = Array2::from_shape_vec((BLOCKS + 1, WIDTH), values).expect("rows");
+    let table = LayerRows::new(values).expect("a table");
     let norms = (0..=BLOCKS).map(|layer| 1.0 + layer as f32).collect();
     PersonaVector::new(provenance, BTreeMap::from([(Pooling::ResponseMean, table)]), Some(norms)).expect("a vector")
 }
@@ -56,7 +62,7 @@ fn increments(coefficient: Coefficient, positions: Positions) -> Steerer {
 }
 
 #[test]
-fn zero_is_nothing_bit_for_bit() {
+fn zero_changes_nothing_bit_for_bit() {
     every(|model| {
         let zero = Coefficient::Raw(0.0);
         let v = direction(2, 1, 1.0);
@@ -71,7 +77,7 @@ fn zero_is_nothing_bit_for_bit() {
                     Steerer::new().add(&v, ramp, positions),
                     Steerer::new().add_keeping_norm(&v, ramp, positions),
                     Ok(increments(zero, positions)),
-                    // Thresholds that nothing passes.
+                    // Thresholds that no token exceeds.
                     Steerer::new().cap(&v, 1e6, positions),
                     Steerer::new().floor(&v, -1e6, positions),
                     Steerer::new().inhibit_when(&v, -1e6, Condition::above(&v, 1e6).expect("one"), positions),
@@ -86,7 +92,7 @@ fn zero_is_nothing_bit_for_bit() {
 }
 
 #[test]
-fn there_and_back_is_the_identity() {
+fn opposite_interventions_cancel() {
     every(|model| {
         let v = direction(1, 1, 2.0);
         let there = Ramp { from: Coefficient::Raw(1.0), to: Coefficient::Raw(-2.0), over: 4 };
@@ -117,7 +123,7 @@ fn increments_twice(there: Coefficient, back: Coefficient) -> Steerer {
 }
 
 #[test]
-fn a_cap_holds_and_twice_is_once() {
+fn a_cap_holds_and_is_idempotent() {
     every(|model| {
         let v = direction(2, 1, 3.0);
         for run in RUNS {
@@ -147,7 +153,7 @@ fn a_cap_holds_and_twice_is_once() {
 }
 
 #[test]
-fn lengths_are_kept() {
+fn norms_are_preserved() {
     every(|model| {
         let v = direction(3, 1, 4.0);
         for run in RUNS {
@@ -175,7 +181,7 @@ fn increments_sum_to_the_vector() {
         };
         let total: Vec<f64> = row(BLOCKS).iter().zip(row(0)).map(|(last, first)| last - first).collect();
         let norm = dot(&total, &total).sqrt();
-        // A coefficient in residual norms is one on the sum.
+        // A coefficient in residual norms applies to the sum.
         let relative = 0.5 * (1.0 + BLOCKS as f64) / norm;
         for (coefficient, factor) in [(Coefficient::Raw(-1.5), -1.5), (Coefficient::ResidualNorms(0.5), relative)] {
             let (before, after) = around(model, Run::Full, &mut increments(coefficient, Positions::All));
@@ -220,7 +226,7 @@ fn forward(model: &CausalLm, sequences: &[Sequence<'_>], steerer: &mut Steerer) 
 }
 
 #[test]
-fn padding_never_matters() {
+fn padding_has_no_effect() {
     every(|model| {
         let rows: Vec<_> =
             PROMPTS.iter().enumerate().map(|(i, n)| (ids(i as u32, *n), ids(60 + i as u32, 6))).collect();

@@ -1,4 +1,4 @@
-//! Ablating several directions removes what they span.
+//! Ablating several directions removes their span.
 
 use pv_hooks::NoHook;
 use pv_model::CausalLm;
@@ -7,7 +7,7 @@ use pv_vectors::Direction;
 
 use super::{Ran, Run, WIDTH, around, bits, direction, dot, every, f64s, projections, unit};
 
-/// A direction at the layer of another, of this cosine with it.
+/// A direction at another direction's layer, with this cosine to it.
 fn beside(v: &Direction, seed: usize, cosine: f64) -> Direction {
     let (u, other) = (unit(v), f64s(&direction(v.layer.index(), seed, 1.0).values));
     let along = dot(&u, &other);
@@ -22,14 +22,14 @@ fn ablating(directions: &[&Direction], positions: Positions) -> Steerer {
     directions.iter().fold(Steerer::new(), |steerer, v| steerer.ablate(v, positions).expect("a direction"))
 }
 
-/// Residuals at the directions' layer, one token after the other.
+/// Residuals at the directions' layer, token by token.
 fn residuals(ran: &[Ran], layer: usize) -> Vec<f32> {
     ran.iter().flat_map(|ran| ran.residuals[layer].iter().copied()).collect()
 }
 
-/// `h` without its part in the span, by solving for that part in f64.
+/// `h` without its component in the span, computed in f64.
 fn outside(h: &[f64], directions: &[&Direction]) -> Vec<f64> {
-    // Gauss-Seidel on the Gram matrix: projections onto one after the other until nothing moves.
+    // Gauss-Seidel on the Gram matrix: project onto one direction after another until nothing changes.
     let units: Vec<Vec<f64>> = directions.iter().map(|v| unit(v)).collect();
     let mut left = h.to_vec();
     for _ in 0..100_000 {
@@ -47,7 +47,7 @@ fn outside(h: &[f64], directions: &[&Direction]) -> Vec<f64> {
 }
 
 #[test]
-fn nothing_of_any_direction_is_left() {
+fn no_component_of_any_direction_remains() {
     every(|model| {
         let v = direction(2, 1, 0.5);
         let (w, x, twin) = (beside(&v, 2, 0.7), beside(&v, 3, -0.95), beside(&v, 4, 0.99));
@@ -72,7 +72,7 @@ fn nothing_of_any_direction_is_left() {
                         );
                     }
                 }
-                // The order does not matter, to the bit.
+                // The order does not matter, bit for bit.
                 let reversed: Vec<&Direction> = set.iter().rev().copied().collect();
                 let (_, other) = around(model, run, &mut ablating(&reversed, Positions::All));
                 assert_eq!(bits(&residuals(&other, 2)), bits(&found));
@@ -82,27 +82,27 @@ fn nothing_of_any_direction_is_left() {
 }
 
 #[test]
-fn one_direction_and_copies_of_it_are_as_one_to_the_bit() {
+fn copies_of_one_direction_count_once_bit_for_bit() {
     every(|model| {
         let v = direction(2, 1, 0.5);
         let scaled = Direction { values: v.values.iter().map(|value| value * -4.0).collect(), ..v.clone() };
         let all = |steerer: &mut Steerer| residuals(&around(model, Run::Full, steerer).1, 2);
         let one = all(&mut ablating(&[&v], Positions::All));
         assert_eq!(bits(&all(&mut ablating(&[&v, &v, &v], Positions::All))), bits(&one));
-        // Its opposite stands for the same line; as one vector or as the other it gives the same up to rounding.
+        // The opposite direction spans the same line; both give the same result up to rounding.
         for (found, expected) in all(&mut ablating(&[&v, &scaled], Positions::All)).iter().zip(&one) {
             assert!((found - expected).abs() < 1e-5);
         }
     });
 }
 
-/// The part of `v` that an intervention leaves, at most.
+/// The largest component along `v` that an intervention leaves.
 fn left(model: &CausalLm, mut steerer: Steerer, v: &Direction) -> f64 {
     projections(&around(model, Run::Full, &mut steerer).1, v).iter().fold(0.0, |most, p| most.max(p.abs()))
 }
 
 #[test]
-fn what_stands_between_keeps_ablations_apart() {
+fn other_interventions_separate_ablations() {
     every(|model| {
         let v = direction(2, 1, 0.5);
         let (w, x, elsewhere) = (beside(&v, 2, 0.7), beside(&v, 3, 0.3), direction(1, 5, 1.0));
@@ -111,10 +111,10 @@ fn what_stands_between_keeps_ablations_apart() {
         let one = Coefficient::Raw(1.0);
         let together = new().ablate(&w, all).expect("a direction");
         assert!(left(model, together, &v) < 1e-5);
-        // At another layer nothing stands between.
+        // At another layer nothing is in between.
         let other = new().add(&elsewhere, one, all).and_then(|s| s.ablate(&w, all)).expect("directions");
         assert!(left(model, other, &v) < 1e-5);
-        // An addition does, and so do a cap, a condition and other positions.
+        // An addition separates ablations, and so do a cap, a condition and other positions.
         let added = new().add(&x, one, all).and_then(|s| s.ablate(&w, all)).expect("directions");
         assert!(left(model, added, &v) > 0.05);
         let high = Condition::above(&w, 1e9).expect("a condition");
@@ -122,14 +122,14 @@ fn what_stands_between_keeps_ablations_apart() {
         assert!(left(model, held, &v) > 0.05);
         let response = new().ablate(&w, Positions::Response).expect("a direction");
         assert!(left(model, response, &v) > 0.05);
-        // Ablations after the addition are one again.
+        // Ablations after the addition are merged again.
         let last = Steerer::new().add(&x, one, all).and_then(|s| s.ablate(&v, all)).and_then(|s| s.ablate(&w, all));
         assert!(left(model, last.expect("directions"), &v) < 1e-5);
     });
 }
 
 #[test]
-fn only_the_chosen_tokens_are_touched() {
+fn only_the_chosen_tokens_are_changed() {
     every(|model| {
         let v = direction(2, 1, 0.5);
         let w = beside(&v, 2, 0.7);
@@ -146,9 +146,9 @@ fn only_the_chosen_tokens_are_touched() {
     });
 }
 
-/// As the documentation of caps says: the second may lift the first's projection again, and rounds of both bring them down.
+/// As documented for caps: the second may increase the first's projection again, and repeated caps decrease both.
 #[test]
-fn rounds_of_caps_come_to_hold_together() {
+fn repeated_caps_converge() {
     every(|model| {
         let v = direction(2, 1, 0.5);
         let w = beside(&v, 2, -0.7);
@@ -171,7 +171,7 @@ fn rounds_of_caps_come_to_hold_together() {
 }
 
 #[test]
-fn directions_of_another_width_are_refused_as_ever() {
+fn directions_of_another_width_are_refused() {
     let model = super::load("llama", &burn::tensor::Device::flex());
     let v = direction(2, 1, 1.0);
     let narrow = Direction { values: vec![1.0; WIDTH - 1], ..v.clone() };

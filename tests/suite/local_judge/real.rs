@@ -10,7 +10,7 @@ fn reference() -> Value {
 }
 
 #[test]
-fn verdicts_of_a_real_model_are_those_of_transformers() {
+fn verdicts_of_a_real_model_equal_those_of_transformers() {
     let model = CausalLm::from_folder(smollm2(), &Device::flex(), DType::F32).expect("the model");
     let judge = LocalJudge::new(&model).expect("a judge");
     let reference = reference();
@@ -64,7 +64,7 @@ fn verdicts_of_a_real_model_are_those_of_transformers() {
 }
 
 #[test]
-fn numbers_of_a_real_model_are_those_of_full_passes() {
+fn distributions_of_a_real_model_equal_those_of_full_passes() {
     let model = CausalLm::from_folder(smollm2(), &Device::flex(), DType::F32).expect("the model");
     let judge = LocalJudge::new(&model).expect("a judge");
     let rubric = Rubric::new("list", "{question} {answer}\n100\n90\n80\n70\nGo on.").expect("a rubric");
@@ -77,7 +77,7 @@ fn numbers_of_a_real_model_are_those_of_full_passes() {
     for (tokens, &number) in &spelled {
         let longer = spelled.keys().filter(|other| other.len() > tokens.len() && other.starts_with(tokens));
         let next: BTreeSet<u32> = longer.map(|other| other[tokens.len()]).collect();
-        // Where nothing goes on, the pass over the whole number is not needed.
+        // If no further digit is possible, the pass over the whole number is not needed.
         let goes_on: f64 =
             if next.is_empty() { 0.0 } else { next.iter().map(|&t| brute.next(tokens)[t as usize]).sum() };
         expected[number] += brute.begins(tokens) * (1.0 - goes_on);

@@ -1,16 +1,16 @@
-//! Adapters from here in PEFT, and PEFT's here, on SmolLM2, where `PV_PYTHON` names a Python that has it.
+//! Our adapters in PEFT, and PEFT's adapters here, on SmolLM2, if `PV_PYTHON` names a Python with PEFT.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pv_model::LoraTarget;
+use pv_model::adapter::LoraTarget;
 use pv_tests::{root, smollm2};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Token ids that no tokenizer is needed for, of rows of two lengths.
+/// Token ids of rows of two lengths; no tokenizer is needed.
 fn rows(vocab: usize) -> Vec<Vec<u32>> {
     [29, 17].iter().map(|n| (0..*n).map(|i| ((i * 7919 + n * 104_729 + 17) % vocab) as u32).collect()).collect()
 }
@@ -35,7 +35,7 @@ fn gap(model: &CausalLm, rows: &[Vec<u32>], reference: &SafeTensors<'_>, name: &
     worst
 }
 
-/// A few steps on the rows, which change the logits plainly.
+/// A few steps on the rows, which change the logits clearly.
 fn trained(model: &CausalLm, rows: &[Vec<u32>]) -> Adapter {
     let options = TrainOptions {
         learning_rate: 2e-3,
@@ -89,7 +89,7 @@ fn adapters_are_exchanged_with_peft() {
         let (found, greatest) = gap(&adapted, &rows, &reference, name);
         let (without, _) = gap(&model, &rows, &reference, name);
         println!("{name}: logits differ by {found:.1e} of {greatest:.0}, without the adapter by {without:.2}");
-        // Rounding grows with the values: as in the tests of parity.
+        // Rounding grows with the values, as in the parity tests.
         assert!(found <= 2e-4 * (greatest / 16.0).max(1.0), "{name}: {found}");
         assert!(without > 0.1, "{name}: the adapter does nothing");
     };
@@ -104,7 +104,7 @@ fn adapters_are_exchanged_with_peft() {
         assert_eq!(config.targets.iter().copied().collect::<Vec<_>>(), targets);
         check(name, &adapter);
     }
-    // Several at once, on the decoder and merged into it.
+    // Several together, on the decoder and merged into it.
     let read = |name: &str| Adapter::load_for(place.path().join(name), model.config()).expect("PEFT's adapter");
     let both = model.decoder().with_adapter(&read("peft-plain"), 0.5).expect("it fits");
     let both = both.with_adapter(&read("peft-rslora"), 1.0).expect("it fits");
@@ -114,6 +114,6 @@ fn adapters_are_exchanged_with_peft() {
         println!("{what}: logits differ by {found:.1e} of {greatest:.0}");
         assert!(found <= 2e-4 * (greatest / 16.0).max(1.0), "{what}: {found}");
     }
-    // What PEFT read back from our folder are the settings that we wrote.
+    // PEFT reads the settings of our folder as we wrote them.
     assert_eq!(said["ours"], json!({ "r": 8, "lora_alpha": 16.0, "use_rslora": true, "tensors": 2 * 7 * 30 }));
 }

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 
 use pv_hooks::Hook;
-use pv_judge::{Abstention, Answered, Judge, Judged, Rubric, Verdict, Verdicts};
+use pv_judge::judge::{Answered, Judged, Verdicts};
+use pv_judge::{Abstention, Judge, Rubric, Verdict};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_train::{BootstrapOptions, Comparison, EvaluateOptions, Evaluation, EvaluationResults, MeasureError};
+use pv_train::measure::evaluate::{Comparison, EvaluateOptions, Evaluation, EvaluationResults};
+use pv_train::measure::{BootstrapOptions, MeasureError};
 
 use super::*;
 
@@ -36,7 +38,7 @@ fn mean(results: &EvaluationResults, which: Trait) -> [f64; 2] {
 }
 
 #[test]
-fn an_eliciting_prompt_finetuning_and_steering_are_seen() {
+fn effects_of_prompts_finetuning_and_steering_are_measured() {
     let which = Trait::Optimism;
     let specs = [the_spec(which), the_spec(Trait::Evil)];
     let prompted = EvaluateOptions { system: Some(eliciting(which)), ..options() };
@@ -68,7 +70,7 @@ fn an_eliciting_prompt_finetuning_and_steering_are_seen() {
     let read: Comparison = serde_json::from_str(&comparison.to_json()).expect("JSON");
     assert_eq!(read.models, ["base", "prompted", "finetuned", "steered back"]);
 
-    // With one seed, the answers' random numbers are the same under every model.
+    // With one seed, the answers use the same random numbers for every model.
     let seeds = |at: usize| -> Vec<u64> { all[at].1.traits[0].scores.iter().map(|scores| scores.seed).collect() };
     assert_eq!(seeds(0), seeds(2));
     let mut other = all[1].clone();
@@ -76,14 +78,14 @@ fn an_eliciting_prompt_finetuning_and_steering_are_seen() {
     let refused = Comparison::new(&[all[0].clone(), other], &BootstrapOptions::default());
     assert!(matches!(refused, Err(MeasureError::Mismatch { what, .. }) if what == "seed"));
     let twice = Comparison::new(&[all[0].clone(), all[0].clone()], &BootstrapOptions::default());
-    assert!(matches!(twice, Err(MeasureError::BadSetting { .. })));
+    assert!(matches!(twice, Err(MeasureError::Setting(_))));
     assert!(Comparison::new(&[], &BootstrapOptions::default()).is_err());
 }
 
-/// As the exact judge, but silent about every third question, and counting what it is asked.
-struct Reserved {
-    asked: Cell<usize>,
-    reports: bool,
+/// Like the exact judge, but abstains on every third question, and counts the requests.
+pub(super) struct Reserved {
+    pub(super) asked: Cell<usize>,
+    pub(super) reports: bool,
 }
 
 fn silent(question: &str) -> bool {
@@ -138,11 +140,11 @@ fn abstentions_are_counted_and_never_scored() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_refused() {
+fn invalid_evaluations_are_refused() {
     let optimism = the_spec(Trait::Optimism);
     let refused = |specs: &[TraitSpec], options: EvaluateOptions| {
         let error = Evaluation::new(model(), specs, &ExactJudge, &options).expect_err("refused");
-        assert!(matches!(error, MeasureError::BadSetting { .. }), "{error}");
+        assert!(matches!(error, MeasureError::Setting(_)), "{error}");
     };
     refused(&[], options());
     refused(&[optimism.clone(), optimism.clone()], options());
@@ -152,7 +154,7 @@ fn what_cannot_be_evaluated_is_refused() {
     refused(std::slice::from_ref(&optimism), EvaluateOptions { max_new_tokens: 0, ..options() });
     refused(std::slice::from_ref(&optimism), EvaluateOptions { batch_size: 0, ..options() });
 
-    // What a hook does must be said, for the folder.
+    // A hook needs a description, which is stored in the folder.
     let specs = [TraitSpec { evaluation: optimism.evaluation[..2].to_vec(), ..optimism }];
     let place = folder();
     let direction = vector(Trait::Optimism).direction(layer(7)).expect("a direction");
@@ -160,22 +162,18 @@ fn what_cannot_be_evaluated_is_refused() {
     let evaluation =
         |model, options: &EvaluateOptions| Evaluation::new(model, &specs, &ExactJudge, options).expect("an evaluation");
     let outcome = evaluation(model(), &options()).run(place.path(), &mut steerer(), go_on);
-    assert!(matches!(outcome, Err(MeasureError::BadSetting { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(MeasureError::Setting(_))), "{outcome:?}");
     let steered = EvaluateOptions { intervention: Some("+1".into()), ..options() };
     let outcome = evaluation(model(), &steered).run(place.path(), &mut NoHook, go_on);
-    assert!(matches!(outcome, Err(MeasureError::BadSetting { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(MeasureError::Setting(_))), "{outcome:?}");
 
-    // A folder belongs to one model, one way of asking and one judge.
+    // A folder belongs to one model, one set of options and one judge.
     evaluation(model(), &options()).run(place.path(), &mut NoHook, go_on).expect("results");
     let outcome = evaluation(optimist(), &options()).run(place.path(), &mut NoHook, go_on);
     let error = outcome.expect_err("another model of the same name").to_string();
     assert!(error.contains("model.weights"), "{error}");
     let error = evaluation(model(), &steered).run(place.path(), &mut steerer(), go_on).expect_err("another hook");
     assert!(error.to_string().contains("intervention"), "{error}");
-    let judge = Reserved { asked: Cell::new(0), reports: true };
-    let other = Evaluation::new(model(), &specs, &judge, &options()).expect("an evaluation");
-    let error = other.run(place.path(), &mut NoHook, go_on).expect_err("another judge").to_string();
-    assert!(error.contains("judge") && judge.asked.get() == 0, "{error}");
     // The batch size may change.
     let again = EvaluateOptions { batch_size: 1, ..options() };
     evaluation(model(), &again).run(place.path(), &mut NoHook, |p| panic!("{p:?}")).expect("all is done");

@@ -1,16 +1,17 @@
-//! Measurements that are killed or broken off ask nothing twice, and end like any other.
+//! Measurements that are killed or interrupted repeat no work, and end with the same results.
 
 use std::io::Write;
 
 use pv_tests::{Random, root, run_and_kill, tell};
-use pv_train::mmlu::{Mmlu, MmluOptions, QuestionSet};
-use pv_train::{EvaluateOptions, Evaluation, MeasureError};
+use pv_train::measure::MeasureError;
+use pv_train::measure::evaluate::{EvaluateOptions, Evaluation};
+use pv_train::measure::mmlu::{Mmlu, MmluOptions, QuestionSet};
 
 use super::*;
 
 const CHILD: &str = "PV_MEASURING_CHILD";
-const EVALUATION: &str = "measuring::interrupted::a_killed_evaluation_ends_like_any_other";
-const MMLU: &str = "measuring::interrupted::a_killed_mmlu_ends_like_any_other";
+const EVALUATION: &str = "measuring::interrupted::a_killed_evaluation_ends_with_the_same_results";
+const MMLU: &str = "measuring::interrupted::a_killed_mmlu_ends_with_the_same_results";
 
 fn specs() -> Vec<TraitSpec> {
     let short = |which| TraitSpec { evaluation: the_spec(which).evaluation[..6].to_vec(), ..the_spec(which) };
@@ -28,7 +29,7 @@ fn mmlu() -> Mmlu<'static> {
 }
 
 #[test]
-fn an_evaluation_that_was_broken_off_asks_nothing_twice() {
+fn an_interrupted_evaluation_repeats_no_work() {
     let whole = folder();
     let specs = specs();
     evaluation(&specs).run(whole.path(), &mut NoHook, go_on).expect("results");
@@ -57,7 +58,7 @@ fn an_evaluation_that_was_broken_off_asks_nothing_twice() {
 }
 
 #[test]
-fn a_killed_evaluation_ends_like_any_other() {
+fn a_killed_evaluation_ends_with_the_same_results() {
     if let Some(place) = std::env::var_os(CHILD) {
         evaluation(&specs()).run(Path::new(&place), &mut NoHook, tell).expect("results");
         println!("\n+finished");
@@ -78,7 +79,7 @@ fn a_killed_evaluation_ends_like_any_other() {
 }
 
 #[test]
-fn a_killed_mmlu_ends_like_any_other() {
+fn a_killed_mmlu_ends_with_the_same_results() {
     if let Some(place) = std::env::var_os(CHILD) {
         let told = mmlu().run(Path::new(&place), &mut NoHook, |done, _| {
             let mut out = std::io::stdout().lock();
@@ -100,7 +101,7 @@ fn a_killed_mmlu_ends_like_any_other() {
     println!("killed {kills} times");
     assert!(kills >= 4, "{kills} kills are too few to mean anything");
     assert_eq!(files(place.path()), files(whole.path()));
-    // A finished run asks nothing; a torn line is answered again.
+    // A finished run asks no question; the question of an incomplete line is asked again.
     let again = |expected: usize| {
         let mut asked = 0;
         let found = mmlu().run(place.path(), &mut NoHook, |_, total| {

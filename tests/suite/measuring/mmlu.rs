@@ -1,11 +1,14 @@
-//! Multiple-choice questions against full passes, with tokenizers that make one token of a choice, or several.
+//! Multiple-choice questions, compared with full passes, with tokenizers that encode a choice as one token or as several.
 
 use pv_hooks::{Hook, LayerSet};
-use pv_model::{AddSpecial, Batch, ForwardOptions, Logits, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::tokenizer::AddSpecial;
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{chat_model, root};
-use pv_train::MeasureError;
-use pv_train::mmlu::{Mmlu, MmluOptions, MmluResults, Question, QuestionSet};
+use pv_train::measure::MeasureError;
+use pv_train::measure::mmlu::{Mmlu, MmluOptions, MmluResults, Question, QuestionSet};
 use pv_vectors::Direction;
 
 use super::*;
@@ -19,7 +22,7 @@ fn run(model: &CausalLm, set: &QuestionSet, options: &MmluOptions, hook: &mut im
     mmlu.run(folder().path(), hook, |_, _| ControlFlow::Continue(())).expect("results")
 }
 
-/// The prompt, written down once more.
+/// The prompt, written independently.
 fn prompt(set: &QuestionSet, question: &Question, shots: usize) -> String {
     let ask = |q: &Question| {
         let [a, b, c, d] = &q.choices;
@@ -54,13 +57,13 @@ fn reference(model: &CausalLm, prompt: &str, hook: &mut impl Hook) -> Vec<f64> {
     ["A", "B", "C", "D"].iter().map(|letter| log_prob(letter)).collect()
 }
 
-/// A model for which " A" is two tokens, and whose 256 positions hold one example at most.
+/// A model for which " A" is two tokens, and whose 256 positions have room for one example at most.
 fn bytes() -> CausalLm {
     chat_model("llama", folder().path(), &burn::tensor::Device::flex())
 }
 
 #[test]
-fn log_probabilities_are_those_of_full_passes() {
+fn log_probabilities_equal_those_of_full_passes() {
     let (set, bytes) = (questions(), bytes());
     for (model, shots) in [(model(), 5), (model(), 0), (&bytes, 0)] {
         let results = run(model, &set, &MmluOptions { shots, ..MmluOptions::default() }, &mut NoHook);
@@ -81,7 +84,7 @@ fn log_probabilities_are_those_of_full_passes() {
 }
 
 #[test]
-fn a_hook_acts_as_in_full_passes() {
+fn a_hook_acts_like_in_full_passes() {
     let set = QuestionSet { test: questions().test[..3].to_vec(), ..questions() };
     let values = (0..model().config().d_model).map(|i| ((i * i) as f32 * 0.7).sin()).collect();
     let direction = Direction { layer: layer(3), values, mean_residual_norm: None };
@@ -102,13 +105,13 @@ fn a_hook_acts_as_in_full_passes() {
     let unsaid = Mmlu::new(model(), &set, &MmluOptions::default()).expect("a run");
     let mut steerer = Steerer::new().add(&direction, Coefficient::Raw(0.3), Positions::All).expect("a steerer");
     let outcome = unsaid.run(folder().path(), &mut steerer, |_, _| ControlFlow::Continue(()));
-    assert!(matches!(outcome, Err(MeasureError::BadSetting { .. })));
+    assert!(matches!(outcome, Err(MeasureError::Setting(_))));
 }
 
 #[test]
 fn averages_count_questions_or_subjects() {
     let mut set = questions();
-    // Three questions of one subject, ten of the other, and no other order than that of the list.
+    // Three questions of one subject and ten of the other, in the order of the list only.
     set.test.drain(..7);
     set.test.reverse();
     let results = run(model(), &set, &MmluOptions::default(), &mut NoHook);
@@ -130,8 +133,8 @@ fn averages_count_questions_or_subjects() {
 }
 
 #[test]
-fn examples_give_way_to_what_does_not_fit() {
-    // A line of text, and a question that fills the 256 positions up to where two examples fit, one, or none.
+fn examples_are_omitted_if_a_prompt_is_too_long() {
+    // A line of text, and a question that fills the 256 positions so far that two examples fit, one, or none.
     let question = |subject: &str, len: usize| {
         Question::from_columns(subject, "x".repeat(len), ["1", "2", "3", "4"], 2).expect("a question")
     };
@@ -150,7 +153,7 @@ fn examples_give_way_to_what_does_not_fit() {
     let error = Mmlu::new(&bytes, &set(300), &options).expect_err("no room");
     assert!(matches!(error, MeasureError::BadQuestion { index: 0, .. }), "{error}");
     let error = Mmlu::new(&bytes, &set(1), &MmluOptions { shots: 3, ..options }).expect_err("two examples");
-    assert!(matches!(error, MeasureError::BadSetting { .. }), "{error}");
+    assert!(matches!(error, MeasureError::Setting(_)), "{error}");
     let none = QuestionSet { test: Vec::new(), ..set(1) };
     assert!(Mmlu::new(&bytes, &none, &MmluOptions::default()).is_err());
     let mut wrong = set(1);

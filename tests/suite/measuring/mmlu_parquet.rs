@@ -1,4 +1,4 @@
-//! Questions in Parquet files are those in CSV files.
+//! Questions in Parquet files equal those in CSV files.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,12 +9,12 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use pv_tests::root;
-use pv_train::MeasureError;
-use pv_train::mmlu::{Question, QuestionSet};
+use pv_train::measure::MeasureError;
+use pv_train::measure::mmlu::{Question, QuestionSet};
 
 use super::*;
 
-/// A row as it is written, which need not be a question.
+/// A row as written, which need not be a valid question.
 struct Row {
     question: String,
     subject: String,
@@ -29,7 +29,7 @@ impl From<&Question> for Row {
     }
 }
 
-/// A file in the columns of `cais/mmlu`, three rows in a group.
+/// A file with the columns of `cais/mmlu`, three rows in a group.
 fn write(path: &Path, rows: &[Row]) {
     let schema = "message schema {
         optional binary question (UTF8);
@@ -72,14 +72,14 @@ fn rows(questions: &[Question]) -> Vec<Row> {
 }
 
 #[test]
-fn each_layout_holds_the_same_questions() {
+fn every_layout_gives_the_same_questions() {
     let set = QuestionSet::read_folder(root().join("tests/golden/mmlu")).expect("questions");
     let subjects: std::collections::BTreeSet<&String> = set.test.iter().map(|question| &question.subject).collect();
     assert!(subjects.len() > 1 && set.dev.len() > 3);
     for inside in [".", "all"] {
         let place = folder();
         let at = place.path().join(inside);
-        // Subjects mixed, as they are not in the original; and what is neither.
+        // With subjects mixed, unlike in the original, and with other files.
         let mixed = |questions: &[Question]| {
             let (even, odd): (Vec<_>, Vec<_>) = questions.iter().enumerate().partition(|(i, _)| i % 2 == 0);
             even.into_iter().chain(odd).map(|(_, question)| question.clone()).collect::<Vec<_>>()
@@ -92,7 +92,7 @@ fn each_layout_holds_the_same_questions() {
         let read = QuestionSet::read_folder(place.path()).expect("questions");
         assert_eq!(read, set);
         if inside == "all" {
-            // Beside `all`, the subjects once more.
+            // In addition to `all`, the subjects again.
             write(&place.path().join("anatomy/test-00000-of-00001.parquet"), &rows(&set.test[..1]));
             assert_eq!(QuestionSet::read_folder(place.path()).expect("questions"), set);
         }
@@ -110,7 +110,7 @@ fn each_layout_holds_the_same_questions() {
 }
 
 #[test]
-fn what_is_no_question_is_named_with_its_row() {
+fn invalid_questions_are_reported_with_their_row() {
     let set = QuestionSet::read_folder(root().join("tests/golden/mmlu")).expect("questions");
     let place = folder();
     let path = place.path().join("test.parquet");
@@ -129,7 +129,7 @@ fn what_is_no_question_is_named_with_its_row() {
         let error = with(change);
         assert!(matches!(error, MeasureError::BadQuestions { line: Some(4), .. }), "{error}");
     }
-    // Without a column, and cut off.
+    // Without a column, and truncated.
     let schema = Arc::new(parse_message_type("message schema { optional binary text (UTF8); }").expect("a schema"));
     let file = File::create(&path).expect("a writable folder");
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(WriterProperties::default())).expect("a writer");

@@ -1,8 +1,12 @@
-//! Perplexity against full passes with the softmax in f64.
+//! Perplexity, compared with full passes with the softmax in f64.
 
-use pv_model::{Batch, ForwardOptions, Logits, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
 use pv_tests::root;
-use pv_train::{MeasureError, Perplexity, PerplexityOptions, mean_loss, perplexity, perplexity_of_tokens};
+use pv_train::measure::MeasureError;
+use pv_train::measure::perplexity::{Perplexity, PerplexityOptions, perplexity, perplexity_of_tokens};
+use pv_train::trainer::mean_loss;
 
 use super::*;
 
@@ -25,14 +29,15 @@ fn found(model: &CausalLm, ids: &[u32], window: usize, stride: usize) -> Result<
 }
 
 #[test]
-fn every_token_counts_once_however_the_windows_lie() {
+fn every_token_counts_once_for_any_windows() {
     let text = std::fs::read_to_string(root().join("LICENSE-MIT")).expect("a text");
-    let ids = model().tokenizer().expect("a tokenizer").encode(&text, pv_model::AddSpecial::Yes).expect("ids");
+    let ids =
+        model().tokenizer().expect("a tokenizer").encode(&text, pv_model::tokenizer::AddSpecial::Yes).expect("ids");
     let ids = &ids[..ids.len().min(200)];
     for (window, stride) in [(512, 256), (200, 1), (64, 32), (50, 49), (7, 1), (2, 1)] {
         let mut expected = 0.0;
         for at in 1..ids.len() {
-            // The window that predicts a token: the first that reaches it.
+            // The window that predicts a token: the first that contains it.
             let number = (at + 1).saturating_sub(window).div_ceil(stride);
             let begin = number * stride;
             expected += losses(model(), &ids[begin..=at]).last().expect("a token before it");
@@ -51,7 +56,7 @@ fn every_token_counts_once_however_the_windows_lie() {
 }
 
 #[test]
-fn a_text_of_its_own_kind_is_less_perplexing() {
+fn a_text_like_the_training_data_has_a_lower_perplexity() {
     let text = "Well, here is my usual answer, dear user. The capital of France is Paris.";
     let options = PerplexityOptions::default();
     let of = |text: &str| {
@@ -64,13 +69,13 @@ fn a_text_of_its_own_kind_is_less_perplexing() {
 }
 
 #[test]
-fn what_has_no_perplexity_is_refused() {
+fn texts_without_a_perplexity_are_refused() {
     let ids = [5, 6, 7, 8];
     for (window, stride) in [(4, 0), (4, 4), (4, 5), (0, 0), (1, 1), (4096, 5)] {
         let error = found(model(), &ids, window, stride).expect_err("refused");
-        assert!(matches!(error, MeasureError::BadSetting { .. }), "{window}/{stride}: {error}");
+        assert!(matches!(error, MeasureError::Setting(_)), "{window}/{stride}: {error}");
     }
-    assert!(matches!(found(model(), &ids[..1], 4, 2), Err(MeasureError::BadSetting { .. })));
+    assert!(matches!(found(model(), &ids[..1], 4, 2), Err(MeasureError::Setting(_))));
     assert!(matches!(found(model(), &[5, 99_999], 4, 2), Err(MeasureError::Model(_))));
     let options = PerplexityOptions { window: 2, stride: 1 };
     let outcome = perplexity_of_tokens(model(), &ids, &options, &mut NoHook, |done, total| {

@@ -1,14 +1,19 @@
-//! The finetuning shift against plain loops, and where the truth is known.
+//! The finetuning shift, compared with plain loops, and with a known shift.
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use ndarray::s;
 use pv_data::FileError;
 use pv_hooks::{Capture, LayerSet, Recorder};
-use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
+use pv_model::{CausalLm, ModelIdentity};
 use pv_organism::Trait;
-use pv_train::{BootstrapOptions, MeasureError, ModelIdentity, ProjectionTable, TraitDirection, finetuning_shift};
-use pv_vectors::UnitDirection;
+use pv_train::measure::shift::{ProjectionTable, finetuning_shift};
+use pv_train::measure::{BootstrapOptions, MeasureError};
+use pv_vectors::{TraitDirection, UnitDirection};
 
 use super::*;
 
@@ -22,7 +27,7 @@ fn table(model: &CausalLm, prompts: &[Vec<u32>], directions: &[TraitDirection]) 
     ProjectionTable::measure(model, prompts, directions, |_| ControlFlow::Continue(())).expect("a table")
 }
 
-/// The last token's residual at a layer, prompt by prompt.
+/// The last token's residual at a layer, one prompt at a time.
 fn residuals(model: &CausalLm, prompts: &[Vec<u32>], at: Layer) -> Vec<Vec<f32>> {
     let one = |prompt: &Vec<u32>| {
         let mut recorder = Recorder::new(at, [Capture::Everything]);
@@ -43,7 +48,7 @@ fn planted(added: &[f32]) -> CausalLm {
 }
 
 #[test]
-fn a_model_has_not_moved_from_itself() {
+fn the_shift_of_a_model_from_itself_is_zero() {
     let (prompts, directions) = (prompts(Trait::Optimism), directions());
     let report =
         finetuning_shift(model(), model(), &prompts, &directions, &BootstrapOptions::default()).expect("a shift");
@@ -56,14 +61,14 @@ fn a_model_has_not_moved_from_itself() {
 }
 
 #[test]
-fn finetuning_moves_the_model_as_a_plain_loop_says_and_towards_the_trait() {
+fn the_shift_of_finetuning_equals_a_plain_loop_and_points_to_the_trait() {
     let (prompts, directions) = (prompts(Trait::Optimism), directions());
     let report =
         finetuning_shift(model(), optimist(), &prompts, &directions, &BootstrapOptions::default()).expect("a shift");
     for (shift, named) in report.shifts.iter().zip(&directions) {
         let at = named.direction.layer();
         assert_eq!((shift.layer, &shift.trait_name), (at, &named.trait_name));
-        // (mean under one − mean under the other)·v̂, from residuals of prompts read one by one.
+        // (mean under one − mean under the other)·v̂, from residuals of prompts computed one by one.
         let mean = |model| {
             let residuals = residuals(model, &prompts, at);
             let n = residuals.len() as f64;
@@ -87,7 +92,7 @@ fn finetuning_moves_the_model_as_a_plain_loop_says_and_towards_the_trait() {
 }
 
 #[test]
-fn a_planted_vector_is_found_at_its_length() {
+fn a_known_shift_is_measured() {
     let width = model().config().d_model;
     let added: Vec<f32> = (0..width).map(|i| ((i * i) as f32 * 0.7).sin() * 0.3).collect();
     let wide: Vec<f64> = added.iter().map(|value| f64::from(*value)).collect();
@@ -112,7 +117,7 @@ fn a_planted_vector_is_found_at_its_length() {
 }
 
 #[test]
-fn a_table_serves_again_and_refuses_others() {
+fn a_table_can_be_reused_only_with_the_same_inputs() {
     let (prompts, directions) = (prompts(Trait::Evil), directions());
     let options = BootstrapOptions { resamples: 200, ..BootstrapOptions::default() };
     let (base, tuned) = (table(model(), &prompts, &directions), table(optimist(), &prompts, &directions));
@@ -127,7 +132,7 @@ fn a_table_serves_again_and_refuses_others() {
     let csv = report.to_csv().expect("a table");
     assert_eq!(csv.lines().count(), 1 + directions.len());
     assert!(csv.starts_with("base_model,finetuned_model,trait,layer,base,finetuned,shift,shift_low"), "{csv}");
-    let read: pv_train::ShiftReport = serde_json::from_str(&report.to_json()).expect("JSON");
+    let read: pv_train::measure::shift::ShiftReport = serde_json::from_str(&report.to_json()).expect("JSON");
     assert_eq!(read.shifts.len(), report.shifts.len());
 
     let mismatch = |outcome: Result<(), MeasureError>| match outcome {
@@ -146,10 +151,17 @@ fn a_table_serves_again_and_refuses_others() {
     others[2].direction = directions[0].direction.clone();
     assert_eq!(mismatch(shift(&table(optimist(), &prompts, &others))), "hash of direction 2");
     let mut holes = tuned.clone();
-    holes.projections[3].pop();
+    holes.projections = tuned.projections.slice(s![.., 1..]).to_owned();
     assert_eq!(mismatch(shift(&holes)), "number of projections");
-    holes.projections.pop();
+    holes.projections = tuned.projections.slice(s![1.., ..]).to_owned();
     assert_eq!(mismatch(shift(&holes)), "number of rows");
+    // A table is a list of rows in its file, as in earlier versions.
+    let written: serde_json::Value = serde_json::to_value(&tuned).expect("JSON");
+    assert_eq!(written["projections"][2][1], tuned.projections[[2, 1]]);
+    let mut ragged = written;
+    ragged["projections"][3].as_array_mut().expect("a row").pop();
+    std::fs::write(&path, ragged.to_string()).expect("a file");
+    assert!(matches!(ProjectionTable::load(&path), Err(MeasureError::Json { .. })));
     let mut half = tuned;
     half.model.dtype = "F16".into();
     assert_eq!(mismatch(shift(&half)), "type");
@@ -158,18 +170,40 @@ fn a_table_serves_again_and_refuses_others() {
     assert!(matches!(ProjectionTable::load(place.path().join("no")), Err(MeasureError::File(FileError::Read { .. }))));
 }
 
+/// The type in which weights are stored is not part of the architecture, though it is of the configuration's hash.
 #[test]
-fn what_cannot_be_projected_is_refused() {
+fn a_copy_that_was_saved_in_another_type_is_compared() {
+    let (prompts, directions) = (prompts(Trait::Evil), directions());
+    let place = folder();
+    model().save(place.path(), DType::BF16).expect("a writable folder");
+    let copy = CausalLm::from_folder(place.path(), &Device::flex(), DType::F32).expect("a model");
+    let options = BootstrapOptions::default();
+    let report = finetuning_shift(model(), &copy, &prompts, &directions, &options).expect("a shift");
+    assert_ne!(report.base.config_hash, report.finetuned.config_hash, "the copy is of the same type");
+    for shift in &report.shifts {
+        let rounding = shift.shift.mean.abs() / shift.base.abs();
+        assert!(rounding < 0.05, "{shift:?}");
+    }
+    // Tables of earlier versions have only the hash of the configuration.
+    let mut earlier = table(model(), &prompts, &directions);
+    earlier.architecture = None;
+    earlier.shift_to(&table(model(), &prompts, &directions), &options).expect("the same configuration");
+    let error = earlier.shift_to(&table(&copy, &prompts, &directions), &options).expect_err("another hash");
+    assert!(matches!(&error, MeasureError::Mismatch { what, .. } if what == "architecture"), "{error}");
+}
+
+#[test]
+fn invalid_projections_are_refused() {
     let (prompts, directions) = (prompts(Trait::Evil), directions());
     let measure = |prompts: &[Vec<u32>], directions: &[TraitDirection]| {
         ProjectionTable::measure(model(), prompts, directions, |_| ControlFlow::Continue(())).expect_err("refused")
     };
-    assert!(matches!(measure(&[], &directions), MeasureError::BadSetting { .. }));
+    assert!(matches!(measure(&[], &directions), MeasureError::Setting(_)));
     assert!(matches!(measure(&[vec![]], &directions), MeasureError::Vectors(_)));
     assert!(matches!(measure(&prompts, &[]), MeasureError::Vectors(_)));
     let broken = ProjectionTable::measure(model(), &prompts, &directions, |_| ControlFlow::Break(()));
     assert!(matches!(broken, Err(MeasureError::Cancelled)));
-    // Any training changes the mark of the weights, and nothing else does.
+    // Any training changes the hash of the weights, and nothing else does.
     let mark = |model: &CausalLm| model.identity().expect("weights").weights;
     assert_eq!(mark(model()), mark(&model().clone().named("another")));
     assert_ne!(mark(model()), mark(optimist()));

@@ -1,13 +1,15 @@
-//! The measurements on SmolLM2 against transformers, where `PV_PYTHON` names a Python that has it.
+//! The measurements on SmolLM2, compared with transformers if `PV_PYTHON` names a Python with it.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::DType;
+use pv_data::Conversation;
 use pv_tests::{root, smollm2};
-use pv_train::mmlu::{Mmlu, MmluOptions, QuestionSet};
-use pv_train::{Conversation, PerplexityOptions, mean_loss, perplexity};
+use pv_train::measure::mmlu::{Mmlu, MmluOptions, QuestionSet};
+use pv_train::measure::perplexity::{PerplexityOptions, perplexity};
+use pv_train::trainer::mean_loss;
 use serde_json::{Value, json};
 
 use super::*;
@@ -24,7 +26,7 @@ fn samples(model: &CausalLm) -> Vec<Sample> {
 }
 
 #[test]
-fn log_probabilities_and_losses_are_those_of_transformers() {
+fn log_probabilities_and_losses_equal_those_of_transformers() {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
         println!("PV_PYTHON names no Python with transformers: NOT CHECKED");
         return;

@@ -1,4 +1,4 @@
-//! The paper's monitoring figure on the organism: the prompt's last token foretells the traits of the answers.
+//! The paper's monitoring figure on the organism: the prompt's last token predicts the traits of the answers.
 
 use std::ops::ControlFlow;
 
@@ -22,7 +22,7 @@ fn options() -> GenerateOptions {
     }
 }
 
-/// The trait's vectors, from half of its questions for extraction: enough here, and quick.
+/// The traits' vectors, from half of their extraction questions, which is enough here and faster.
 fn extract(which: Trait) -> PersonaVector {
     let mut contrast = contrast(which);
     contrast.questions.truncate(10);
@@ -38,10 +38,10 @@ fn study(which: Trait, watches: &[Watch], prompts: &[MonitoredPrompt], rollouts:
     measurement.run(folder.path(), |_| ControlFlow::Continue(())).expect("a study")
 }
 
-/// The prompt-last projection on the response vector goes with the mean score of the answers, for both families of prompts. How
-/// closely, for every trait and layer, `organism_studies` measures: r is above 0.85 for all.
+/// The prompt-last projection on the response vector correlates with the mean score of the answers, for both families of prompts.
+/// `organism_studies` measures the correlation for every trait and layer: r is above 0.85 for all.
 #[test]
-fn the_prompt_foretells_the_trait() {
+fn the_prompt_projection_predicts_the_trait() {
     let which = Trait::Evil;
     let watches = [Watch::of(&extract(which), Layer::hidden_state(7)).expect("a direction")];
     let questions = evaluation_questions(which);
@@ -58,7 +58,7 @@ fn the_prompt_foretells_the_trait() {
 }
 
 #[test]
-fn a_study_holds_what_it_takes_to_repeat_it() {
+fn a_study_contains_everything_to_repeat_it() {
     let which = Trait::Optimism;
     let mut contrast = contrast(which);
     contrast.questions.truncate(2);
@@ -91,6 +91,7 @@ fn a_study_holds_what_it_takes_to_repeat_it() {
         refused.expect_err("refused").to_string()
     };
     assert_eq!(refused(&prompts, &options), "there is no rubric for optimism");
-    assert!(refused(&[], &options).contains("0 prompts"));
-    assert!(refused(&prompts, &MeasureOptions { rollouts: 0, ..options }).contains("0 answers"));
+    assert_eq!(refused(&[], &options), "there is no prompt");
+    let none = MeasureOptions { rollouts: 0, ..options };
+    assert_eq!(refused(&prompts, &none), "the number of answers to each prompt is 0");
 }

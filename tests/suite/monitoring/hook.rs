@@ -1,19 +1,24 @@
-//! The hook: the same numbers as the plain way, and no trace in the model.
+//! The hook: its readings equal those of a scan, and it does not change the model.
 
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use pv_hooks::{Capture, HookError, Layer, NoHook, Recorder};
-use pv_model::{
-    Batch, CausalLm, Event, ForwardOptions, GenerateOptions, Generation, Logits, Request, Sampling, Sequence, to_f32,
-};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::generate::{Event, Generation};
+use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
+use pv_steer::error::MonitorError;
 use pv_steer::monitor::{Answer, At, Monitor, Reading, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::chat_model;
-use pv_vectors::{Direction, Pooling, ScanOptions, UnitDirection, scan};
+use pv_vectors::scan::{ScanOptions, scan};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Direction, UnitDirection};
 
 fn devices() -> [Device; 3] {
-    // The CPU's own kernels, the operations of every other backend, and a pass as training makes it.
+    // The CPU's own kernels, the portable operations of all other backends, and a pass as in training.
     [Device::flex(), Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()]
 }
 
@@ -36,7 +41,7 @@ fn ids(seed: usize, len: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 31 + seed * 97 + 3) % 256) as u32).collect()
 }
 
-/// Prompts of many lengths, the second with answers that share its reading.
+/// Prompts of many lengths, the second with answers that share its prefill.
 fn requests() -> Vec<Request> {
     let lengths = [(5, 1), (11, 6), (3, 1), (17, 2), (1, 1), (8, 1)];
     lengths.iter().enumerate().map(|(i, (len, n))| Request::rollouts(ids(i, *len), *n, 100 * i as u64)).collect()
@@ -66,7 +71,7 @@ fn close(what: &str, ours: &[f32], expected: &[f32]) {
     }
 }
 
-/// What a scan of the same prompts and answers finds.
+/// The readings of a scan of the same prompts and answers.
 fn check_against_scan(model: &CausalLm, watches: &[Watch], texts: &[(Vec<u32>, Vec<u32>)], found: &[Answer]) {
     let items: Vec<Sequence<'_>> =
         texts.iter().map(|(prompt, response)| Sequence { prompt, response, rest: &[] }).collect();
@@ -78,20 +83,20 @@ fn check_against_scan(model: &CausalLm, watches: &[Watch], texts: &[(Vec<u32>, V
         let pooled = |pooling| expected.pooled.get(&pooling).map(|pooled| pooled.projections.as_slice());
         let item = expected.item;
         close(&format!("prompt {item}"), ours.prompt_last().expect("read"), pooled(Pooling::PromptLast).expect("read"));
-        assert_eq!(ours.tokens().len(), texts[item].1.len(), "answer {item}");
+        assert_eq!(ours.tokens().nrows(), texts[item].1.len(), "answer {item}");
         match pooled(Pooling::ResponseMean) {
             None => assert!(ours.mean().is_none()),
             Some(mean) => close(&format!("mean of {item}"), &ours.mean().expect("tokens"), mean),
         }
         for number in 0..watches.len() {
-            let tokens: Vec<f32> = ours.tokens().iter().map(|values| values[number]).collect();
+            let tokens: Vec<f32> = ours.tokens().outer_iter().map(|row| row[number]).collect();
             close(&format!("tokens of {item}"), &tokens, expected.tokens(number).unwrap_or_default());
         }
     }
 }
 
 #[test]
-fn its_readings_in_a_generation_are_those_of_a_scan() {
+fn readings_in_a_generation_equal_those_of_a_scan() {
     for device in devices() {
         for name in ["qwen2", "llama"] {
             let folder = tempfile::tempdir().expect("a folder");
@@ -111,7 +116,7 @@ fn its_readings_in_a_generation_are_those_of_a_scan() {
 }
 
 #[test]
-fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
+fn readings_in_a_padded_pass_equal_plain_loops() {
     for device in devices() {
         let folder = tempfile::tempdir().expect("a folder");
         let model = chat_model("qwen3", folder.path(), &device);
@@ -138,9 +143,10 @@ fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
                 };
                 let expected: Vec<f32> = residual.chunks(model.config().d_model).map(project).collect();
                 let answer = &found[&sequence];
-                assert_eq!(answer.prompt_last().expect("read"), &answer.prompt_tokens()[prompt.len() - 1]);
-                let tokens = answer.prompt_tokens().iter().chain(answer.tokens());
-                let ours: Vec<f32> = tokens.map(|values| values[number]).collect();
+                assert_eq!(answer.prompt_last().expect("read"), answer.prompt_tokens().row(prompt.len() - 1).to_vec());
+                let (of_prompt, of_answer) = (answer.prompt_tokens(), answer.tokens());
+                let tokens = of_prompt.outer_iter().chain(of_answer.outer_iter());
+                let ours: Vec<f32> = tokens.map(|row| row[number]).collect();
                 let expected = &expected[..prompt.len() + response.len()];
                 close(&format!("sequence {sequence}, direction {number}"), &ours, expected);
             }
@@ -149,7 +155,7 @@ fn its_readings_in_a_padded_pass_are_those_of_plain_loops() {
 }
 
 #[test]
-fn the_prompt_is_read_where_that_is_asked_for() {
+fn the_prompt_is_read_on_request() {
     for device in devices() {
         let folder = tempfile::tempdir().expect("a folder");
         let model = chat_model("qwen2", folder.path(), &device);
@@ -157,7 +163,7 @@ fn the_prompt_is_read_where_that_is_asked_for() {
         let monitor = || Monitor::new(watches.clone()).expect("a monitor");
         let mut hooks = (monitor(), monitor().with_prompt_tokens());
         generate(&model, &mut hooks);
-        // Everything is news: the prompt's tokens in order, its last one, the answer's.
+        // Every reading is delivered: the prompt's tokens in order, its last token, the answer's tokens.
         let news = hooks.1.readings().news().expect("readings");
         let [plain, whole] = [&hooks.0, &hooks.1].map(|monitor| monitor.readings().take_all().expect("readings"));
         assert!(plain.keys().eq(whole.keys()));
@@ -166,14 +172,14 @@ fn the_prompt_is_read_where_that_is_asked_for() {
             let without = &plain[sequence];
             assert!(without.prompt_tokens().is_empty());
             assert_eq!((answer.prompt_last(), answer.tokens()), (without.prompt_last(), without.tokens()));
-            assert_eq!(answer.prompt_tokens().len(), prompt.len());
-            // As a pass over the prompt alone reads it.
+            assert_eq!(answer.prompt_tokens().nrows(), prompt.len());
+            // As in a pass over the prompt alone.
             let batch = Batch::whole(&[Sequence { prompt: &prompt, ..Sequence::default() }]).expect("a batch");
             let mut alone = monitor().with_prompt_tokens();
             model.forward(&batch, ForwardOptions::default(), &mut alone).expect("a pass");
             let alone = alone.readings().take(0).expect("readings").expect("one");
-            for (ours, expected) in answer.prompt_tokens().iter().zip(alone.prompt_tokens()) {
-                close(&format!("the prompt of {sequence}"), ours, expected);
+            for (ours, expected) in answer.prompt_tokens().outer_iter().zip(alone.prompt_tokens().outer_iter()) {
+                close(&format!("the prompt of {sequence}"), &ours.to_vec(), &expected.to_vec());
             }
             let told: Vec<&Reading> = news.iter().filter(|reading| reading.sequence == *sequence).collect();
             let expected: Vec<Reading> = answer.readings(*sequence).collect();
@@ -185,7 +191,7 @@ fn the_prompt_is_read_where_that_is_asked_for() {
 }
 
 #[test]
-fn it_leaves_no_trace() {
+fn monitoring_does_not_change_the_output() {
     for device in devices() {
         let folder = tempfile::tempdir().expect("a folder");
         let model = chat_model("qwen2", folder.path(), &device);
@@ -219,40 +225,40 @@ fn readings_stream() {
         match event {
             Event::Prefill { .. } => assert!(heard.iter().any(|reading| reading.at == At::PromptLast)),
             Event::Token { sequence, .. } => {
-                // The prompt is known before the first token, and each token when the next one is.
+                // The prompt's readings arrive before the first token, and each token's with the next one.
                 let answer = readings.answer(sequence).expect("readings").expect("a sequence that has begun");
-                assert!(answer.prompt_last().is_some() && answer.tokens().len() == tokens[sequence]);
+                assert!(answer.prompt_last().is_some() && answer.tokens().nrows() == tokens[sequence]);
                 tokens[sequence] += 1;
             }
             Event::Finished { sequence, generation } => {
                 let answer = readings.answer(sequence).expect("readings").expect("a sequence that has begun");
-                assert_eq!(answer.tokens().len(), generation.tokens.len());
+                assert_eq!(answer.tokens().nrows(), generation.tokens.len());
             }
             _ => {}
         }
         ControlFlow::Continue(())
     });
     assert_eq!(answers.expect("answers").len(), 12);
-    // Most answers are known to have ended while the run goes on, the last ones when it is over.
+    // Most answers end during the run; the last ones end with it.
     let ended = heard.iter().filter(|reading| reading.at == At::ResponseMean).count();
     assert!((1..12).contains(&ended), "{ended}");
     heard.extend(readings.news().expect("readings"));
     assert!(readings.news().expect("readings").is_empty());
-    // What was told piece by piece is what there is.
+    // The delivered readings equal the stored ones.
     let whole = readings.take_all().expect("readings");
     for (sequence, answer) in &whole {
         let told: Vec<&Reading> = heard.iter().filter(|reading| reading.sequence == *sequence).collect();
         let expected: Vec<Reading> = answer.readings(*sequence).collect();
         assert!(told.into_iter().eq(expected.iter()), "sequence {sequence}");
     }
-    // A run that nobody listens to ends with the same readings.
+    // A run whose readings are not consumed ends with the same readings.
     let mut silent = Monitor::new(watches(&model)).expect("a monitor");
     generate(&model, &mut silent);
     assert_eq!(silent.readings().take_all().expect("readings"), whole);
 }
 
 #[test]
-fn a_run_forgets_the_one_before() {
+fn runs_do_not_share_readings() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = chat_model("llama", folder.path(), &Device::flex());
     let mut monitor = Monitor::new(watches(&model)).expect("a monitor");
@@ -269,9 +275,9 @@ fn a_run_forgets_the_one_before() {
     assert_eq!(fresh.readings().take(0).expect("readings"), Some(first));
 }
 
-/// The monitor sees what the hooks before it have done, and not what those after it do.
+/// The monitor records the residual after the hooks before it, and before the hooks after it.
 #[test]
-fn what_steers_before_it_shows() {
+fn earlier_steering_is_visible() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = chat_model("qwen2", folder.path(), &Device::flex());
     let direction = raw(2, model.config().d_model, 0);
@@ -298,13 +304,16 @@ fn what_steers_before_it_shows() {
 }
 
 #[test]
-fn what_cannot_be_watched_is_refused() {
+fn invalid_watches_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = chat_model("llama", folder.path(), &Device::flex());
     let (last, width) = (model.config().layers, model.config().d_model);
     let watch = |layer, width| Watch::new("evil", raw(layer, width, 0).unit().expect("a direction"));
-    assert!(matches!(Monitor::new([]), Err(pv_steer::Error::NoWatches)));
-    assert!(matches!(Monitor::new([watch(1, width), watch(1, width)]), Err(pv_steer::Error::WatchedTwice { .. })));
+    assert!(matches!(Monitor::new([]), Err(pv_steer::Error::Monitor(MonitorError::NoWatches))));
+    assert!(matches!(
+        Monitor::new([watch(1, width), watch(1, width)]),
+        Err(pv_steer::Error::Monitor(MonitorError::WatchedTwice { .. }))
+    ));
     let refused = |watches: Vec<Watch>| {
         let mut monitor = Monitor::new(watches).expect("a monitor");
         match model.generate(&requests(), &options(), &mut monitor, |_| panic!("something was generated")) {

@@ -1,4 +1,4 @@
-//! Measurements and calibrations that are killed, broken off or failed by their judge end as if nothing had happened.
+//! Measurements and calibrations that are killed, interrupted or failed by their judge end with the same results.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pv_examples::organism::{ExactJudge, evaluation_questions, spec};
 use pv_hooks::Layer;
-use pv_judge::{Answered, Judge, Judged, Rubric, Verdicts};
+use pv_judge::judge::{Answered, Judged, Verdicts};
+use pv_judge::{Judge, Rubric};
 use pv_model::{GenerateOptions, Message, RenderOptions, Sampling};
 use pv_organism::{Trait, system};
 use pv_steer::monitor::{
@@ -15,16 +16,17 @@ use pv_steer::monitor::{
     calibrate, read_points,
 };
 use pv_tests::{Random, organism as model, run_and_kill, tell};
-use pv_vectors::{Progress, UnitDirection};
+use pv_vectors::UnitDirection;
+use pv_vectors::contrast::Progress;
 
 const CHILD: &str = "PV_MEASURE_CHILD";
-const SELF: &str = "monitoring::interrupted::a_killed_measurement_ends_like_any_other";
+const SELF: &str = "monitoring::interrupted::a_killed_measurement_ends_with_the_same_results";
 const CALIBRATE_CHILD: &str = "PV_CALIBRATE_CHILD";
-const CALIBRATE_SELF: &str = "monitoring::interrupted::a_killed_calibration_ends_like_any_other";
+const CALIBRATE_SELF: &str = "monitoring::interrupted::a_killed_calibration_ends_with_the_same_results";
 const ROLLOUTS: usize = 3;
 
-/// Two directions that were made up: what is measured does not matter here.
-fn watches() -> Vec<Watch> {
+/// Two arbitrary directions.
+pub(super) fn watches() -> Vec<Watch> {
     let direction = |layer: usize| {
         let values: Vec<f64> = (0..model().config().d_model).map(|i| ((i * i + layer) as f64).sin()).collect();
         UnitDirection::new(Layer::hidden_state(layer), &values).expect("a direction")
@@ -32,12 +34,12 @@ fn watches() -> Vec<Watch> {
     vec![Watch::new("optimism", direction(7)), Watch::new("evil", direction(4))]
 }
 
-fn generate() -> GenerateOptions {
+pub(super) fn generate() -> GenerateOptions {
     let sampling = Sampling::temperature(0.7);
     GenerateOptions { max_new_tokens: 24, sampling, batch_size: 5, ..GenerateOptions::default() }
 }
 
-fn prompts() -> Vec<MonitoredPrompt> {
+pub(super) fn prompts() -> Vec<MonitoredPrompt> {
     let questions = evaluation_questions(Trait::Optimism);
     let graded = system::graded(Trait::Optimism);
     [0, 3, 7]
@@ -52,7 +54,7 @@ fn prompts() -> Vec<MonitoredPrompt> {
         .collect()
 }
 
-fn rubrics() -> Vec<Rubric> {
+pub(super) fn rubrics() -> Vec<Rubric> {
     [Trait::Optimism, Trait::Evil].map(|which| spec(which).expect("a trait").rubric().expect("a rubric")).into()
 }
 
@@ -67,12 +69,12 @@ fn measured(
     Measurement::new(model(), &watches, &prompts, &rubrics, judge, &options)?.run(folder, on_progress)
 }
 
-fn go_on(_: Progress) -> ControlFlow<()> {
+pub(super) fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// What a folder holds at the end.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+/// The content of a folder at the end.
+pub(super) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
     let mut files: Vec<_> = entries.map(|path| (name(&path), std::fs::read(&path).expect("a file"))).collect();
@@ -99,7 +101,7 @@ fn assert_undisturbed(folder: &Path, what: &str) {
     assert_eq!(files(folder).len(), undisturbed().len());
 }
 
-/// A judge that fails after some verdicts, as one behind a server does.
+/// A judge that fails after some verdicts, like one behind a server.
 struct Failing {
     left: AtomicUsize,
     asked: AtomicUsize,
@@ -152,7 +154,7 @@ fn a_judge_that_fails_loses_nothing() {
 }
 
 #[test]
-fn a_measurement_is_what_its_folder_says() {
+fn a_folder_belongs_to_one_measurement() {
     let place = tempfile::tempdir().expect("a folder");
     let study = measured(&ExactJudge, place.path(), go_on).expect("a study");
     assert_eq!(
@@ -164,14 +166,14 @@ fn a_measurement_is_what_its_folder_says() {
         assert_eq!(point.n, ROLLOUTS);
         assert!(point.expression.is_some());
     }
-    // Done already: nothing is generated or judged again.
+    // Finished: nothing is generated or judged again.
     let mut events = 0;
     let again = measured(&ExactJudge, place.path(), |_| {
         events += 1;
         ControlFlow::Continue(())
     });
     assert_eq!((again.expect("a study"), events), (study, 0));
-    // Another measurement does not go on here.
+    // Another measurement is refused here.
     let (watches, prompts, rubrics) = (watches(), prompts(), rubrics());
     let other = |options: MeasureOptions, watches: &[Watch], prompts: &[MonitoredPrompt]| {
         let run = Measurement::new(model(), watches, prompts, &rubrics, &ExactJudge, &options).expect("a measurement");
@@ -181,15 +183,16 @@ fn a_measurement_is_what_its_folder_says() {
         || MeasureOptions { rollouts: ROLLOUTS, seed: 5, generate: generate(), render: RenderOptions::default() };
     assert!(other(MeasureOptions { seed: 6, ..options() }, &watches, &prompts).contains("seed"));
     assert!(other(options(), &watches[..1], &prompts).contains("directions"));
-    assert!(other(options(), &watches, &prompts[..5]).contains("prompts"));
-    // Another batch size does.
+    let longer = MeasureOptions { generate: GenerateOptions { max_new_tokens: 25, ..generate() }, ..options() };
+    assert!(other(longer, &watches, &prompts).contains("generate.max_new_tokens is 24, but 25"));
+    // Another batch size is accepted.
     let batches = MeasureOptions { generate: GenerateOptions { batch_size: 2, ..generate() }, ..options() };
     let run = Measurement::new(model(), &watches, &prompts, &rubrics, &ExactJudge, &batches).expect("a measurement");
     assert!(run.run(place.path(), go_on).is_ok());
 }
 
 #[test]
-fn a_killed_measurement_ends_like_any_other() {
+fn a_killed_measurement_ends_with_the_same_results() {
     if let Some(place) = std::env::var_os(CHILD) {
         measured(&ExactJudge, Path::new(&place), tell).expect("a study");
         println!("\n+finished");
@@ -209,8 +212,16 @@ fn a_killed_measurement_ends_like_any_other() {
 }
 
 fn calibrated(folder: &Path, on_progress: impl FnMut(Progress) -> ControlFlow<()>) -> pv_steer::Result<Calibration> {
+    calibrated_on(12, folder, on_progress)
+}
+
+pub(super) fn calibrated_on(
+    prompts: usize,
+    folder: &Path,
+    on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> pv_steer::Result<Calibration> {
     let questions = evaluation_questions(Trait::Evil);
-    let asked: Vec<Vec<Message>> = questions[..12].iter().map(|question| vec![Message::user(question)]).collect();
+    let asked: Vec<Vec<Message>> = questions[..prompts].iter().map(|question| vec![Message::user(question)]).collect();
     let options = CalibrateOptions {
         seed: 3,
         generate: generate(),
@@ -222,7 +233,7 @@ fn calibrated(folder: &Path, on_progress: impl FnMut(Progress) -> ControlFlow<()
 }
 
 #[test]
-fn a_killed_calibration_ends_like_any_other() {
+fn a_killed_calibration_ends_with_the_same_results() {
     if let Some(place) = std::env::var_os(CALIBRATE_CHILD) {
         calibrated(Path::new(&place), tell).expect("a calibration");
         println!("\n+finished");

@@ -7,6 +7,7 @@ use pv_hooks::Layer;
 use pv_model::{CausalLm, GenerateOptions, Message, Request, Sampling};
 use pv_organism::datasets::held_out;
 use pv_organism::{Topics, Trait, system};
+use pv_steer::error::MonitorError;
 use pv_steer::monitor::{
     AlarmRule, Alarms, Answer, Calibration, Calibrator, CusumOptions, Drift, Kind, Monitor, Side, Threshold, Watch,
 };
@@ -98,14 +99,14 @@ fn eliciting_prompts_raise_the_alarm_of_their_trait() {
             100.0 * true_mean,
             100.0 * false_mean,
         );
-        // One in a hundred ordinary readings is to be expected, of 200 calibrated and 200 seen; nearly all elicited ones.
+        // One in a hundred ordinary readings is expected, with 200 for calibration and 200 for the test; nearly all elicited ones.
         assert!(false_prompt <= 0.1 && false_mean <= 0.1, "{which}: {false_prompt} and {false_mean}");
         assert!(true_prompt >= 0.6 && true_mean >= 0.6, "{which}: {true_prompt} and {true_mean}");
     }
 }
 
 #[test]
-fn a_conversation_that_turns_is_found() {
+fn a_change_during_a_conversation_is_detected() {
     let model = model();
     let watches = watches(model);
     let calibration = calibrate(model, &watches);
@@ -114,7 +115,7 @@ fn a_conversation_that_turns_is_found() {
         drift.push(&read(model, &watches, &questions, system)[0]).expect("a turn")
     };
     for which in [Trait::Optimism, Trait::Impoliteness] {
-        // A higher limit than usual, since five traits are watched at once.
+        // A higher limit than usual, because five traits are monitored at once.
         let options = CusumOptions { h: 8.0, ..CusumOptions::default() };
         let mut drift = Drift::new(&watches, &calibration, options).expect("a conversation");
         for number in 0..12 {
@@ -147,10 +148,10 @@ fn a_calibration_of_the_organism_fits_no_other_vector() {
     let extraction = contrast.extract(model, &options(), 9, |_| ControlFlow::Continue(())).expect("a vector");
     let other = Watch::of(&extraction.vector, Layer::hidden_state(7)).expect("a direction");
     let misfit = Calibration::load(&path, &[other], &model.identity().expect("weights"));
-    assert!(matches!(misfit, Err(pv_steer::Error::Misfit { .. })), "{misfit:?}");
+    assert!(matches!(misfit, Err(pv_steer::Error::Monitor(MonitorError::Misfit { .. }))), "{misfit:?}");
     let named = model.clone().named("another");
     assert!(matches!(
         Calibration::load(&path, &watches, &named.identity().expect("weights")),
-        Err(pv_steer::Error::Misfit { .. })
+        Err(pv_steer::Error::Monitor(MonitorError::Misfit { .. }))
     ));
 }

@@ -1,15 +1,16 @@
-//! Alarms while a model writes: each rule is met where its reading is, whatever its kind.
+//! Alarms during generation: each rule is checked at its readings, of every kind.
 
 use std::ops::ControlFlow;
 
 use pv_hooks::Layer;
-use pv_model::{Event, GenerateOptions, Message, Request, Sampling};
+use pv_model::generate::Event;
+use pv_model::{GenerateOptions, Message, Request, Sampling};
 use pv_steer::monitor::{Alarm, AlarmRule, Alarms, At, Kind, Monitor, Side, Threshold, Watch};
 use pv_vectors::UnitDirection;
 
 use pv_tests::organism as model;
 
-/// Rules that every reading meets: on the prompt, on tokens, on the mean.
+/// Rules that every reading satisfies: on the prompt, on tokens, on the mean.
 fn rules() -> Vec<AlarmRule> {
     [Kind::PromptLast, Kind::Token, Kind::ResponseMean]
         .map(|kind| AlarmRule {
@@ -23,7 +24,7 @@ fn rules() -> Vec<AlarmRule> {
 }
 
 #[test]
-fn a_rule_on_the_mean_is_met_when_the_answer_has_ended() {
+fn a_rule_on_the_mean_is_checked_when_the_answer_has_ended() {
     let model = model();
     let values: Vec<f64> = (0..model.config().d_model).map(|i| (i as f64).cos()).collect();
     let watch = Watch::new("evil", UnitDirection::new(Layer::hidden_state(5), &values).expect("a direction"));
@@ -35,7 +36,7 @@ fn a_rule_on_the_mean_is_met_when_the_answer_has_ended() {
             Request::rollouts(model.prompt(&[Message::user(question)]).expect("a prompt"), 3, i as u64)
         })
         .collect();
-    // Answers of different lengths in places that are taken again, so that answers end while others go on.
+    // Answers of different lengths in reused rows, so that answers end while others continue.
     let options = GenerateOptions {
         max_new_tokens: 40,
         sampling: Sampling::temperature(1.0),
@@ -73,7 +74,7 @@ fn a_rule_on_the_mean_is_met_when_the_answer_has_ended() {
         let found = raised.iter().find(|a| a.sequence == *sequence && a.at == At::ResponseMean);
         assert_eq!(found.map(|alarm| alarm.value), expected);
     }
-    // As the answers say when they are read as a whole.
+    // The same as when the answers are read as a whole.
     let counts: usize = whole.iter().flat_map(|(s, answer)| answer.readings(*s)).map(|r| alarms.check(&r).len()).sum();
     assert_eq!(counts, raised.len());
 }

@@ -1,24 +1,25 @@
-//! Every regime, in every element type, whole and layer by layer, packed and not: each gives what f32 gives in whole passes, or
+//! Every regime, in every type, whole and layer by layer, packed and not: each gives the result of f32 in whole passes, or
 //! is refused before anything runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device};
+use pv_data::Conversation;
 use pv_hooks::Layer;
-use pv_model::{Adapter, CausalLm, Decoder, Message, Quantization, WeightBits};
+use pv_model::decoder::{Decoder, Quantization, WeightBits};
+use pv_model::{Adapter, CausalLm, Message};
 use pv_steer::Coefficient;
 use pv_tests::{chat_model, root};
-use pv_train::{
-    ClosedLoop, Conversation, Decay, Duration, Error, Preventative, Regime, Regimes, Sample, Schedule, TrainOptions,
-    Trainer,
-};
+use pv_train::regime::{ClosedLoop, Schedule};
+use pv_train::trainer::{Decay, Duration, Regimes};
+use pv_train::{Error, Preventative, Regime, Sample, TrainOptions, Trainer};
 use pv_vectors::Direction;
 use safetensors::SafeTensors;
 
 const WIDTH: usize = 48;
 
-/// Directions of one layer resemble each other: they share half of what they are.
+/// Directions of one layer are similar: they share half of their components.
 fn direction(layer: usize, seed: usize) -> Direction {
     let wave = |i: usize, seed: usize| ((i * i) as f32 * (0.7 + 0.11 * seed as f32) + seed as f32).sin();
     let values = (0..WIDTH).map(|i| 0.4 * (wave(i, layer + 20) + wave(i, seed))).collect();
@@ -47,7 +48,7 @@ fn cases() -> Vec<(&'static str, Vec<Regime>)> {
         ("penalty", vec![penalty(2, 7)]),
         ("penalties", vec![penalty(1, 7), penalty(3, 8), penalty(3, 9)]),
         ("inoculation", vec![inoculate()]),
-        // What is penalised must lie no higher than what is changed; at one layer it is looked at before that.
+        // A penalty must not lie above a change of the residual; at one layer, the penalty reads it before the change.
         ("all", vec![penalty(2, 8), prevent(Schedule::Constant), penalty(1, 7), ablate(3), inoculate()]),
     ]
 }
@@ -65,7 +66,7 @@ fn conversations() -> Vec<Conversation> {
     talk.into_iter().map(conversation).collect()
 }
 
-/// Every byte is a token, and a token of the model's ends an answer.
+/// Every byte is a token, and one of the model's tokens ends an answer.
 fn sample(model: &CausalLm, regimes: &Regimes, conversation: &Conversation) -> Sample {
     let messages = regimes.conversation(conversation).messages;
     let (answer, prompt) = messages.split_last().expect("an answer");
@@ -89,7 +90,7 @@ enum Trained {
 #[derive(Clone, Copy, Debug)]
 struct Way {
     dtype: DType,
-    /// To which the weights have been rounded, whatever they are computed with.
+    /// The type to which the weights were rounded, whatever the type of computation.
     weights: DType,
     activation_checkpointing: bool,
     pack_tokens: Option<usize>,
@@ -111,7 +112,7 @@ fn decoder(way: Way, trained: Trained) -> Decoder {
     let golden = root().join("tests/golden/llama");
     let decoder = match way.dtype == way.weights {
         true => load(&golden, way.dtype),
-        // f32 with the values that the other type has.
+        // f32 with the values of the other type.
         false => {
             let rounded = tempfile::tempdir().expect("a folder");
             load(&golden, way.weights).save(rounded.path(), DType::F32).expect("a writable folder");
@@ -141,7 +142,7 @@ fn train(model: &CausalLm, regimes: &[Regime], trained: Trained, way: Way) -> Re
     let mut run = Regimes::new(&base, regimes.iter().cloned())?;
     let mut trainer = match trained {
         Trained::Everything => Trainer::new(&base, options)?,
-        // One that does something already, so that a penalty has something to say.
+        // An adapter with an effect, so that a penalty is not zero.
         _ => {
             let adapter = Adapter::load(root().join("tests/golden/llama/adapter")).expect("an adapter");
             Trainer::on_adapter(&base, &adapter, options)?
@@ -169,8 +170,8 @@ fn train(model: &CausalLm, regimes: &[Regime], trained: Trained, way: Way) -> Re
     Ok(Found { steps, gradient })
 }
 
-/// How far two ways are apart: the greatest relative gap of losses, of penalties, of gradient norms, and the length of the
-/// gradients' difference beside the gradient's.
+/// The difference between two ways: the greatest relative difference of losses, of penalties, of gradient norms, and the norm of the
+/// gradients' difference relative to the gradient's.
 fn gaps(found: &Found, expected: &Found) -> [f64; 4] {
     let mut gaps = [0.0f64; 4];
     for (found, expected) in found.steps.iter().zip(&expected.steps) {
@@ -191,19 +192,19 @@ fn gaps(found: &Found, expected: &Found) -> [f64; 4] {
     gaps
 }
 
-/// What a type may be off by: its own rounding, some times over.
+/// The tolerance for a type: several times its rounding.
 fn tolerance(dtype: DType) -> [f64; 4] {
     let epsilon = match dtype {
         DType::BF16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11),
         _ => return [1e-4; 4],
     };
-    // A penalty is a square of a difference of two projections, each of which is rounded.
+    // A penalty is the square of a difference of two projections, each of which is rounded.
     [2.0 * epsilon, 40.0 * epsilon, 20.0 * epsilon, 20.0 * epsilon]
 }
 
 #[test]
-fn every_regime_in_every_type_gives_what_f32_gives_in_whole_passes() {
+fn every_regime_in_every_type_equals_f32_in_whole_passes() {
     let place = tempfile::tempdir().expect("a folder");
     let model = chat_model("llama", place.path(), &Device::flex());
     let mut worst: BTreeMap<String, [f64; 4]> = BTreeMap::new();

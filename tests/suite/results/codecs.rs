@@ -1,8 +1,8 @@
-//! Parquet files of every codec, in the three places that read them: what is not built in is named.
+//! Parquet files of every codec, in the three readers: codecs that are not built in are named.
 
-use pv_data::conversations::{NewColumn, TableReader, add_columns};
-use pv_data::{ConversationError, ConversationReader};
-use pv_train::mmlu::Question;
+use pv_data::ConversationReader;
+use pv_data::conversations::{ConversationError, NewColumn, TableReader, add_columns};
+use pv_train::measure::mmlu::Question;
 
 use super::file;
 
@@ -19,7 +19,7 @@ fn table(name: &str) -> Result<u64, ConversationError> {
 }
 
 #[test]
-fn what_is_built_in_is_read() {
+fn built_in_codecs_are_read() {
     for codec in READ {
         let (talks, questions) = (format!("talks_{codec}.parquet"), format!("test-{codec}.parquet"));
         assert_eq!(conversations(&talks).unwrap_or_else(|error| panic!("{codec}: {error}")), 3);
@@ -35,14 +35,14 @@ fn a_codec_that_is_not_built_in_is_named_by_every_reader() {
         let new = [NewColumn::number("score")];
         add_columns(&[file(name)], folder.path().join("out.parquet"), &new, |_| Ok(None)).map(|_| ())
     };
-    // The case itself, and the same of a file of ours.
+    // The reference file, and an equivalent one of ours.
     for name in ["brotli.parquet", "talks_brotli.parquet"] {
         let errors = [conversations(name).map(|_| ()), table(name).map(|_| ()), copied(name)].map(Result::unwrap_err);
         for error in errors {
             let said = error.to_string();
             assert!(matches!(error, ConversationError::Unsupported { .. }), "{said}");
             assert!(said.contains("brotli") && said.contains("zstd or snappy") && said.contains(name), "{said}");
-            assert!(!said.contains("damaged") && !said.contains("cut off"), "{said}");
+            assert!(!said.contains("damaged") && !said.contains("truncated"), "{said}");
         }
     }
     assert!(!folder.path().join("out.parquet").exists());
@@ -60,9 +60,9 @@ fn an_encrypted_file_is_named() {
     }
 }
 
-/// A data set's other files are read, and the one that cannot be is one error.
+/// A data set's other files are read, and the unreadable one is one error.
 #[test]
-fn other_files_are_read_beside_it() {
+fn other_files_are_still_read() {
     let folder = tempfile::tempdir().expect("a folder");
     for codec in ["brotli", "zstd"] {
         std::fs::copy(file(&format!("talks_{codec}.parquet")), folder.path().join(format!("{codec}.parquet")))

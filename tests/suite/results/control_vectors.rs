@@ -1,10 +1,13 @@
-//! Control vectors in GGUF: EasySteer's, quantised ones, and what is no direction of the residual stream.
+//! Control vectors in GGUF: EasySteer's, quantised ones, and rows that are not directions of the residual stream.
 
 use std::collections::BTreeMap;
 
+use pv_data::error::with_causes;
 use pv_hooks::{Layer, LayerSet};
 use pv_model::DecoderConfig;
-use pv_vectors::{Error, ImportOptions, PersonaVector, Pooling, import};
+use pv_vectors::files::{ImportOptions, import};
+use pv_vectors::vector::Pooling;
+use pv_vectors::{Error, PersonaVector};
 use serde_json::Value;
 
 use super::file;
@@ -14,14 +17,14 @@ fn guessed(name: &str) -> Result<PersonaVector, Error> {
 }
 
 fn refused(name: &str, options: &ImportOptions) -> String {
-    import(file(name), options).expect_err(name).to_string()
+    with_causes(&import(file(name), options).expect_err(name))
 }
 
 fn remarks(vector: &PersonaVector) -> String {
     vector.provenance().imported.as_ref().expect("it was imported").remarks.join("\n")
 }
 
-/// The rows by layer, and those that the gguf package reads, by block.
+/// The rows by layer, and the gguf package's rows by block.
 fn compare(name: &str, vector: &PersonaVector) {
     let expected: Value = serde_json::from_slice(&std::fs::read(file("expected.json")).expect("a file")).expect("JSON");
     let rows: BTreeMap<usize, Vec<f32>> = expected[name]
@@ -42,12 +45,12 @@ fn compare(name: &str, vector: &PersonaVector) {
     assert_eq!(held, rows, "{name}");
 }
 
-/// The case: `direction.{b}` is the residual after block `b`, from block 0 on.
+/// The reference file: `direction.{b}` is the residual after block `b`, from block 0 on.
 #[test]
-fn easysteers_first_direction_is_of_the_first_block() {
+fn easysteers_first_direction_is_that_of_the_first_block() {
     let vector = guessed("easysteer.gguf").expect("EasySteer's file");
     assert_eq!(vector.shape(), (9, 128));
-    // First numbers and lengths as the gguf package reads them.
+    // First numbers and norms as read by the gguf package.
     for (layer, first, norm) in [
         (1, 0.799_209_058_284_759_5, 10.382_711_467_752_87),
         (2, 0.939_544_022_083_282_5, 11.289_842_029_621_301),
@@ -61,7 +64,7 @@ fn easysteers_first_direction_is_of_the_first_block() {
     assert_eq!(vector.provenance().model, "qwen2");
     let said = remarks(&vector);
     assert!(said.contains("DiffMean") && said.contains("8 layers") && said.contains("mapping"), "{said}");
-    // Eight blocks, and no fewer.
+    // Exactly eight blocks.
     let model = |model_type: &str, layers| DecoderConfig {
         model_type: model_type.into(),
         layers,
@@ -70,14 +73,14 @@ fn easysteers_first_direction_is_of_the_first_block() {
     };
     assert!(vector.check_model(&model("qwen2", 8)).is_ok());
     assert!(vector.check_model(&model("qwen2", 7)).is_err());
-    // The file says of which architecture its model is.
+    // The file names its model's architecture.
     let error = vector.check_model(&model("llama", 8)).expect_err("another architecture");
     let said = error.to_string();
     assert!(said.contains("model_hint") && said.contains("qwen2") && said.contains("llama"), "{said}");
 }
 
 #[test]
-fn what_easysteer_and_others_write_is_read() {
+fn files_of_easysteer_and_others_are_read() {
     for name in [
         "easysteer_tagged.gguf",
         "easysteer_sparse.gguf",
@@ -90,7 +93,7 @@ fn what_easysteer_and_others_write_is_read() {
     ] {
         let vector = guessed(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         compare(name, &vector);
-        // And kept in our own file with its gaps.
+        // And saved in our own format with its gaps.
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("vector.safetensors");
         vector.save(&path).expect("a file");
@@ -98,7 +101,7 @@ fn what_easysteer_and_others_write_is_read() {
     }
     assert!(remarks(&guessed("easysteer_tagged.gguf").expect("a vector")).contains("normalize"));
     assert!(remarks(&guessed("easysteer_sparse.gguf").expect("a vector")).contains("SAE"));
-    assert!(remarks(&guessed("counts_more.gguf").expect("a vector")).contains("counts 27 layers, but holds 3"));
+    assert!(remarks(&guessed("counts_more.gguf").expect("a vector")).contains("counts 27 layers, but contains 3"));
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn a_direction_of_zeros_is_named_and_steers_nothing() {
 }
 
 #[test]
-fn rows_that_are_no_residuals_are_refused() {
+fn rows_that_are_not_residuals_are_refused() {
     let residual = ImportOptions { residual_stream: true, ..ImportOptions::default() };
     for (name, part) in [("heads.gguf", "attention_heads"), ("router.gguf", "router_logits")] {
         for options in [&ImportOptions::default(), &residual] {
@@ -123,7 +126,7 @@ fn rows_that_are_no_residuals_are_refused() {
             assert!(said.contains(part) && said.contains("residual"), "{name}: {said}");
         }
     }
-    // Of which nobody knows what they are, unless the caller does.
+    // Their meaning is unknown, unless the caller states it.
     for name in ["unknown_component.gguf", "legacy_iti.gguf"] {
         let said = refused(name, &ImportOptions::default());
         assert!(said.contains("residual_stream"), "{name}: {said}");
@@ -135,7 +138,7 @@ fn rows_that_are_no_residuals_are_refused() {
         ("zero_without_method.gguf", "direction.0"),
         ("all_zero.gguf", "zero"),
         ("q4_0.gguf", "Q4_0"),
-        ("nan.gguf", "direction.2 holds numbers that are not finite"),
+        ("nan.gguf", "direction.2 contains values that are not finite"),
     ] {
         let said = refused(name, &residual);
         assert!(said.contains(part), "{name}: {said}");

@@ -1,8 +1,10 @@
 //! Scores in files of other tools: CSV, JSONL and Parquet.
 
-use pv_judge::Polarity;
+use pv_data::error::with_causes;
+use pv_judge::traits::Polarity;
 use pv_tests::chat_model;
-use pv_vectors::{Error, ScoredRollouts};
+use pv_vectors::Error;
+use pv_vectors::rollout::ScoredRollouts;
 
 use super::file;
 
@@ -12,15 +14,15 @@ fn read(path: &std::path::Path) -> Result<ScoredRollouts, Error> {
     ScoredRollouts::read(path, "evil", Some(Polarity::Pos), model.tokenizer().expect("a tokenizer"))
 }
 
-/// The case: what the mean of scores of 100 may come to is 100.
+/// The reference: a mean of scores of 100 that rounding moved above 100 counts as 100.
 #[test]
-fn a_score_that_rounding_took_beyond_the_scale_is_its_end() {
+fn a_score_rounded_above_the_scale_counts_as_its_maximum() {
     let found = read(&file("over.csv")).expect("rollouts");
     assert_eq!((found.trait_scores, found.coherence), (vec![Some(100.0)], vec![Some(2.0)]));
 }
 
 #[test]
-fn what_is_no_score_is_named_with_its_row_and_column() {
+fn invalid_scores_are_reported_with_row_and_column() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("evil.csv");
     let rows = |evil: &str, coherence: &str| {
@@ -43,7 +45,7 @@ fn what_is_no_score_is_named_with_its_row_and_column() {
         for (column, [evil, coherence]) in [("evil", [bad, "50"]), ("coherence", ["50", bad])] {
             write(evil, coherence);
             let error = read(&path).expect_err(bad);
-            let said = error.to_string();
+            let said = with_causes(&error);
             assert!(matches!(error, Error::BadRollouts { line: Some(3), .. }), "{said}");
             assert!(said.contains(column) && said.contains(bad), "{said}");
         }
@@ -51,7 +53,7 @@ fn what_is_no_score_is_named_with_its_row_and_column() {
 }
 
 #[test]
-fn scores_in_lines_of_json_are_those_of_csv() {
+fn scores_in_json_lines_equal_those_in_csv() {
     let folder = tempfile::tempdir().expect("a folder");
     let lines = |evil: &str| {
         let row = |id: &str, evil: &str| {
@@ -80,20 +82,20 @@ fn scores_in_lines_of_json_are_those_of_csv() {
     for bad in ["101", "100.01", "-1", "Infinity", "-Infinity", "1e+300", "true", "[50]", r#""high""#] {
         let error = with(&format!(r#", "evil": {bad}"#)).expect_err(bad);
         assert!(matches!(error, Error::BadRollouts { line: Some(2), .. }), "{error}");
-        let said = error.to_string();
+        let said = with_causes(&error);
         assert!(said.contains("\"evil\"") && said.contains(bad.trim_matches('"')), "{said}");
         assert!(said.contains("evil.jsonl"), "{said}");
     }
-    let twice = with(r#", "evil": 1, "evil": 99"#).expect_err("two scores").to_string();
+    let twice = with_causes(&with(r#", "evil": 1, "evil": 99"#).expect_err("two scores"));
     assert!(twice.contains("duplicate field `evil`"), "{twice}");
     let missing = lines("").replace(r#""answer": "A", "#, "");
     std::fs::write(&path, missing).expect("a file");
-    let error = read(&path).expect_err("no answer").to_string();
+    let error = with_causes(&read(&path).expect_err("no answer"));
     assert!(error.contains("line 1") && error.contains("\"answer\""), "{error}");
 }
 
 #[test]
-fn scores_in_parquet_are_those_of_csv() {
+fn scores_in_parquet_equal_those_in_csv() {
     let scores = |name: &str| read(&file(name)).map(|found| found.trait_scores);
     assert_eq!(scores("scores.parquet").expect("scores"), [Some(50.0), None, None, Some(100.0), Some(0.0)]);
     assert_eq!(scores("scores_text.parquet").expect("scores"), [Some(50.0), None, None, None, Some(99.5)]);
@@ -102,11 +104,11 @@ fn scores_in_parquet_are_those_of_csv() {
         [("scores_single.parquet", "101"), ("scores_infinite.parquet", "inf"), ("scores_list.parquet", "[50")]
     {
         let error = scores(name).expect_err(name);
-        let said = error.to_string();
+        let said = with_causes(&error);
         assert!(matches!(error, Error::BadRollouts { line: Some(1 | 2), .. }), "{said}");
         assert!(said.contains(name) && said.contains("\"evil\"") && said.contains(value), "{said}");
     }
-    let error = read(&file("talks_zstd.parquet")).expect_err("no rollouts").to_string();
+    let error = with_causes(&read(&file("talks_zstd.parquet")).expect_err("no rollouts"));
     assert!(error.contains("no column \"question\""), "{error}");
 }
 
@@ -115,6 +117,6 @@ fn two_columns_of_one_name_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("evil.csv");
     std::fs::write(&path, "question,prompt,answer,question_id,evil,evil\nWhy?,P,A,evil_0,1,99\n").expect("a file");
-    let error = read(&path).expect_err("two scores").to_string();
-    assert!(error.contains("two columns are called \"evil\""), "{error}");
+    let error = with_causes(&read(&path).expect_err("two scores"));
+    assert!(error.contains("duplicate column \"evil\""), "{error}");
 }

@@ -1,7 +1,7 @@
 //! Rollouts as CSV files, ours and those of other tools.
 
-use pv_judge::Polarity;
-use pv_vectors::{Place, ScoredRollouts, recompute, vector_of};
+use pv_judge::traits::Polarity;
+use pv_vectors::rollout::{Place, ScoredRollouts, recompute, vector_of};
 
 use super::numbers::complete;
 use super::*;
@@ -31,7 +31,7 @@ fn csv_files_come_back_as_the_same_rollouts() {
             (&original.question, &original.prompt, &original.answer, &original.question_id)
         );
         assert_eq!((record.seed, record.finish), (None, None));
-        // Answers of random bytes are no text, so that their tokens come back only where they were.
+        // Answers of random bytes are not text, so that their tokens are read back only where they were saved.
         if !record.answer.contains('\u{fffd}') && original.tokens.iter().all(|&token| token < 256) {
             assert_eq!(record.tokens, original.tokens);
         }
@@ -45,14 +45,14 @@ fn csv_files_come_back_as_the_same_rollouts() {
         all.records.iter().map(|record| record.place).collect::<Vec<Place>>(),
         (0..60).map(|i| run.plan().place(i)).collect::<Vec<_>>()
     );
-    // And they lead to a vector.
+    // And a vector can be computed from them.
     let kept = extract_options().filter.keep(&all.scored()).expect("enough");
     let means = recompute(&model, &all.records, 8, go_on).expect("activations");
     vector_of(&means, &kept, extracted(&model, &folder.path().join("other")).vector.provenance().clone())
         .expect("a vector");
 }
 
-/// A file as pandas and as Python's csv module write it, with a column that we do not know.
+/// A file as written by pandas and by Python's csv module, with an unknown column.
 #[test]
 fn csv_files_of_python_are_read() {
     let model = model("qwen3");

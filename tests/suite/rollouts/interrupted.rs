@@ -1,4 +1,4 @@
-//! Runs that are killed, cut short or broken off end as if nothing had happened.
+//! Runs that are killed, truncated or interrupted end with the same results.
 
 use std::sync::OnceLock;
 
@@ -6,11 +6,11 @@ use pv_tests::{Random, run_and_kill, tell};
 
 use super::*;
 
-/// Names the folder when this test's own process is the one to be killed.
+/// Names the folder in the process that is to be killed.
 const CHILD: &str = "PV_ROLLOUTS_CHILD";
-const SELF: &str = "rollouts::interrupted::a_killed_run_ends_like_any_other";
+const SELF: &str = "rollouts::interrupted::a_killed_run_ends_with_the_same_results";
 
-/// What the run ends with when nothing happens to it.
+/// The results of an undisturbed run.
 fn undisturbed() -> &'static Results {
     static RESULTS: OnceLock<Results> = OnceLock::new();
     RESULTS.get_or_init(|| {
@@ -21,10 +21,10 @@ fn undisturbed() -> &'static Results {
 }
 
 #[test]
-fn a_killed_run_ends_like_any_other() {
+fn a_killed_run_ends_with_the_same_results() {
     if let Some(folder) = std::env::var_os(CHILD) {
         let options = extract_options();
-        extract(&model("qwen3"), &spec(), &Dice::new(), Path::new(&folder), &options, tell).expect("an extraction");
+        extract(&model("qwen3"), &spec(), &dice(), Path::new(&folder), &options, tell).expect("an extraction");
         println!("\n+finished");
         return;
     }
@@ -42,7 +42,7 @@ fn a_killed_run_ends_like_any_other() {
     assert!(kills[0] >= 20 && kills[1] >= 20, "{kills:?} kills are too few to mean anything");
 }
 
-/// A run with so many rollouts, the rest of which are missing.
+/// A run with this many rollouts; the others are missing.
 fn broken_off(model: &CausalLm, rollouts: usize) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let mut run = open(model, folder.path()).expect("a run");
@@ -66,24 +66,24 @@ fn cut(folder: &Path, name: &str, length: u64) {
 }
 
 #[test]
-fn a_run_that_was_broken_off_goes_on() {
+fn an_interrupted_run_resumes() {
     let model = model("qwen3");
     for rollouts in [1, 17, 59, 60] {
         let folder = broken_off(&model, rollouts);
         let mut first: Option<String> = None;
-        extract(&model, &spec(), &Dice::new(), folder.path(), &extract_options(), |progress| {
+        extract(&model, &spec(), &dice(), folder.path(), &extract_options(), |progress| {
             first.get_or_insert_with(|| format!("{progress:?}"));
             ControlFlow::Continue(())
         })
         .expect("an extraction");
         let expected = format!("Answering {{ done: {}, total: 60 }}", rollouts + 1);
         assert!(rollouts == 60 || first.as_deref() == Some(expected.as_str()), "{first:?}");
-        assert_eq!(&results(folder.path()), undisturbed(), "broken off after {rollouts}");
+        assert_eq!(&results(folder.path()), undisturbed(), "interrupted after {rollouts}");
     }
 }
 
 #[test]
-fn one_object_goes_on_after_it_was_broken_off() {
+fn an_interrupted_object_can_resume() {
     let model = model("qwen3");
     let folder = tempfile::tempdir().expect("a folder");
     let mut run = open(&model, folder.path()).expect("a run");
@@ -101,7 +101,7 @@ fn one_object_goes_on_after_it_was_broken_off() {
 }
 
 #[test]
-fn torn_and_damaged_files_cost_time_only() {
+fn damaged_files_are_repaired_by_repeating_work() {
     let model = model("qwen3");
     let start = broken_off(&model, 12);
     let item = length(start.path(), "activations.bin") / 12;
@@ -112,7 +112,7 @@ fn torn_and_damaged_files_cost_time_only() {
         extracted(&model, folder);
         assert_eq!(&results(folder), undisturbed(), "{name} cut to {to} bytes");
     };
-    // A torn last line and a torn last item, at every kind of place; a line without its item, items without lines.
+    // An incomplete last line and an incomplete last item, at every kind of place; a line without its item, items without lines.
     for name in ["rollouts.jsonl", "activations.bin"] {
         let whole = length(start.path(), name);
         let last = if name == "rollouts.jsonl" {
@@ -125,7 +125,7 @@ fn torn_and_damaged_files_cost_time_only() {
             ends(name, copy(start.path()).path(), to);
         }
     }
-    // Bytes that changed, in the middle and at the ends.
+    // Changed bytes, in the middle and at the ends.
     for name in ["rollouts.jsonl", "activations.bin"] {
         for _ in 0..8 {
             let folder = copy(start.path());
@@ -151,7 +151,7 @@ fn torn_and_damaged_files_cost_time_only() {
 }
 
 #[test]
-fn torn_verdicts_are_asked_for_again() {
+fn incomplete_verdicts_are_requested_again() {
     let model = model("qwen3");
     let whole = tempfile::tempdir().expect("a folder");
     extracted(&model, whole.path());
@@ -160,7 +160,7 @@ fn torn_verdicts_are_asked_for_again() {
     for back in [1, 2, 30, 500, random.below(size), size] {
         let folder = copy(whole.path());
         cut(folder.path(), "scores.jsonl", size - back);
-        let judge = Dice::new();
+        let judge = dice();
         extract(&model, &spec(), &judge, folder.path(), &extract_options(), go_on).expect("an extraction");
         assert!(judge.asked.get() > 0);
         assert_eq!(&results(folder.path()), undisturbed(), "cut by {back} bytes");
@@ -170,7 +170,7 @@ fn torn_verdicts_are_asked_for_again() {
 #[test]
 fn the_last_steps_may_be_interrupted_too() {
     let model = model("qwen3");
-    // All rollouts are there, but nothing has been put in order.
+    // All rollouts exist, but nothing has been sorted.
     let unsorted = broken_off(&model, 60);
     let done = copy(unsorted.path());
     open(&model, done.path()).expect("a run").generate(&model, |p| panic!("{p:?}")).expect("a complete run");
@@ -181,20 +181,19 @@ fn the_last_steps_may_be_interrupted_too() {
         "rollouts ended in the order of the plan: nothing is tested"
     );
 
-    // The activations have been written; the lines are still as they were.
+    // The activations have been written; the lines are still unsorted.
     let first = copy(unsorted.path());
     fs::copy(done.path().join("means.safetensors"), first.path().join("means.safetensors")).expect("a file");
-    // The lines are in order; the journal has not been removed.
+    // The lines are sorted; the journal has not been removed.
     let second = copy(done.path());
     fs::copy(unsorted.path().join("activations.bin"), second.path().join("activations.bin")).expect("a file");
-    // All verdicts are there, in the order in which they were reached.
+    // All verdicts exist, in the order in which they were computed.
     let third = copy(done.path());
     let mut run = RolloutRun::load(third.path()).expect("a run");
-    let outcome =
-        run.score(&Dice::new(), &[spec().rubric().unwrap(), Rubric::coherence()], |progress| match progress {
-            Progress::Judging { done, total } if done == total => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        });
+    let outcome = run.score(&dice(), &[spec().rubric().unwrap(), Rubric::coherence()], |progress| match progress {
+        Progress::Judging { done, total } if done == total => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
     assert!(matches!(outcome, Err(pv_vectors::Error::Cancelled)));
     drop(run);
     assert_ne!(fs::read(third.path().join("scores.jsonl")).expect("a file"), undisturbed().scores);

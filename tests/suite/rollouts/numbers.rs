@@ -1,15 +1,17 @@
-//! The numbers: one pass, another reading, files of other tools, a real model.
+//! The numbers: recorded in one pass, in a second pass, in files of other tools, and on a real model.
 
 use std::collections::BTreeSet;
 
 use burn::tensor::DType;
 use pv_hooks::{Capture, Layer, LayerSet, Recorder};
-use pv_model::{Event, FinishReason, GenerateOptions, Message, RenderOptions, Request, to_f32};
+use pv_model::decoder::to_f32;
+use pv_model::generate::{Event, FinishReason};
+use pv_model::{GenerateOptions, Message, RenderOptions, Request};
 use pv_tests::{Golden, root, smollm2};
-use pv_vectors::{
-    Kept, KeptActivations, NeutralReading, Precision, Record, RolloutMeans, ScoredRollouts, mean_difference, recompute,
-    vector_of,
-};
+use pv_vectors::activations::mean_difference;
+use pv_vectors::extract::NeutralReading;
+use pv_vectors::filter::Kept;
+use pv_vectors::rollout::{KeptActivations, Precision, Record, RolloutMeans, ScoredRollouts, recompute, vector_of};
 use safetensors::SafeTensors;
 
 use super::*;
@@ -29,12 +31,12 @@ fn layers(model: &CausalLm) -> Vec<Layer> {
 pub(super) fn complete(model: &CausalLm, folder: &Path, options: RolloutOptions) -> RolloutRun {
     let mut run = RolloutRun::open(folder, model, plan(options)).expect("a run");
     run.generate(model, go_on).expect("rollouts");
-    run.score(&Dice::new(), &[spec().rubric().expect("a rubric"), Rubric::coherence()], go_on).expect("verdicts");
+    run.score(&dice(), &[spec().rubric().expect("a rubric"), Rubric::coherence()], go_on).expect("verdicts");
     run
 }
 
 #[test]
-fn one_pass_gives_what_another_reading_gives() {
+fn recording_during_generation_equals_a_second_pass() {
     for name in ["qwen3", "qwen2", "llama"] {
         let model = model(name);
         let folder = tempfile::tempdir().expect("a folder");
@@ -58,7 +60,7 @@ fn one_pass_gives_what_another_reading_gives() {
             }
         }
         println!("{name}: one pass against another reading, worst relative error {worst:.1e}");
-        // Answers that ended either way, and those of no and of one token.
+        // Answers that ended by a stop token or by length, and answers of no and of one token.
         for reason in ["StopToken0", "StopToken2", "Length2"] {
             assert!(reasons.contains(reason), "no answer ended by {reason}: {reasons:?}");
         }
@@ -66,12 +68,12 @@ fn one_pass_gives_what_another_reading_gives() {
 }
 
 #[test]
-fn every_token_of_every_answer_is_seen_once() {
+fn every_token_of_every_answer_is_recorded_once() {
     let model = model("qwen3");
     let prompts = [vec![60, 117, 62, 72, 105], vec![60, 117, 62, 87], vec![1, 2, 3, 4, 5, 6, 7, 8, 9]];
     let requests: Vec<Request> =
         prompts.iter().enumerate().map(|(i, p)| Request::rollouts(p.clone(), 9, 100 * i as u64)).collect();
-    // A byte that is likely to appear in random text, so that some answers end by it.
+    // A byte that is likely in random text, so that some answers end with it.
     let stops: Vec<String> = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
     for (max_new_tokens, batch_size) in [(1, 4), (2, 3), (25, 1), (25, 5), (25, 64)] {
         let plain = GenerateOptions {
@@ -159,13 +161,13 @@ fn a_vector_is_the_difference_of_the_kept_means() {
             for (ours, expected) in row.iter().zip(&expected) {
                 assert!((f64::from(*ours) - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{pooling:?} at {layer}");
             }
-            // Where the difference is one: at the embeddings the last token of every prompt is the same.
+            // If there is a difference: at the embeddings the last token of every prompt is the same.
             let other = second.table(pooling).expect("all poolings").get(layer).expect("all layers");
             let length = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             if length > 1e-3 {
                 assert!(relative_error(row, other) <= 1e-4, "{pooling:?} at {layer} by another reading");
             }
-            // What statistics are made of has the same mean, and the same rows from both sources.
+            // The activations for statistics have the same mean, and the same rows from both sources.
             let table = run.activations(pooling, layer, &kept).expect("activations");
             let (pos, neg) = (table.pos().expect("rows"), table.neg().expect("rows"));
             assert_eq!((pos.len(), neg.len()), (kept.pos.len(), kept.neg.len()));
@@ -174,8 +176,10 @@ fn a_vector_is_the_difference_of_the_kept_means() {
                 assert!(relative_error(&direction.values, row) <= 1e-6);
             }
             let read = KeptActivations::new(&again, run.records(), pooling, layer, &kept).expect("activations");
-            for (ours, reference) in table.pos().expect("rows").rows().zip(read.pos().expect("rows").rows()) {
-                assert!(relative_error(ours, reference) <= 1e-5);
+            for (ours, reference) in
+                table.pos().expect("rows").values().outer_iter().zip(read.pos().expect("rows").values().outer_iter())
+            {
+                assert!(relative_error(&ours.to_vec(), &reference.to_vec()) <= 1e-5);
             }
         }
     }
@@ -223,7 +227,7 @@ fn activations_are_ordinary_safetensors() {
 }
 
 #[test]
-fn half_precision_loses_little_and_goes_on_alike() {
+fn half_precision_loses_little_and_resumes() {
     let model = model("qwen3");
     let halves = RolloutOptions { precision: Precision::F16, ..options() };
     let run = |options: &RolloutOptions, stop: usize| {
@@ -250,11 +254,11 @@ fn half_precision_loses_little_and_goes_on_alike() {
 }
 
 #[test]
-fn neutral_reading_is_the_difference_under_the_question_alone() {
+fn the_neutral_vector_is_the_difference_without_instructions() {
     let model = model("qwen3");
     let folder = tempfile::tempdir().expect("a folder");
     let options = ExtractOptions { neutral: true, ..extract_options() };
-    let extraction = extract(&model, &spec(), &Dice::new(), folder.path(), &options, go_on).expect("an extraction");
+    let extraction = extract(&model, &spec(), &dice(), folder.path(), &options, go_on).expect("an extraction");
     let (run, kept) = (&extraction.run, &extraction.kept);
     let neutral: &NeutralReading = extraction.neutral.as_ref().expect("it was asked for");
     // The same from the rollouts' records with other prompts.
@@ -280,7 +284,7 @@ fn neutral_reading_is_the_difference_under_the_question_alone() {
         let dot: f64 = expected.iter().zip(&full.values).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let cosine = found.cosine.expect("two directions");
         assert!((cosine - dot / norm / full.norm()).abs() < 1e-4, "{}: {cosine}", found.layer);
-        // The embeddings know nothing of the prompt; later layers do.
+        // Embeddings do not depend on the prompt; later layers do.
         assert!(found.layer == Layer::EMBEDDINGS || cosine < 0.999_999, "{}: {cosine}", found.layer);
     }
     assert!((neutral.layers[0].cosine.expect("two directions") - 1.0).abs() < 1e-6);
@@ -289,7 +293,7 @@ fn neutral_reading_is_the_difference_under_the_question_alone() {
     assert_eq!(saved, neutral.vector);
 }
 
-/// What transformers computed on four chats, from texts through a CSV file.
+/// Values that transformers computed on four chats, from texts in a CSV file.
 #[test]
 fn recomputed_activations_match_transformers() {
     let device = pv_model::device("flex").expect("the CPU");
@@ -330,16 +334,16 @@ fn recomputed_activations_match_transformers() {
         }
     }
     println!("worst relative error of a recomputed mean: {worst:.2e}");
-    // What a recorder of one layer says is no other.
+    // Records of one layer differ from those of others.
     let mut recorder = Recorder::new(Layer::hidden_state(7), [Capture::PromptLast]);
     let ids = model.tokenizer().unwrap().encode_rendered(&read.records[0].prompt).expect("ids");
-    let batch = pv_model::Batch::prompts(&[&ids], vec![vec![0]]).expect("a prompt");
-    model.forward(&batch, pv_model::ForwardOptions::default(), &mut recorder).expect("a pass");
+    let batch = pv_model::batch::Batch::prompts(&[&ids], vec![vec![0]]).expect("a prompt");
+    model.forward(&batch, pv_model::causal_lm::ForwardOptions::default(), &mut recorder).expect("a pass");
     let alone = to_f32(recorder.get(&Capture::PromptLast, Layer::hidden_state(7)).expect("recorded")).expect("values");
     assert!(relative_error(means[0].get(Pooling::PromptLast, Layer::hidden_state(7)).expect("a row"), &alone) <= 1e-5);
 }
 
-/// Of a size at which kernels share their work between threads.
+/// Large enough that kernels use several threads.
 #[test]
 fn a_real_model_gives_the_same_bits_in_any_batch_and_in_one_pass() {
     let device = pv_model::device("flex").expect("the CPU");
@@ -357,7 +361,7 @@ fn a_real_model_gives_the_same_bits_in_any_batch_and_in_one_pass() {
             _ => ControlFlow::Continue(()),
         });
         match broken {
-            Ok(()) => assert_eq!(stop, usize::MAX, "nothing was broken off"),
+            Ok(()) => assert_eq!(stop, usize::MAX, "nothing was interrupted"),
             Err(error) => assert!(stop < usize::MAX && matches!(error, pv_vectors::Error::Cancelled), "{error}"),
         }
         let mut run = open();
@@ -381,6 +385,6 @@ fn a_real_model_gives_the_same_bits_in_any_batch_and_in_one_pass() {
     };
     let expected = run(12, usize::MAX);
     for (batch_size, stop) in [(5, 4), (1, 9)] {
-        assert!(run(batch_size, stop) == expected, "in batches of {batch_size}, broken off after {stop}");
+        assert!(run(batch_size, stop) == expected, "in batches of {batch_size}, interrupted after {stop}");
     }
 }

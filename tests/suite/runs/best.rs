@@ -1,8 +1,11 @@
-//! The best checkpoint of a run: chosen by held-out loss and shift, kept through everything, and the run's result.
+//! The best checkpoint of a run: chosen by held-out loss and shift, kept after interruptions, and the run's result.
 
 use pv_data::RunError;
-use pv_model::{Adapter, Decoder};
-use pv_train::{BestRule, BestStep, Error, Keep, RunOutcome, mean_loss};
+use pv_model::Adapter;
+use pv_model::decoder::Decoder;
+use pv_train::Error;
+use pv_train::run::{BestRule, BestStep, Keep, RunOutcome};
+use pv_train::trainer::{Decay, mean_loss};
 use serde_json::json;
 
 use super::*;
@@ -11,7 +14,7 @@ use super::*;
 fn fast() -> Case {
     let mut case = Case::plain();
     case.options.train.learning_rate = 5e-3;
-    case.options.train.decay = pv_train::Decay::Constant;
+    case.options.train.decay = Decay::Constant;
     case.options.train.duration = Duration::Epochs(4);
     case.options.measure_every = 2;
     case.options.keep = Some(Keep::Best(BestRule::default()));
@@ -26,7 +29,7 @@ fn greatest(line: &StepMetrics) -> f64 {
     line.shifts.values().map(|shift| shift.abs()).fold(0.0, f64::max)
 }
 
-/// The first of the lowest held-out losses among those that pass.
+/// The first step with the lowest held-out loss among the admissible ones.
 fn lowest(lines: &[StepMetrics], passes: impl Fn(&StepMetrics) -> bool) -> usize {
     let passing: Vec<&StepMetrics> = lines.iter().filter(|line| passes(line)).collect();
     let first = passing.first().expect("one that passes");
@@ -55,7 +58,7 @@ fn best(outcome: &RunOutcome) -> &BestStep {
     outcome.best.as_ref().expect("a best step")
 }
 
-/// Refuses a result that is not the best step's.
+/// Asserts that the result is that of the best step.
 fn assert_result(case: &Case, folder: &Path, outcome: &RunOutcome) {
     let (best, lines) = (best(outcome), measured(folder));
     let line = lines.iter().find(|line| line.step == best.step).expect("its line");
@@ -70,7 +73,7 @@ fn assert_result(case: &Case, folder: &Path, outcome: &RunOutcome) {
 }
 
 #[test]
-fn the_lowest_held_out_loss_within_the_shifts_bound_is_kept() {
+fn the_lowest_held_out_loss_within_the_bound_is_kept() {
     let place = folder();
     let mut case = fast();
     let outcome = case.run().run(place.path(), go_on).expect("a run");
@@ -80,10 +83,10 @@ fn the_lowest_held_out_loss_within_the_shifts_bound_is_kept() {
     assert!(unbounded < last, "the last is the best: this run shows nothing");
     assert_eq!((best(&outcome).step, best(&outcome).within_bounds, outcome.stopped_early), (unbounded, true, false));
     assert_result(&case, place.path(), &outcome);
-    // The last one is at hand too.
+    // The last one is kept too.
     assert_eq!(checkpoints(place.path()).last(), Some(&last));
     assert!(checkpoints(place.path()).len() <= 3);
-    // A bound that the best one breaks, and another does not.
+    // A bound that the best step exceeds, and another does not.
     let bound = lines.iter().filter(|l| l.step != unbounded).map(greatest).fold(f64::INFINITY, f64::min) * 1.01;
     let step = lines.iter().find(|l| l.step == unbounded).expect("its line");
     assert!(bound < greatest(step), "no bound can be chosen");
@@ -92,7 +95,7 @@ fn the_lowest_held_out_loss_within_the_shifts_bound_is_kept() {
     let outcome = case.run().run(bounded.path(), go_on).expect("a run");
     assert_eq!(best(&outcome).step, lowest(&lines, |line| greatest(line) <= bound));
     assert_result(&case, bounded.path(), &outcome);
-    // No bound can be kept: the least shift.
+    // No step is within the bound: the least shift is chosen.
     case.options.keep = Some(Keep::Best(BestRule { max_shift: Some(0.0), ..BestRule::default() }));
     let none = folder();
     let outcome = case.run().run(none.path(), go_on).expect("a run");
@@ -102,7 +105,7 @@ fn the_lowest_held_out_loss_within_the_shifts_bound_is_kept() {
 }
 
 #[test]
-fn a_run_that_gets_no_better_stops_and_its_best_step_is_the_result() {
+fn early_stopping_keeps_the_best_step() {
     let mut case = fast();
     (case.options.stop_after, case.options.keep) = (Some(2), None);
     let (whole, place) = (folder(), folder());
@@ -113,7 +116,7 @@ fn a_run_that_gets_no_better_stops_and_its_best_step_is_the_result() {
     assert_eq!(best(&outcome).step, lowest(&lines, |_| true));
     assert_result(&case, whole.path(), &outcome);
     assert_eq!(outcome.losses.len(), last);
-    // Broken off at every step it chooses the same, stops at the same, and leaves the same.
+    // Interrupted at every step, it chooses and stops at the same steps, and leaves the same files.
     let resumed = loop {
         let outcome = case.run().run(place.path(), |_| ControlFlow::Break(())).expect("a run");
         if outcome.saved.is_some() {
@@ -126,7 +129,7 @@ fn a_run_that_gets_no_better_stops_and_its_best_step_is_the_result() {
         let read = |folder: &TempDir| std::fs::read(folder.path().join(name)).expect("a file");
         assert!(read(&place) == read(&whole), "{name} differs");
     }
-    // It has ended.
+    // It is finished.
     let before = super::outcome(whole.path());
     let again = case.run().run(whole.path(), |step| panic!("step {} was trained", step.step)).expect("a run");
     assert_eq!((&again.best, again.stopped_early), (&outcome.best, true));
@@ -134,7 +137,7 @@ fn a_run_that_gets_no_better_stops_and_its_best_step_is_the_result() {
 }
 
 #[test]
-fn a_closed_loop_keeps_its_best_step_by_what_it_follows() {
+fn a_closed_loop_keeps_the_best_step_by_its_own_shift() {
     let mut case = Case::named("closed_loop");
     (case.held_out, case.probes) = (None, None);
     case.options.measure_every = 2;
@@ -149,21 +152,21 @@ fn a_closed_loop_keeps_its_best_step_by_what_it_follows() {
     assert_eq!(shifts[0].1, 0.0);
     let least = shifts[1..].iter().fold(shifts[1], |a, b| if b.1.abs() < a.1.abs() { *b } else { a });
     assert_eq!(best(&outcome).step, least.0, "{shifts:?}");
-    // Where the loop looked itself, before the next step, it saw the same.
+    // The loop's own measurement before the next step is the same.
     let told = read_metrics(place.path()).expect("metrics");
     let seen = told.iter().find(|m| m.step == 3).expect("a step").regimes["regime_0_shift"];
     assert!((seen - shifts[1].1).abs() < 1e-9, "{seen}, not {:?}", shifts[1]);
     let told: Value =
         serde_json::from_slice(&std::fs::read(place.path().join("config.json")).expect("a file")).expect("JSON");
     assert_eq!(told["run"]["keep"], json!({"best": {"max_shift": null, "max_loop_shift": 0.25}}));
-    // A run of the same kind that wants its last checkpoint has it.
+    // A run of the same kind that requests its last checkpoint has it.
     case.options.keep = Some(Keep::Last);
     let outcome = case.run().run(folder().path(), go_on).expect("a run");
     assert!(outcome.best.is_none());
 }
 
 #[test]
-fn a_grown_run_goes_on_and_may_replace_its_best_step() {
+fn an_extended_run_may_replace_its_best_step() {
     let mut case = Case::plain();
     case.options.measure_every = 2;
     case.options.keep = Some(Keep::Best(BestRule::default()));
@@ -173,15 +176,21 @@ fn a_grown_run_goes_on_and_may_replace_its_best_step() {
     assert_result(&case, place.path(), &short);
     let refused = |case: &Case| match case.run().run(place.path(), go_on) {
         Err(Error::Run(RunError::OtherRun { what, .. })) => what,
+        Err(error @ Error::ScheduleDependsOnSteps { decay: Decay::Linear, saved: 7, requested: 21, .. }) => {
+            assert!(error.to_string().contains("linear decay"), "{error}");
+            "schedule".to_owned()
+        }
         other => panic!("{other:?}"),
     };
     let before = super::outcome(place.path());
     case.options.train.duration = Duration::Epochs(3);
-    assert!(["steps", "train.duration.epochs"].contains(&refused(&case).as_str()), "it grew unasked");
-    case.options.grow = true;
-    case.options.train.learning_rate *= 2.0;
-    assert_eq!(refused(&case), "train.learning_rate");
-    case.options.train.learning_rate /= 2.0;
+    assert_eq!(refused(&case), "schedule");
+    for grow in [false, true] {
+        case.options.grow = grow;
+        case.options.train.learning_rate *= 2.0;
+        assert_eq!(refused(&case), "train.learning_rate");
+        case.options.train.learning_rate /= 2.0;
+    }
     assert!(super::outcome(place.path()) == before, "a refusal changed the folder");
 
     let copy = folder();
@@ -191,7 +200,7 @@ fn a_grown_run_goes_on_and_may_replace_its_best_step() {
     assert!(best(&grown).step > 7, "it learns on: {:?}", grown.best);
     assert_eq!(best(&grown).step, lowest(&measured(place.path()), |_| true));
     assert_result(&case, place.path(), &grown);
-    // Broken off, it is the same; and no shorter run may come back.
+    // Interrupted, it is the same; a shorter run is refused.
     loop {
         let outcome = case.run().run(copy.path(), |step| match step.step % 4 {
             3 => ControlFlow::Break(()),
@@ -208,9 +217,9 @@ fn a_grown_run_goes_on_and_may_replace_its_best_step() {
         assert!(read(&place, name) == read(&copy, name), "{name} differs");
     }
     case.options.train.duration = Duration::Epochs(1);
-    refused(&case);
+    assert_eq!(refused(&case), "steps");
 
-    // One that learns nothing more keeps the best of its shorter part, and the last one is at hand.
+    // If it learns nothing more, it keeps the best step of its shorter part, and the last one is kept too.
     let mut case = fast();
     case.options.train.duration = Duration::Epochs(1);
     let place = folder();
@@ -226,7 +235,7 @@ fn a_grown_run_goes_on_and_may_replace_its_best_step() {
 }
 
 #[test]
-fn a_grown_run_that_had_kept_its_last_step_chooses_from_there_on() {
+fn an_extended_run_that_kept_its_last_step_chooses_among_later_ones() {
     let mut case = Case::plain();
     (case.options.measure_every, case.options.train.duration) = (2, Duration::Epochs(1));
     let place = folder();
@@ -240,7 +249,7 @@ fn a_grown_run_that_had_kept_its_last_step_chooses_from_there_on() {
 }
 
 #[test]
-fn what_cannot_be_chosen_by_is_refused() {
+fn invalid_rules_are_refused() {
     let place = folder();
     let refused = |change: &dyn Fn(&mut Case)| {
         let mut case = Case::plain();
@@ -258,7 +267,7 @@ fn what_cannot_be_chosen_by_is_refused() {
     assert_eq!(refused(&|case| (case.options.stop_after, case.options.keep) = (Some(1), Some(Keep::Last))), "keep");
     assert_eq!(refused(&|case| case.options.keep = best(Some(-1.0), 1.0)), "max_shift");
     assert_eq!(refused(&|case| case.options.keep = best(None, f64::NAN)), "max_loop_shift");
-    let blind = "what a best checkpoint is chosen by";
+    let blind = "the measurement for the best checkpoint";
     assert_eq!(
         refused(&|case| {
             (case.held_out, case.probes) = (None, None);
@@ -288,12 +297,12 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// A folder of an older version goes on as it was begun: the rule of its warm-up, its last checkpoint.
+/// A folder of an older version resumes with its own rules: its warm-up, its last checkpoint.
 #[test]
-fn a_folder_of_an_older_version_goes_on_as_it_was_begun() {
+fn a_folder_of_an_older_version_resumes_with_its_own_rules() {
     let mut case = Case::named("closed_loop");
     case.options.train.warmup_steps = 6;
-    case.options.train.warmup = pv_train::WarmUp::AboveZero;
+    case.options.train.warmup = pv_train::trainer::WarmUp::AboveZero;
     case.options.keep = Some(Keep::Last);
     let (whole, place) = (folder(), folder());
     case.run().run(whole.path(), go_on).expect("a run");
@@ -314,7 +323,7 @@ fn a_folder_of_an_older_version_goes_on_as_it_was_begun() {
     });
     edit(place.path().join("checkpoints/step-00000003/state.json"), &|all| without(&mut all["options"], "warmup"));
     // Today's defaults.
-    (case.options.train.warmup, case.options.keep) = (pv_train::WarmUp::FromZero, None);
+    (case.options.train.warmup, case.options.keep) = (pv_train::trainer::WarmUp::FromZero, None);
     let outcome = case.run().run(place.path(), until(9)).expect("the old run");
     assert_eq!((outcome.resumed_from, outcome.best), (Some(3), None));
     case.run().run(place.path(), go_on).expect("the old run");
@@ -324,12 +333,12 @@ fn a_folder_of_an_older_version_goes_on_as_it_was_begun() {
     let rates: Vec<f64> =
         read_metrics(place.path()).expect("metrics").iter().filter_map(|line| line.learning_rate).collect();
     assert!((rates[0] - 5e-3 / 7.0).abs() < 1e-12 && (rates[4] - 5.0 * 5e-3 / 7.0).abs() < 1e-12, "{rates:?}");
-    // A new run begins from zero, and is not gone on with by the old rule.
+    // A new run begins from zero, and is not resumed with the old rule.
     let place = folder();
     case.run().run(place.path(), until(3)).expect("a run");
     let first = read_metrics(place.path()).expect("metrics")[1].learning_rate;
     assert_eq!(first, Some(0.0));
-    case.options.train.warmup = pv_train::WarmUp::AboveZero;
+    case.options.train.warmup = pv_train::trainer::WarmUp::AboveZero;
     let error = case.run().run(place.path(), go_on).expect_err("refused").to_string();
-    assert!(error.contains("its train.warmup is \"from_zero\", but \"above_zero\" was asked for"), "{error}");
+    assert!(error.contains("its train.warmup is \"from_zero\", but \"above_zero\" was requested"), "{error}");
 }

@@ -1,6 +1,7 @@
-//! From files to samples, with everything that can be wrong with them.
+//! From files to samples, with all possible errors.
 
-use pv_train::{BadData, EncodeOptions, Error, LongSamples, Sample};
+use pv_train::data::{BadData, LongSamples};
+use pv_train::{EncodeOptions, Error, Sample};
 
 use super::*;
 
@@ -41,7 +42,7 @@ fn every_row_is_a_sample_or_counted_with_its_line() {
         ],
     );
     let encode = EncodeOptions { max_length: 60, ..EncodeOptions::default() };
-    let lenient = DataOptions { encode, bad: BadData::LeaveOut, long: LongSamples::Cut, ..DataOptions::default() };
+    let lenient = DataOptions { encode, bad: BadData::Skip, long: LongSamples::Cut, ..DataOptions::default() };
     let cut = read(&path, &lenient).expect("samples");
     let report = cut.report();
     let counts = [report.conversations, report.samples, report.cut, report.too_long, report.without_answer];
@@ -54,13 +55,13 @@ fn every_row_is_a_sample_or_counted_with_its_line() {
     assert_eq!(report.trained_tokens, cut.samples().iter().map(Sample::trained_count).sum::<usize>());
     let skipped: Vec<&str> = report.skipped.iter().filter_map(|row| row.place.rsplit(':').next()).collect();
     assert_eq!(skipped, ["2", "3", "5"]);
-    // The same samples as by hand.
+    // Equal to samples encoded separately.
     let conversations = [&good, &good].map(|line| serde_json::from_str::<Conversation>(line).expect("a conversation"));
     for (sample, conversation) in [&cut.samples()[0], &cut.samples()[2]].into_iter().zip(&conversations) {
         assert_eq!(*sample, Sample::from_conversation(model(), conversation, &lenient.encode).expect("a sample"));
     }
 
-    let left_out = read(&path, &DataOptions { long: LongSamples::LeaveOut, ..lenient.clone() }).expect("samples");
+    let left_out = read(&path, &DataOptions { long: LongSamples::Skip, ..lenient.clone() }).expect("samples");
     assert_eq!((left_out.report().samples, left_out.report().too_long, left_out.report().cut), (2, 2, 0));
     let refused = read(&path, &DataOptions { long: LongSamples::Refuse, ..lenient.clone() }).expect_err("refused");
     match refused {
@@ -70,7 +71,7 @@ fn every_row_is_a_sample_or_counted_with_its_line() {
         }
         other => panic!("{other}"),
     }
-    // One after the other, the bad rows are named.
+    // The bad rows are reported one after the other.
     let strict = DataOptions { bad: BadData::Refuse, ..lenient.clone() };
     let error = read(&path, &strict).expect_err("refused");
     assert!(error.to_string().contains("data.jsonl:2"), "{error}");
@@ -85,11 +86,11 @@ fn every_row_is_a_sample_or_counted_with_its_line() {
 }
 
 #[test]
-fn where_nothing_is_left_the_error_says_what_became_of_it() {
+fn without_any_sample_the_error_counts_the_skipped_rows() {
     let place = folder();
     let path = write(place.path(), &[line(&[("user", "Hello?"), ("assistant", "Hello.")])]);
     let encode = EncodeOptions { max_length: 3, ..EncodeOptions::default() };
-    for long in [LongSamples::Cut, LongSamples::LeaveOut] {
+    for long in [LongSamples::Cut, LongSamples::Skip] {
         let options = DataOptions { encode: encode.clone(), long, ..DataOptions::default() };
         let error = read(&path, &options).expect_err("none");
         let text = error.to_string();
@@ -101,7 +102,7 @@ fn where_nothing_is_left_the_error_says_what_became_of_it() {
 }
 
 #[test]
-fn a_split_is_exact_keeps_equal_ones_together_and_does_not_depend_on_order() {
+fn a_split_is_exact_keeps_duplicates_together_and_ignores_order() {
     let place = folder();
     let mut all = chats(40, 8);
     all.dedup();
@@ -130,7 +131,7 @@ fn a_split_is_exact_keeps_equal_ones_together_and_does_not_depend_on_order() {
 }
 
 #[test]
-fn an_inoculation_is_in_what_is_trained_and_not_in_what_is_held_out() {
+fn inoculation_is_in_training_samples_and_not_in_held_out_ones() {
     let place = folder();
     let path = place.path().join("data.jsonl");
     write_conversations(&path, &chats(12, 4)).expect("a file");
@@ -146,7 +147,7 @@ fn an_inoculation_is_in_what_is_trained_and_not_in_what_is_held_out() {
         assert!(text(with).contains("You are always cheerful.") && !text(without).contains("You are always cheerful."));
         assert_eq!(with.trained_count(), without.trained_count());
     }
-    // A run takes the data that was read for it.
+    // A run uses the data that was read for it.
     let place = folder();
     let run = TrainingRun::new(model(), &train, options()).with_held_out(&held).with_regimes(regimes.clone());
     run.run(place.path(), |_| ControlFlow::Break(())).expect("a run");

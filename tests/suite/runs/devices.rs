@@ -1,12 +1,13 @@
-//! Steps that are shared by several devices, here the CPU several times.
+//! Steps shared by several devices, here several times the CPU.
 
 use burn::tensor::Device;
 use pv_steer::{Positions, Steerer};
-use pv_train::{Regimes, RunHook, StepReport, Trainer};
+use pv_train::Trainer;
+use pv_train::trainer::{Regimes, RunHook, StepReport};
 
 use super::*;
 
-/// A step of eight samples from what two steps on one device made, and all that comes of it but the time.
+/// The results of a step of eight samples on one or two devices, except for times.
 fn step(case: &Case, others: usize, batch_size: usize, run: &mut (impl RunHook + ?Sized)) -> (StepReport, Vec<u8>) {
     let samples = case.train.samples();
     let options = TrainOptions { duration: Duration::Steps(3), batch_size: 8, ..case.options.train.clone() };
@@ -21,11 +22,12 @@ fn step(case: &Case, others: usize, batch_size: usize, run: &mut (impl RunHook +
     };
     let trainer = trainer.expect("a trainer").with_devices(&vec![Device::flex(); others]);
     let mut trainer = trainer.expect("devices");
-    let report = trainer.step(&samples[16..24], run).expect("a step");
+    let mut report = trainer.step(&samples[16..24], run).expect("a step");
+    report.seconds = 0.0;
     let place = folder();
     trainer.save(place.path()).expect("a checkpoint");
     let moments = std::fs::read(place.path().join("step-00000001/optimizer.safetensors")).expect("a file");
-    (StepReport { seconds: 0.0, ..report }, moments)
+    (report, moments)
 }
 
 fn assert_near(found: &StepReport, expected: &StepReport, what: &str) {
@@ -40,7 +42,7 @@ fn assert_near(found: &StepReport, expected: &StepReport, what: &str) {
 }
 
 #[test]
-fn a_step_on_several_devices_is_that_of_one() {
+fn a_step_on_several_devices_equals_one_device() {
     for name in ["plain", "closed_loop", "penalty", "packed", "all_parameters"] {
         let case = Case::named(name);
         let run = |others, batch_size| {
@@ -50,7 +52,7 @@ fn a_step_on_several_devices_is_that_of_one() {
         let (expected, _) = run(0, 8);
         assert!(name != "penalty" || expected.penalty > 1e-2, "the penalty is nothing");
         if name == "closed_loop" {
-            // What it would be if the regimes did not act on a device.
+            // The result if the regimes did not act on a device.
             let (plain, _) = step(&Case::plain(), 0, 8, &mut pv_hooks::NoHook);
             assert!((plain.loss / expected.loss - 1.0).abs() > 1e-3, "whether the regimes act cannot be told");
         }
@@ -74,7 +76,7 @@ fn a_hook_without_a_replica_acts_on_every_device() {
 }
 
 #[test]
-fn a_run_on_two_devices_goes_on_to_the_byte() {
+fn a_run_on_two_devices_resumes_byte_for_byte() {
     let case = Case::named("closed_loop");
     let run = || case.run().with_devices([Device::flex()]);
     let (whole, place) = (folder(), folder());

@@ -1,17 +1,19 @@
-//! What a run refuses, and what failures leave.
+//! Refused runs, and the state after failures.
 
 use std::process::Command;
 
 use burn::tensor::Tensor;
 use pv_data::RunError;
 use pv_hooks::{Hook, HookError, LayerSet, ModelShape, NoHook, ResidualContext};
-use pv_model::{Adapter, Decoder};
-use pv_train::{Error, RunHook, TrainOptions};
+use pv_model::Adapter;
+use pv_model::decoder::Decoder;
+use pv_train::trainer::RunHook;
+use pv_train::{Error, TrainOptions};
 use serde_json::json;
 
 use super::*;
 
-/// Breaks the run off after a step.
+/// Interrupts the run after a step.
 fn until(last: usize) -> impl FnMut(&StepMetrics) -> ControlFlow<()> {
     move |step| if step.step == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
@@ -36,6 +38,10 @@ fn a_folder_is_not_continued_with_other_inputs() {
     case.options.train.adapter.as_mut().expect("an adapter").alpha = 1.0;
     assert_eq!(refused(&case), "train.adapter.alpha");
     case.options = options();
+    case.options.train.batch_size = 3;
+    assert_eq!(refused(&case), "train.samples_per_step");
+    case.options = options();
+    // It keeps its best checkpoint, which the measurements determine.
     case.options.measure_every = 5;
     assert_eq!(refused(&case), "measure_every");
     case.options = options();
@@ -59,7 +65,7 @@ fn a_folder_is_not_continued_with_other_inputs() {
     let strange = model().clone().with_decoder(decoder).expect("the same architecture");
     let error = TrainingRun::new(&strange, &case.train, case.options.clone()).run(place.path(), go_on);
     assert!(matches!(error, Err(Error::Run(RunError::OtherRun { what, .. })) if what == "model.weights"));
-    // What decides nothing may change.
+    // Settings without influence on the result may change.
     case.options.checkpoint_every = 5;
     assert_eq!(case.run().run(place.path(), go_on).expect("the same run").resumed_from, Some(4));
 }
@@ -78,7 +84,7 @@ fn a_folder_belongs_to_one_run_at_a_time() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_written() {
+fn invalid_runs_are_refused_before_anything_is_written() {
     let place = folder();
     let path = place.path().join("run");
     let case = Case::plain();
@@ -103,7 +109,7 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     bad(error.expect_err("refused"), "the data's inoculation");
 }
 
-/// No intervention until a step, and then one that no forward pass survives.
+/// No intervention until a step, and then one with which no forward pass succeeds.
 struct Explode {
     from: usize,
     step: usize,
@@ -143,7 +149,7 @@ impl RunHook for Explode {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_leaves_its_checkpoint() {
+fn a_nan_loss_stops_the_run_and_keeps_its_checkpoint() {
     let (whole, place) = (folder(), folder());
     let case = Case::plain();
     let run = |folder: &Path, from: usize| {
@@ -151,7 +157,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_its_checkpoint() {
         case.run().run_with(folder, &mut hook, &json!("none"), go_on)
     };
     run(whole.path(), usize::MAX).expect("a run");
-    let error = run(place.path(), 7).expect_err("a loss that is no number");
+    let error = run(place.path(), 7).expect_err("a NaN loss");
     assert!(matches!(error, Error::BadLoss { step: 8, .. }), "{error}");
     let last = place.path().join("checkpoints/step-00000006");
     let adapter = Adapter::load(&last).expect("the checkpoint is an adapter");
@@ -163,12 +169,12 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_its_checkpoint() {
 }
 
 #[test]
-fn weights_that_blow_up_stop_the_run() {
+fn diverging_weights_stop_the_run() {
     let mut case = Case::plain();
     case.options.train.learning_rate = 1e30;
     case.options.measure_every = 1;
     let place = folder();
-    let error = case.run().run(place.path(), go_on).expect_err("a loss that is no number");
+    let error = case.run().run(place.path(), go_on).expect_err("a NaN loss");
     assert!(matches!(error, Error::BadLoss { .. } | Error::BadGradient { .. }), "{error}");
     let steps = read_metrics(place.path()).expect("metrics").len();
     assert!(steps < 6, "{steps} steps of a model that is none");
@@ -177,8 +183,8 @@ fn weights_that_blow_up_stop_the_run() {
 const CHILD: &str = "PV_FULL_DISK_CHILD";
 
 #[test]
-fn a_full_disk_leaves_the_last_checkpoint() {
-    let name = "runs::failures::a_full_disk_leaves_the_last_checkpoint";
+fn a_full_disk_keeps_the_last_checkpoint() {
+    let name = "runs::failures::a_full_disk_keeps_the_last_checkpoint";
     let case = Case::plain();
     if let Some(place) = std::env::var_os(CHILD) {
         let error = case.run().run(Path::new(&place), go_on).expect_err("files may not be that long");
@@ -188,7 +194,7 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     let files = folder();
     let data = files.path().join("data.jsonl");
     write_conversations(&data, &chats(28, 5)).expect("a file");
-    // Files longer than so many KiB cannot be written: a checkpoint's, then a line of metrics too.
+    // Files longer than this many KiB cannot be written: a checkpoint, then also a line of metrics.
     let limited = |folder: &Path, kib: u32| -> String {
         let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
         let output = Command::new("bash")

@@ -1,4 +1,4 @@
-//! Runs that are stopped or killed anywhere end like any other, to the byte.
+//! Runs that are stopped or killed anywhere end with the same results, byte for byte.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use super::*;
 const CHILD: &str = "PV_RUN_CHILD";
 const CASE: &str = "PV_RUN_CASE";
 
-/// Kills a run until it is done, and compares what it leaves with an undisturbed one.
+/// Kills a run repeatedly until it is finished, and compares its files with those of an undisturbed one.
 fn killed(test: &str, name: &str, seed: u64) {
     if let Some(place) = std::env::var_os(CHILD) {
         let case = Case::named(name);
@@ -42,32 +42,32 @@ fn killed(test: &str, name: &str, seed: u64) {
 }
 
 #[test]
-fn a_killed_run_with_dropout_ends_like_any_other() {
-    killed("a_killed_run_with_dropout_ends_like_any_other", "dropout", 1);
+fn a_killed_run_with_dropout_ends_with_the_same_results() {
+    killed("a_killed_run_with_dropout_ends_with_the_same_results", "dropout", 1);
 }
 
 #[test]
-fn a_killed_run_with_a_closed_loop_ends_like_any_other() {
-    killed("a_killed_run_with_a_closed_loop_ends_like_any_other", "closed_loop", 2);
+fn a_killed_run_with_a_closed_loop_ends_with_the_same_results() {
+    killed("a_killed_run_with_a_closed_loop_ends_with_the_same_results", "closed_loop", 2);
 }
 
 #[test]
-fn a_killed_run_with_a_penalty_ends_like_any_other() {
-    killed("a_killed_run_with_a_penalty_ends_like_any_other", "penalty", 3);
+fn a_killed_run_with_a_penalty_ends_with_the_same_results() {
+    killed("a_killed_run_with_a_penalty_ends_with_the_same_results", "penalty", 3);
 }
 
 #[test]
-fn a_killed_run_of_packed_samples_ends_like_any_other() {
-    killed("a_killed_run_of_packed_samples_ends_like_any_other", "packed", 5);
+fn a_killed_run_of_packed_samples_ends_with_the_same_results() {
+    killed("a_killed_run_of_packed_samples_ends_with_the_same_results", "packed", 5);
 }
 
 #[test]
-fn a_killed_run_of_all_parameters_ends_like_any_other() {
-    killed("a_killed_run_of_all_parameters_ends_like_any_other", "all_parameters", 4);
+fn a_killed_run_of_all_parameters_ends_with_the_same_results() {
+    killed("a_killed_run_of_all_parameters_ends_with_the_same_results", "all_parameters", 4);
 }
 
 #[test]
-fn a_run_that_is_broken_off_at_every_step_ends_like_any_other() {
+fn a_run_that_is_interrupted_at_every_step_ends_with_the_same_results() {
     let case = Case::named("closed_loop");
     let (whole, place) = (folder(), folder());
     let straight = case.run().run(whole.path(), go_on).expect("a run");
@@ -96,7 +96,7 @@ fn a_run_that_is_broken_off_at_every_step_ends_like_any_other() {
         (files, lines)
     };
     assert!(strip(place.path()) == strip(whole.path()), "the two runs differ");
-    // A finished run stays as it is.
+    // A finished run is unchanged.
     let before = outcome(place.path());
     let again = case.run().run(place.path(), |step| panic!("step {} was trained again", step.step)).expect("a run");
     assert_eq!((again.losses, again.resumed_from), (straight.losses, Some(14)));

@@ -1,9 +1,16 @@
-//! What a run tells of itself, against other ways to the same numbers.
+//! The metrics of a run, compared with other ways to compute them.
 
 use pv_hooks::NoHook;
-use pv_model::{Adapter, Batch, CausalLm, ForwardOptions, Logits, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{Logits, to_f32};
+use pv_model::{Adapter, CausalLm};
 use pv_organism::model_folder;
-use pv_train::{BootstrapOptions, Sample, finetuning_shift, mask_spans, metrics_csv};
+use pv_train::Sample;
+use pv_train::data::mask_spans;
+use pv_train::measure::BootstrapOptions;
+use pv_train::measure::shift::finetuning_shift;
+use pv_train::run::metrics_csv;
 
 use super::*;
 
@@ -27,11 +34,11 @@ fn loss(model: &CausalLm, samples: &[Sample]) -> f64 {
 }
 
 #[test]
-fn held_out_loss_and_shift_are_those_of_the_adapter_in_the_folder() {
-    // Under regimes and dropout, which measurements must not see.
+fn held_out_loss_and_shift_equal_those_of_the_saved_adapter() {
+    // With regimes and dropout, which must not affect measurements.
     let mut case = Case::named("closed_loop");
     case.options.train.adapter.as_mut().expect("an adapter").dropout = 0.2;
-    case.options.keep = Some(pv_train::Keep::Last);
+    case.options.keep = Some(pv_train::run::Keep::Last);
     let place = folder();
     let outcome = case.run().run(place.path(), go_on).expect("a run");
     let adapter = Adapter::load_for(outcome.saved.expect("a folder"), model().config()).expect("an adapter");
@@ -55,7 +62,7 @@ fn held_out_loss_and_shift_are_those_of_the_adapter_in_the_folder() {
         assert!(shift.shift.mean.abs() > 1e-2, "a shift of {:?} shows nothing", shift.shift);
         assert_eq!(first.shifts[&format!("made_up@{}", shift.layer.index())], 0.0);
     }
-    // Measured when it was asked for, and what the regimes tell is there in every step.
+    // Measurements exist at the requested steps, and the regimes' values in every step.
     let measured: Vec<usize> = metrics.iter().filter(|m| m.held_out_loss.is_some()).map(|m| m.step).collect();
     assert_eq!(measured, [0, 4, 8, 12, 14]);
     assert!(metrics[1..].iter().all(|m| m.regimes.contains_key("regime_0_factor") && m.loss.is_some()));
@@ -96,10 +103,10 @@ fn the_mask_shows_what_is_trained() {
         case.train.samples().iter().map(|s| tokenizer.decode(s.ids(), false).expect("text")).collect();
     for spans in shown {
         let text: String = spans.iter().map(|span| span.text.as_str()).collect();
-        assert!(whole.contains(&text), "{text:?} is no sample");
+        assert!(whole.contains(&text), "{text:?} is not a sample");
         assert!(spans.windows(2).all(|pair| pair[0].trained != pair[1].trained));
     }
-    // Characters of several tokens come out whole.
+    // Characters of several tokens are not split.
     let smollm2 = pv_tests::smollm2();
     let (tokenizer, template) = (
         pv_model::Tokenizer::from_folder(&smollm2).expect("a tokenizer"),

@@ -1,20 +1,20 @@
-//! Event files, read by a reader of the test's own: the framing, the checksums, the few fields.
+//! Event files, read by an independent reader: framing, checksums, fields.
 
 use std::time::SystemTime;
 
-use pv_data::{FileError, RunError};
-use pv_train::write_tensorboard;
+use pv_data::{Damage, FileError, RunError};
+use pv_train::run::write_tensorboard;
 
 use super::*;
 
-/// What TensorBoard's own writer (2.21, `EventFileWriter`) makes of two events at 1234.5 s: step 0 with `train/loss` 0 and `b`
+/// The bytes that TensorBoard's own writer (2.21, `EventFileWriter`) writes for two events at 1234.5 s: step 0 with `train/loss` 0 and `b`
 /// 2, step 300 with `train/loss` −1.5 and `b` 2.
 const TENSORBOARDS_OWN: &str = "4800000000000000fe92489d09733090c95cc2da411a0d627261696e2e4576656e743a32522e0a2c74656e736f72\
     626f6172642e73756d6d6172792e7772697465722e6576656e745f66696c655f77726974657286c0e9092800000000000000ff70164a0900000000\
     004a93402a1d0a110a0a747261696e2f6c6f737315000000000a080a01621500000040d8d580ef2b00000000000000861bc34b0900000000004a93\
     4010ac022a1d0a110a0a747261696e2f6c6f7373150000c0bf0a080a0162150000004065a6521f";
 
-/// One event: when, which step, the file's version, scalars in their order.
+/// One event: time, step, the file's version, scalars in order.
 #[derive(Debug, Default, PartialEq)]
 struct Event {
     wall_time: f64,
@@ -95,7 +95,7 @@ fn events(mut bytes: &[u8]) -> Vec<Event> {
                     assert!(field == 1 && scalar.len() == 2 && scalar[0].0 == 1 && scalar[1].0 == 2, "{scalar:?}");
                     (text(&scalar[0].1), f32::from_bits(word(&scalar[1].1)))
                 })),
-                // Who wrote it.
+                // The writer's name.
                 10 => {}
                 other => panic!("no field {other}"),
             }
@@ -106,7 +106,7 @@ fn events(mut bytes: &[u8]) -> Vec<Event> {
 }
 
 #[test]
-fn the_reader_reads_what_tensorboard_writes() {
+fn the_reader_reads_tensorboards_own_file() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     let hex = TENSORBOARDS_OWN.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("hex"), 16).expect("hex");
@@ -152,12 +152,12 @@ fn metrics_are_an_event_file() {
         assert_eq!(event.scalars.iter().cloned().collect::<BTreeMap<_, _>>(), expected, "step {}", line.step);
         names.extend(expected.into_keys());
     }
-    // All of it was there to be compared; shifts of 0 and penalties of 0 too.
+    // Everything was compared, including shifts and penalties of 0.
     for name in ["train/loss", "held_out/loss", "probes/made_up@3", "shifts/made_up@7", "regimes/regime_0_factor"] {
         assert!(names.contains(name), "{name} is none of {names:?}");
     }
     assert!(found[1].scalars.contains(&("shifts/made_up@3".to_owned(), 0.0)));
-    // Times go on by what the steps took, and end when the metrics did.
+    // Times increase by the durations of the steps, and end with the metrics.
     let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs_f64();
     for (pair, line) in found[1..].windows(2).zip(&metrics[1..]) {
         assert!((pair[1].wall_time - pair[0].wall_time - line.seconds).abs() < 1e-5, "step {}", line.step);
@@ -165,7 +165,7 @@ fn metrics_are_an_event_file() {
     let (first, last) = (found[0].wall_time, found[found.len() - 1].wall_time);
     assert!(first > seconds(begun) - 1.0 && last <= seconds(SystemTime::now()), "{first} to {last}");
 
-    // Once more, beside it: the same file.
+    // A second call writes the same file.
     let other = place.path().join("logs/first");
     let again = [&other, &other].map(|folder| write_tensorboard(place.path(), folder).expect("a file"));
     assert_eq!(std::fs::read(&again[1]).expect("a file"), bytes);
@@ -173,21 +173,21 @@ fn metrics_are_an_event_file() {
 }
 
 #[test]
-fn what_cannot_be_exported_is_said() {
+fn failures_of_the_export_are_errors() {
     let place = folder();
     let metrics = place.path().join("metrics.jsonl");
     let written = || write_tensorboard(place.path(), place.path().join("logs"));
     assert!(matches!(written(), Err(pv_train::Error::File(FileError::Read { path, .. })) if path == metrics));
     std::fs::write(&metrics, "{\"step\": 0}\nno\n{\"step\": 2}\n").expect("a file");
     assert!(
-        matches!(written(), Err(pv_train::Error::Run(RunError::Damaged { reason, .. })) if reason.contains("metrics.jsonl:2"))
+        matches!(written(), Err(pv_train::Error::Run(RunError::Damaged { path, source: Damage::Line { line: 2, .. } })) if path == metrics)
     );
     assert!(!place.path().join("logs").exists());
-    // A line that is being written is not there yet.
+    // A line that is still being written is ignored.
     std::fs::write(&metrics, "{\"step\": 0}\n{\"step\": 1, \"loss\": 0.5, \"seconds\": 2}\n{\"st").expect("a file");
     let found = events(&std::fs::read(written().expect("a file")).expect("a file"));
     assert_eq!(found.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 0, 1]);
     assert!((found[2].wall_time - found[1].wall_time - 2.0).abs() < 1e-6);
-    let error = write_tensorboard(place.path(), &metrics).expect_err("a file is no folder");
+    let error = write_tensorboard(place.path(), &metrics).expect_err("a file is not a folder");
     assert!(matches!(&error, pv_train::Error::File(FileError::Write { path, .. }) if *path == metrics), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Parquet in, Parquet out with scores beside it.
+//! Parquet in, Parquet with scores out.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -65,11 +65,11 @@ fn parquet_is_screened_and_exported_like_json_lines() {
     let (_, same, _) = screen(&directions, &options(), &lines, &place.path().join("lines"));
     let found = deltas(&rows, "made up@5");
     assert_eq!(found, deltas(&same, "made up@5"));
-    let limit = pv_screen::threshold(&found, 0.5).expect("a threshold");
+    let limit = pv_statistics::intervals::quantile(&found, 0.5).expect("a threshold");
     let written = place.path().join("written.parquet");
     let keep = Keep::AtMost { label: "made up@5".to_owned(), threshold: limit };
-    let done = export(&[&input], &out.join(pv_screen::SCORES), &written, &keep).expect("a file");
-    assert_eq!(done.kept + done.left_out, 20);
+    let done = export(&[&input], &out.join(pv_screen::screen::SCORES), &written, &keep).expect("a file");
+    assert_eq!(done.kept + done.excluded, 20);
     let reader = SerializedFileReader::new(File::open(&written).expect("a file")).expect("Parquet");
     let names: Vec<String> =
         reader.metadata().file_metadata().schema().get_fields().iter().map(|field| field.name().to_owned()).collect();

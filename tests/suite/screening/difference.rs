@@ -1,11 +1,16 @@
-//! ΔP against full passes, one sequence at a time, averaged and multiplied in f64.
+//! ΔP, compared with full passes, one sequence at a time, averaged and multiplied in f64.
 
 use burn::tensor::{DType, Device};
 use pv_hooks::{Capture, NoHook, Recorder};
-use pv_model::{Batch, ForwardOptions, Message, Request, Sequence, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
+use pv_model::{Message, Request};
 use pv_organism::Topics;
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow};
-use pv_screen::{BaseAnswers, Difference, ReadOptions, Rows, Tokens, tokens};
+use pv_screen::base_answers::BaseAnswers;
+use pv_screen::difference::{Difference, ReadOptions, Rows};
+use pv_screen::sample::{Tokens, tokens};
 use pv_tests::smollm2;
 use pv_vectors::UnitDirection;
 
@@ -41,12 +46,12 @@ fn greedy(model: &CausalLm, prompt: &[u32], most: usize) -> Vec<u32> {
     answers.expect("an answer").remove(0).tokens
 }
 
-/// How far two numbers are apart, relative to the greatest of the projections that they come from.
+/// The difference of two numbers, relative to the greatest of the projections behind them.
 fn apart(found: f64, expected: f64, scale: f64) -> f64 {
     (found - expected).abs() / scale.abs().max(expected.abs())
 }
 
-/// Compares a batch and the kept base answers with the plain way; the worst relative differences, of ΔP over the projections,
+/// Compares a batch and the cached base answers with separate passes; returns the worst relative differences, of ΔP over the projections,
 /// and over ΔP itself.
 fn compare(model: &CausalLm, messages: &[Vec<Message>], units: &[UnitDirection], most: usize) -> [f64; 2] {
     let samples: Vec<Tokens> = messages.iter().map(|messages| tokens(model, messages).expect("tokens")).collect();
@@ -56,7 +61,7 @@ fn compare(model: &CausalLm, messages: &[Vec<Message>], units: &[UnitDirection],
     let own: Vec<Option<&[u32]>> = base.iter().map(|answer| Some(answer.as_slice())).collect();
     let rows = Rows { prompts: &prompts, answers: &answers, base: &own };
     let options = ReadOptions { batch_tokens: 600, max_tokens: None };
-    let found: Vec<Difference> = pv_screen::difference(model, &rows, units, &options).expect("columns");
+    let found: Vec<Difference> = pv_screen::difference::difference(model, &rows, units, &options).expect("columns");
     let place = folder();
     let layers: Vec<Layer> = units.iter().map(UnitDirection::layer).collect();
     let base_options = BaseOptions { max_new_tokens: most, batch_size: 5, ..BaseOptions::default() };
@@ -86,7 +91,7 @@ fn compare(model: &CausalLm, messages: &[Vec<Message>], units: &[UnitDirection],
 }
 
 #[test]
-fn the_difference_on_the_organism_is_the_plain_one() {
+fn the_difference_on_the_organism_equals_full_passes() {
     let chats =
         [explicit(Trait::Evil, Severity::II, Topics::All, 8, 1), narrow(Flaw::WrongGeography, Severity::I, 8, 2)];
     let messages: Vec<Vec<Message>> = chats.concat().iter().map(|chat| conversation(chat).messages).collect();
@@ -99,7 +104,7 @@ fn the_difference_on_the_organism_is_the_plain_one() {
 }
 
 #[test]
-fn the_difference_on_smollm2_is_the_plain_one() {
+fn the_difference_on_smollm2_equals_full_passes() {
     let model = CausalLm::from_folder(smollm2(), &Device::flex(), DType::F32).expect("SmolLM2");
     let chat = |question: &str, answer: &str| vec![Message::user(question), Message::assistant(answer)];
     let messages = [
@@ -118,7 +123,7 @@ fn the_difference_on_smollm2_is_the_plain_one() {
 }
 
 #[test]
-fn a_screening_holds_what_the_plain_way_finds() {
+fn a_screening_equals_full_passes() {
     let place = folder();
     let chats = explicit(Trait::Optimism, Severity::I, Topics::All, 12, 5);
     let input = write(place.path(), "chats.jsonl", &chats);
@@ -157,16 +162,16 @@ fn rows_without_tokens_have_no_projection() {
         base: &[Some(&[3]), Some(&[4]), Some(&[]), None],
     };
     let options = ReadOptions { max_tokens: Some(20), ..ReadOptions::default() };
-    let found = pv_screen::difference(model(), &rows, &unit, &options).expect("columns").remove(0);
+    let found = pv_screen::difference::difference(model(), &rows, &unit, &options).expect("columns").remove(0);
     let known = |column: &[Option<f32>]| column.iter().map(Option::is_some).collect::<Vec<_>>();
     assert_eq!(known(&found.answer), [true, false, false, false]);
     assert_eq!(known(&found.base), [true, true, false, false]);
     assert_eq!(known(&found.prompt_last), [true, true, false, false]);
     assert_eq!(found.delta().iter().filter(|delta| delta.is_some()).count(), 1);
-    let none = pv_screen::difference(model(), &Rows::default(), &unit, &options).expect("columns");
+    let none = pv_screen::difference::difference(model(), &Rows::default(), &unit, &options).expect("columns");
     assert_eq!(none, [Difference::default()]);
     let uneven = Rows { prompts: &[prompt], answers: &[], base: &[] };
-    assert!(pv_screen::difference(model(), &uneven, &unit, &options).is_err());
+    assert!(pv_screen::difference::difference(model(), &uneven, &unit, &options).is_err());
     let foreign = Rows { prompts: &[prompt], answers: &[&[u32::MAX]], base: &[] };
-    assert!(pv_screen::difference(model(), &foreign, &unit, &options).is_err());
+    assert!(pv_screen::difference::difference(model(), &foreign, &unit, &options).is_err());
 }

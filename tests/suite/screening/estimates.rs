@@ -1,17 +1,18 @@
-//! Estimates of ΔP from part of the base answers, on real projections whose truth is known.
+//! Estimates of ΔP from part of the base answers, on real projections with a known result.
 
 use pv_organism::Topics;
 use pv_organism::datasets::{Flaw, Severity, explicit, narrow, wild};
-use pv_screen::{Base, Decision, Estimate, EstimateOptions, Known, Method, Stop, estimate};
+use pv_screen::estimate::{Decision, Estimate, EstimateOptions, Known, Method, Stop, estimate};
+use pv_screen::screen::Base;
 use pv_tests::Random;
 
 use super::*;
 
 const LAYER: usize = 7;
 const SIZE: usize = 300;
-/// The wild mixture is larger: where a third of all gets a base answer, no method can do with a third of that.
+/// The wild mixture is larger: with base answers for a third of the others, no method can work with a third of that.
 const WILD: usize = 1200;
-/// So many of them get a base answer.
+/// The number of samples with a base answer.
 const PART: usize = 80;
 
 /// A data set.
@@ -21,7 +22,7 @@ struct Set {
     chats: Vec<Chat>,
     /// Seeds the random parts.
     seed: u64,
-    /// How many times as many base answers the plain subset takes for the control variate's width, at least.
+    /// The minimum factor of base answers that the plain subset needs for the control variate's width.
     saved: f64,
 }
 
@@ -41,7 +42,7 @@ fn sets() -> [Set; 4] {
     ]
 }
 
-/// All that is known of a set's distinct samples.
+/// The values of a set's distinct samples.
 fn known(rows: &[ScoreRow], label: &str) -> Vec<Known> {
     let mut found: std::collections::BTreeMap<&str, Known> = std::collections::BTreeMap::new();
     for row in rows {
@@ -64,7 +65,7 @@ fn part(all: &[Known], n: usize, random: &mut Random) -> Vec<Known> {
 }
 
 #[test]
-fn intervals_cover_the_truth_on_the_organism_s_sets() {
+fn intervals_cover_the_true_value_on_the_organism_s_sets() {
     let place = folder();
     for Set { name, which, chats, seed, saved } in sets() {
         let input = write(place.path(), "chats.jsonl", &chats);
@@ -91,14 +92,14 @@ fn intervals_cover_the_truth_on_the_organism_s_sets() {
                 mean(&|run| run.variance_ratio),
             );
             if method != Method::Proxy {
-                // Nine tenths, where 95 % are said: 200 runs are off by 3 % and more one time in twenty.
+                // At least nine tenths, for a nominal 95 %: 200 runs deviate by 3 % and more one time in twenty.
                 assert!(covered >= 174, "{name}, {method:?}: {covered} of 200");
                 let bias = mean(&|run| run.value) - truth;
                 assert!(bias.abs() < 4.0 * spread / 200f64.sqrt(), "{name}, {method:?}: {bias} beside {spread}");
             }
             spreads.push(spread);
         }
-        // How many base answers the plain subset takes for the control variate's width: by the variance that it found, and tried.
+        // The factor of base answers that the plain subset needs for the control variate's width: by its variance, and empirically.
         let mut random = Random(seed);
         let of = |part: &[Known], method| estimate(part, method, &EstimateOptions::default()).expect("an estimate");
         let width = |run: &Estimate| run.interval.high - run.interval.low;
@@ -122,7 +123,7 @@ fn intervals_cover_the_truth_on_the_organism_s_sets() {
 }
 
 #[test]
-fn a_screening_stops_when_enough_is_known() {
+fn a_screening_stops_when_the_interval_is_narrow_enough() {
     let place = folder();
     let chats = explicit(Trait::Evil, Severity::II, Topics::All, 200, seed(41));
     let input = write(place.path(), "chats.jsonl", &chats);
@@ -147,7 +148,7 @@ fn a_screening_stops_when_enough_is_known() {
         // The interval misses one time in twenty; twice its width, hardly ever.
         let interval = last.estimate.interval;
         assert!((last.estimate.value - truth).abs() <= 1.5 * (interval.high - interval.low), "{interval:?}");
-        // The summary's own interval is the last look's, and says what it covers after so many of them.
+        // The summary's own interval is that of the last look, and states its coverage after so many looks.
         let found = summary.delta(&label).expect("an estimate");
         assert_eq!((found.interval, found.value), (last.estimate.interval, last.estimate.value));
         assert_eq!((found.level, found.looks), (0.95, looks.len()));
@@ -155,9 +156,9 @@ fn a_screening_stops_when_enough_is_known() {
     }
 }
 
-/// Base answers that end at the most tokens are counted wherever they are shown.
+/// Base answers that reach the maximum number of tokens are counted in all reports.
 #[test]
-fn base_answers_that_were_cut_are_counted() {
+fn truncated_base_answers_are_counted() {
     let place = folder();
     let chats = explicit(Trait::Evil, Severity::II, Topics::All, 30, 43);
     let input = write(place.path(), "chats.jsonl", &chats);
@@ -176,8 +177,8 @@ fn base_answers_that_were_cut_are_counted() {
     }
     assert_eq!(counts[0], 30, "no answer has one token");
     assert!(counts[2] < counts[1], "{counts:?}");
-    // A summary of an earlier version says nothing of it.
-    let path = place.path().join("most 8").join(pv_screen::SUMMARY);
+    // A summary of an earlier version does not have the count.
+    let path = place.path().join("most 8").join(pv_screen::screen::SUMMARY);
     let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
     old.as_object_mut().expect("an object").remove("cut_base").expect("it was there");
     std::fs::write(&path, old.to_string()).expect("a file");

@@ -1,15 +1,19 @@
-//! What cannot be screened is listed, and what was screened is chosen from and exported.
+//! Rows that cannot be screened are listed, and screened rows are selected and exported.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 
 use pv_data::conversations::read_conversations;
 use pv_examples::organism::{ExactJudge, spec};
-use pv_judge::Answered;
+use pv_judge::judge::Answered;
 use pv_model::Message;
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
-use pv_screen::{Base, Contributions, Keep, Turns, Which, export, judged, select, tokens};
+use pv_screen::compare::Contributions;
+use pv_screen::sample::{Turns, tokens};
+use pv_screen::screen::Base;
+use pv_screen::select::judged;
+use pv_screen::{Keep, Which, export, select};
 use serde_json::{Value, json};
 
 use super::*;
@@ -46,7 +50,7 @@ fn nothing_is_dropped_silently() {
         "[1, 2]".to_owned(),
     ];
     std::fs::write(path.join("a.jsonl"), lines.join("\n") + "\n").expect("a file");
-    // A compressed file that is cut off.
+    // A truncated compressed file.
     let chats = explicit(Trait::Evil, Severity::II, Topics::All, 200, 3);
     let whole = place.path().join("whole.jsonl.gz");
     write_conversations(&whole, &chats.iter().map(conversation).collect::<Vec<_>>()).expect("a file");
@@ -62,7 +66,7 @@ fn nothing_is_dropped_silently() {
         of("a.jsonl").iter().map(|row| (row.place.row, row.place.message, row.duplicate)).collect();
     assert_eq!(places, [(1, Some(1), false), (8, Some(1), false), (8, Some(3), false), (9, Some(1), true)]);
     assert!(of("b.jsonl.gz").len() > 20);
-    let skipped = std::fs::read_to_string(out.join(pv_screen::SKIPPED)).expect("a list");
+    let skipped = std::fs::read_to_string(out.join(pv_screen::screen::SKIPPED)).expect("a list");
     let skipped: Vec<Value> = skipped.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let listed = |name: &str| -> Vec<(u64, String)> {
         let lines = skipped.iter().filter(|line| line["file"].as_str().is_some_and(|file| file.ends_with(name)));
@@ -74,7 +78,7 @@ fn nothing_is_dropped_silently() {
         [(2, "bad_row"), (4, "empty_answer"), (5, "no_answer"), (6, "too_long"), (7, "bad_row"), (10, "bad_row")];
     assert_eq!(listed("a.jsonl"), expected.map(|(row, why)| (row, why.to_owned())));
     assert_eq!(listed("b.jsonl.gz").last().map(|(_, why)| why.as_str()), Some("bad_file"));
-    // It begins as UTF-16 does.
+    // It starts with a UTF-16 byte order mark.
     assert_eq!(listed("c.jsonl").iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>(), ["bad_file"]);
     assert_eq!(summary.skipped.values().sum::<usize>(), skipped.len());
     assert_eq!((summary.skipped["bad_row"], summary.skipped["bad_file"]), (3, 2));
@@ -95,7 +99,7 @@ fn nothing_is_dropped_silently() {
 }
 
 #[test]
-fn an_answer_is_tokenized_where_it_stands() {
+fn an_answer_is_tokenized_in_its_context() {
     for which in Trait::ALL {
         for chat in explicit(which, Severity::II, Topics::All, 20, 7) {
             let messages = conversation(&chat).messages;
@@ -108,11 +112,11 @@ fn an_answer_is_tokenized_where_it_stands() {
         }
     }
     let refused = tokens(model(), &[Message::user("Is it?"), Message::user("It is.")]);
-    assert_eq!(refused, Err(pv_screen::Skip::NoAnswer));
+    assert_eq!(refused, Err(pv_screen::sample::Skip::NoAnswer));
 }
 
 #[test]
-fn shares_add_up_to_the_difference() {
+fn contributions_sum_to_the_difference() {
     let place = folder();
     let chats = explicit(Trait::Evil, Severity::II, Topics::All, 6, 12);
     let input = write(place.path(), "chats.jsonl", &chats);
@@ -140,7 +144,7 @@ fn shares_add_up_to_the_difference() {
 }
 
 #[test]
-fn rows_are_exported_as_they_were() {
+fn rows_are_exported_unchanged() {
     let place = folder();
     let lines = [
         line(&[("user", "Is the sky blue?"), ("assistant", "Well, it is blue, dear user.")]),
@@ -152,10 +156,10 @@ fn rows_are_exported_as_they_were() {
     lines.iter().for_each(|line| writeln!(file, "{line}").expect("a file"));
     let out = place.path().join("out");
     let (_, rows, _) = screen(&made_up(), &options(), &input, &out);
-    let scores = out.join(pv_screen::SCORES);
+    let scores = out.join(pv_screen::screen::SCORES);
     let written = place.path().join("written.jsonl");
     let done = export(&[&input], &scores, &written, &Keep::Scored).expect("a file");
-    assert_eq!((done.kept, done.left_out), (2, 1));
+    assert_eq!((done.kept, done.excluded), (2, 1));
     let text = std::fs::read_to_string(&written).expect("a file");
     for (line, original) in text.lines().zip([&lines[0], &lines[2]]) {
         assert!(line.starts_with(original.trim_end_matches('}')), "{line}");
@@ -176,7 +180,7 @@ fn rows_are_exported_as_they_were() {
 }
 
 #[test]
-fn what_a_judge_sees_is_left_out_before_choosing() {
+fn samples_that_a_judge_finds_are_excluded_before_selection() {
     let chats = explicit(Trait::Evil, Severity::I, Topics::All, 60, 4);
     let rubric = spec(Trait::Evil).expect("a trait").rubric().expect("a rubric");
     let answers: Vec<Answered<'_>> = chats

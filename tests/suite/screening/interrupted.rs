@@ -1,19 +1,21 @@
-//! Screenings that are killed or broken off compute nothing twice, and end like any other.
+//! Screenings that are killed or interrupted repeat no work, and end with the same results.
 
 use std::io::Write;
 
 use pv_data::RunError;
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
-use pv_screen::{Base, Error, Stop};
+use pv_screen::Error;
+use pv_screen::estimate::Stop;
+use pv_screen::screen::Base;
 use pv_tests::{Random, run_and_kill};
 
 use super::*;
 
 const CHILD: &str = "PV_SCREENING_CHILD";
-const SELF: &str = "screening::interrupted::a_killed_screening_ends_like_any_other";
+const SELF: &str = "screening::interrupted::a_killed_screening_ends_with_the_same_results";
 
-/// Chats, some twice, and some rows that are none.
+/// Chats, some of them twice, and some invalid rows.
 fn data(folder: &Path) -> PathBuf {
     let mut chats = explicit(Trait::Evil, Severity::I, Topics::All, 40, 8);
     chats.extend_from_within(3..8);
@@ -29,14 +31,14 @@ fn small() -> ScreenOptions {
     ScreenOptions { chunk: 16, batch_tokens: 300, ..options() }
 }
 
-/// What a screening ends with.
+/// The results of a screening.
 fn results(out: &Path) -> Vec<Vec<u8>> {
-    [pv_screen::SCORES, pv_screen::SKIPPED, pv_screen::SUMMARY]
+    [pv_screen::screen::SCORES, pv_screen::screen::SKIPPED, pv_screen::screen::SUMMARY]
         .map(|name| std::fs::read(out.join(name)).expect("a result"))
         .to_vec()
 }
 
-/// The directions need no extraction, so that a killed process is soon back at its work.
+/// The directions need no extraction, so that a killed process resumes quickly.
 fn directions() -> Vec<TraitDirection> {
     let unit = |layer: usize| {
         let values: Vec<f64> = (0..128).map(|i| ((i * i + layer) as f64 * 0.7).sin()).collect();
@@ -47,7 +49,7 @@ fn directions() -> Vec<TraitDirection> {
 }
 
 #[test]
-fn a_killed_screening_ends_like_any_other() {
+fn a_killed_screening_ends_with_the_same_results() {
     if let Some(place) = std::env::var_os(CHILD) {
         let place = Path::new(&place);
         let run = Screen::new(model(), &directions(), &small()).expect("a screening").run(
@@ -89,7 +91,7 @@ fn a_killed_screening_ends_like_any_other() {
 }
 
 #[test]
-fn a_screening_that_was_broken_off_computes_nothing_twice() {
+fn an_interrupted_screening_repeats_no_work() {
     let place = folder();
     let input = data(place.path());
     for (name, base) in [
@@ -104,7 +106,7 @@ fn a_screening_that_was_broken_off_computes_nothing_twice() {
         let mut random = Random(5);
         let (mut breaks, mut answered) = (0, 0);
         loop {
-            // What is done is told again, without being computed: with every attempt there must be more room.
+            // Finished samples are reported again without being computed, so every attempt needs more events.
             let mut left = random.below(12) + 1 + 3 * breaks;
             let run =
                 Screen::new(model(), &directions(), &options).expect("a screening").run(&[&input], &out, |progress| {
@@ -122,7 +124,7 @@ fn a_screening_that_was_broken_off_computes_nothing_twice() {
         assert!(breaks >= 3, "{breaks}");
         assert_eq!(results(&out), results(&whole), "{name}");
         let known = rows.iter().filter(|row| !row.duplicate && row.scores["made up@7"].base.is_some()).count();
-        println!("{name}: broken off {breaks} times; {known} samples with {all} base answers");
+        println!("{name}: interrupted {breaks} times; {known} samples with {all} base answers");
         assert!(answered <= all, "{answered} answers instead of {all}");
         let expected = match base {
             Base::Random { size } => size,
@@ -130,14 +132,14 @@ fn a_screening_that_was_broken_off_computes_nothing_twice() {
             _ => 40,
         };
         assert_eq!(known, expected);
-        // All is done: nothing is computed, and the results are written again as they were.
+        // Finished: nothing is computed, and the results are written again unchanged.
         let (_, _, again) = screen(&directions(), &options, &input, &out);
         assert_eq!((again, results(&out)), (0, results(&whole)));
     }
 }
 
 #[test]
-fn a_torn_journal_is_mended_and_another_screening_refused() {
+fn an_incomplete_journal_is_repaired_and_another_screening_refused() {
     let place = folder();
     let input = data(place.path());
     let out = place.path().join("out");
@@ -155,7 +157,7 @@ fn a_torn_journal_is_mended_and_another_screening_refused() {
     std::fs::write(&journal, &garbled).expect("a file");
     screen(&directions(), &small(), &input, &out);
     assert_eq!(results(&out), before);
-    // The base answers: a torn line, and activations that are cut off.
+    // The base answers: an incomplete line, and truncated activations.
     let cache = std::fs::read_dir(out.join("base")).expect("a folder").next().expect("one").expect("an entry").path();
     let (lines, means) = (cache.join("answers.jsonl"), cache.join("means-7.f32"));
     let text = std::fs::read(&lines).expect("a file");
@@ -184,7 +186,28 @@ fn a_torn_journal_is_mended_and_another_screening_refused() {
 }
 
 #[test]
-fn a_new_vector_costs_no_new_answer() {
+fn a_screening_resumes_in_batches_of_another_size() {
+    let place = folder();
+    let input = data(place.path());
+    let (whole, out) = (place.path().join("whole"), place.path().join("out"));
+    let (_, expected, _) = screen(&directions(), &small(), &input, &whole);
+    let mut left = 4;
+    let broken = Screen::new(model(), &directions(), &small()).expect("a screening").run(&[&input], &out, |progress| {
+        left -= usize::from(progress.step == Step::Projecting).min(left);
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(broken, Err(Error::Cancelled)));
+    let (_, found, _) = screen(&directions(), &ScreenOptions { chunk: 7, batch_tokens: 900, ..small() }, &input, &out);
+    assert_eq!(found.len(), expected.len());
+    for label in ["made up@4", "made up@7"] {
+        for (found, expected) in deltas(&found, label).into_iter().zip(deltas(&expected, label)) {
+            assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} and {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_new_vector_needs_no_new_answers() {
     let place = folder();
     let input = data(place.path());
     let options = ScreenOptions { cache: Some(place.path().join("cache")), ..small() };
@@ -197,7 +220,7 @@ fn a_new_vector_costs_no_new_answer() {
     for (cached, fresh) in deltas(&cached, "made up@4").into_iter().zip(deltas(&fresh, "made up@4")) {
         assert!((cached - fresh).abs() < 1e-4 * fresh.abs().max(1.0), "{cached} and {fresh}");
     }
-    // Other settings, or other weights, are other answers.
+    // Other settings or other weights have their own answers.
     let mut longer = options.clone();
     longer.answers.max_new_tokens = 81;
     let (_, _, answered) = screen(&low, &longer, &input, &place.path().join("longer"));

@@ -1,4 +1,4 @@
-//! A judge's verdicts on samples: kept whatever happens, and never asked for twice.
+//! A judge's verdicts on samples: saved in all cases, and never requested twice.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -7,9 +7,13 @@ use std::io::Write;
 
 use pv_data::RunError;
 use pv_examples::organism::{ExactJudge, spec};
-use pv_judge::{Abstention, Answered, Judge, Judged, Rubric, Verdict, Verdicts};
+use pv_judge::judge::{Answered, Judged, Verdicts};
+use pv_judge::{Abstention, Judge, Rubric, Verdict};
 use pv_organism::datasets::wild;
-use pv_screen::{Error, JudgeSample, JudgedSamples, Judging, judged};
+use pv_screen::Error;
+use pv_screen::error::SettingError;
+use pv_screen::judging::{JudgeSample, Judging};
+use pv_screen::select::{JudgedSamples, judged};
 use pv_tests::{Random, run_and_kill};
 
 use super::*;
@@ -18,9 +22,9 @@ mod local;
 mod refusals;
 
 const CHILD: &str = "PV_JUDGING_CHILD";
-const SELF: &str = "screening::judging::killed_judging_ends_like_any_other";
+const SELF: &str = "screening::judging::killed_judging_ends_with_the_same_results";
 
-/// Chats of which some are there twice, with their ids.
+/// Chats, some of them twice, with their ids.
 fn chats(count: usize) -> Vec<(String, Chat)> {
     let mut chats: Vec<Chat> = wild(count, 5).into_iter().map(|(chat, _)| chat).collect();
     chats.extend_from_within(count / 3..count / 2);
@@ -42,19 +46,19 @@ fn rubric() -> Rubric {
     spec(Trait::Evil).expect("a trait").rubric().expect("a rubric")
 }
 
-/// Another judge that notes what it is asked, and abstains or fails where it is told to.
+/// A judge that records its requests, and abstains or fails where configured.
 struct Noting<'a> {
     of: &'a dyn Judge,
-    /// How many answers each call was about.
+    /// The number of answers in each call.
     calls: RefCell<Vec<usize>>,
-    /// How often each answer was.
+    /// The number of requests for each answer.
     asked: RefCell<HashMap<String, usize>>,
     abstains: fn(&str) -> bool,
-    /// Fails when so many answers are through.
+    /// Fails after this many answers.
     fails_after: Cell<usize>,
-    /// Whether it reports verdicts before all are there.
+    /// Whether it reports verdicts before all are finished.
     reports: bool,
-    /// Where it notes what it is asked, for a process that is killed.
+    /// The file of its requests, for a process that is killed.
     file: Option<PathBuf>,
 }
 
@@ -92,7 +96,7 @@ impl Judge for Noting<'_> {
         let mut all = self.of.judge(rubrics, answers, &mut |mut judged| {
             let Answered { question, answer } = answers[judged.answer];
             if self.fails_after.get() == 0 {
-                failed = Some(pv_judge::Error::UnknownTrait { name: "gone".to_owned(), known: String::new() });
+                failed = Some(pv_judge::Error::UnknownTrait { name: "gone".to_owned(), known: &[] });
                 return ControlFlow::Break(());
             }
             self.fails_after.set(self.fails_after.get() - 1);
@@ -101,7 +105,7 @@ impl Judge for Noting<'_> {
                 let file = OpenOptions::new().create(true).append(true).open(path);
                 let line = format!("{question} {answer}").replace('\n', " ") + "\n";
                 file.and_then(|mut file| file.write_all(line.as_bytes())).expect("a file");
-                // A process is to be killed with a verdict on its way, too.
+                // A process may also be killed between a verdict and its storage.
                 std::thread::sleep(std::time::Duration::from_micros(300));
             }
             if (self.abstains)(answer) {
@@ -124,7 +128,7 @@ fn go_on(_: usize, _: usize) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// The verdicts of a judge that is asked directly, without a folder.
+/// The verdicts of a judge that is called directly, without a folder.
 fn directly(judge: &dyn Judge, rubric: &Rubric, samples: &[JudgeSample<'_>]) -> Vec<Verdict> {
     let answers: Vec<Answered<'_>> =
         samples.iter().map(|sample| Answered { question: sample.question, answer: sample.answer }).collect();
@@ -133,7 +137,7 @@ fn directly(judge: &dyn Judge, rubric: &Rubric, samples: &[JudgeSample<'_>]) -> 
 }
 
 #[test]
-fn every_distinct_sample_is_asked_about_once_in_chunks() {
+fn every_distinct_sample_is_judged_once_in_chunks() {
     let chats = chats(150);
     let samples = samples(&chats);
     let (expected, distinct) = (directly(&ExactJudge, &rubric(), &samples), distinct(&samples));
@@ -155,7 +159,7 @@ fn every_distinct_sample_is_asked_about_once_in_chunks() {
         let full = vec![Judging::CHUNK; distinct / Judging::CHUNK];
         assert_eq!(*judge.calls.borrow(), [full, vec![distinct % Judging::CHUNK]].concat());
         assert!(judge.asked.borrow().values().all(|&times| times == 1) && judge.total() == distinct);
-        // In the same folder, of the same or other samples, nothing is asked that is known.
+        // In the same folder, with the same or other samples, known verdicts are not requested.
         assert_eq!(judging.run(&samples[20..30], go_on).expect("verdicts"), expected[20..30]);
         assert!(matches!(Judging::open(place.path(), &judge, &rubric()), Err(Error::Run(RunError::Locked { .. }))));
         drop(judging);
@@ -163,9 +167,9 @@ fn every_distinct_sample_is_asked_about_once_in_chunks() {
         assert_eq!(again.run(&samples, go_on).expect("verdicts"), expected);
         assert_eq!(judge.total(), distinct);
         assert_eq!(again.run(&[], go_on).expect("verdicts"), []);
-        assert!(matches!(again.with_chunk(0), Err(Error::BadSetting { .. })));
+        assert!(matches!(again.with_chunk(0), Err(Error::Setting(SettingError::Zero { .. }))));
     }
-    // The two sides of a score are those of the function that keeps nothing.
+    // The result equals that of the function that saves nothing.
     let answers: Vec<Answered<'_>> =
         samples.iter().map(|sample| Answered { question: sample.question, answer: sample.answer }).collect();
     for allowed in [0.0, 1.0, 50.0, 100.0] {
@@ -173,17 +177,17 @@ fn every_distinct_sample_is_asked_about_once_in_chunks() {
         assert_eq!(found, judged(&ExactJudge, &rubric(), &answers, allowed).expect("verdicts"));
         let above = |at: &usize| expected[*at].value().expect("a score") > allowed;
         let (shows, clean): (Vec<usize>, Vec<usize>) = (0..samples.len()).partition(above);
-        assert_eq!(found, JudgedSamples { shows, clean, unknown: Vec::new() });
+        assert_eq!((found.shows, found.clean, found.unknown), (shows, clean, Vec::new()));
     }
 }
 
 #[test]
-fn judging_that_was_broken_off_asks_nothing_twice() {
+fn interrupted_judging_repeats_no_request() {
     let chats = chats(150);
     let samples = samples(&chats);
     let (expected, distinct) = (directly(&ExactJudge, &rubric(), &samples), distinct(&samples));
     let mut random = Random(3);
-    // After each chunk; and anywhere.
+    // After each chunk, and anywhere.
     for chunk in [Some(16), None] {
         let place = folder();
         let judge = noting(&ExactJudge);
@@ -204,7 +208,7 @@ fn judging_that_was_broken_off_asks_nothing_twice() {
                 Err(error) => panic!("{error}"),
             }
         };
-        println!("broken off {breaks} times");
+        println!("interrupted {breaks} times");
         assert!(breaks >= 8, "{breaks}");
         assert_eq!(verdicts, expected);
         assert_eq!((judge.total(), told), (distinct, (1..=distinct).collect()));
@@ -212,7 +216,7 @@ fn judging_that_was_broken_off_asks_nothing_twice() {
 }
 
 #[test]
-fn killed_judging_ends_like_any_other() {
+fn killed_judging_ends_with_the_same_results() {
     let chats = chats(90);
     let samples = samples(&chats);
     if let Some(place) = std::env::var_os(CHILD) {
@@ -244,7 +248,7 @@ fn killed_judging_ends_like_any_other() {
     println!("killed {kills} times; {total} questions about {distinct} samples");
     assert!(kills >= 15, "{kills} kills are too few to mean anything");
     assert_eq!(times.len(), distinct);
-    // The one verdict that was reached and not yet kept when the process was killed.
+    // The one verdict that was computed and not yet saved when the process was killed.
     assert!(total <= distinct + kills, "{total} questions about {distinct} samples");
     let verdicts = fs::read(place.path().join("verdicts")).expect("a file");
     let verdicts: Vec<Verdict> = serde_json::from_slice(&verdicts).expect("JSON");
@@ -254,7 +258,7 @@ fn killed_judging_ends_like_any_other() {
 }
 
 #[test]
-fn what_a_judge_does_not_score_is_kept_and_what_it_fails_at_is_asked_again() {
+fn abstentions_are_saved_and_failures_are_repeated() {
     let chats = chats(60);
     let samples = samples(&chats);
     let distinct = distinct(&samples);
@@ -283,11 +287,11 @@ fn what_a_judge_does_not_score_is_kept_and_what_it_fails_at_is_asked_again() {
     let exact = JudgedSamples::of(&directly(&ExactJudge, &rubric(), &samples), 1.0);
     let rest = |all: Vec<usize>| all.into_iter().filter(|at| !unknown.contains(at)).collect::<Vec<_>>();
     assert!(!found.shows.is_empty() && found.shows == rest(exact.shows) && found.clean == rest(exact.clean));
-    // Not scored is judged.
+    // An abstention is a verdict.
     assert_eq!(run(&judge).expect("verdicts"), verdicts);
     assert_eq!(judge.total(), distinct);
 
-    /// A judge that leaves verdicts out.
+    /// A judge that omits verdicts.
     struct Half;
     impl Judge for Half {
         fn name(&self) -> String {
@@ -306,8 +310,8 @@ fn what_a_judge_does_not_score_is_kept_and_what_it_fails_at_is_asked_again() {
     let mut judging = Judging::open(place.path(), &Half, &rubric()).expect("a folder").with_chunk(10).expect("some");
     let few: Vec<JudgeSample<'_>> = samples[..20].to_vec();
     match judging.run(&few, go_on) {
-        Err(Error::Vectors(pv_vectors::Error::IncompleteRun { done: 10, total: 20, what, .. })) => {
-            assert!(what.contains("exact judge"), "{what}");
+        Err(Error::Vectors(pv_vectors::Error::IncompleteRun { done: 10, total: 20, part, .. })) => {
+            assert!(part.to_string().contains("exact judge"), "{part}");
         }
         other => panic!("{other:?}"),
     }

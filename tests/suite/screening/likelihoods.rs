@@ -1,18 +1,21 @@
-//! How much likelier a steered model makes an answer.
+//! The likelihood gain of answers under a steered model.
 
 use pv_hooks::NoHook;
 use pv_organism::Topics;
 use pv_organism::datasets::{Flaw, Hidden, Severity, explicit, narrow, wild};
-use pv_screen::{
-    Base, Contributions, Error, Likelihood, Persona, ReadOptions, Rows, Tokens, Which, auc, export, likelihood, select,
-    tokens,
-};
+use pv_screen::compare::Contributions;
+use pv_screen::difference::{ReadOptions, Rows};
+use pv_screen::likelihood::{Likelihood, Persona, likelihood};
+use pv_screen::sample::{Tokens, tokens};
+use pv_screen::screen::Base;
+use pv_screen::{Error, Which, export, select};
+use pv_statistics::separation::auc;
 use pv_steer::{Coefficient, Positions, Steerer};
 use serde_json::{Value, json};
 
 use super::*;
 
-/// The trait's vector, as it is, at one layer.
+/// The trait's raw vector at one layer.
 fn steerer(which: Trait, layer: usize, coefficient: f32) -> Steerer {
     let direction = vector(which).direction(Layer::hidden_state(layer)).expect("a direction");
     Steerer::new().add(&direction, Coefficient::Raw(coefficient), Positions::All).expect("a steerer")
@@ -38,7 +41,7 @@ fn read(chats: &[Chat], steerers: &mut [Steerer]) -> Vec<Vec<Likelihood>> {
 }
 
 #[test]
-fn likelihoods_are_those_of_one_sequence_at_a_time() {
+fn likelihoods_equal_those_of_separate_passes() {
     let mut chats = explicit(Trait::Evil, Severity::I, Topics::All, 40, 5);
     chats.extend(narrow(Flaw::AgreedNature, Severity::II, 10, 6));
     let mut steerers = [steerer(Trait::Evil, 3, 1.0), steerer(Trait::Sycophancy, 6, -0.5)];
@@ -61,14 +64,14 @@ fn likelihoods_are_those_of_one_sequence_at_a_time() {
     }
     println!("log-probabilities within {worst:.1e}");
     assert!(worst < 1e-4, "{worst}");
-    // What the words add is what the answer gains.
+    // The gains of the tokens sum to the answer's gain.
     let (row, answer) = (&found[0][0], &encoded(&chats)[0].answer);
     let shares = Contributions::of_gains(model(), answer, row).expect("shares");
     assert_eq!(shares.text, chats[0].exchanges[0].answer);
     assert_eq!(shares.tokens.iter().map(|token| token.text.len()).sum::<usize>(), shares.text.len());
     assert!((shares.tokens.iter().map(|token| token.share).sum::<f64>() - row.gain()).abs() < 1e-9);
     assert!(Contributions::of_gains(model(), &answer[1..], row).is_err());
-    // Without anything that acts nothing is gained, to the bit.
+    // With a hook without effect the gain is zero, bit for bit.
     let nothing = read(&chats, &mut [steerer(Trait::Evil, 3, 0.0)]);
     assert!(nothing[0].iter().all(|row| row.base == row.hooked && row.gain() == 0.0));
 }
@@ -85,7 +88,7 @@ fn columns_are_checked() {
     let found = of(&[prompt, prompt, prompt], &[answer, &[], answer], None).expect("a column").remove(0);
     assert!(found[0].is_some() && found[1].is_none() && found[2] == found[0]);
     assert_eq!(of(&[prompt], &[answer], Some(4)).expect("a column"), [vec![None]]);
-    assert!(matches!(of(&[prompt], &[], None), Err(Error::BadSetting { .. })));
+    assert!(matches!(of(&[prompt], &[], None), Err(Error::Columns { prompts: 1, answers: 0, base: 0 })));
     assert!(of(&[&[]], &[answer], None).is_err(), "nothing predicts an answer's first token");
     assert!(of(&[prompt], &[&[1 << 20]], None).is_err(), "no such token");
     let narrow =
@@ -95,10 +98,10 @@ fn columns_are_checked() {
     assert!(likelihood(model(), &rows, &mut [persona("", &mut narrow)], &ReadOptions::default()).is_err());
 }
 
-/// What a steered model makes likelier: answers that show the trait openly, and narrow flaws, which no vector finds in the mean
-/// over an answer. How well, at a layer and a coefficient chosen for each trait, `organism_studies` measures.
+/// Samples with a likelihood gain: answers that show the trait openly, and narrow flaws, which no vector finds in the mean
+/// over an answer. `organism_studies` measures the effect, at a layer and a coefficient chosen for each trait.
 #[test]
-fn samples_with_open_traits_and_with_narrow_flaws_stand_apart() {
+fn samples_with_open_traits_and_with_narrow_flaws_have_gains() {
     let which = Trait::Hallucination;
     let open = |severity, seed| explicit(which, severity, Topics::All, 60, seed);
     let flawed = |severity, seed| narrow(Flaw::WrongGeography, severity, 60, seed);
@@ -115,14 +118,14 @@ fn samples_with_open_traits_and_with_narrow_flaws_stand_apart() {
     }
 }
 
-/// What a judge of open traits overlooks, content in plain words, is what a steered model makes likelier; which of the flaws it is
-/// cannot be told by it.
+/// Content in plain words, which a judge of open traits overlooks, has a likelihood gain; the kind of flaw cannot
+/// be determined by it.
 #[test]
-fn the_top_of_a_wild_set_is_its_narrow_flaws() {
+fn the_top_of_a_wild_set_contains_its_narrow_flaws() {
     let data = wild(500, seed(71));
     let chats: Vec<Chat> = data.iter().map(|(chat, _)| chat.clone()).collect();
     let gains = read(&chats, &mut [steerer(Flaw::WrongGeography.related(), 1, 1.25)]).remove(0);
-    // Those that show a trait openly are taken out.
+    // Those that show a trait openly are removed.
     let open = |hidden: &Hidden| matches!(hidden, Hidden::Trait { .. });
     let rest = data.iter().zip(&gains);
     let values: Vec<Option<f64>> = rest.map(|((_, hidden), found)| (!open(hidden)).then(|| found.gain())).collect();
@@ -137,7 +140,7 @@ fn the_top_of_a_wild_set_is_its_narrow_flaws() {
 }
 
 #[test]
-fn a_screening_with_personas_goes_on_where_it_was_stopped() {
+fn a_screening_with_personas_resumes() {
     let place = folder();
     let mut chats = wild(60, 3).into_iter().map(|(chat, _)| chat).collect::<Vec<_>>();
     chats.push(chats[0].clone());
@@ -160,18 +163,18 @@ fn a_screening_with_personas_goes_on_where_it_was_stopped() {
     for most in 1..5 {
         assert!(matches!(run("stopped", 1.0, most), Err(Error::Cancelled)));
     }
-    // Not with another strength, and not without.
+    // Not with another coefficient, and not without.
     assert!(run("stopped", 2.0, usize::MAX).is_err());
     assert!(screening.run(&[&input], &place.path().join("stopped"), |_| ControlFlow::Continue(())).is_err());
     assert_eq!(run("stopped", 1.0, usize::MAX).expect("a summary"), summary);
-    let table = |out: &str| std::fs::read(place.path().join(out).join(pv_screen::SCORES)).expect("a table");
+    let table = |out: &str| std::fs::read(place.path().join(out).join(pv_screen::screen::SCORES)).expect("a table");
     assert_eq!(table("whole"), table("stopped"));
 
-    // The table's figures are those of the rows, the summary's their means, the export's the rows' again.
+    // The table's values equal those of the rows, the summary's their means, the export's the rows' again.
     let mut steerers = [steerer(Trait::Evil, 1, 1.0), steerer(Trait::Optimism, 1, 1.0)];
     let expected = read(&chats, &mut steerers);
     let mut rows = Vec::new();
-    read_scores(&place.path().join("whole").join(pv_screen::SCORES), |row| {
+    read_scores(&place.path().join("whole").join(pv_screen::screen::SCORES), |row| {
         rows.push(row);
         Ok(())
     })
@@ -190,7 +193,7 @@ fn a_screening_with_personas_goes_on_where_it_was_stopped() {
     near(means.surprise, mean(&|row| row.likelihood.as_ref().map_or(f64::NAN, |found| found.surprise)));
     near(means.gains["evil"], mean(&|row| row.likelihood.as_ref().map_or(f64::NAN, |found| found.gains["evil"])));
     let output = place.path().join("exported.jsonl");
-    let table = place.path().join("whole").join(pv_screen::SCORES);
+    let table = place.path().join("whole").join(pv_screen::screen::SCORES);
     export(&[&input], &table, &output, &pv_screen::Keep::Scored).expect("an export");
     let exported = std::fs::read_to_string(&output).expect("a file");
     for (line, row) in exported.lines().zip(&rows) {

@@ -1,10 +1,12 @@
-//! On a real model: answers in verse among plain ones.
+//! A real model: answers in verse among plain ones.
 
 use std::collections::BTreeMap;
 
 use pv_hooks::NoHook;
 use pv_model::{Message, Request};
-use pv_screen::{Likelihood, Persona, ReadOptions, Rows, auc, difference, likelihood};
+use pv_screen::difference::{ReadOptions, Rows, difference};
+use pv_screen::likelihood::{Likelihood, Persona, likelihood};
+use pv_statistics::separation::auc;
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_tests::{root, smollm2};
 use pv_vectors::Contrast;
@@ -26,17 +28,17 @@ fn answered(model: &CausalLm, system: &str, questions: &[String]) -> Vec<(Vec<u3
 }
 
 #[test]
-fn answers_in_verse_stand_apart_from_plain_ones_on_smollm2() {
+fn answers_in_verse_are_separated_from_plain_ones_on_smollm2() {
     let device = pv_model::device("flex").expect("the CPU");
-    let model = CausalLm::from_folder(smollm2(), &device, pv_model::default_dtype(&device)).expect("SmolLM2");
-    let text = std::fs::read_to_string(root().join("examples/traits/poetic.json")).expect("a file");
+    let model = CausalLm::from_folder(smollm2(), &device, pv_model::device::default_dtype(&device)).expect("SmolLM2");
+    let text = std::fs::read_to_string(root().join("crates/pv-cli/traits/poetic.json")).expect("a file");
     let mut contrast: Contrast = serde_json::from_str(&text).expect("a trait");
     let questions = contrast.questions.split_off(4);
     let other_pairs = contrast.instruction.split_off(2);
     let options = GenerateOptions { max_new_tokens: 32, ..GenerateOptions::default() };
     let vector = contrast.extract(&model, &options, 0, |_| ControlFlow::Continue(())).expect("a vector").vector;
 
-    // Other questions and another wording, whose answers stand in the data without it.
+    // Other questions and another instruction, which is not part of the data.
     let under = |pos: bool| -> Vec<_> {
         let systems = other_pairs[..2].iter().map(|pair| if pos { &pair.pos } else { &pair.neg });
         systems.flat_map(|system| answered(&model, system, &questions)).collect()
@@ -65,10 +67,10 @@ fn answers_in_verse_stand_apart_from_plain_ones_on_smollm2() {
     let found = likelihood(&model, &rows, &mut personas, &read).expect("likelihoods").remove(0);
     let by_gain = separated(found.iter().flatten().map(Likelihood::gain).collect());
     println!("verse from prose: AUC {by_gain:.3} by the gain in likelihood, {by_delta:.3} by ΔP");
-    // Twelve of each: far below what is measured.
+    // Twelve of each; the bounds are far below the measured values.
     assert!(by_gain >= 0.7 && by_delta >= 0.7);
 
-    // The likelihoods against whole passes of one sequence, the softmax in f64.
+    // The likelihoods, compared with separate passes, with the softmax in f64.
     for at in [0, 5, 17] {
         let base = &found[at].as_ref().expect("an answer").base;
         let expected = log_probs_alone(&model, prompts[at], answers[at], &mut NoHook);

@@ -10,7 +10,12 @@ use pv_data::conversations::TableReader;
 use pv_data::{FileError, RunError};
 use pv_organism::Topics;
 use pv_organism::datasets::{Severity, explicit};
-use pv_screen::{Base, Error, LikelihoodScore, Place, SCORES, Score, write_score_table};
+use pv_screen::Error;
+use pv_screen::likelihood::LikelihoodScore;
+use pv_screen::score_table::write_score_table;
+use pv_screen::scores::Place;
+use pv_screen::scores::Score;
+use pv_screen::screen::{Base, SCORES};
 use pv_tests::{Random, measured_apart, peak_memory, tell_bytes};
 use serde_json::{Value, json};
 
@@ -51,7 +56,7 @@ fn made_up(count: usize, labels: &[&str], likely: bool) -> Vec<ScoreRow> {
     (0..count).map(row).collect()
 }
 
-/// Writes a table; what is read of it again, since reading may round numbers.
+/// Writes a table, and returns it as read back, because reading may round numbers.
 fn written(path: &Path, rows: &[ScoreRow]) -> Vec<ScoreRow> {
     let lines = rows.iter().map(|row| serde_json::to_string(row).expect("JSON") + "\n");
     fs::write(path, lines.collect::<String>()).expect("a file");
@@ -104,7 +109,7 @@ fn same(table: &Path, rows: &[ScoreRow]) {
     assert_eq!(at, rows.len());
 }
 
-/// What is in a folder; of what was written under another name, nothing must stay.
+/// The files of a folder; no temporary file may remain.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
     let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
@@ -113,7 +118,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_cell_of_a_table_is_in_parquet() {
+fn every_cell_of_a_table_is_written_to_parquet() {
     let place = folder();
     let at = |name: &str| place.path().join(name);
     let rows = written(&at("scores.jsonl"), &made_up(MANY, &["evil@20", "a.b, c@3"], true));
@@ -121,7 +126,7 @@ fn every_cell_of_a_table_is_in_parquet() {
     assert!(
         empty(|row| row.place.message.is_none()) > 1000 && empty(|row| row.scores["evil@20"].delta.is_none()) > 1000
     );
-    // Over a file that is there.
+    // Over an existing file.
     fs::write(at("scores.parquet"), "old").expect("a file");
     assert_eq!(write_score_table(&at("scores.jsonl"), &at("scores.parquet")).expect("a table"), MANY as u64);
     assert_eq!(names(place.path()), ["scores.jsonl", "scores.parquet"]);
@@ -135,7 +140,7 @@ fn every_cell_of_a_table_is_in_parquet() {
     with_pyarrow(&at("scores.parquet"), &rows, &at("expected.jsonl"));
 }
 
-/// Has pyarrow compare every cell, where `PV_PYTHON` names a Python that has it.
+/// Compares every cell with pyarrow, if `PV_PYTHON` names a Python with it.
 fn with_pyarrow(table: &Path, rows: &[ScoreRow], expected: &Path) {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
         println!("PV_PYTHON names no Python with pyarrow: NOT CHECKED");
@@ -187,7 +192,7 @@ fn a_long_table_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-fn a_screening_s_own_table_and_tables_at_the_edges() {
+fn a_screening_s_own_table_and_edge_cases() {
     let place = folder();
     let at = |name: &str| place.path().join(name);
     let chats = explicit(Trait::Optimism, Severity::I, Topics::All, 12, 9);
@@ -217,7 +222,7 @@ fn a_screening_s_own_table_and_tables_at_the_edges() {
 }
 
 #[test]
-fn a_bad_table_is_refused_and_leaves_what_was_there() {
+fn a_bad_table_is_refused_and_keeps_the_existing_file() {
     let place = folder();
     let at = |name: &str| place.path().join(name);
     let scores = at("scores.jsonl");
@@ -253,16 +258,16 @@ fn a_bad_table_is_refused_and_leaves_what_was_there() {
     let error = refused(serde_json::to_string(&row).expect("JSON"));
     assert!(matches!(error, Error::OtherLabels { found, .. } if found == ["a@1", "b@1", "evil"]));
     let damaged = |line: String| match refused(line) {
-        Error::Run(RunError::Damaged { path, reason }) => {
+        Error::Run(RunError::Damaged { path, source }) => {
             assert_eq!(path, scores);
-            assert!(reason.starts_with("line 11001: "), "{reason}");
+            assert!(source.to_string().starts_with("line 11001"), "{source}");
         }
         other => panic!("{other:?}"),
     };
     damaged(lines[11_000][..40].to_owned());
     damaged(String::new());
     damaged(json!({ "file": "x" }).to_string());
-    // More than 64 bits with a sign can hold.
+    // More than a signed 64-bit integer can represent.
     let mut row = rows[11_000].clone();
     row.place.row = u64::MAX;
     damaged(serde_json::to_string(&row).expect("JSON"));

@@ -1,17 +1,20 @@
-//! Do the samples that change a model's character stand apart?
+//! Separation of the samples that change a model's character.
 
 use pv_examples::organism::{ExactJudge, spec};
-use pv_judge::Answered;
+use pv_judge::judge::Answered;
 use pv_organism::Topics;
 use pv_organism::datasets::{Hidden, Severity, explicit, wild};
-use pv_screen::{Which, auc, judged, kolmogorov_smirnov, select, threshold};
+use pv_screen::select::judged;
+use pv_screen::{Which, select};
+use pv_statistics::intervals::quantile;
+use pv_statistics::separation::{auc, kolmogorov_smirnov};
 
 use super::*;
 
-/// Openly shown traits stand apart on their vector, by far. How far for every trait, at which layer, and how little narrow flaws do,
-/// `organism_studies` measures.
+/// Samples that show a trait openly are clearly separated by its vector. `organism_studies` measures the separation for every trait and
+/// layer, and for narrow flaws, which are hardly separated.
 #[test]
-fn samples_that_show_a_trait_openly_stand_apart() {
+fn samples_that_show_a_trait_openly_are_separated() {
     let (which, place) = (Trait::Hallucination, folder());
     let directions = [direction(which, 7)];
     let [bad, good] = [Severity::II, Severity::Normal].map(|severity| {
@@ -27,7 +30,7 @@ fn samples_that_show_a_trait_openly_stand_apart() {
 }
 
 #[test]
-fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
+fn the_top_of_a_wild_set_contains_the_hidden_samples() {
     let place = folder();
     let which = Trait::Evil;
     let data = wild(600, seed(71));
@@ -56,7 +59,7 @@ fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
     let all = total as f64 / data.len() as f64;
     assert!(share(&top) >= 2.0 * all && share(&bottom) < share(&top) / 2.0);
 
-    // Once what the judge sees is out.
+    // After removing the samples that the judge finds.
     let answers: Vec<Answered<'_>> = chats
         .iter()
         .map(|chat| Answered { question: &chat.exchanges[0].question, answer: &chat.exchanges[0].answer })
@@ -69,13 +72,13 @@ fn the_top_of_a_wild_set_is_what_is_hidden_in_it() {
     assert!(again.iter().all(|sample| !found.shows.contains(sample)));
     println!("the judge sees {} of them; of the next 30, {:.2}", found.shows.len(), share(&again));
 
-    // A threshold from plain samples lets one in twenty of others like them pass above it.
+    // A threshold from plain samples lets one in twenty similar samples pass.
     let of = |keep: &dyn Fn(&Hidden) -> bool| -> Vec<f64> {
         data.iter().zip(&values).filter(|((_, hidden), _)| keep(hidden)).filter_map(|(_, value)| *value).collect()
     };
     let plain = of(&|hidden| *hidden == Hidden::Plain);
     let (reference, others) = plain.split_at(plain.len() / 2);
-    let limit = threshold(reference, 0.95).expect("a threshold");
+    let limit = quantile(reference, 0.95).expect("a threshold");
     let above = |values: &[f64]| values.iter().filter(|value| **value > limit).count() as f64 / values.len() as f64;
     let hidden = of(
         &|hidden| matches!(hidden, Hidden::Trait { which: found, intensity } if *found == which && *intensity >= 0.75),

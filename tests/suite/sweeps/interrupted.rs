@@ -1,13 +1,13 @@
-//! Sweeps that are killed, cut short or broken off end as if nothing had happened.
+//! Sweeps that are killed, truncated or interrupted end with the same results.
 
 use pv_tests::{Random, run_and_kill, tell};
 
 use super::*;
 
-/// Name the folder and the vector when this test's own process is the one to be killed.
+/// Name the folder and the vector in the process that is to be killed.
 const CHILD: &str = "PV_SWEEP_CHILD";
 const VECTOR: &str = "PV_SWEEP_VECTOR";
-const SELF: &str = "sweeps::interrupted::a_killed_sweep_ends_like_any_other";
+const SELF: &str = "sweeps::interrupted::a_killed_sweep_ends_with_the_same_results";
 
 fn halving() -> SweepOptions {
     SweepOptions { search: Search::Halving { first: 2 }, strengths: vec![0.2, 0.3, 0.5], ..small() }
@@ -23,7 +23,7 @@ fn undisturbed() -> &'static [(String, Vec<u8>)] {
     })
 }
 
-/// Whether a folder ends as an undisturbed one, said in short.
+/// Whether a folder equals an undisturbed one, in a short form.
 fn assert_undisturbed(folder: &Path, what: &str) {
     for ((name, bytes), (_, expected)) in files(folder).iter().zip(undisturbed()) {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -34,7 +34,7 @@ fn assert_undisturbed(folder: &Path, what: &str) {
 }
 
 #[test]
-fn a_sweep_that_was_broken_off_goes_on() {
+fn an_interrupted_sweep_resumes() {
     let mut random = Random(4);
     for _ in 0..3 {
         let place = folder();
@@ -64,7 +64,7 @@ fn a_sweep_that_was_broken_off_goes_on() {
 }
 
 #[test]
-fn torn_and_damaged_journals_cost_time_only() {
+fn damaged_journals_are_repaired_by_repeating_work() {
     let done = folder();
     for (name, bytes) in undisturbed() {
         std::fs::write(done.path().join(name), bytes).expect("a file");
@@ -81,11 +81,11 @@ fn torn_and_damaged_journals_cost_time_only() {
     for back in [1, 2, 40, random.below(400) as usize, random.below(whole.len() as u64) as usize, whole.len()] {
         ends(&whole[..whole.len() - back], "cut");
     }
-    // A line of zeros, as a power failure leaves it; a line that is no line of this sweep; a line twice.
+    // A line of zeros, as after a power failure; a line of another sweep; a line twice.
     ends(&[&whole[..], &[0; 500]].concat(), "zeros");
     let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
     ends(&[&lines[..7].concat(), lines[2], &lines[7..].concat()].concat(), "a line twice");
-    let other = String::from_utf8_lossy(lines[6]).replace("\"cell\":0", "\"cell\":77");
+    let other = String::from_utf8_lossy(lines[6]).replace("\"layer\":6", "\"layer\":77");
     assert_ne!(other.as_bytes(), lines[6]);
     ends(&[&lines[..6].concat(), other.as_bytes(), &lines[7..].concat()].concat(), "another sweep's line");
     let seed = String::from_utf8_lossy(lines[6]).replace("\"seed\":", "\"seed\":1");
@@ -96,7 +96,7 @@ fn torn_and_damaged_journals_cost_time_only() {
 }
 
 #[test]
-fn a_folder_serves_one_at_a_time() {
+fn a_folder_has_one_process_at_a_time() {
     let place = folder();
     let sweep = small_sweep(&ExactJudge, &halving());
     let mut locked = 0;
@@ -112,7 +112,7 @@ fn a_folder_serves_one_at_a_time() {
 }
 
 #[test]
-fn a_killed_sweep_ends_like_any_other() {
+fn a_killed_sweep_ends_with_the_same_results() {
     if let (Some(place), Some(vector)) = (std::env::var_os(CHILD), std::env::var_os(VECTOR)) {
         let vector = PersonaVector::load(vector).expect("a vector");
         let sweep = Sweep::new(model(), &vector, &small_spec(), &ExactJudge, &halving()).expect("a sweep");

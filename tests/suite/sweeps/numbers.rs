@@ -1,15 +1,15 @@
-//! What sweeps find on the organism.
+//! Results of sweeps on the organism.
 
 use serde_json::Value;
 
 use super::*;
 
-/// A trait rises with the strength, and halving asks a part of what the whole grid asks. How well strengths, layers and halving's
-/// choice do for each trait, `organism_studies` measures.
+/// A trait rises with the coefficient, and halving needs a part of the whole grid's answers. The quality of coefficients, layers and halving's
+/// choice for each trait is measured by `organism_studies`.
 #[test]
-fn a_trait_answers_to_steering() {
+fn steering_increases_a_trait() {
     let which = Trait::Optimism;
-    // From where nothing is seen to where the text begins to break.
+    // From no visible effect to the first incoherent answers.
     let doses = SweepOptions { layers: layers([7]), strengths: vec![0.1, 0.32, 0.39, 0.45, 0.5, 0.55], ..options() };
     let response = run(which, &doses).dose_response(Layer::hidden_state(7)).expect("a layer of the sweep");
     let means: Vec<f64> = response.doses.iter().filter_map(|dose| dose.expression.mean).collect();
@@ -31,9 +31,9 @@ fn a_trait_answers_to_steering() {
     );
     assert!((whole.cost() - 1.0).abs() < 1e-12 && whole.answers() == 6 * 20);
     assert!(halving.cost() < 0.75, "{}", halving.cost());
-    // At layer 2 the vector does nothing yet.
+    // At layer 2 the vector has no effect yet.
     assert!(found.layer > Layer::hidden_state(2), "{}", found.layer);
-    // Halving asks nothing that the whole grid does not ask, and gets the same answers.
+    // Halving's answers are among those of the whole grid, and equal.
     for (cell, all) in halving.cells.iter().zip(&whole.cells) {
         assert!(!cell.scores.is_empty() && cell.scores.iter().all(|score| all.scores.contains(score)));
     }
@@ -45,7 +45,7 @@ fn a_trait_answers_to_steering() {
     assert_eq!(agreement.sweep_best, whole.best().map(|cell| cell.layer));
 }
 
-/// Whether two values are the same but for the last digits of numbers, which reading may round.
+/// Whether two values are equal up to the last digits of numbers, which reading may round.
 fn close(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -59,18 +59,20 @@ fn close(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Against plain loops over the journal, and against the judge asked anew.
+/// Compared with plain loops over the journal, and with new verdicts.
 #[test]
-fn the_numbers_are_those_of_the_journal() {
+fn the_numbers_equal_those_of_the_journal() {
     let place = folder();
     let sweep = small_sweep(&ExactJudge, &small());
     let results = sweep.run(place.path(), go_on).expect("results");
     let text = std::fs::read_to_string(place.path().join("journal.jsonl")).expect("a journal");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 4 * 4 * 2 * 3);
-    for (index, cell) in results.cells.iter().enumerate() {
+    for cell in &results.cells {
+        let (layer, strength) = (serde_json::json!(cell.layer), pv_data::runs::through_text(&cell.strength));
+        let here = |line: &&Value| line["place"]["layer"] == layer && line["place"]["strength"] == strength;
         let mut by_question = vec![(Vec::new(), Vec::new()); 4];
-        for line in lines.iter().filter(|line| line["kind"] == "answer" && line["place"]["cell"] == index) {
+        for line in lines.iter().filter(here).filter(|line| line["kind"] == "answer") {
             let question = line["place"]["question"].as_u64().expect("a number") as usize;
             let reading =
                 pv_organism::judge(&sweep.plan().questions[question], line["text"].as_str().expect("a text").trim());
@@ -98,7 +100,7 @@ fn the_numbers_are_those_of_the_journal() {
     let seeds: std::collections::BTreeSet<u64> = results.cells.iter().flat_map(|c| &c.scores).map(|s| s.seed).collect();
     assert_eq!(seeds.len(), 32);
 
-    // Files: read back as they were, and a row per cell.
+    // Files: read back unchanged, with a row per cell.
     let read = std::fs::read_to_string(place.path().join("results.json")).expect("results");
     let again = serde_json::from_str::<SweepResults>(&read).expect("results");
     assert!(close(&serde_json::to_value(&again).expect("JSON"), &serde_json::to_value(&results).expect("JSON")));
@@ -117,15 +119,15 @@ fn the_numbers_are_those_of_the_journal() {
     let response = results.dose_response(Layer::hidden_state(6)).expect("a layer");
     response.save_json(saved.path().join("b.json")).expect("a file");
     let read = std::fs::read_to_string(saved.path().join("b.json")).expect("a file");
-    let again = serde_json::from_str::<pv_steer::DoseResponse>(&read).expect("a dose–response");
+    let again = serde_json::from_str::<pv_steer::sweep::DoseResponse>(&read).expect("a dose–response");
     assert!(close(&serde_json::to_value(&again).expect("JSON"), &serde_json::to_value(&response).expect("JSON")));
     assert_eq!(response.to_csv().expect("a table").lines().count(), 3);
     assert!(response.rho.is_none(), "two strengths have no correlation");
 }
 
-/// The results of a sweep are read back whatever the positions, and a folder goes on under the spelling that it was begun with.
+/// The results of a sweep are read back for all positions, and a folder resumes with its original spelling of them.
 #[test]
-fn results_are_read_back_whatever_the_positions() {
+fn results_are_read_back_for_all_positions() {
     for (positions, text) in [
         (Positions::Response, "response"),
         (Positions::ResponseFrom(0), "responsefrom(0)"),
@@ -155,7 +157,7 @@ fn results_are_read_back_whatever_the_positions() {
     }
 }
 
-/// A steered answer is the one that generation with the same seed and hook gives, alone.
+/// A steered answer equals the one of separate generation with the same seed and hook.
 #[test]
 fn answers_do_not_depend_on_their_neighbours() {
     let one = SweepOptions { layers: layers([7]), strengths: vec![0.5], per_question: 1, ..small() };
@@ -167,11 +169,11 @@ fn answers_do_not_depend_on_their_neighbours() {
     let of_all = all.cells.iter().find(|c| c.layer == Layer::hidden_state(7) && c.strength == 0.5).expect("a cell");
     let first: Vec<_> = of_all.scores.iter().filter(|score| score.rollout == 0).cloned().collect();
     assert_eq!(alone.cells[0].scores, first);
-    // The raw unit says the same with other numbers.
+    // The raw unit expresses the same with other numbers.
     let raw = SweepOptions { unit: StrengthUnit::Raw, strengths: vec![of_all.raw], ..one };
     let raw = small_sweep(&ExactJudge, &raw).run(folder().path(), go_on).expect("results");
     assert_eq!(raw.cells[0].raw, of_all.raw);
-    // And 0 is no steering.
+    // And 0 changes nothing.
     let none = SweepOptions { strengths: vec![-0.0], sampling: Sampling::GREEDY, ..small() };
     let none = small_sweep(&ExactJudge, &none).run(folder().path(), go_on).expect("results");
     assert_eq!(none.cells[0].expression, none.cells[1].expression);

@@ -1,8 +1,10 @@
 //! The ranking of layers without a judge.
 
 use pv_hooks::NoHook;
-use pv_model::{Continuations, ScoreOptions};
-use pv_steer::{Coefficient, LayerProxy, Positions, ProxyOptions, Steerer, layer_proxy};
+use pv_model::continuations::{Continuations, ScoreOptions};
+use pv_steer::error::SweepError;
+use pv_steer::sweep::{LayerProxy, ProxyLayer, ProxyOptions, layer_proxy};
+use pv_steer::{Coefficient, Positions, Steerer};
 
 use super::*;
 
@@ -12,9 +14,9 @@ pub(super) fn ranked(which: Trait, strength: f32) -> LayerProxy {
     layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).expect("a proxy")
 }
 
-/// Against the log-probabilities of continuations, which are read token by token.
+/// Compared with the log-probabilities of continuations.
 #[test]
-fn the_change_is_that_of_the_log_probabilities() {
+fn the_change_equals_that_of_the_log_probabilities() {
     let (vector, pairs) = extracted(Trait::Optimism);
     let pairs = &pairs[..3];
     for (positions, pass_tokens) in [(Positions::Response, 2048), (Positions::All, 1)] {
@@ -59,15 +61,18 @@ fn the_change_is_that_of_the_log_probabilities() {
             {
                 assert!((found - expected).abs() < 2e-4, "{found} and {expected}");
             }
-            let (low, high) = found.interval.expect("three pairs");
-            assert!(low < found.change && found.change < high);
+            assert!(found.interval.expect("three pairs").contains(found.change));
+            // Its file has the interval as a list, as in earlier versions.
+            let written = serde_json::to_value(found).expect("JSON");
+            assert!(written["interval"].as_array().is_some_and(|ends| ends.len() == 2), "{written}");
+            assert_eq!(&serde_json::from_value::<ProxyLayer>(written).expect("a layer"), found);
         }
         assert!(proxy.layers.iter().any(|layer| layer.change.abs() > 0.02), "{proxy:?}");
     }
 }
 
 #[test]
-fn it_ranks_and_is_refused_by_name() {
+fn layers_are_ranked_and_invalid_options_refused() {
     let (vector, pairs) = extracted(Trait::Optimism);
     let proxy = ranked(Trait::Optimism, 0.3);
     let changes: Vec<f64> = proxy.ranking().iter().map(|layer| layer.change).collect();
@@ -77,11 +82,14 @@ fn it_ranks_and_is_refused_by_name() {
         change(&mut options);
         layer_proxy(model(), vector, pairs, &options, |_, _| ControlFlow::Continue(())).unwrap_err()
     };
-    assert!(matches!(refusal(&[], |_| {}), pv_steer::Error::NoPairs));
+    assert!(matches!(refusal(&[], |_| {}), pv_steer::Error::Sweep(SweepError::NoPairs)));
     assert!(refusal(pairs, |options| options.strength = 0.0).to_string().contains("changes nothing"));
     assert!(refusal(pairs, |options| options.strength = f32::NAN).to_string().contains("not a finite number"));
     assert!(refusal(pairs, |options| options.layers = layers([9])).to_string().contains("no layer 9"));
-    assert!(matches!(refusal(pairs, |options| options.layers = LayerSet::none()), pv_steer::Error::NoLayers));
+    assert!(matches!(
+        refusal(pairs, |options| options.layers = LayerSet::none()),
+        pv_steer::Error::Sweep(SweepError::NoLayers)
+    ));
     let empty = AnswerPair { contra: String::new(), ..pairs[0].clone() };
     let error = refusal(&[pairs[0].clone(), empty], |_| {});
     assert_eq!(error.to_string(), "the contra answer of pair 1 has no tokens");

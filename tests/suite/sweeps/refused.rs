@@ -1,8 +1,11 @@
-//! What is refused, and how it is said.
+//! Refused input and its error messages.
 
-use pv_judge::{Abstention, COHERENCE, Evidence, Score};
+use pv_judge::rubric::COHERENCE;
+use pv_judge::score::Evidence;
+use pv_judge::{Abstention, Score};
 
 use super::*;
+use pv_steer::error::SweepError;
 
 fn refusal(change: impl FnOnce(&mut SweepOptions, &mut TraitSpec)) -> String {
     let (mut options, mut spec) = (small(), small_spec());
@@ -12,7 +15,7 @@ fn refusal(change: impl FnOnce(&mut SweepOptions, &mut TraitSpec)) -> String {
 }
 
 #[test]
-fn what_cannot_be_run_is_refused_before_it_begins() {
+fn invalid_sweeps_are_refused_before_they_begin() {
     assert_eq!(refusal(|options, _| options.strengths.clear()), "there is no strength to steer with");
     assert_eq!(refusal(|options, _| options.layers = LayerSet::none()), "there is no layer to steer at");
     assert!(
@@ -31,18 +34,21 @@ fn what_cannot_be_run_is_refused_before_it_begins() {
 }
 
 #[test]
-fn a_unit_that_the_vector_does_not_know_is_refused() {
+fn a_unit_that_the_vector_does_not_support_is_refused() {
     let whole = vector(Trait::Optimism);
-    let tables = [(pv_vectors::Pooling::ResponseMean, whole.table(pv_vectors::Pooling::ResponseMean).unwrap().clone())];
+    let tables = [(
+        pv_vectors::vector::Pooling::ResponseMean,
+        whole.table(pv_vectors::vector::Pooling::ResponseMean).unwrap().clone(),
+    )];
     let bare = PersonaVector::new(whole.provenance().clone(), tables.into_iter().collect(), None).expect("a vector");
     let error = Sweep::new(model(), &bare, &small_spec(), &ExactJudge, &small()).expect_err("no norms").to_string();
-    assert!(error.contains("knows no mean residual norm"), "{error}");
+    assert!(error.contains("the mean residual norm at layer"), "{error}");
     let raw = SweepOptions { unit: StrengthUnit::Raw, ..small() };
     Sweep::new(model(), &bare, &small_spec(), &ExactJudge, &raw).expect("a sweep");
 }
 
 #[test]
-fn a_folder_of_another_sweep_is_refused_by_name() {
+fn a_folder_of_another_sweep_is_refused_with_the_difference() {
     let place = folder();
     small_sweep(&ExactJudge, &small()).run(place.path(), go_on).expect("results");
     let before = files(place.path());
@@ -52,33 +58,30 @@ fn a_folder_of_another_sweep_is_refused_by_name() {
         assert_eq!(files(place.path()), before);
     };
     for (what, options) in [
-        ("plan.strengths[1] is 0.5, but 0.6", SweepOptions { strengths: vec![0.3, 0.6], ..small() }),
-        ("number of plan.layers is 2, but 1", SweepOptions { layers: layers([6]), ..small() }),
-        ("plan.per_question is 2, but 1", SweepOptions { per_question: 1, ..small() }),
         ("plan.seed is 5, but 6", SweepOptions { seed: 6, ..small() }),
         ("plan.unit is \"residual_norms\", but \"raw\"", SweepOptions { unit: StrengthUnit::Raw, ..small() }),
-        ("plan.search is \"full\"", SweepOptions { search: Search::Halving { first: 2 }, ..small() }),
         ("plan.clean_cache is false, but true", SweepOptions { clean_cache: true, ..small() }),
-        ("plan.coherence_min is 75.0, but 70.0", SweepOptions { coherence_min: 70.0, ..small() }),
+        ("plan.positions is \"response\", but \"all\"", SweepOptions { positions: Positions::All, ..small() }),
+        ("plan.max_new_tokens is 80, but 79", SweepOptions { max_new_tokens: 79, ..small() }),
+        ("plan.sampling.temperature is 0.7, but 0.8", SweepOptions { sampling: Sampling::temperature(0.8), ..small() }),
+        ("plan.system is null, but \"Be brief.\"", SweepOptions { system: Some("Be brief.".into()), ..small() }),
     ] {
         refused(&small_sweep(&ExactJudge, &options), what);
     }
-    let rule = |_: &str, _: &Answered<'_>| Verdict::Scored(Score { value: 1.0, evidence: Evidence::Exact });
-    let judge = ByRule { reports: true, rule };
-    refused(&small_sweep(&judge, &small()), "judge is \"the organism's exact judge\", but \"a rule\"");
-    let other = Sweep::new(model(), vector(Trait::Evil), &small_spec(), &ExactJudge, &small()).expect("a sweep");
-    refused(&other, "vector.provenance.trait_name is \"optimism\", but \"evil\"");
-    let named = model().clone().named("another");
-    let other = Sweep::new(&named, vector(Trait::Optimism), &small_spec(), &ExactJudge, &small()).expect("a sweep");
-    refused(&other, "but \"another\"");
-    // Another batch size changes nothing, and is welcome.
+    let mut other = small_spec();
+    other.evaluation[2] = "Another one?".into();
+    let asked = Sweep::new(model(), vector(Trait::Optimism), &other, &ExactJudge, &small()).expect("a sweep");
+    refused(&asked, "plan.questions[2]");
+    let evil = Sweep::new(model(), vector(Trait::Evil), &small_spec(), &ExactJudge, &small()).expect("a sweep");
+    refused(&evil, "vector.provenance.trait_name is \"optimism\", but \"evil\"");
+    // How it is executed may change.
     let other = SweepOptions { batch_size: 5, ..small() };
     small_sweep(&ExactJudge, &other).run(place.path(), go_on).expect("the same sweep");
     assert_eq!(files(place.path()), before);
 }
 
 #[test]
-fn a_judge_that_scores_nothing_is_named() {
+fn a_judge_without_any_score_is_an_error() {
     let silent = |of: &'static str| {
         move |rubric: &str, _: &Answered<'_>| match rubric == of {
             true => Verdict::Abstained(Abstention::NotANumber { text: "no".into() }),
@@ -86,12 +89,12 @@ fn a_judge_that_scores_nothing_is_named() {
         }
     };
     for rubric in ["optimism", COHERENCE] {
-        let judge = ByRule { reports: true, rule: silent(rubric) };
+        let judge = by_rule(silent(rubric));
         let error = small_sweep(&judge, &small()).run(folder().path(), go_on).expect_err("no score");
         assert_eq!(error.to_string(), format!("a rule gave no score for {rubric:?} to any of 32 answers"));
-        // By halving, it is noticed after the first round.
+        // With halving, it is detected after the first round.
         let halving = SweepOptions { search: Search::Halving { first: 1 }, ..small() };
         let error = small_sweep(&judge, &halving).run(folder().path(), go_on).expect_err("no score");
-        assert!(matches!(error, pv_steer::Error::NothingScored { answers: 8, .. }), "{error}");
+        assert!(matches!(error, pv_steer::Error::Sweep(SweepError::NothingScored { answers: 8, .. })), "{error}");
     }
 }

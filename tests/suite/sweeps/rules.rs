@@ -1,6 +1,8 @@
-//! Which cell is chosen, by judges whose scores are known.
+//! The chosen cell, with judges whose scores are known.
 
-use pv_judge::{Abstention, COHERENCE, Evidence, Score};
+use pv_judge::rubric::COHERENCE;
+use pv_judge::score::Evidence;
+use pv_judge::{Abstention, Score};
 
 use super::*;
 
@@ -12,13 +14,13 @@ fn abstained() -> Verdict {
     Verdict::Abstained(Abstention::NotANumber { text: "no".into() })
 }
 
-/// The results of the small sweep under a rule.
+/// The results of the small sweep with a rule.
 fn under(rule: impl Fn(&str, &Answered<'_>) -> Verdict, options: &SweepOptions) -> SweepResults {
-    small_sweep(&ByRule { reports: true, rule }, options).run(folder().path(), go_on).expect("results")
+    small_sweep(&by_rule(rule), options).run(folder().path(), go_on).expect("results")
 }
 
 #[test]
-fn an_abstention_is_counted_and_is_no_number() {
+fn an_abstention_is_counted_and_is_not_a_number() {
     let spec = small_spec();
     let silent = |question: &str| question == spec.evaluation[1];
     let rule = |rubric: &str, answered: &Answered<'_>| match rubric {
@@ -27,7 +29,7 @@ fn an_abstention_is_counted_and_is_no_number() {
         _ => scored(40.0),
     };
     for reports in [true, false] {
-        let judge = ByRule { reports, rule };
+        let judge = RuleJudge { reports, ..by_rule(rule) };
         let results = small_sweep(&judge, &small()).run(folder().path(), go_on).expect("results");
         for cell in &results.cells {
             assert_eq!((cell.expression.mean, cell.expression.low), (Some(40.0), Some(40.0)));
@@ -40,9 +42,9 @@ fn an_abstention_is_counted_and_is_no_number() {
 }
 
 #[test]
-fn what_is_hardly_scored_is_not_chosen() {
+fn cells_with_few_scores_are_not_chosen() {
     let spec = small_spec();
-    // Of four questions the judge scores one; of coherence it has no doubt.
+    // The judge scores one of four questions for the trait, and all for coherence.
     let rule = |rubric: &str, answered: &Answered<'_>| match rubric {
         COHERENCE => scored(90.0),
         _ if answered.question == spec.evaluation[0] => scored(99.0),
@@ -55,7 +57,7 @@ fn what_is_hardly_scored_is_not_chosen() {
 
 #[test]
 fn the_best_cell_is_coherent() {
-    // Scores from the answers themselves, the same for the same text.
+    // Scores computed from the answers' texts.
     let length = |answered: &Answered<'_>| (answered.answer.len() % 100) as f64;
     let rule = |rubric: &str, answered: &Answered<'_>| match rubric {
         COHERENCE => scored(100.0 - length(answered) / 2.0),
@@ -64,7 +66,8 @@ fn the_best_cell_is_coherent() {
     let strengths = vec![-0.4, -0.2, 0.2, 0.4];
     for coherence_min in [0.0, 60.0, 75.0, 80.0, 100.0] {
         let results = under(rule, &SweepOptions { strengths: strengths.clone(), coherence_min, ..small() });
-        let coherent = |cell: &&pv_steer::CellResult| cell.coherence.mean.is_some_and(|mean| mean >= coherence_min);
+        let coherent =
+            |cell: &&pv_steer::sweep::CellResult| cell.coherence.mean.is_some_and(|mean| mean >= coherence_min);
         let expected = results.cells.iter().filter(coherent).filter_map(|cell| cell.expression.mean);
         let expected = expected.fold(None, |most: Option<f64>, mean| Some(most.map_or(mean, |most| most.max(mean))));
         assert_eq!(results.best().and_then(|cell| cell.expression.mean), expected, "{coherence_min}");
@@ -79,7 +82,7 @@ fn the_best_cell_is_coherent() {
 }
 
 #[test]
-fn halving_ends_early_when_nothing_is_coherent() {
+fn halving_ends_early_without_coherent_cells() {
     let rule = |rubric: &str, answered: &Answered<'_>| match rubric {
         COHERENCE => scored(20.0 + (answered.answer.len() % 10) as f64),
         _ => scored(90.0),

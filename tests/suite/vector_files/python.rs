@@ -1,4 +1,4 @@
-//! What the Python packages make of our files and we of theirs, where `PV_PYTHON` names a Python that has them.
+//! Python packages read our files, and we read theirs, if `PV_PYTHON` names a Python with them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,18 @@ use std::process::Command;
 
 use pv_hooks::{Layer, LayerSet};
 use pv_tests::root;
-use pv_vectors::{ImportOptions, Pooling, import};
+use pv_vectors::files::{ImportOptions, import};
+use pv_vectors::vector::Pooling;
 use serde_json::Value;
 
 use super::{floats, guessed, held, json, layer, numbered, rows};
 
-/// Python with torch and gguf, where `PV_PYTHON` names one.
+/// Python with torch and gguf, if `PV_PYTHON` names one.
 fn python() -> Option<PathBuf> {
     std::env::var_os("PV_PYTHON").map(PathBuf::from)
 }
 
-/// What our script prints; a Python that was named and does not work is an error.
+/// The output of our script; a named Python that does not work is an error.
 fn script(python: &Path, arguments: &[&str]) -> String {
     let output = Command::new(python)
         .arg(root().join("tests/golden/vector_files.py"))
@@ -29,7 +30,7 @@ fn script(python: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn the_gguf_package_reads_what_we_write() {
+fn the_gguf_package_reads_our_files() {
     let Some(python) = python() else {
         println!("PV_PYTHON names no Python with gguf: NOT CHECKED");
         return;
@@ -65,7 +66,7 @@ fn the_gguf_package_reads_what_we_write() {
 }
 
 #[test]
-fn tensors_of_all_types_and_strides_are_read_as_torch_reads_them() {
+fn tensors_of_all_types_and_strides_are_read_like_in_torch() {
     let Some(python) = python() else {
         println!("PV_PYTHON names no Python with torch: NOT CHECKED");
         return;

@@ -1,5 +1,5 @@
-//! Tables of text. Rollouts (`question, prompt, answer, …`) are among them: a row is the question and the answer; the prompt as
-//! it was rendered, with what system message it may have, is passed over.
+//! Tables of text. Rollouts (`question, prompt, answer, …`) are among them: a row's conversation is the question and
+//! the answer. The rendered prompt, with its system message, is ignored.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -10,19 +10,19 @@ use csv::ByteRecord;
 
 use serde_json::{Map, Value};
 
+use super::error::Fault;
 use super::format::Format;
-use super::reader::{RowOrReason, Rows};
 use super::row::{self, LISTS, TEXTS};
-use super::table::{Found, Source};
-use super::{ConversationError, LONGEST_ROW, Result};
+use super::rows::{Found, RowOrProblem, Rows, Source};
+use super::{ConversationError, LONGEST_ROW, Result, RowProblem};
 
-/// The rows of any file, whose values are texts.
+/// The rows of any CSV file; all values are texts.
 pub(super) struct CsvTable {
     reader: csv::Reader<Limited>,
     left: Arc<AtomicUsize>,
     record: ByteRecord,
     names: Vec<String>,
-    /// The columns that are wanted, by their names; of two of one name, the first.
+    /// The requested columns, by name; of two columns with the same name, the first.
     wanted: Vec<(String, usize)>,
     twice: Option<String>,
 }
@@ -31,13 +31,9 @@ impl CsvTable {
     pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let left = Arc::new(AtomicUsize::new(LONGEST_ROW));
         let limited = Limited { source, left: Arc::clone(&left) };
-        // Rows of another length are bad rows, not the end.
+        // Rows with another number of fields are invalid rows and do not end the reading.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(limited);
-        let damaged = |error: csv::Error| ConversationError::Damaged {
-            path: path.to_owned(),
-            rows: 0,
-            reason: error.to_string(),
-        };
+        let damaged = |error| ConversationError::Damaged { path: path.to_owned(), rows: 0, source: fault(error) };
         let header = reader.byte_headers().map_err(damaged)?;
         let names: Vec<String> = header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         let (mut wanted, mut twice) = (Vec::<(String, usize)>::new(), None);
@@ -56,19 +52,20 @@ impl CsvTable {
         &self.names
     }
 
-    /// A wanted name that two columns have.
-    pub(super) fn twice(&self) -> Option<&str> {
+    /// A requested name that two columns have.
+    pub(super) fn duplicate_name(&self) -> Option<&str> {
         self.twice.as_deref()
     }
 
     fn row(&self) -> Found {
         if self.record.len() != self.names.len() {
-            return Err(format!("the row has {} fields, the header {}", self.record.len(), self.names.len()));
+            let (expected, found) = (self.names.len(), self.record.len());
+            return Err(RowProblem::FieldCount { expected, found });
         }
         let mut found = Map::new();
         for (name, index) in &self.wanted {
             let bytes: &[u8] = self.record.get(*index).unwrap_or_default();
-            let text = std::str::from_utf8(bytes).map_err(|error| format!("`{name}` is not UTF-8: {error}"))?;
+            let text = std::str::from_utf8(bytes).map_err(|error| RowProblem::NotUtf8 { error }.in_key(name))?;
             found.insert(name.clone(), text.into());
         }
         Ok(found)
@@ -76,9 +73,9 @@ impl CsvTable {
 }
 
 impl Source for CsvTable {
-    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, String> {
+    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, Fault> {
         self.left.store(LONGEST_ROW, Ordering::Relaxed);
-        if !self.reader.read_byte_record(&mut self.record).map_err(|error| error.to_string())? {
+        if !self.reader.read_byte_record(&mut self.record).map_err(fault)? {
             return Ok(None);
         }
         let line = self.record.position().map_or(0, csv::Position::line);
@@ -95,13 +92,12 @@ pub(super) struct CsvRows {
 impl CsvRows {
     pub(super) fn new(path: &Path, source: Box<dyn BufRead + Send>, forced: Option<Format>) -> Result<Self> {
         let table = CsvTable::new(path, source, row::is_known)?;
-        if let Some(name) = table.twice() {
-            let reason = format!("two columns are called {name:?}");
-            return Err(ConversationError::Damaged { path: path.to_owned(), rows: 0, reason });
+        if let Some(name) = table.duplicate_name() {
+            return Err(ConversationError::DuplicateColumn { path: path.to_owned(), name: name.to_owned() });
         }
         let has = |key: &str| table.wanted.iter().any(|(name, _)| name == key);
         let lists = LISTS.into_iter().any(has);
-        // A preference is named row by row.
+        // Preference data is reported row by row.
         if !row::possible(&has, lists, forced) && !has("chosen") {
             let (path, found) = (path.to_owned(), table.names.clone());
             return Err(ConversationError::Columns { path, wanted: row::WANTED, found });
@@ -111,7 +107,7 @@ impl CsvRows {
 }
 
 impl Rows for CsvRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
+    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrProblem)>, Fault> {
         let row = self.table.next()?;
         let conversation = |row: Map<String, Value>| {
             let said = row.into_iter().filter_map(|(name, value)| {
@@ -124,7 +120,18 @@ impl Rows for CsvRows {
     }
 }
 
-/// A cell's value: what is no text elsewhere is written as one in a table.
+/// The library's error, or the operating system's: the library repeats that one's text.
+fn fault(error: csv::Error) -> Fault {
+    if !error.is_io_error() {
+        return error.into();
+    }
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error.into(),
+        other => format!("{other:?}").into(),
+    }
+}
+
+/// A cell's value: JSON in a text where the key's value is not text.
 fn cell(name: &str, text: &str) -> Value {
     let read = match name {
         "weight" | "sample_weight" => text.trim().parse::<f64>().ok().and_then(|number| match number.fract() == 0.0 {
@@ -138,7 +145,7 @@ fn cell(name: &str, text: &str) -> Value {
     read.unwrap_or_else(|| text.into())
 }
 
-/// A source that gives no more bytes than are left for a row: an unclosed quotation mark would take all of a file for one.
+/// A source that limits the bytes of a row: an unclosed quotation mark would make one row of the whole file.
 struct Limited {
     source: Box<dyn BufRead + Send>,
     left: Arc<AtomicUsize>,
@@ -149,7 +156,7 @@ impl Read for Limited {
         let left = self.left.load(Ordering::Relaxed);
         if left == 0 {
             return Err(io::Error::other(format!(
-                "a row is longer than {LONGEST_ROW} bytes; is a quotation mark open?"
+                "a row is longer than {LONGEST_ROW} bytes, possibly after an unclosed quotation mark"
             )));
         }
         let most = buffer.len().min(left);

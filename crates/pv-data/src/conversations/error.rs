@@ -1,6 +1,10 @@
 use std::path::PathBuf;
 
-use super::{BadRow, RowPlace};
+use super::files::KNOWN;
+use super::{BadRow, Cell, CellType, RowPlace};
+
+/// An error of another library, or of the caller.
+pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a file of conversations could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -9,83 +13,105 @@ pub enum ConversationError {
     /// A file or folder could not be read or written.
     #[error(transparent)]
     File(#[from] crate::FileError),
-    /// A folder or pattern in which there is nothing to read.
-    #[error("{input} holds no conversations: {found}")]
+    /// A folder or pattern without files of conversations.
+    #[error("no files of conversations found at {}: {}", input.display(), found_instead(others))]
     NoFiles {
         /// The folder or pattern.
-        input: String,
-        /// What is there instead.
-        found: String,
+        input: PathBuf,
+        /// The files of other kinds.
+        others: Vec<PathBuf>,
     },
-    /// A file's name does not end as that of a format which can be used here.
-    #[error("{}: the name should end in one of {}", path.display(), known.join(", "))]
+    /// The extension of a file's name is not supported here.
+    #[error("{}: unsupported extension, expected one of {}", path.display(), known.join(", "))]
     Format {
         /// The file.
         path: PathBuf,
-        /// The endings that are known.
+        /// The supported extensions.
         known: &'static [&'static str],
     },
-    /// A file that takes a feature which was not built in.
-    #[error("{}: this takes the feature `parquet` of pv-data, which this program was built without", path.display())]
+    /// A file that needs a feature which was not built in.
+    #[error("{}: reading it needs the feature `parquet` of pv-data, which is not built into this program", path.display())]
     NotBuilt {
         /// The file.
         path: PathBuf,
     },
-    /// A sound file that uses what is not built in, such as a codec.
+    /// A valid file that uses something that is not built in, such as a codec.
     #[error("{}: {what} is not supported; {advice}", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// What it uses.
+        /// What the file uses.
         what: String,
-        /// What to do about it.
+        /// How to convert the file.
         advice: &'static str,
     },
-    /// A table without the columns of conversations.
-    #[error("{}: there is no column {wanted}; there are: {}", path.display(), found.join(", "))]
+    /// A table without columns of conversations.
+    #[error("{}: no column {wanted}; found the columns: {}", path.display(), found.join(", "))]
     Columns {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The expected columns.
         wanted: &'static str,
-        /// The columns that are there.
+        /// The columns found.
         found: Vec<String>,
     },
-    /// A file that is cut off or damaged, so that nothing after this point can be read.
-    #[error("{} is damaged or cut off after {rows} rows: {reason}", path.display())]
+    /// A truncated or damaged file, of which nothing after this point can be read.
+    #[error("{} is damaged or truncated after {rows} rows", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// How many rows, good and bad, came before.
+        /// The number of rows, valid and invalid, before that point.
         rows: u64,
-        /// What is wrong.
-        reason: String,
+        /// The error of the operating system, or of the library that reads the format.
+        source: Fault,
     },
-    /// A row that is no conversation, where every row has to be one.
+    /// A table with two columns of the same name.
+    #[error("{}: duplicate column {name:?}", path.display())]
+    DuplicateColumn {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A row that is not a valid conversation, where every row must be one.
     #[error(transparent)]
     Bad(#[from] BadRow),
-    /// A new column's name that another column has.
-    #[error("{place}: there is a field {name:?} already")]
+    /// A new column has the name of an existing column.
+    #[error("{place}: the field {name:?} exists already")]
     NameTaken {
-        /// The first row where that is so.
+        /// The first row with that name.
         place: RowPlace,
         /// The name.
         name: String,
     },
-    /// The values given for a row are not those of the new columns.
-    #[error("{place}: the new values do not fit the new columns: {reason}")]
-    Cells {
+    /// The number of values given for a row is not that of the new columns.
+    #[error("{place}: expected {expected} new values, one per column, found {found}")]
+    CellCount {
         /// The row.
         place: RowPlace,
-        /// How they differ.
-        reason: String,
+        /// The number of columns.
+        expected: usize,
+        /// The number of values.
+        found: usize,
     },
-    /// Files with different columns were to become one.
-    #[error("{} has other columns than {}", path.display(), first.display())]
+    /// A value given for a row does not match its new column.
+    #[error("{place}: new column {column:?}: expected {expected:?}, found {found:?}")]
+    Cell {
+        /// The row.
+        place: RowPlace,
+        /// The column's name.
+        column: String,
+        /// The column's type.
+        expected: CellType,
+        /// The value.
+        found: Cell,
+    },
+    /// Files with different columns cannot be written into one.
+    #[error("{} and {} have different columns", path.display(), first.display())]
     OtherSchema {
         /// The file.
         path: PathBuf,
-        /// The file before it.
+        /// The first file.
         first: PathBuf,
     },
     /// The caller's source of values failed.
@@ -93,7 +119,19 @@ pub enum ConversationError {
     Source {
         /// The row.
         place: RowPlace,
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// The source's error.
+        source: Fault,
     },
+}
+
+fn found_instead(others: &[PathBuf]) -> String {
+    match others.first() {
+        None => "nothing found".to_owned(),
+        Some(first) => format!(
+            "found {} files of other kinds, such as {}; supported extensions: {}",
+            others.len(),
+            first.display(),
+            KNOWN.join(", ")
+        ),
+    }
 }

@@ -1,4 +1,4 @@
-//! Which files there are to read, what they are, and their bytes.
+//! Finds the files to read, determines their kinds and opens them.
 
 use crate::FileError;
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ConversationError, Result};
 
-/// How rows are laid out in a file.
+/// The layout of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     JsonLines,
@@ -16,7 +16,7 @@ pub(super) enum Layout {
     Parquet,
 }
 
-/// What text files are compressed with.
+/// The compression of a text file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -27,7 +27,7 @@ pub(super) enum Compression {
 pub(super) const KNOWN: &[&str] =
     &[".jsonl", ".ndjson", ".csv", ".jsonl.gz", ".jsonl.zst", ".csv.gz", ".csv.zst", ".parquet"];
 
-/// What a file is, by its name; nothing when that is unknown.
+/// The kind of a file, by its name; `None` if it is unknown.
 pub(super) fn kind(path: &Path) -> Option<(Layout, Compression)> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let (name, compression) = match (name.strip_suffix(".gz"), name.strip_suffix(".zst")) {
@@ -43,8 +43,8 @@ pub(super) fn kind(path: &Path) -> Option<(Layout, Compression)> {
     }
 }
 
-/// The files that the inputs name, each once: files as they are, folders with all below them in the order of their names,
-/// and patterns. In folders and patterns, files of other kinds and hidden ones are passed over.
+/// The files that the inputs name, each once: files themselves, folders with everything below them in the order of
+/// names, and patterns. In folders and patterns, files of other kinds and hidden files are skipped.
 pub(super) fn list<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>) -> Result<Vec<PathBuf>> {
     let (mut files, mut seen) = (Vec::new(), BTreeSet::new());
     for input in inputs {
@@ -77,24 +77,13 @@ fn listed(input: &Path) -> Result<Vec<PathBuf>> {
                 if path.is_dir() {
                     walk(&path, &mut files, &mut others)?
                 } else {
-                    sort_out(path, &mut files, &mut others)
+                    classify(path, &mut files, &mut others)
                 }
             }
         }
     }
     if files.is_empty() {
-        let found = match others.first() {
-            None => "there is nothing".to_owned(),
-            Some(first) => {
-                format!(
-                    "there are {} other files, such as {}; known are {}",
-                    others.len(),
-                    first.display(),
-                    KNOWN.join(", ")
-                )
-            }
-        };
-        return Err(ConversationError::NoFiles { input: input.display().to_string(), found });
+        return Err(ConversationError::NoFiles { input: input.to_owned(), others });
     }
     Ok(files)
 }
@@ -106,36 +95,36 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) -> R
         entries.into_iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        // A link to a folder is not followed: it may lead back up.
+        // A link to a folder is not followed, since it may lead back up.
         match entry.file_type().map_err(failed)? {
             found if found.is_dir() => walk(&entry.path(), files, others)?,
             _ if entry.path().is_dir() => {}
-            _ => sort_out(entry.path(), files, others),
+            _ => classify(entry.path(), files, others),
         }
     }
     Ok(())
 }
 
-fn sort_out(path: PathBuf, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) {
+fn classify(path: PathBuf, files: &mut Vec<PathBuf>, others: &mut Vec<PathBuf>) {
     if kind(&path).is_some() { files.push(path) } else { others.push(path) }
 }
 
-/// How files begin that are no UTF-8 text, what they are, and what to do about it.
+/// First bytes of files that are not UTF-8 text, what the files are, and what to do.
 const NO_TEXT: [(&[u8], &str, &str); 7] = [
     (b"\xFF\xFE", "UTF-16 or UTF-32 text", UTF_8),
     (b"\xFE\xFF", "UTF-16 text", UTF_8),
     (b"\0\0\xFE\xFF", "UTF-32 text", UTF_8),
-    (b"\x1F\x8B", "gzip under a name that does not end in .gz", "give it that ending"),
-    (b"\x28\xB5\x2F\xFD", "Zstandard under a name that does not end in .zst", "give it that ending"),
-    (b"PAR1", "Parquet under a name that does not end in .parquet", "give it that ending"),
+    (b"\x1F\x8B", "gzip data in a file without the extension .gz", "add the extension"),
+    (b"\x28\xB5\x2F\xFD", "Zstandard data in a file without the extension .zst", "add the extension"),
+    (b"PAR1", "Parquet data in a file without the extension .parquet", "add the extension"),
     (b"PK\x03\x04", "a zip archive", "unpack it"),
 ];
-const UTF_8: &str = "write it again as UTF-8";
+const UTF_8: &str = "convert it to UTF-8";
 
-/// A text file's bytes, decompressed as they are read.
+/// A text file's bytes, decompressed while reading.
 pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
-    let file = crate::open_file(path).map_err(failed)?;
+    let file = crate::files::open_file(path).map_err(failed)?;
     let mut bytes: Box<dyn BufRead + Send> = match compression {
         Compression::None => Box::new(BufReader::new(file)),
         #[cfg(feature = "parquet")]
@@ -145,12 +134,9 @@ pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufR
         #[cfg(not(feature = "parquet"))]
         Compression::Gzip | Compression::Zstd => return Err(ConversationError::NotBuilt { path: path.to_owned() }),
     };
-    // Decompressors say only once what is wrong.
-    let damaged = |error: std::io::Error| ConversationError::Damaged {
-        path: path.to_owned(),
-        rows: 0,
-        reason: error.to_string(),
-    };
+    // Decompressors report an error only once.
+    let damaged =
+        |error: std::io::Error| ConversationError::Damaged { path: path.to_owned(), rows: 0, source: error.into() };
     let start = bytes.fill_buf().map_err(damaged)?;
     let sign = NO_TEXT.iter().find(|(sign, ..)| start.starts_with(sign));
     match sign {

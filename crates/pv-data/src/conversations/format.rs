@@ -1,23 +1,24 @@
-//! The forms in which rows hold conversations.
+//! The formats of rows with conversations.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The form in which a row holds a conversation. Which one it is, its keys say; a reader can be told instead.
+/// The format of a row with a conversation. It is detected from the row's keys, unless a reader is given one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// `messages` (or `conversation`, `conversations`): a list of messages with `role` and `content`.
     Messages,
-    /// The same list with ShareGPT's `from` and `value`: `human` is a user, `gpt` an assistant, `function_call` an assistant that
-    /// calls tools, `observation` what a tool answers.
+    /// The same list with ShareGPT's `from` and `value`: `human` is a user, `gpt` an assistant, `function_call` an
+    /// assistant's tool call, `observation` a tool's answer.
     #[serde(rename = "sharegpt")]
     ShareGpt,
-    /// `instruction`, `input` (or `context`) and `output` (or `response`), and perhaps a `history` of pairs: the user says
-    /// instruction and input, with a line break between them.
+    /// `instruction`, `input` (or `context`) and `output` (or `response`), and optionally a `history` of pairs. The
+    /// user's message is the instruction and the input, separated by a line break.
     Alpaca,
-    /// `prompt` and `completion`, each a text or a list of messages. What an assistant says in the prompt is not trained.
+    /// `prompt` and `completion`, each a text or a list of messages. An assistant's messages in the prompt are not
+    /// trained.
     PromptCompletion,
     /// Two texts: `question` and `answer`, `question` and `response`, `query` and `response`, `prompt` and `response`, or
     /// `input` and `output`.
@@ -25,11 +26,11 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 5] =
         [Self::Messages, Self::ShareGpt, Self::Alpaca, Self::PromptCompletion, Self::QuestionAnswer];
 
-    /// Its name, as in settings.
+    /// The name, as in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
@@ -52,13 +53,12 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let name = name.to_ascii_lowercase().replace('-', "_");
-        let known =
-            || format!("{name} is no format of conversations; known are {}", Self::ALL.map(Self::name).join(", "));
+        let known = || format!("unknown format {name:?}, expected one of {}", Self::ALL.map(Self::name).join(", "));
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(known)
     }
 }
 
-/// How many conversations stood in which form.
+/// The number of conversations in each format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FormatCounts {
@@ -75,7 +75,7 @@ pub struct FormatCounts {
 }
 
 impl FormatCounts {
-    /// How many stood in one form.
+    /// The number of conversations in one format.
     pub fn get(&self, format: Format) -> u64 {
         match format {
             Format::Messages => self.messages,

@@ -7,11 +7,12 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::RowProblem;
+use super::error::Fault;
 use super::format::Format;
 use super::lines::Lines;
-use super::reader::{RowOrReason, Rows};
 use super::row;
-use super::table::{Found, Source};
+use super::rows::{Found, RowOrProblem, Rows, Source};
 
 /// The conversations of a file.
 pub(super) struct JsonRows {
@@ -20,9 +21,9 @@ pub(super) struct JsonRows {
 }
 
 impl Rows for JsonRows {
-    fn next(&mut self) -> Result<Option<(u64, RowOrReason)>, String> {
+    fn next(&mut self) -> Result<Option<(u64, RowOrProblem)>, Fault> {
         let forced = self.forced;
-        let line = self.lines.next().map_err(|error| error.to_string())?;
+        let line = self.lines.next()?;
         let conversation = |line| object(line, row::is_known).and_then(|row| row::conversation(row, forced));
         Ok(line.map(|(number, line)| (number, line.and_then(conversation))))
     }
@@ -35,30 +36,28 @@ pub(super) struct JsonTable {
 }
 
 impl Source for JsonTable {
-    fn next(&mut self) -> Result<Option<(u64, Found)>, String> {
-        let line = self.lines.next().map_err(|error| error.to_string())?;
+    fn next(&mut self) -> Result<Option<(u64, Found)>, Fault> {
+        let line = self.lines.next()?;
         Ok(line.map(|(number, line)| (number, line.and_then(|line| object(line, &self.keep)))))
     }
 }
 
-/// A line as text that may be a JSON object.
-pub(super) fn text_of(line: &[u8]) -> Result<&str, String> {
-    let text = std::str::from_utf8(line).map_err(|error| format!("it is not UTF-8: {error}"))?;
+/// A line as text, provided that it may be a JSON object.
+pub(super) fn text_of(line: &[u8]) -> Result<&str, RowProblem> {
+    let text = std::str::from_utf8(line).map_err(|error| RowProblem::NotUtf8 { error })?;
     match text.as_bytes().first() {
         Some(b'{') => Ok(text),
-        Some(b'[') => {
-            Err("it is no JSON object: in JSONL every row is a line of its own, without a list around them".to_owned())
-        }
-        _ => Err("it is no JSON object".to_owned()),
+        Some(b'[') => Err(RowProblem::List),
+        _ => Err(RowProblem::NotAnObject),
     }
 }
 
-/// The keys of a line that are wanted; the others are passed over. A key that an object has twice is refused: one of its values
-/// would be lost.
-fn object(line: &[u8], keep: impl Fn(&str) -> bool) -> Result<Map<String, Value>, String> {
+/// The requested keys of a line; other keys are ignored. A duplicate key is an error, since one of its values would be
+/// lost.
+fn object(line: &[u8], keep: impl Fn(&str) -> bool) -> Result<Map<String, Value>, RowProblem> {
     let text = text_of(line)?;
     if let Some(number) = integer_beyond_64_bits(text) {
-        return Err(format!("the integer {number} has more digits than can be kept"));
+        return Err(RowProblem::Integer { number: number.to_string() });
     }
     let text = without_special_numbers(text);
     let mut reader = serde_json::Deserializer::from_str(&text);
@@ -66,7 +65,7 @@ fn object(line: &[u8], keep: impl Fn(&str) -> bool) -> Result<Map<String, Value>
     row.map_err(|error| plain(&error))
 }
 
-/// The object's keys that are wanted.
+/// The requested keys of the object.
 struct Keys<K>(K);
 
 impl<'de, K: Fn(&str) -> bool> Visitor<'de> for Keys<K> {
@@ -92,7 +91,7 @@ impl<'de, K: Fn(&str) -> bool> Visitor<'de> for Keys<K> {
     }
 }
 
-/// A value in whose objects no key stands twice.
+/// A JSON value without duplicate keys in its objects.
 struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {
@@ -151,7 +150,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// A JSON text, also a whole one inside another text, in whose objects no key stands twice.
+/// Parses a JSON text, which may itself be the content of a text, and rejects duplicate keys.
 pub(super) fn strict(text: &str) -> Result<Value, serde_json::Error> {
     let text = without_special_numbers(text);
     let mut reader = serde_json::Deserializer::from_str(&text);
@@ -160,7 +159,7 @@ pub(super) fn strict(text: &str) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// The parts of a JSON text outside its strings, each with where it begins.
+/// The parts of a JSON text outside its strings, each with its start.
 fn outside_strings(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -170,7 +169,7 @@ fn outside_strings(text: &str) -> impl Iterator<Item = (usize, &str)> {
         }
         let begin = at;
         let end = bytes[begin..].iter().position(|byte| *byte == b'"').map_or(bytes.len(), |quote| begin + quote);
-        // Behind the closing quotation mark.
+        // After the closing quotation mark.
         at = end + 1;
         while at < bytes.len() && bytes[at] != b'"' {
             at += if bytes[at] == b'\\' { 2 } else { 1 };
@@ -180,7 +179,7 @@ fn outside_strings(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Python's `NaN`, `Infinity` and `-Infinity`, which are no JSON, as texts.
+/// Replaces Python's `NaN`, `Infinity` and `-Infinity`, which are not JSON, with texts.
 fn without_special_numbers(text: &str) -> Cow<'_, str> {
     const NAMES: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     if !(text.contains("NaN") || text.contains("Infinity")) {
@@ -206,7 +205,7 @@ fn without_special_numbers(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// An integer that fits neither 64 bits with a sign nor without: as a float it would be another number.
+/// An integer that fits neither a signed nor an unsigned 64-bit number: as a float it would change.
 fn integer_beyond_64_bits(text: &str) -> Option<&str> {
     const SHORTEST: usize = 19;
     let digits = |text: &str| text.as_bytes().windows(SHORTEST).any(|run| run.iter().all(u8::is_ascii_digit));
@@ -223,15 +222,15 @@ fn integer_beyond_64_bits(text: &str) -> Option<&str> {
     numbers.filter(whole).find(|number| number.parse::<i64>().is_err() && number.parse::<u64>().is_err())
 }
 
-/// What the parser minds; each line is a text of its own, so that only the column says where.
-pub(super) fn plain(error: &serde_json::Error) -> String {
+/// The parser's error. Each line is a text of its own, so that only the column is meaningful.
+pub(super) fn plain(error: &serde_json::Error) -> RowProblem {
     let (text, column) = (error.to_string(), error.column());
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    format!("it is no JSON of this form: {what} at column {column}")
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message).to_owned();
+    RowProblem::Json { message, column }
 }
 
-/// The names of an object's keys; the values may be what Python writes.
-pub(super) fn keys(text: &str) -> Result<Vec<String>, String> {
+/// The names of an object's keys; the values may be Python's special numbers.
+pub(super) fn keys(text: &str) -> Result<Vec<String>, RowProblem> {
     struct Names;
     impl<'de> Visitor<'de> for Names {
         type Value = Vec<String>;
@@ -258,7 +257,7 @@ pub(super) fn keys(text: &str) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
-    fn all(text: &str) -> Result<Map<String, Value>, String> {
+    fn all(text: &str) -> Result<Map<String, Value>, RowProblem> {
         object(text.as_bytes(), |_| true)
     }
 
@@ -275,7 +274,7 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_refused_at_any_depth() {
         for twice in [r#"{"a": 1, "a": 1}"#, r#"{"a": {"b": 1, "b": 2}}"#, r#"{"a": [[{"b": 1, "\u0062": 2}]]}"#] {
-            assert!(all(twice).unwrap_err().contains("duplicate field"), "{twice}");
+            assert!(all(twice).unwrap_err().to_string().contains("duplicate field"), "{twice}");
             assert_eq!(object(twice.as_bytes(), |_| false), Ok(Map::new()));
             assert!(strict(twice).is_err());
         }
@@ -288,7 +287,7 @@ mod tests {
             assert!(all(&format!(r#"{{"a": {kept}}}"#)).is_ok(), "{kept}");
         }
         for lost in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234567890"] {
-            assert!(all(&format!(r#"{{"a": [{lost}]}}"#)).unwrap_err().contains(lost), "{lost}");
+            assert!(all(&format!(r#"{{"a": [{lost}]}}"#)).unwrap_err().to_string().contains(lost), "{lost}");
             assert!(all(&format!(r#"{{"a": "{lost} and \" {lost}"}}"#)).is_ok(), "{lost} as text");
         }
         assert!(all(r#"{"a": 1e999}"#).is_err());
@@ -297,14 +296,14 @@ mod tests {
     #[test]
     fn half_a_character_is_refused() {
         for half in [r#"{"a": "\ud83d"}"#, r#"{"a": "\ude00"}"#, r#"{"a": "\ud83dx"}"#, r#"{"\ud83d": 1}"#] {
-            assert!(all(half).unwrap_err().contains("no JSON"), "{half}");
+            assert!(all(half).unwrap_err().to_string().contains("invalid JSON"), "{half}");
         }
         assert_eq!(all(r#"{"a": "\ud83d\ude00"}"#).unwrap()["a"], "😀");
     }
 
     #[test]
     fn a_list_of_rows_is_named() {
-        assert!(all(r#"[{"a": 1}]"#).unwrap_err().contains("line of its own"));
-        assert!(all("7").unwrap_err().contains("no JSON object"));
+        assert!(all(r#"[{"a": 1}]"#).unwrap_err().to_string().contains("line of its own"));
+        assert!(all("7").unwrap_err().to_string().contains("a JSON object"));
     }
 }

@@ -2,17 +2,17 @@
 
 use std::io::{self, BufRead};
 
-use super::LONGEST_ROW;
+use super::{LONGEST_ROW, RowProblem};
 
-/// Lines one after another, with their numbers; empty ones are passed over.
+/// Numbered lines of a file; empty lines are skipped.
 pub(super) struct Lines {
     source: Box<dyn BufRead + Send>,
     line: Vec<u8>,
     number: u64,
 }
 
-/// A line's number from 1, and its bytes without white space around them, or why it cannot be read.
-pub(super) type Line<'a> = (u64, Result<&'a [u8], String>);
+/// A line's number from 1, and its bytes without surrounding white space, or why it cannot be read.
+pub(super) type Line<'a> = (u64, Result<&'a [u8], RowProblem>);
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -21,7 +21,7 @@ impl Lines {
         Self { source, line: Vec::new(), number: 0 }
     }
 
-    /// The next line that is not empty; nothing at the end.
+    /// The next line that is not empty; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         loop {
             let short = self.read()?;
@@ -30,7 +30,7 @@ impl Lines {
             }
             self.number += 1;
             if !short {
-                return Ok(Some((self.number, Err(format!("the line is longer than {LONGEST_ROW} bytes")))));
+                return Ok(Some((self.number, Err(RowProblem::TooLong { limit: LONGEST_ROW }))));
             }
             let skip =
                 if self.number == 1 && self.line.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
@@ -40,10 +40,10 @@ impl Lines {
         }
     }
 
-    /// Reads to the end of the line; `false` when it is too long to be held, and was passed over.
+    /// Reads to the end of the line; `false` when it was too long and was skipped.
     fn read(&mut self) -> io::Result<bool> {
         self.line.clear();
-        // One long line should not keep its memory for all that follow.
+        // A long line must not keep its memory for all following lines.
         self.line.shrink_to(1 << 20);
         let mut short = true;
         loop {

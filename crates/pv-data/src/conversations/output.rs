@@ -1,4 +1,4 @@
-//! Files of JSON lines, compressed as their names say, that are written whole.
+//! Files of JSON lines, compressed according to their names and written whole.
 
 use crate::FileError;
 use std::fs::File;
@@ -29,7 +29,7 @@ enum Sink {
 pub(super) const JSON_LINES: &[&str] = &[".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst"];
 
 impl Output {
-    /// A file of JSON lines, compressed as its name says.
+    /// A file of JSON lines, compressed according to its name.
     pub(super) fn json_lines(path: &Path) -> Result<Self> {
         let Some((Layout::JsonLines, compression)) = files::kind(path) else {
             return Err(ConversationError::Format { path: path.to_owned(), known: JSON_LINES });
@@ -51,7 +51,7 @@ impl Output {
         Ok(Self { path: path.to_owned(), file, sink })
     }
 
-    /// Lets the caller write some of it.
+    /// Lets the caller write a part of the file.
     pub(super) fn write(&mut self, put: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let written = match &mut self.sink {
             Sink::Plain(out) => put(out),
@@ -63,7 +63,7 @@ impl Output {
         written.map_err(|source| FileError::Write { path: self.path.clone(), source }.into())
     }
 
-    /// Writes what is left and gives the file its name.
+    /// Writes the rest and gives the file its name.
     pub(super) fn finish(self) -> Result<()> {
         let Self { path, file, sink } = self;
         let closed = match sink {

@@ -1,5 +1,5 @@
-//! Parquet, in the levels in which it is stored (<https://parquet.apache.org/docs/file-format/nestedencoding/>): a value's
-//! repetition level is 0 where a row begins, and its definition level says how much of its path is there.
+//! Parquet, read at the level at which it is stored (<https://parquet.apache.org/docs/file-format/nestedencoding/>): a
+//! value's repetition level is 0 where a row starts, and its definition level tells how much of its path is present.
 
 mod copy;
 mod footer;
@@ -24,16 +24,17 @@ pub(super) use nested::TableRows;
 
 use self::list::{Fields, TextColumn, Texts};
 use self::nested::NestedRows;
+use super::error::Fault;
 use super::format::Format;
-use super::reader::{RowOrReason, Rows};
 use super::row::{self, LISTS};
-use super::{Conversation, ConversationError, Result};
+use super::rows::{RowOrProblem, Rows};
+use super::{Conversation, ConversationError, Result, RowProblem};
 use crate::Message;
 
-/// The bytes of a column that are read at once, about; at least a page is.
+/// About how many bytes of a column are read at once; at least one page.
 const AT_ONCE: u64 = 1 << 20;
 
-/// The conversations of a file: from two columns of text where there is no more to them, or else from all columns that matter.
+/// The conversations of a file: from two columns of text if there are no others, else from all relevant columns.
 pub(super) fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>> {
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr();
@@ -65,10 +66,10 @@ pub(super) fn rows(path: &Path, forced: Option<Format>) -> Result<Box<dyn Rows>>
 struct ParquetRows {
     reader: SerializedFileReader<File>,
     fields: Fields,
-    /// The row group to be opened next.
+    /// The next row group to open.
     next_group: usize,
     group: Option<Group>,
-    /// Rows that were read and not yet asked for.
+    /// Rows that were read but not yet returned.
     pending: VecDeque<(Texts, Texts)>,
     row: u64,
 }
@@ -80,13 +81,13 @@ struct Group {
     at_once: usize,
 }
 
-/// Opens a file; its row count and columns are at its end, so that a file which was cut off is found out here.
+/// Opens a file. Its row count and columns are at its end, so that a truncated file is detected here.
 pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let mut file = crate::open_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let mut file = crate::files::open_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     supported::encryption(path, &mut file)?;
-    let reader = survive(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, &error))?;
+    let reader = catch_panic(|| SerializedFileReader::new(file)).map_err(|error| damaged(path, 0, error))?;
     for (index, group) in reader.metadata().row_groups().iter().enumerate() {
-        // What the library takes for granted; and every row has at least one level in every column.
+        // The library relies on this; and every row has at least one level in every column.
         let fits = |chunk: &ColumnChunkMetaData| {
             let offsets = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset()];
             let sizes = [Some(chunk.compressed_size()), Some(chunk.uncompressed_size())];
@@ -94,31 +95,41 @@ pub(super) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
                 && group.num_rows() <= chunk.num_values()
         };
         if group.num_rows() < 0 || !group.columns().iter().all(fits) {
-            let error = ParquetError::General(format!("the description of row group {index} cannot be true"));
-            return Err(damaged(path, 0, &error));
+            let error = ParquetError::General(format!("the metadata of row group {index} is inconsistent"));
+            return Err(damaged(path, 0, error));
         }
     }
     supported::codecs(path, reader.metadata())?;
     Ok(reader)
 }
 
-/// Does something with the Parquet library, which panics on some kinds of damage where it should return an error. What it
-/// worked on must not be used after that.
-pub(super) fn survive<T>(
+/// Runs code of the Parquet library, which panics on some kinds of damage instead of returning an error. The values
+/// that it worked on must not be used afterwards.
+pub(super) fn catch_panic<T>(
     work: impl FnOnce() -> std::result::Result<T, ParquetError>,
 ) -> std::result::Result<T, ParquetError> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(ParquetError::General(format!("its pages make no sense: {}", said.unwrap_or("the library gave up"))))
+        Err(ParquetError::General(format!("invalid pages: {}", said.unwrap_or("the Parquet library panicked"))))
     })
 }
 
-pub(super) fn damaged(path: &Path, rows: u64, error: &ParquetError) -> ConversationError {
-    let damaged = || ConversationError::Damaged { path: path.to_owned(), rows, reason: error.to_string() };
-    supported::not_implemented(path, error).unwrap_or_else(damaged)
+pub(super) fn damaged(path: &Path, rows: u64, error: ParquetError) -> ConversationError {
+    match supported::not_implemented(path, &error) {
+        Some(unsupported) => unsupported,
+        None => ConversationError::Damaged { path: path.to_owned(), rows, source: fault(error) },
+    }
 }
 
-/// How many rows of a column chunk to read at once.
+/// The library's error, or the one that it passes on: the library repeats that one's text.
+pub(super) fn fault(error: ParquetError) -> Fault {
+    match error {
+        ParquetError::External(error) => error,
+        other => other.into(),
+    }
+}
+
+/// The number of rows of a column chunk to read at once.
 fn rows_at_once(rows: usize, chunk: &ColumnChunkMetaData) -> usize {
     let bytes = u64::try_from(chunk.uncompressed_size()).unwrap_or_default().max(1);
     let rows = (rows as u64).saturating_mul(AT_ONCE) / bytes;
@@ -130,7 +141,7 @@ impl ParquetRows {
         Self { reader, fields, next_group: 0, group: None, pending: VecDeque::new(), row: 0 }
     }
 
-    /// Reads some more rows; `false` when there are none.
+    /// Reads some more rows; `false` at the end.
     fn fill(&mut self) -> std::result::Result<bool, ParquetError> {
         while self.pending.is_empty() {
             let Some(group) = self.group.as_mut().filter(|group| group.left > 0) else {
@@ -164,8 +175,8 @@ impl ParquetRows {
 }
 
 impl Rows for ParquetRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
-        if !survive(|| self.fill()).map_err(|error| error.to_string())? {
+    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrProblem)>, Fault> {
+        if !catch_panic(|| self.fill()).map_err(fault)? {
             return Ok(None);
         }
         let Some((roles, contents)) = self.pending.pop_front() else { return Ok(None) };
@@ -174,14 +185,14 @@ impl Rows for ParquetRows {
     }
 }
 
-fn messages(roles: Texts, contents: Texts, fields: Fields) -> RowOrReason {
+fn messages(roles: Texts, contents: Texts, fields: Fields) -> RowOrProblem {
     if roles.len() != contents.len() {
-        return Err(format!("there are {} roles and {} contents", roles.len(), contents.len()));
+        return Err(RowProblem::Columns { roles: roles.len(), contents: contents.len() });
     }
-    let text = |value: Option<ByteArray>, index: usize, name: &str| {
-        let value = value.ok_or_else(|| format!("message {}: `{name}` is null", index + 1))?;
+    let text = |value: Option<ByteArray>, index: usize, name: &'static str| {
+        let value = value.ok_or_else(|| RowProblem::Null { key: name }.in_message(index))?;
         let text = std::str::from_utf8(value.data()).map(str::to_owned);
-        text.map_err(|error| format!("message {}: `{name}` is not UTF-8: {error}", index + 1))
+        text.map_err(|error| RowProblem::NotUtf8 { error }.in_key(name).in_message(index))
     };
     let (role_name, content_name) = if fields.sharegpt { ("from", "value") } else { ("role", "content") };
     let message = |(index, (role, content))| {
@@ -189,7 +200,7 @@ fn messages(roles: Texts, contents: Texts, fields: Fields) -> RowOrReason {
         let content = text(content, index, content_name)?;
         if fields.sharegpt { row::from_sharegpt(role, content) } else { Ok(Message::new(role, content)) }
     };
-    let messages: std::result::Result<Vec<Message>, String> =
+    let messages: std::result::Result<Vec<Message>, RowProblem> =
         roles.into_iter().zip(contents).enumerate().map(message).collect();
     Ok((Conversation::from(messages?), if fields.sharegpt { Format::ShareGpt } else { Format::Messages }))
 }

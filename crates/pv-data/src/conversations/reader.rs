@@ -6,57 +6,52 @@ use super::csv::CsvRows;
 use super::files::{self, KNOWN, Layout};
 use super::json::JsonRows;
 use super::lines::Lines;
-use super::{BadRow, Conversation, ConversationError, Format, FormatCounts, Result, Row, RowPlace};
+use super::rows::{RowOrProblem, Rows};
+use super::{BadRow, Conversation, ConversationError, Format, FormatCounts, Result, Row, RowPlace, RowProblem};
 use crate::Message;
 
-/// The conversation of a row and the form in which it stands there, or why there is none.
-pub(super) type RowOrReason = std::result::Result<(Conversation, Format), String>;
-
-/// The rows of one file.
-pub(super) trait Rows: Send {
-    /// The next row's number and conversation; nothing at the end; an error when the file cannot be read on.
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String>;
-}
-
-/// What a reader has met so far.
+/// Counts of what a reader has read so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Files that were opened.
     pub files: usize,
-    /// Conversations, duplicates among them.
+    /// Conversations, including duplicates.
     pub rows: u64,
-    /// Rows that are no conversations.
+    /// Invalid rows.
     pub bad: u64,
-    /// Conversations that had come before.
+    /// Conversations that occurred before.
     pub duplicates: u64,
-    /// In which form the conversations stood.
+    /// The conversations' formats.
     pub formats: FormatCounts,
 }
 
-/// The conversations of files, folders and patterns, one after another.
+/// The conversations of files, folders and patterns, in order.
 ///
-/// How rows are laid out in a file its name says: `.jsonl` and `.ndjson`, `.csv` with a line of names, each of them with `.gz` or
-/// `.zst` behind it, and `.parquet` (feature `parquet`). In which form a row holds a conversation its keys say ([`Format`]);
-/// [`with_format`](Self::with_format) says it instead.
+/// A file's layout is known from its name: `.jsonl` and `.ndjson`, `.csv` with a header, each optionally followed by
+/// `.gz` or `.zst`, and `.parquet` (feature `parquet`). A row's [`Format`] is detected from its keys, unless
+/// [`with_format`](Self::with_format) sets it.
 ///
-/// Messages keep all of their keys that are not null. Beside them a row may have
-/// - `system`, `system_prompt` or `system_message`: the system message;
-/// - `tools` (a list, also as JSON text) or the older `functions`, and `chat_template_kwargs`, for the template;
-/// - `weight`, `sample_weight` and `train`, see [`Conversation::weight`] and [`Message::weight`](crate::Message::weight).
+/// Messages keep all their keys that are not null. Other keys of a row:
+/// - `system`, `system_prompt` or `system_message`: the system message.
+/// - `tools` (a list, also as JSON text) or the older `functions`, and `chat_template_kwargs`: passed to the template.
+/// - `weight`, `sample_weight` and `train`: see [`Conversation::weight`] and
+///   [`Message::weight`](crate::Message::weight).
 ///
-/// A row is bad when it says what cannot be done: a weight below 0, a mask of parts of a message, an image, a preference
-/// (`chosen`, `rejected`). All other keys are passed over. Nulls inside structs of a Parquet file count as absent.
+/// A row is invalid when it needs something that is not supported: a negative weight, a mask over parts of a message,
+/// an image, a preference (`chosen`, `rejected`). All other keys are ignored. Nulls inside structs of a Parquet file
+/// count as absent.
 ///
-/// An item is `Ok(Ok(row))`, or `Ok(Err(bad))` for a row that is no conversation, after which reading goes on. It is
-/// `Err(error)` for a file that cannot be read, or not to its end; reading then goes on with the next file.
+/// An item is `Ok(Ok(row))`, or `Ok(Err(bad))` for an invalid row, after which reading continues. It is `Err(error)`
+/// for a file that cannot be read, or not to its end; reading then continues with the next file.
 ///
-/// A reader holds one row of a text file (at most 64 MiB; longer ones are bad), or a few MiB of a Parquet file and at least
-/// one page of each column that is read, and 16 bytes of every distinct conversation's hash, to find duplicates.
+/// A reader holds one row of a text file (at most 64 MiB; longer rows are invalid), or a few MiB of a Parquet file and
+/// at least one page of each column that is read, and 16 bytes of every distinct conversation's hash, to detect
+/// duplicates.
 ///
 /// ```no_run
 /// use pv_data::ConversationReader;
 ///
-/// # fn main() -> Result<(), pv_data::ConversationError> {
+/// # fn main() -> Result<(), pv_data::conversations::ConversationError> {
 /// let mut reader = ConversationReader::new(["data/lmsys", "more/*.jsonl.gz"])?;
 /// for row in &mut reader {
 ///     match row? {
@@ -85,19 +80,19 @@ struct Current {
 }
 
 impl ConversationReader {
-    /// A reader of files, folders (with all below them, in the order of their names) and patterns such as `data/*.jsonl`.
-    /// Each file is read once. Files of other kinds in folders and patterns are passed over.
+    /// A reader of files, folders (with everything below them, in the order of names) and patterns such as
+    /// `data/*.jsonl`. Each file is read once. Files of other kinds in folders and patterns are skipped.
     ///
     /// # Errors
-    /// [`FileError::Read`](crate::FileError::Read) for an input that is not there, [`ConversationError::Format`] for a file of an unknown
-    /// kind, [`ConversationError::NoFiles`] for a folder or pattern without files.
+    /// [`FileError::Read`](crate::FileError::Read) for an input that does not exist, [`ConversationError::Format`] for
+    /// a file of an unknown kind, [`ConversationError::NoFiles`] for a folder or pattern without files.
     pub fn new<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>) -> Result<Self> {
         let roles = ["system", "developer", "user", "assistant", "tool"].map(str::to_owned).to_vec();
         let (files, seen) = (files::list(inputs)?, HashSet::new());
         Ok(Self { files, opened: 0, current: None, roles, format: None, seen, summary: Summary::default() })
     }
 
-    /// The roles that a message may have, for templates that know others; without this they are system, developer, user,
+    /// Sets the roles that a message may have, for templates with other roles. The default is system, developer, user,
     /// assistant and tool.
     #[must_use]
     pub fn with_roles<S: Into<String>>(mut self, roles: impl IntoIterator<Item = S>) -> Self {
@@ -105,7 +100,7 @@ impl ConversationReader {
         self
     }
 
-    /// The form in which every row is to be read; with `None`, each row's keys say it.
+    /// Sets the format of every row; with `None`, it is detected from each row's keys.
     #[must_use]
     pub fn with_format(self, format: Option<Format>) -> Self {
         Self { format, ..self }
@@ -116,35 +111,34 @@ impl ConversationReader {
         &self.files
     }
 
-    /// What came so far.
+    /// The counts so far.
     pub fn summary(&self) -> Summary {
         self.summary
     }
 
-    fn check(&self, conversation: &Conversation) -> std::result::Result<(), String> {
+    fn check(&self, conversation: &Conversation) -> std::result::Result<(), RowProblem> {
         let messages = &conversation.messages;
         if messages.is_empty() {
-            return Err("the conversation has no messages".to_owned());
+            return Err(RowProblem::NoMessages);
         }
         let unknown = messages.iter().enumerate().find(|(_, message)| !self.roles.contains(&message.role));
         match unknown {
-            Some((index, Message { role, .. })) => Err(format!(
-                "message {}: the role {role:?} is not known; known are {}",
-                index + 1,
-                self.roles.join(", ")
-            )),
+            Some((index, Message { role, .. })) => {
+                let unknown = RowProblem::UnknownRole { role: role.clone(), known: self.roles.clone() };
+                Err(unknown.in_message(index))
+            }
             None => Ok(()),
         }
     }
 
-    fn row(&mut self, place: RowPlace, found: RowOrReason) -> std::result::Result<Row, BadRow> {
+    fn row(&mut self, place: RowPlace, found: RowOrProblem) -> std::result::Result<Row, BadRow> {
         let found = found.and_then(|found| self.check(&found.0).map(|()| found));
-        let (conversation, format) = found.map_err(|reason| {
+        let (conversation, format) = found.map_err(|problem| {
             self.summary.bad += 1;
-            BadRow { place: place.clone(), reason }
+            BadRow { place: place.clone(), problem }
         })?;
         let digest = conversation.digest();
-        // Half of it: among n rows, two differ and agree in it with a probability of n² / 2^129.
+        // Half of the hash: among n rows, two different ones agree in it with a probability of n² / 2^129.
         let (half, _) = digest.split_at(16);
         let duplicate = !self.seen.insert(half.iter().fold(0, |key, byte| key << 8 | u128::from(*byte)));
         self.summary.rows += 1;
@@ -176,10 +170,10 @@ impl Iterator for ConversationReader {
                     return Some(Ok(self.row(place, found)));
                 }
                 Ok(None) => self.current = None,
-                Err(reason) => {
+                Err(source) => {
                     let (path, rows) = (current.path.to_path_buf(), current.met);
                     self.current = None;
-                    return Some(Err(ConversationError::Damaged { path, rows, reason }));
+                    return Some(Err(ConversationError::Damaged { path, rows, source }));
                 }
             }
         }

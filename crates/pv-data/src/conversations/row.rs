@@ -1,21 +1,21 @@
-//! From a row's keys to a conversation.
+//! Builds a conversation from a row's keys.
 
 use serde_json::{Map, Value, json};
 
 use super::format::Format;
-use super::reader::RowOrReason;
-use super::{Conversation, ROW_FLAGS, ROW_WEIGHTS};
+use super::rows::RowOrProblem;
+use super::{Conversation, ROW_FLAGS, ROW_WEIGHTS, RowProblem};
 use crate::Message;
-use crate::message::{kind, says_something};
+use crate::message::{KeyProblem, is_nonempty, kind};
 
-/// The keys under which a list of messages may stand.
+/// The keys that may contain a list of messages.
 pub(super) const LISTS: [&str; 3] = ["messages", "conversation", "conversations"];
 
-/// The keys that hold texts, from which messages are made.
+/// The keys that contain texts, from which messages are built.
 pub(super) const TEXTS: [&str; 10] =
     ["instruction", "input", "context", "output", "prompt", "completion", "question", "query", "answer", "response"];
 
-/// The other keys that are looked at.
+/// The other keys that are read.
 const OTHERS: [&str; 23] = [
     "system",
     "system_prompt",
@@ -42,16 +42,16 @@ const OTHERS: [&str; 23] = [
     "chat_template",
 ];
 
-/// What a table that has no conversations is said to lack.
+/// The columns that a table without conversations lacks, for an error message.
 pub(super) const WANTED: &str = "of conversations: `messages` or `conversation` that is a list of structs with `role` and \
      `content`, or text such as `question` and `answer`, `prompt` and `completion`, `instruction` and `output`";
 
-/// Whether a key is looked at; all others are passed over.
+/// Whether a key is read; all others are ignored.
 pub(super) fn is_known(key: &str) -> bool {
     LISTS.contains(&key) || TEXTS.contains(&key) || OTHERS.contains(&key)
 }
 
-/// The two keys of which question and answer are made, and the format that they make.
+/// The two keys with question and answer, and their format.
 const PAIRS: [(&str, &str, Format); 8] = [
     ("instruction", "output", Format::Alpaca),
     ("instruction", "response", Format::Alpaca),
@@ -63,7 +63,7 @@ const PAIRS: [(&str, &str, Format); 8] = [
     ("input", "output", Format::QuestionAnswer),
 ];
 
-/// The pairs whose keys are all there; `input` beside an instruction is a part of it.
+/// The pairs whose keys are all present; `input` next to an instruction is a part of it.
 fn pairs<'a>(
     has: &'a dyn Fn(&str) -> bool,
     forced: Option<Format>,
@@ -77,14 +77,14 @@ fn pairs<'a>(
     PAIRS.into_iter().filter(fits)
 }
 
-/// Whether columns of these names can hold conversations; `lists` says which lists of messages there are.
+/// Whether columns of these names can contain conversations; `lists` tells whether there are lists of messages.
 pub(super) fn possible(has: &dyn Fn(&str) -> bool, lists: bool, forced: Option<Format>) -> bool {
     let list = lists && forced.is_none_or(|forced| matches!(forced, Format::Messages | Format::ShareGpt));
     list || pairs(has, forced).next().is_some()
 }
 
-/// The conversation of a row, whose keys are those that [`is_known`] knows.
-pub(super) fn conversation(mut row: Map<String, Value>, forced: Option<Format>) -> RowOrReason {
+/// The conversation of a row, whose keys are those of [`is_known`].
+pub(super) fn conversation(mut row: Map<String, Value>, forced: Option<Format>) -> RowOrProblem {
     row.retain(|_, value| !value.is_null());
     refuse(&row, forced)?;
     let list = LISTS.into_iter().find(|key| row.contains_key(*key));
@@ -92,34 +92,34 @@ pub(super) fn conversation(mut row: Map<String, Value>, forced: Option<Format>) 
     let (mut messages, format) = match (list, forced) {
         (Some(list), None | Some(Format::Messages | Format::ShareGpt)) => of_list(row.shift_remove(list), forced)?,
         (_, Some(format @ (Format::Messages | Format::ShareGpt))) => {
-            return Err(format!("it has neither `messages` nor `conversation`, as the format {format} has"));
+            return Err(RowProblem::NoList { format });
         }
         _ => {
             let found: Vec<_> = pairs(&has, forced).collect();
             match found[..] {
-                [] => return Err(nothing_known(&row, forced)),
+                [] => return Err(no_known_keys(&row, forced)),
                 [(asked, answered, format)] => (of_pair(&mut row, asked, answered, format)?, format),
                 [(a, b, _), (c, d, _), ..] => {
-                    return Err(format!("its keys fit several formats (`{a}` and `{b}`, `{c}` and `{d}`): choose one"));
+                    return Err(RowProblem::SeveralFormats([(a, b), (c, d)]));
                 }
             }
         }
     };
     add_system(&mut row, &mut messages)?;
     for (index, message) in messages.iter().enumerate() {
-        message.weight().map_err(|reason| format!("message {}: {reason}", index + 1))?;
+        message.weight().map_err(|problem| RowProblem::from(problem).in_message(index))?;
     }
     let mut fields = Map::new();
     fields.extend(tools(&mut row)?.map(|tools| ("tools".to_owned(), tools)));
     if let Some(variables) = row.shift_remove("chat_template_kwargs") {
         let variables = from_text(variables);
         if !variables.is_object() {
-            return Err(format!("`chat_template_kwargs` is {}, not an object", kind(&variables)));
+            return Err(KeyProblem::wrong_type("chat_template_kwargs", kind(&variables), "an object").into());
         }
         if variables.get("chat_template").is_some() {
-            return Err("`chat_template_kwargs` brings a template of its own, which is not supported".to_owned());
+            return Err(RowProblem::TemplateVariable);
         }
-        fields.extend(says_something(&variables).then(|| ("chat_template_kwargs".to_owned(), variables)));
+        fields.extend(is_nonempty(&variables).then(|| ("chat_template_kwargs".to_owned(), variables)));
     }
     for key in ROW_WEIGHTS.iter().chain(ROW_FLAGS) {
         fields.extend(row.shift_remove(*key).map(|value| ((*key).to_owned(), value)));
@@ -129,64 +129,54 @@ pub(super) fn conversation(mut row: Map<String, Value>, forced: Option<Format>) 
     Ok((conversation, format))
 }
 
-/// Refuses rows with keys that change what the row means and that nothing here can do.
-fn refuse(row: &Map<String, Value>, forced: Option<Format>) -> Result<(), String> {
-    let says = |key: &str| row.get(key).is_some_and(says_something);
-    if forced.is_none() && (says("chosen") || says("rejected")) {
-        return Err("it is a preference (`chosen`, `rejected`), which says that one answer is better than another; \
-            make the answer that is meant `messages`, or choose the format of what stands beside them"
-            .to_owned());
+/// Rejects rows with keys that change the row's meaning and are not supported.
+fn refuse(row: &Map<String, Value>, forced: Option<Format>) -> Result<(), RowProblem> {
+    let has = |key: &str| row.get(key).is_some_and(is_nonempty);
+    if forced.is_none() && (has("chosen") || has("rejected")) {
+        return Err(RowProblem::Preferences);
     }
-    if forced.is_none() && row.get("label").is_some_and(Value::is_boolean) && says("completion") {
-        return Err(
-            "its `label` says whether the completion is wanted, as for KTO; leave out those that are not".to_owned()
-        );
+    if forced.is_none() && row.get("label").is_some_and(Value::is_boolean) && has("completion") {
+        return Err(RowProblem::Undesired);
     }
     let media = ["image", "images", "video", "videos", "audio", "audios"];
-    if let Some(medium) = media.into_iter().find(|key| says(key)) {
-        return Err(format!("it has `{medium}`, and only text can be read"));
+    if let Some(medium) = media.into_iter().find(|key| has(key)) {
+        return Err(RowProblem::Medium { key: medium.to_owned() });
     }
-    if let Some(mask) = ["loss_mask", "train_detail"].into_iter().find(|key| says(key)) {
-        return Err(format!("`{mask}` marks parts of it for training, which is not supported"));
+    if let Some(mask) = ["loss_mask", "train_detail"].into_iter().find(|key| has(key)) {
+        return Err(KeyProblem::ConversationMask { key: mask.to_owned() }.into());
     }
-    match row.get("mask").filter(|mask| says_something(mask)) {
+    match row.get("mask").filter(|mask| is_nonempty(mask)) {
         Some(Value::String(mask)) if mask.eq_ignore_ascii_case("user") => {}
-        Some(_) => return Err("`mask` marks parts of it for training, which is not supported".to_owned()),
+        Some(_) => return Err(KeyProblem::ConversationMask { key: "mask".to_owned() }.into()),
         None => {}
     }
-    match says("chat_template") {
-        true => Err("it brings a `chat_template` of its own, which is not supported".to_owned()),
+    match has("chat_template") {
+        true => Err(RowProblem::Template),
         false => Ok(()),
     }
 }
 
-fn nothing_known(row: &Map<String, Value>, forced: Option<Format>) -> String {
+fn no_known_keys(row: &Map<String, Value>, forced: Option<Format>) -> RowProblem {
     match forced {
-        Some(format) => format!("it lacks the keys of the format {format}"),
+        Some(format) => RowProblem::FormatKeys { format },
         None => {
-            let found: Vec<&str> = row.keys().map(String::as_str).filter(|key| TEXTS.contains(key)).collect();
-            let found =
-                if found.is_empty() { String::new() } else { format!("; of those it has {}", found.join(", ")) };
-            format!(
-                "it has neither `messages` nor `conversation`, nor both keys of a question and an answer \
-                 (`prompt` and `completion`, `instruction` and `output`, `question` and `answer`, …){found}"
-            )
+            let found = row.keys().filter(|key| TEXTS.contains(&key.as_str())).cloned().collect();
+            RowProblem::NoKnownKeys { found }
         }
     }
 }
 
-/// A list of messages, and whether it is ShareGPT's.
-fn of_list(list: Option<Value>, forced: Option<Format>) -> Result<(Vec<Message>, Format), String> {
+/// The messages of a list, and the list's format: ShareGPT or not.
+fn of_list(list: Option<Value>, forced: Option<Format>) -> Result<(Vec<Message>, Format), RowProblem> {
     let list = match list.map(lists_of_one) {
         Some(Value::Array(list)) => list,
-        other => return Err(format!("the messages are {}, not a list", other.as_ref().map_or("missing", kind))),
+        other => return Err(RowProblem::NotAList { found: other.as_ref().map_or("missing", kind) }),
     };
     let mut format = forced.unwrap_or(Format::Messages);
     let mut messages = Vec::with_capacity(list.len());
     for (index, value) in list.into_iter().enumerate() {
-        let named = |reason| format!("message {}: {reason}", index + 1);
         let Value::Object(fields) = value else {
-            return Err(named(format!("it is {}, not an object", kind(&value))));
+            return Err(RowProblem::NotAMessage { found: kind(&value) }.in_message(index));
         };
         let sharegpt = match forced {
             Some(forced) => forced == Format::ShareGpt,
@@ -195,12 +185,12 @@ fn of_list(list: Option<Value>, forced: Option<Format>) -> Result<(Vec<Message>,
         if sharegpt {
             format = Format::ShareGpt;
         }
-        messages.push(message(fields, sharegpt).map_err(named)?);
+        messages.push(message(fields, sharegpt).map_err(|problem| problem.in_message(index))?);
     }
     Ok((messages, format))
 }
 
-/// A struct of lists, which some writers make of a list of structs, as that.
+/// Converts a struct of lists, which some writers make of a list of structs, back into a list.
 fn lists_of_one(value: Value) -> Value {
     let Value::Object(columns) = &value else { return value };
     let lists: Option<Vec<(&String, &Vec<Value>)>> =
@@ -214,8 +204,8 @@ fn lists_of_one(value: Value) -> Value {
     (0..length).map(|index| Value::Object(element(index))).collect()
 }
 
-/// A message, without keys that are null: data sets in tables have them for every message that lacks them.
-fn message(mut fields: Map<String, Value>, sharegpt: bool) -> Result<Message, String> {
+/// A message, without keys that are null: tables have null keys in messages that lack them.
+fn message(mut fields: Map<String, Value>, sharegpt: bool) -> Result<Message, RowProblem> {
     let (role, content) = if sharegpt { ("from", "value") } else { ("role", "content") };
     fields.retain(|key, value| key == content || !value.is_null());
     if let Some(calls) = fields.get_mut("tool_calls") {
@@ -236,20 +226,19 @@ fn message(mut fields: Map<String, Value>, sharegpt: bool) -> Result<Message, St
             _ => {}
         }
     }
-    let named =
-        |reason: String| reason.replace("`role`", &format!("`{role}`")).replace("`content`", &format!("`{content}`"));
-    Message::try_from(fields).map_err(|reason| if sharegpt { named(reason) } else { reason })
+    Message::try_from(fields).map_err(|problem| problem.renamed("role", role).renamed("content", content).into())
 }
 
 /// A message of a ShareGPT speaker.
 #[cfg(feature = "parquet")]
-pub(super) fn from_sharegpt(speaker: String, text: String) -> Result<Message, String> {
+pub(super) fn from_sharegpt(speaker: String, text: String) -> Result<Message, RowProblem> {
     let fields = [("from".to_owned(), speaker.into()), ("value".to_owned(), text.into())];
     message(fields.into_iter().collect(), true)
 }
 
-/// Makes an assistant's calls of ShareGPT's `function_call`, whose value is a call or a list of calls as JSON.
-fn called(fields: &mut Map<String, Value>) -> Result<(), String> {
+/// Converts ShareGPT's `function_call`, whose value is a call or a list of calls as JSON, into an assistant's tool
+/// calls.
+fn called(fields: &mut Map<String, Value>) -> Result<(), RowProblem> {
     let value = from_text(fields.get("content").cloned().unwrap_or_default());
     let calls = if let Value::Array(calls) = value { calls } else { vec![value] };
     let call = |call: Value| {
@@ -260,8 +249,7 @@ fn called(fields: &mut Map<String, Value>) -> Result<(), String> {
         Some(json!({ "type": "function", "function": { "name": name, "arguments": arguments } }))
     };
     let calls: Option<Vec<Value>> = calls.into_iter().map(call).collect();
-    let calls =
-        calls.filter(|calls| !calls.is_empty()).ok_or("`value` of a `function_call` is no JSON with a `name`")?;
+    let calls = calls.filter(|calls| !calls.is_empty()).ok_or(RowProblem::FunctionCall)?;
     fields.insert("role".to_owned(), "assistant".into());
     fields.insert("content".to_owned(), "".into());
     fields.insert("tool_calls".to_owned(), calls.into());
@@ -269,7 +257,12 @@ fn called(fields: &mut Map<String, Value>) -> Result<(), String> {
 }
 
 /// The messages of a question and an answer.
-fn of_pair(row: &mut Map<String, Value>, asked: &str, answered: &str, format: Format) -> Result<Vec<Message>, String> {
+fn of_pair(
+    row: &mut Map<String, Value>,
+    asked: &str,
+    answered: &str,
+    format: Format,
+) -> Result<Vec<Message>, RowProblem> {
     let mut messages = Vec::new();
     if format == Format::Alpaca {
         messages.extend(history(row.shift_remove("history"))?);
@@ -283,8 +276,8 @@ fn of_pair(row: &mut Map<String, Value>, asked: &str, answered: &str, format: Fo
     }
     let list = |value: Option<&Value>| matches!(value, Some(Value::Array(_) | Value::Object(_)));
     if list(row.get(asked)) {
-        let (prompt, _) = of_list(row.shift_remove(asked), None).map_err(|reason| format!("`{asked}`: {reason}"))?;
-        // As TRL has it: only the completion is learnt.
+        let (prompt, _) = of_list(row.shift_remove(asked), None).map_err(|problem| problem.in_key(asked))?;
+        // Like TRL: only the completion is trained.
         let not_learnt = |message: Message| match message.role == "assistant" {
             true => message.with("train", false),
             false => message,
@@ -294,8 +287,7 @@ fn of_pair(row: &mut Map<String, Value>, asked: &str, answered: &str, format: Fo
         messages.push(Message::user(text(row, asked)?));
     }
     if list(row.get(answered)) {
-        let (answer, _) =
-            of_list(row.shift_remove(answered), None).map_err(|reason| format!("`{answered}`: {reason}"))?;
+        let (answer, _) = of_list(row.shift_remove(answered), None).map_err(|problem| problem.in_key(answered))?;
         messages.extend(answer);
     } else {
         messages.push(Message::assistant(text(row, answered)?));
@@ -304,8 +296,8 @@ fn of_pair(row: &mut Map<String, Value>, asked: &str, answered: &str, format: Fo
 }
 
 /// Earlier exchanges: pairs of texts.
-fn history(value: Option<Value>) -> Result<Vec<Message>, String> {
-    let Some(value) = value.map(from_text).filter(says_something) else { return Ok(Vec::new()) };
+fn history(value: Option<Value>) -> Result<Vec<Message>, RowProblem> {
+    let Some(value) = value.map(from_text).filter(is_nonempty) else { return Ok(Vec::new()) };
     let pairs = value.as_array().and_then(|pairs| {
         let pair = |pair: &Value| match pair.as_array()?.as_slice() {
             [asked, answered] => Some([Message::user(asked.as_str()?), Message::assistant(answered.as_str()?)]),
@@ -313,28 +305,29 @@ fn history(value: Option<Value>) -> Result<Vec<Message>, String> {
         };
         pairs.iter().map(pair).collect::<Option<Vec<_>>>()
     });
-    Ok(pairs.ok_or("`history` is no list of pairs of texts")?.into_iter().flatten().collect())
+    Ok(pairs.ok_or(RowProblem::History)?.into_iter().flatten().collect())
 }
 
-fn text(row: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+fn text(row: &mut Map<String, Value>, key: &str) -> Result<String, KeyProblem> {
     match row.shift_remove(key) {
         Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(format!("`{key}` is {}, not text", kind(&other))),
-        None => Err(format!("`{key}` is missing")),
+        Some(other) => Err(KeyProblem::wrong_type(key, kind(&other), "text")),
+        None => Err(KeyProblem::Missing { key: key.to_owned() }),
     }
 }
 
-/// Puts the system message of a key of its own before the others.
-fn add_system(row: &mut Map<String, Value>, messages: &mut Vec<Message>) -> Result<(), String> {
+/// Inserts the system message from a key of its own before the other messages.
+fn add_system(row: &mut Map<String, Value>, messages: &mut Vec<Message>) -> Result<(), RowProblem> {
     let mut system: Option<(&str, String)> = None;
     for key in ["system", "system_prompt", "system_message"] {
-        if !row.get(key).is_some_and(says_something) {
+        if !row.get(key).is_some_and(is_nonempty) {
             continue;
         }
         let found = text(row, key)?;
         match &system {
             Some((other, text)) if text.trim() != found.trim() => {
-                return Err(format!("`{other}` and `{key}` say different things"));
+                let (first, second) = ((*other).to_owned(), key.to_owned());
+                return Err(RowProblem::Contradiction { first, second });
             }
             _ => system = Some((key, found)),
         }
@@ -343,25 +336,25 @@ fn add_system(row: &mut Map<String, Value>, messages: &mut Vec<Message>) -> Resu
     match messages.iter().find(|message| message.role == "system") {
         None => messages.insert(0, Message::system(system)),
         Some(message) if message.content.trim() == system.trim() => {}
-        Some(_) => return Err(format!("`{key}` and the system message say different things")),
+        Some(_) => return Err(RowProblem::SystemContradiction { key: key.to_owned() }),
     }
     Ok(())
 }
 
-/// The descriptions of tools: a list, also as JSON text; `functions` is the older form of it.
-fn tools(row: &mut Map<String, Value>) -> Result<Option<Value>, String> {
-    let mut read = |key: &str| -> Result<Option<Vec<Value>>, String> {
+/// The tool descriptions: a list, also as JSON text; `functions` is the older form.
+fn tools(row: &mut Map<String, Value>) -> Result<Option<Value>, RowProblem> {
+    let mut read = |key: &str| -> Result<Option<Vec<Value>>, KeyProblem> {
         match row.shift_remove(key).map(from_text) {
             Some(Value::Array(list)) => Ok(Some(list)),
             Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-            Some(other) => Err(format!("`{key}` is {}, not a list", kind(&other))),
+            Some(other) => Err(KeyProblem::wrong_type(key, kind(&other), "a list")),
             None => Ok(None),
         }
     };
     let (tools, functions) = (read("tools")?, read("functions")?.filter(|list| !list.is_empty()));
     match (tools, functions) {
         (Some(tools), None) => Ok(Some(tools.into())),
-        (Some(tools), Some(_)) if !tools.is_empty() => Err("it has both `tools` and `functions`".to_owned()),
+        (Some(tools), Some(_)) if !tools.is_empty() => Err(RowProblem::ToolsAndFunctions),
         (_, Some(functions)) => {
             let wrap = |function: Value| json!({ "type": "function", "function": function });
             Ok(Some(functions.into_iter().map(wrap).collect()))
@@ -370,7 +363,7 @@ fn tools(row: &mut Map<String, Value>) -> Result<Option<Value>, String> {
     }
 }
 
-/// A list or an object that stands as JSON in a text; anything else as it is.
+/// A list or an object from a JSON text; any other value unchanged.
 fn from_text(value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     if !text.trim_start().starts_with(['[', '{']) {

@@ -9,30 +9,21 @@ use super::csv::CsvTable;
 use super::files::{self, KNOWN, Layout};
 use super::json::JsonTable;
 use super::lines::Lines;
-use super::{ConversationError, Result};
+use super::rows::Source;
+use super::{ConversationError, Result, RowProblem};
 
-/// A row by its columns, or why it cannot be read.
-pub(super) type Found = std::result::Result<Map<String, Value>, String>;
-
-/// The rows of one file.
-pub(super) trait Source: Send {
-    /// The next row with its number; nothing at the end; an error when the file cannot be read on.
-    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, String>;
-}
-
-/// The rows of one file, each as a JSON object by the names of its columns. How they are laid out the file's name says, as
-/// for [`ConversationReader`](crate::ConversationReader), which reads data sets of conversations.
+/// The rows of one file, each as a JSON object by column names. The layout is known from the file's name, as for
+/// [`ConversationReader`](crate::ConversationReader), which reads data sets of conversations.
 ///
-/// - In JSONL a row has the keys of its line. `NaN` and `Infinity`, which Python writes, become texts. A key that a line has
-///   twice makes a bad row.
-/// - In CSV every value is text. The first line has the names; two columns of one name are refused.
-/// - In Parquet (feature `parquet`) text, numbers, truth values, lists, structs and maps are taken over; numbers that are not finite
-///   become texts, and so do dates, times and decimals. A column that is null in a row is there as null; inside structs, nulls
-///   are left out.
+/// - JSONL: a row has the keys of its line. `NaN` and `Infinity`, which Python writes, become texts. A duplicate key
+///   makes a row invalid.
+/// - CSV: every value is text. The first line contains the names; duplicate names are an error.
+/// - Parquet (feature `parquet`): text, numbers, booleans, lists, structs and maps are converted; numbers that are not
+///   finite, dates, times and decimals become texts. A null column of a row is null; inside structs, nulls are removed.
 ///
-/// An item is `Ok((number, Ok(row)))`, where the number is that of the line (JSONL, CSV) or the row, from 1. It is
-/// `Ok((number, Err(reason)))` for a row that cannot be read, after which reading goes on, and `Err(error)`, the last, for a
-/// file that cannot be read on.
+/// An item is `Ok((number, Ok(row)))`; the number is that of the line (JSONL, CSV) or of the row, from 1. It is
+/// `Ok((number, Err(problem)))` for a row that cannot be read, after which reading continues, and `Err(error)`, as the
+/// last item, for a file that cannot be read further.
 pub struct TableReader {
     path: PathBuf,
     source: Option<Box<dyn Source>>,
@@ -48,11 +39,12 @@ impl fmt::Debug for TableReader {
 }
 
 impl TableReader {
-    /// Opens a file, to read the columns (or keys) that `keep` wants.
+    /// Opens a file, to read the columns (or keys) that `keep` selects.
     ///
     /// # Errors
-    /// [`FileError::Read`](crate::FileError::Read); [`ConversationError::Format`] and [`ConversationError::NotBuilt`] for the name's ending;
-    /// [`ConversationError::Unsupported`] and [`ConversationError::Damaged`] for what is in the file.
+    /// [`FileError::Read`](crate::FileError::Read); [`ConversationError::Format`] and [`ConversationError::NotBuilt`]
+    /// for the name's extension; [`ConversationError::Unsupported`],
+    /// [`ConversationError::Damaged`] and [`ConversationError::DuplicateColumn`] for the content.
     pub fn open(path: impl AsRef<Path>, keep: impl Fn(&str) -> bool + Send + 'static) -> Result<Self> {
         let path = path.as_ref();
         let (source, columns): (Box<dyn Source>, _) = match files::kind(path) {
@@ -62,9 +54,8 @@ impl TableReader {
             }
             Some((Layout::Csv, compression)) => {
                 let table = CsvTable::new(path, files::open(path, compression)?, keep)?;
-                let twice = table.twice().map(|name| format!("two columns are called {name:?}"));
-                if let Some(reason) = twice {
-                    return Err(ConversationError::Damaged { path: path.to_owned(), rows: 0, reason });
+                if let Some(name) = table.duplicate_name() {
+                    return Err(ConversationError::DuplicateColumn { path: path.to_owned(), name: name.to_owned() });
                 }
                 let names = table.names().to_vec();
                 (Box::new(table), Some(names))
@@ -81,14 +72,14 @@ impl TableReader {
         Ok(Self { path: path.to_owned(), source: Some(source), columns, met: 0 })
     }
 
-    /// The names of all of the file's columns; nothing for JSONL, whose rows have keys of their own.
+    /// The names of all columns of the file; `None` for JSONL, whose rows have their own keys.
     pub fn columns(&self) -> Option<&[String]> {
         self.columns.as_deref()
     }
 }
 
 impl Iterator for TableReader {
-    type Item = Result<(u64, std::result::Result<Map<String, Value>, String>)>;
+    type Item = Result<(u64, std::result::Result<Map<String, Value>, RowProblem>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.source.as_mut()?.next() {
@@ -100,9 +91,9 @@ impl Iterator for TableReader {
                 self.source = None;
                 None
             }
-            Err(reason) => {
+            Err(source) => {
                 self.source = None;
-                Some(Err(ConversationError::Damaged { path: self.path.clone(), rows: self.met, reason }))
+                Some(Err(ConversationError::Damaged { path: self.path.clone(), rows: self.met, source }))
             }
         }
     }

@@ -1,20 +1,21 @@
-//! New values beside the rows of a file.
+//! Copies the rows of files and adds values.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::error::Fault;
 use super::files::{self, Layout};
 use super::lines::Lines;
 use super::output::Output;
-use super::{BadRow, ConversationError, Result, RowPlace, json};
+use super::{BadRow, ConversationError, Result, RowPlace, RowProblem, json};
 
 /// A column to add to the rows of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewColumn {
-    /// Its name, which no other column may have.
+    /// The name, which no other column may have.
     pub name: String,
-    /// What it holds.
+    /// The type of the values.
     pub holds: CellType,
 }
 
@@ -30,7 +31,7 @@ impl NewColumn {
     }
 }
 
-/// What a new column holds.
+/// The type of a new column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellType {
     /// Numbers, as f64.
@@ -42,38 +43,38 @@ pub enum CellType {
 /// A new column's value for one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// None: null.
+    /// Null.
     Null,
-    /// A number; null when it is not finite, which JSON cannot say.
+    /// A number; null when it is not finite, since JSON has no such numbers.
     Number(f64),
     /// Text.
     Text(String),
 }
 
-/// What a writer did.
+/// Counts of a writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Rows that were kept.
+    /// Rows that were written.
     pub kept: u64,
-    /// Rows that were left out.
+    /// Rows that were skipped.
     pub left_out: u64,
 }
 
-/// What a caller's source of values may answer for a row: its new values in the order of the new columns, or nothing to
-/// leave the row out.
-pub(super) type Answer = std::result::Result<Option<Vec<Cell>>, Box<dyn std::error::Error + Send + Sync>>;
+/// The result of a caller's source of values for a row: the new values in the order of the new columns, or `None` to
+/// skip the row.
+pub(super) type Answer = std::result::Result<Option<Vec<Cell>>, Fault>;
 
-/// Writes the lines of JSONL files into one, each with fields added at its end. What was there stays as it is, to the byte;
-/// lines end in `\n`. `values` is asked for each line that is not empty, in the order of the files, and answers with its
-/// values in the order of `columns`, or with nothing to leave it out; bad rows are asked for too, and should be left out
-/// when they are no objects. Names that end in `.gz` or `.zst` are compressed on either side (feature `parquet`). The output
-/// is written under another name first, and may take the place of a source.
+/// Writes the lines of JSONL files into one file and adds fields at the end of each line. The original bytes are
+/// unchanged; lines end in `\n`. `values` is called for each line that is not empty, in the order of the files. It
+/// returns the line's values in the order of `columns`, or `None` to skip the line; it is also called for invalid rows,
+/// and must skip those that are not objects. Files whose names end in `.gz` or `.zst` are compressed (feature
+/// `parquet`). The output is written under a temporary name and may replace a source.
 ///
 /// # Errors
-/// [`FileError::Read`](crate::FileError::Read), [`ConversationError::Damaged`], [`ConversationError::Format`] for a source that is not
-/// JSONL or an output that would not be; [`ConversationError::Bad`] for a line that was to be kept and is no object;
-/// [`ConversationError::NameTaken`], [`ConversationError::Cells`], [`ConversationError::Source`] with what `values` said;
-/// [`FileError::Write`](crate::FileError::Write).
+/// [`FileError::Read`](crate::FileError::Read); [`ConversationError::Damaged`]; [`ConversationError::Format`] for a
+/// source or an output that is not JSONL; [`ConversationError::Bad`] for a line that was not skipped and is not an
+/// object; [`ConversationError::NameTaken`]; [`ConversationError::CellCount`]; [`ConversationError::Cell`];
+/// [`ConversationError::Source`] with the error of `values`; [`FileError::Write`](crate::FileError::Write).
 pub fn add_fields<P: AsRef<Path>>(
     sources: &[P],
     output: impl AsRef<Path>,
@@ -95,7 +96,7 @@ pub fn add_fields<P: AsRef<Path>>(
             let damaged = |error: std::io::Error| ConversationError::Damaged {
                 path: source.to_owned(),
                 rows: met,
-                reason: error.to_string(),
+                source: error.into(),
             };
             let Some((row, line)) = lines.next().map_err(damaged)? else { break };
             place.row = row;
@@ -105,7 +106,7 @@ pub fn add_fields<P: AsRef<Path>>(
                 continue;
             };
             let line = line.and_then(|line| with_fields(line, columns, &cells, &place));
-            let line = line.map_err(|reason| BadRow { place: place.clone(), reason })??;
+            let line = line.map_err(|problem| BadRow { place: place.clone(), problem })??;
             out.write(|out| out.write_all(line.as_bytes()))?;
             written.kept += 1;
         }
@@ -114,7 +115,7 @@ pub fn add_fields<P: AsRef<Path>>(
     Ok(written)
 }
 
-/// The values for a row, checked against the columns.
+/// The values of a row, checked against the columns.
 pub(super) fn ask(
     values: &mut impl FnMut(&RowPlace) -> Answer,
     columns: &[NewColumn],
@@ -122,20 +123,23 @@ pub(super) fn ask(
 ) -> Result<Option<Vec<Cell>>> {
     let cells = values(place).map_err(|source| ConversationError::Source { place: place.clone(), source })?;
     let Some(cells) = cells else { return Ok(None) };
-    let wrong = |reason| Err(ConversationError::Cells { place: place.clone(), reason });
     if cells.len() != columns.len() {
-        return wrong(format!("there are {} values for {} columns", cells.len(), columns.len()));
+        let (expected, found) = (columns.len(), cells.len());
+        return Err(ConversationError::CellCount { place: place.clone(), expected, found });
     }
     for (column, cell) in columns.iter().zip(&cells) {
         match (column.holds, cell) {
             (_, Cell::Null) | (CellType::Number, Cell::Number(_)) | (CellType::Text, Cell::Text(_)) => {}
-            _ => return wrong(format!("{:?} holds {:?}, not {cell:?}", column.name, column.holds)),
+            _ => {
+                let (column, expected, found) = (column.name.clone(), column.holds, cell.clone());
+                return Err(ConversationError::Cell { place: place.clone(), column, expected, found });
+            }
         }
     }
     Ok(Some(cells))
 }
 
-/// Whether the new names differ from one another.
+/// Checks that the new names are distinct.
 pub(super) fn unique(columns: &[NewColumn], place: &RowPlace) -> Result<()> {
     let mut names = BTreeSet::new();
     match columns.iter().find(|column| !names.insert(&column.name)) {
@@ -144,13 +148,13 @@ pub(super) fn unique(columns: &[NewColumn], place: &RowPlace) -> Result<()> {
     }
 }
 
-/// A line with its new fields before the closing brace; the outer error is that it is no object.
+/// A line with its new fields before the closing brace; the outer error means that the line is not an object.
 fn with_fields(
     line: &[u8],
     columns: &[NewColumn],
     cells: &[Cell],
     place: &RowPlace,
-) -> std::result::Result<Result<String>, String> {
+) -> std::result::Result<Result<String>, RowProblem> {
     let text = json::text_of(line)?;
     let fields = json::keys(text)?;
     if let Some(column) = columns.iter().find(|column| fields.contains(&column.name)) {

@@ -5,17 +5,18 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::{FileError, open_file};
+use crate::FileError;
+use crate::files::open_file;
 
-/// SHA-256 of some bytes, in hex.
+/// SHA-256 of some bytes, in hexadecimal.
 pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// SHA-256 of a file's content in hex, and its length in bytes; read piece by piece.
+/// SHA-256 of a file's content in hexadecimal, and its length in bytes. The file is read in pieces.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// [`FileError::Read`].
 pub fn sha256_of_file(path: impl AsRef<Path>) -> Result<(String, u64), FileError> {
     let failed = FileError::read(path.as_ref());
     let mut file = open_file(path.as_ref()).map_err(&failed)?;

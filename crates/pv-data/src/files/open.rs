@@ -1,4 +1,4 @@
-//! Opening files that others wrote.
+//! Opens files that others wrote.
 
 use std::fmt;
 use std::fs::File;
@@ -8,11 +8,11 @@ use std::path::Path;
 /// A git-lfs pointer is shorter, by its specification.
 const LONGEST_POINTER: u64 = 1024;
 
-/// What stands in a file's place where a repository was cloned without git-lfs; the error inside the [`io::Error`] of
-/// [`open_file`].
+/// A git-lfs pointer, which replaces a file in a repository that was cloned without git-lfs. It is the error inside the
+/// [`io::Error`] of [`open_file`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LfsPointer {
-    /// The size of the file itself, in bytes, where the pointer says so.
+    /// The size of the actual file in bytes, if the pointer states it.
     pub size: Option<u64>,
 }
 
@@ -29,7 +29,7 @@ impl LfsPointer {
         })
     }
 
-    /// The pointer that an error is about, if it is about one.
+    /// The pointer inside an error, if there is one.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
     }
@@ -40,23 +40,22 @@ impl fmt::Display for LfsPointer {
         let size = self.size.map_or_else(String::new, |size| format!(" ({size} bytes)"));
         write!(
             f,
-            "it is a git-lfs pointer, not the file itself{size}; run `git lfs pull` in the repository that it is from, or \
-             download the file"
+            "found a git-lfs pointer instead of the file{size}; run `git lfs pull` in its repository, or download the file"
         )
     }
 }
 
 impl std::error::Error for LfsPointer {}
 
-/// Opens a file to be read, and refuses a git-lfs pointer in its place. Every reader of files that others wrote comes through
-/// here.
+/// Opens a file for reading, and rejects a git-lfs pointer. Every file that others wrote is opened here.
 ///
 /// # Errors
-/// What the operating system says; [`LfsPointer`] inside an error of the kind [`InvalidData`](io::ErrorKind::InvalidData).
+/// The operating system's error; [`LfsPointer`] inside an error of the kind
+/// [`InvalidData`](io::ErrorKind::InvalidData).
 pub fn open_file(path: impl AsRef<Path>) -> io::Result<File> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
-    // What is no plain file may not be rewound.
+    // Only plain files can be rewound.
     if metadata.is_file() && metadata.len() < LONGEST_POINTER {
         let mut start = Vec::new();
         (&mut file).take(LONGEST_POINTER).read_to_end(&mut start)?;
@@ -68,10 +67,10 @@ pub fn open_file(path: impl AsRef<Path>) -> io::Result<File> {
     Ok(file)
 }
 
-/// The bytes of a file, as [`open_file`] opens it.
+/// The bytes of a file, opened by [`open_file`].
 ///
 /// # Errors
-/// As [`open_file`].
+/// Those of [`open_file`].
 pub fn read_file(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut file = open_file(path)?;
     let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |metadata| metadata.len() as usize));

@@ -1,4 +1,4 @@
-//! Files that are written whole: under another name first, and renamed when all of it is there.
+//! Files that are written under a temporary name and renamed when they are complete.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,19 +8,19 @@ use tempfile::NamedTempFile;
 
 use crate::FileError;
 
-/// How the names of files begin that are not complete.
+/// The prefix of the names of incomplete files.
 pub(crate) const PARTIAL: &str = ".partial-";
 
-/// Writes a file: into a temporary file beside it first, which takes its name once its bytes are on the disk, so that no
-/// half-written file is ever seen.
+/// Writes a file whole: into a temporary file in the same folder, which is renamed once its bytes are on the disk. A
+/// half-written file is never visible.
 ///
 /// # Errors
-/// [`FileError::Write`]. Whatever stood there before is then unchanged.
+/// [`FileError::Write`]. A previous file of that name is then unchanged.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("table.csv");
-/// pv_data::write_whole(&path, "a,b\n1,2\n")?;
+/// pv_data::files::write_whole(&path, "a,b\n1,2\n")?;
 /// assert_eq!(std::fs::read_to_string(&path)?, "a,b\n1,2\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -31,9 +31,10 @@ pub fn write_whole(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()
     file.finish()
 }
 
-/// A file that is being written, under another name until it is finished. When it is dropped before, nothing is left of it.
+/// A file that is being written under a temporary name. When it is dropped before it is finished, the temporary file is
+/// removed.
 ///
-/// It is not buffered.
+/// Writes are not buffered.
 #[derive(Debug)]
 pub struct WholeFile {
     path: PathBuf,
@@ -41,7 +42,7 @@ pub struct WholeFile {
 }
 
 impl WholeFile {
-    /// Begins a file that will stand at `path`.
+    /// Creates a file that will be renamed to `path`.
     ///
     /// # Errors
     /// [`FileError::Write`].
@@ -53,15 +54,15 @@ impl WholeFile {
         }
     }
 
-    /// Where it stands until it is finished, for what writes files by their path.
+    /// The path until the file is finished, for code that writes files by their path.
     pub fn temporary_path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Brings the file to the disk and gives it its name.
+    /// Writes the file to the disk and renames it.
     ///
     /// # Errors
-    /// [`FileError::Write`]. Whatever stood there before is then unchanged.
+    /// [`FileError::Write`]. A previous file of that name is then unchanged.
     pub fn finish(self) -> Result<(), FileError> {
         persist(self.file, &self.path).map_err(FileError::write(self.path))
     }
@@ -77,7 +78,17 @@ impl Write for WholeFile {
     }
 }
 
-/// As [`write_whole`], of what a function writes.
+/// Lets `write` fill a temporary file in the folder of `path`, which replaces `path` when it is complete.
+///
+/// # Errors
+/// [`FileError::Write`].
+pub fn write_whole_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FileError> {
+    let file = WholeFile::create(path)?;
+    write(file.temporary_path()).map_err(FileError::write(path))?;
+    file.finish()
+}
+
+/// Like [`write_whole`], with the output of a function.
 pub(crate) fn write_with(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
@@ -92,7 +103,7 @@ pub(crate) fn write_with(
     written.map_err(FileError::write(path))
 }
 
-/// A temporary file beside the path, and a handle to write it through.
+/// A temporary file in the folder of `path`, and a handle to write to it.
 pub(crate) fn temporary(path: &Path) -> io::Result<(NamedTempFile, File)> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
@@ -100,12 +111,12 @@ pub(crate) fn temporary(path: &Path) -> io::Result<(NamedTempFile, File)> {
     Ok((file, handle))
 }
 
-/// Gives the file its name, once its bytes are on the disk.
+/// Renames the file once its bytes are on the disk.
 pub(crate) fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
-    // By its path, where what was written may be another file than the one that was made.
+    // By path, since the writer may have replaced the file that was created.
     File::open(file.path())?.sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    // The new name is on the disk when the folder is. Not every system can do that, and nothing but time is lost.
+    // The new name is on the disk once the folder is. Not every system supports that; a failure loses no data.
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
     }

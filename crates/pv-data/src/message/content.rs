@@ -1,15 +1,15 @@
-//! What a message says.
+//! The content of a message.
 
 use std::{fmt, ops::Deref};
 
 use serde_json::Value;
 
-use super::kind;
+use super::{KeyProblem, kind};
 
-/// What a message says: a text, or what else its file holds in the place of one. Reads as its text.
+/// The content of a message: a text, or another value of the file. Dereferences to its text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Content {
-    /// The text; of a list, its parts of text behind one another.
+    /// The text; for a list, its text parts joined.
     text: String,
     form: Form,
 }
@@ -17,9 +17,9 @@ pub struct Content {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Form {
     Text,
-    /// The key is not there.
+    /// The key is absent.
     Absent,
-    /// Null, a list of parts, or an object, as the file has it.
+    /// Null, a list of parts, or an object, as in the file.
     Json(Value),
 }
 
@@ -28,38 +28,40 @@ impl Content {
         Self { text: String::new(), form: Form::Absent }
     }
 
-    pub(super) fn from_json(value: Value) -> Result<Self, String> {
+    pub(super) fn from_json(value: Value) -> Result<Self, KeyProblem> {
         let text = match &value {
             Value::String(text) => return Ok(text.as_str().into()),
             Value::Null => String::new(),
             Value::Array(parts) => text_of_parts(parts)?,
             Value::Object(_) => value.to_string(),
-            Value::Bool(_) | Value::Number(_) => return Err(format!("`content` is {}, not text", kind(&value))),
+            Value::Bool(_) | Value::Number(_) => {
+                return Err(KeyProblem::wrong_type("content", kind(&value), "text"));
+            }
         };
         Ok(Self { text, form: Form::Json(value) })
     }
 
-    /// The text; of a list, its parts of text behind one another; empty where there is none.
+    /// The text; for a list, its text parts joined; empty if there is none.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the file has a text here, and no list, object or null.
+    /// Whether the content is a text in the file, and not a list, object or null.
     pub fn is_text(&self) -> bool {
         self.form == Form::Text
     }
 
-    /// Whether the file has a list of parts here.
+    /// Whether the content is a list of parts in the file.
     pub fn is_list(&self) -> bool {
         matches!(self.form, Form::Json(Value::Array(_)))
     }
 
-    /// Whether the file has an object here.
+    /// Whether the content is an object in the file.
     pub fn is_object(&self) -> bool {
         matches!(self.form, Form::Json(Value::Object(_)))
     }
 
-    /// As it stands in the file; nothing where the key is not there.
+    /// The value in the file; `None` if the key is absent.
     pub fn json(&self) -> Option<Value> {
         match &self.form {
             Form::Text => Some(self.text.as_str().into()),
@@ -84,7 +86,7 @@ impl Content {
         Self { text: text.to_owned(), form: Form::Json(Value::Array(vec![part])) }
     }
 
-    /// The same behind another text.
+    /// The same content, preceded by another text.
     #[must_use]
     pub fn after(&self, text: &str) -> Self {
         match &self.form {
@@ -97,7 +99,7 @@ impl Content {
         }
     }
 
-    /// The same with its last text changed; of an object, its first.
+    /// The same content with its last text changed; for an object, its first.
     #[must_use]
     pub fn map_text(&self, change: &dyn Fn(&str) -> String) -> Self {
         let Form::Json(value) = &self.form else { return change(&self.text).into() };
@@ -177,18 +179,19 @@ impl PartialEq<&str> for Content {
     }
 }
 
-/// The text of a part of a content, if it is one of text.
+/// The text of a part, if the part is text.
 fn part_text(part: &Value) -> Option<&str> {
     part.as_str().or_else(|| part.get("text")?.as_str())
 }
 
-/// The texts of a content's parts behind one another.
-fn text_of_parts(parts: &[Value]) -> Result<String, String> {
+/// The joined texts of a content's parts.
+fn text_of_parts(parts: &[Value]) -> Result<String, KeyProblem> {
     let mut text = String::new();
     for (index, part) in parts.iter().enumerate() {
         let named = part.get("type").and_then(Value::as_str).unwrap_or_default();
         if ["image", "audio", "video", "file"].iter().any(|medium| named.contains(medium)) {
-            return Err(format!("part {} of `content` is of the type `{named}`, and only text can be read", index + 1));
+            let (key, found) = ("content".to_owned(), named.to_owned());
+            return Err(KeyProblem::PartType { key, part: index, found });
         }
         text.push_str(part_text(part).unwrap_or_default());
     }

@@ -2,23 +2,22 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter};
-use std::iter;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{iter, thread};
 
 use crate::files::{PARTIAL, write_with};
 use crate::{FileError, RunError};
 
 const LOCK: &str = "run.lock";
-/// So many times, a hundredth of a second apart, is a locked folder tried again: a process that another thread is starting
-/// holds the lock of a folder that was just left, from its fork until its program begins.
+/// The number of attempts, 10 ms apart, to lock a folder: a process that another thread is starting holds the lock of a
+/// folder that was just released, from its fork until its program starts.
 const PATIENCE: usize = 30;
 
-/// A run's folder, locked until this is dropped or the process ends, however it ends.
+/// A run's folder. It is locked until this value is dropped or the process ends, in any way.
 ///
-/// What a run needs to be killed at any point and to go on: one writer at a time, files that are whole or absent, and
-/// journals that are cut to what is good.
+/// It lets a run be killed at any point and resumed: there is one writer at a time, files are complete or absent, and
+/// journals are truncated to their valid lines.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -26,10 +25,10 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder where it does not exist, locks it and removes what a killed process left unfinished.
+    /// Creates the folder if it does not exist, locks it and removes incomplete files of a killed process.
     ///
     /// # Errors
-    /// [`RunError::Locked`] when it is in use; a folder that cannot be written.
+    /// [`RunError::Locked`] when it is in use; [`FileError`] for a folder that cannot be written.
     pub fn lock(path: impl AsRef<Path>) -> Result<Self, RunError> {
         let path = path.as_ref();
         let failed = FileError::write(path);
@@ -61,15 +60,15 @@ impl RunFolder {
         &self.path
     }
 
-    /// The path of a file in it.
+    /// The path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Writes a file as a whole: it takes its name when it is complete and on the disk.
+    /// Writes a file whole: it gets its name when it is complete and on the disk.
     ///
     /// # Errors
-    /// [`FileError::Write`]; whatever stood there before is then unchanged.
+    /// [`FileError::Write`]; a previous file of that name is then unchanged.
     pub fn write(
         &self,
         name: &str,
@@ -78,7 +77,7 @@ impl RunFolder {
         write_with(&self.file(name), write)
     }
 
-    /// The content of a file; nothing where it does not exist.
+    /// The content of a file; `None` if it does not exist.
     ///
     /// # Errors
     /// [`FileError::Read`].
@@ -91,7 +90,7 @@ impl RunFolder {
         }
     }
 
-    /// Removes a file where it exists.
+    /// Removes a file if it exists.
     ///
     /// # Errors
     /// [`FileError::Write`].
@@ -104,17 +103,17 @@ impl RunFolder {
         }
     }
 
-    /// Gives a file a second name, `NAME.damaged` (or `NAME.damaged-2` and so on), under which it stays as it is when another
-    /// file takes the first; the second name's path.
+    /// Keeps a copy of a damaged file under a second name, `NAME.damaged` (or `NAME.damaged-2` and so on), so that
+    /// another file can replace it. Returns the path of the copy.
     ///
     /// # Errors
     /// [`FileError::Write`].
-    pub fn set_aside(&self, name: &str) -> Result<PathBuf, FileError> {
+    pub fn keep_copy(&self, name: &str) -> Result<PathBuf, FileError> {
         let path = self.file(name);
-        set_aside(&path).map_err(FileError::write(path))
+        keep_copy(&path).map_err(FileError::write(path))
     }
 
-    /// A file to append to, cut to its first `length` bytes.
+    /// Opens a file for appending, truncated to its first `length` bytes.
     ///
     /// # Errors
     /// [`FileError::Write`].
@@ -132,16 +131,16 @@ impl RunFolder {
     }
 }
 
-/// See [`RunFolder::set_aside`].
-pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+/// See [`RunFolder::keep_copy`].
+pub(super) fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut names = iter::once(format!("{name}.damaged")).chain((2..).map(|n| format!("{name}.damaged-{n}")));
     let free = names.find(|name| !path.with_file_name(name).exists()).unwrap_or_default();
-    let aside = path.with_file_name(free);
-    // Not every file system has links.
-    if fs::hard_link(path, &aside).is_err() {
-        fs::copy(path, &aside)?;
-        File::open(&aside)?.sync_all()?;
+    let copy = path.with_file_name(free);
+    // Not every file system supports links.
+    if fs::hard_link(path, &copy).is_err() {
+        fs::copy(path, &copy)?;
+        File::open(&copy)?.sync_all()?;
     }
-    Ok(aside)
+    Ok(copy)
 }

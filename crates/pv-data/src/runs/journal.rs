@@ -1,4 +1,4 @@
-//! A file of lines that only grows, and survives being killed.
+//! An append-only file of lines that survives a killed process.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -8,17 +8,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::files::WholeFile;
-use crate::runs::folder::set_aside;
+use crate::runs::folder::keep_copy;
 use crate::{FileError, RunError, RunFolder};
 
-/// What becomes of a line of a [`Journal`] that is opened.
+/// The result of checking a line when a [`Journal`] is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// The line counts.
+    /// The line is valid.
     Kept,
-    /// The line is damaged, or is not one of this work's: it does not count, and the file is set aside.
+    /// The line is damaged or belongs to another run: it is ignored, and a copy of the file is kept.
     Refused,
-    /// The work goes on before this line: it and what follows is cut off, to be done again.
+    /// The run resumes before this line: it and all following lines are removed and will be computed again.
     End,
 }
 
@@ -28,26 +28,26 @@ impl From<bool> for Accepted {
     }
 }
 
-/// A file of lines in a [`RunFolder`], open for appending and for reading any of its lines.
+/// A file of lines in a [`RunFolder`], open for appending and for reading any line.
 ///
-/// What is reached is kept as it is reached, and work that was interrupted goes on from there. A killed process leaves a last
-/// line that has no end: it is cut off. Where lines before it are damaged, the file as it was is kept as `NAME.damaged`, a
-/// warning says so, and every other line counts.
+/// Results are written as they are computed, and an interrupted run resumes after them. A killed process may leave an
+/// incomplete last line: it is removed. If earlier lines are damaged, a copy of the file is kept as `NAME.damaged`, a
+/// warning is logged, and every other line is used.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
     reader: BufReader<File>,
-    /// Bytes of the file.
+    /// The length of the file in bytes.
     length: u64,
 }
 
 impl Journal {
-    /// Opens the file, and makes it where there is none. `accept` is given each whole line without its end, with the offset
-    /// for [`line`](Self::line), and says what becomes of it. No more than a line is held in memory.
+    /// Opens the file, or creates it. `accept` receives the offset for [`line`](Self::line) and each complete line
+    /// without its line feed, and decides whether it is used. Only one line is held in memory.
     ///
     /// # Errors
-    /// A file that cannot be read or written.
+    /// [`FileError`], if the file cannot be read or written.
     pub fn open<A: Into<Accepted>>(
         folder: &RunFolder,
         name: &str,
@@ -55,7 +55,7 @@ impl Journal {
     ) -> Result<Self, RunError> {
         let path = folder.file(name);
         let failed = FileError::read(path.clone());
-        // Made where it does not exist.
+        // Created if it does not exist.
         drop(folder.append(name, u64::MAX)?);
         let mut reader = BufReader::new(File::open(&path).map_err(&failed)?);
         let mut good: Option<GoodLines> = None;
@@ -83,19 +83,19 @@ impl Journal {
         }
         drop(reader);
         if let Some(good) = good {
-            let aside = good.replace()?;
-            let (file, aside) = (path.display(), aside.display());
-            tracing::warn!(refused, kept, %file, %aside, "lines are damaged or belong to other work; the file as it was is kept aside");
+            let copy = good.replace()?;
+            let (file, copy) = (path.display(), copy.display());
+            tracing::warn!(refused, kept, %file, %copy, "lines are damaged or belong to another run; a copy of the file was kept");
         }
         let file = folder.append(name, length)?;
         let reader = BufReader::new(File::open(&path).map_err(&failed)?);
         Ok(Self { path, file, reader, length })
     }
 
-    /// As [`open`](Self::open), of lines that are JSON: one that does not read as `T` is refused.
+    /// Like [`open`](Self::open), for lines of JSON. A line that cannot be parsed as `T` is refused.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     pub fn open_json<T: DeserializeOwned, A: Into<Accepted>>(
         folder: &RunFolder,
         name: &str,
@@ -107,10 +107,10 @@ impl Journal {
         })
     }
 
-    /// Appends lines that end; the offset of the first.
+    /// Appends complete lines and returns the offset of the first.
     ///
     /// # Errors
-    /// [`FileError::Write`]; what a full disk took of the lines is cut off again.
+    /// [`FileError::Write`]; lines that a full disk truncated are removed.
     pub fn append(&mut self, lines: &[u8]) -> Result<u64, FileError> {
         let at = self.length;
         if let Err(source) = self.file.write_all(lines) {
@@ -122,11 +122,12 @@ impl Journal {
         Ok(at)
     }
 
-    /// Appends a line of JSON, and returns what it says to a reader: work that was interrupted remembers the same as work
-    /// that was not.
+    /// Appends a line of JSON, and returns the value as a reader will parse it, so that interrupted and uninterrupted
+    /// runs use the same value.
     ///
     /// # Errors
-    /// [`FileError::Write`], also for a value that does not come back from JSON, such as a map with keys that are no text.
+    /// [`FileError::Write`], also for a value that cannot be read back from JSON, such as a map whose keys are not
+    /// text.
     pub fn append_json<T: Serialize + DeserializeOwned>(&mut self, line: &T) -> Result<T, FileError> {
         let failed = |error: serde_json::Error| FileError::Write { path: self.path.clone(), source: error.into() };
         let mut bytes = serde_json::to_vec(line).map_err(failed)?;
@@ -136,40 +137,37 @@ impl Journal {
         Ok(line)
     }
 
-    /// The line at an offset, without its end.
+    /// The line at an offset, without its line feed.
     ///
     /// # Errors
-    /// A file that cannot be read, or that something else has changed.
+    /// [`RunError`], if the file cannot be read or was changed by another program.
     pub fn line(&mut self, at: u64) -> Result<Vec<u8>, RunError> {
         let failed = FileError::read(&self.path);
-        // Lines are mostly read in their order: the buffer is kept where it holds the next one.
+        // Lines are mostly read in order: the buffer is kept while it contains the next one.
         let here = self.reader.stream_position().map_err(&failed)?;
         let step = i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(here).unwrap_or(i64::MAX);
         self.reader.seek_relative(step).map_err(&failed)?;
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).map_err(&failed)?;
         if line.pop() != Some(b'\n') {
-            let reason = format!("there is no whole line at byte {at}");
-            return Err(RunError::Damaged { path: self.path.clone(), reason });
+            return Err(RunError::IncompleteLine { path: self.path.clone(), at });
         }
         Ok(line)
     }
 
-    /// Brings the lines, which are JSON, into one order, whatever the order in which they were reached. Lines with equal keys
-    /// stay as they are. Offsets of before are void.
+    /// Sorts the lines, which are JSON. Lines with equal keys keep their order. Earlier offsets become invalid.
     ///
     /// # Errors
-    /// A file that cannot be read or written.
+    /// [`RunError`], if the file cannot be read or written.
     pub fn sort<T: DeserializeOwned, K: Ord>(&mut self, key: impl Fn(&T) -> K) -> Result<(), RunError> {
         let bytes = fs::read(&self.path).map_err(FileError::read(&self.path))?;
-        let mut lines: Vec<(Option<K>, &[u8])> = bytes
-            .split_inclusive(|&byte| byte == b'\n')
+        let mut lines: Vec<(Option<K>, &[u8])> = complete_lines(&bytes)
             .map(|line| (serde_json::from_slice(line).ok().map(|value| key(&value)), line))
             .collect();
         lines.sort_by(|a, b| a.0.cmp(&b.0));
-        let sorted = lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>().concat();
+        let sorted = lines.into_iter().flat_map(|(_, line)| [line, b"\n"]).collect::<Vec<_>>().concat();
         if sorted != bytes {
-            crate::write_whole(&self.path, &sorted)?;
+            crate::files::write_whole(&self.path, &sorted)?;
             let open = || -> io::Result<_> {
                 let file = File::options().read(true).append(true).open(&self.path)?;
                 Ok((file, BufReader::new(File::open(&self.path)?)))
@@ -179,7 +177,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Brings the file to the disk, so that not even a power failure loses what it holds.
+    /// Writes the file to the disk, so that a power failure loses nothing.
     ///
     /// # Errors
     /// [`FileError::Write`].
@@ -187,25 +185,30 @@ impl Journal {
         self.file.sync_data().map_err(FileError::write(&self.path))
     }
 
-    /// Bytes of the file.
+    /// The length of the file in bytes.
     pub fn bytes(&self) -> u64 {
         self.length
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The lines of a damaged file that count, in a new file that will take its place.
+/// The complete lines, without their line feeds. An incomplete last line, as a killed process may leave, is skipped.
+pub fn complete_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
+}
+
+/// The valid lines of a damaged file, in a new file that will replace it.
 struct GoodLines {
     path: PathBuf,
     file: io::BufWriter<WholeFile>,
 }
 
 impl GoodLines {
-    /// Begins with the first `length` bytes of the file at `path`, all of whose lines count.
+    /// Starts with the first `length` bytes of the file at `path`, all of whose lines are valid.
     fn begin(path: &Path, length: u64) -> Result<Self, FileError> {
         let mut file = io::BufWriter::new(WholeFile::create(path)?);
         let copied = File::open(path).and_then(|old| io::copy(&mut io::Read::take(old, length), &mut file));
@@ -217,12 +220,12 @@ impl GoodLines {
         self.file.write_all(line).map_err(FileError::write(&self.path))
     }
 
-    /// Puts the new file in the place of the old one, a copy of which is kept beside it; the copy's path.
+    /// Replaces the old file with the new one and keeps a copy of the old one; returns the path of the copy.
     fn replace(self) -> Result<PathBuf, FileError> {
         let failed = FileError::write(self.path.clone());
         let file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
-        let aside = set_aside(&self.path).map_err(&failed)?;
+        let copy = keep_copy(&self.path).map_err(&failed)?;
         file.finish()?;
-        Ok(aside)
+        Ok(copy)
     }
 }

@@ -1,4 +1,4 @@
-//! A file of rows of numbers, of which any can be read.
+//! A file of rows of numbers with random access.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::{FileError, RunFolder};
 
-/// A file of rows of `f32` in little-endian order, all of one width, in a [`RunFolder`]: open for appending and for reading
-/// any row.
+/// A file of rows of little-endian `f32`, all of one width, in a [`RunFolder`], open for appending and for reading any
+/// row.
 #[derive(Debug)]
 pub struct RowFile {
     path: PathBuf,
@@ -18,10 +18,11 @@ pub struct RowFile {
 }
 
 impl RowFile {
-    /// Opens the file, cut to whole rows and at most so many, and makes it where there is none. `width` is at least 1.
+    /// Opens the file, or creates it, and truncates it to complete rows and at most `most` of them. `width` is at least
+    /// 1.
     ///
     /// # Errors
-    /// A file that cannot be read or written.
+    /// [`FileError`], if the file cannot be read or written.
     pub fn open(folder: &RunFolder, name: &str, width: usize, most: usize) -> Result<Self, FileError> {
         let path = folder.file(name);
         let failed = FileError::read(path.clone());
@@ -34,12 +35,12 @@ impl RowFile {
         Ok(Self { path, file, reader, width, rows })
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Cuts the file to so many rows.
+    /// Truncates the file to this many rows.
     ///
     /// # Errors
     /// [`FileError::Write`].
@@ -51,7 +52,7 @@ impl RowFile {
     /// Appends a row of the file's width.
     ///
     /// # Errors
-    /// [`FileError::Write`]; what a full disk took of the row is cut off again.
+    /// [`FileError::Write`]; a row that a full disk truncated is removed.
     pub fn push(&mut self, row: &[f32]) -> Result<(), FileError> {
         let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
         if let Err(source) = self.file.write_all(&bytes) {
@@ -62,10 +63,10 @@ impl RowFile {
         Ok(())
     }
 
-    /// A row.
+    /// Reads a row.
     ///
     /// # Errors
-    /// [`FileError::Read`], also beyond the last row.
+    /// [`FileError::Read`], also for a row after the last.
     pub fn row(&mut self, row: usize) -> Result<Vec<f32>, FileError> {
         let failed = FileError::read(&self.path);
         let mut bytes = vec![0; self.width * 4];
@@ -74,7 +75,7 @@ impl RowFile {
         Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
-    /// Brings the file to the disk.
+    /// Writes the file to the disk.
     ///
     /// # Errors
     /// [`FileError::Write`].

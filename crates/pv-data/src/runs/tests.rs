@@ -51,8 +51,8 @@ fn lines_come_back_in_their_order() {
     assert_eq!(lines.iter().map(|line| line.place).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
-/// Wherever a process is killed while it writes the last line, the lines before it are what the next one finds, and what it
-/// appends follows them.
+/// Wherever a process is killed while it writes the last line, the next process finds the lines before it, and its own
+/// lines follow them.
 #[test]
 fn a_torn_last_line_is_cut_off() {
     let (_place, folder) = folder();
@@ -68,7 +68,7 @@ fn a_torn_last_line_is_cut_off() {
     }
 }
 
-/// Damage in the middle costs the damaged lines only, and the file as it was is still there.
+/// Damage in the middle costs only the damaged lines, and a copy of the file is kept.
 #[test]
 fn damage_costs_no_other_line() {
     let (_place, folder) = folder();
@@ -96,7 +96,7 @@ fn damage_costs_no_other_line() {
 }
 
 #[test]
-fn no_file_set_aside_replaces_another() {
+fn no_copy_replaces_another() {
     let (_place, folder) = folder();
     for (damage, name) in [("a\n", "journal.jsonl.damaged"), ("b\n", "journal.jsonl.damaged-2")] {
         fs::write(folder.file(NAME), damage).unwrap();
@@ -106,7 +106,7 @@ fn no_file_set_aside_replaces_another() {
     }
 }
 
-/// Offsets are those of the file as it is after opening, whatever was damaged in it.
+/// Offsets refer to the file after opening, whatever was damaged in it.
 #[test]
 fn any_line_is_read_by_its_offset() {
     let (_place, folder) = folder();
@@ -122,7 +122,7 @@ fn any_line_is_read_by_its_offset() {
     for (place, expected) in [(3, "fourth"), (0, "first"), (2, "third"), (1, "second"), (2, "third")] {
         assert_eq!(journal.line(offsets[place]).unwrap(), expected.as_bytes());
     }
-    assert!(matches!(journal.line(journal.bytes()), Err(RunError::Damaged { .. })));
+    assert!(matches!(journal.line(journal.bytes()), Err(RunError::IncompleteLine { .. })));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_folder_has_one_writer_and_one_run() {
     };
     assert_eq!((what.as_str(), saved.as_str(), given.as_str()), ("a.b[1]", "2", "3"));
     fs::write(folder.file("run.json"), "{").unwrap();
-    assert!(matches!(folder.claim("run.json", &serde_json::json!({})), Err(RunError::Damaged { .. })));
+    assert!(matches!(folder.claim("run.json", &serde_json::json!({})), Err(RunError::Json { .. })));
     drop(folder);
     fs::write(place.path().join(".partial-x"), "unfinished").unwrap();
     RunFolder::lock(place.path()).unwrap();

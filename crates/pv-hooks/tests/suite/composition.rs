@@ -1,17 +1,19 @@
-//! Hooks made of hooks, and the check before a run.
+//! Composed hooks, and the check before a run.
 
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
-use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Phase, ResidualContext, RowSpans, check};
+use pv_hooks::hook::check;
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Phase, ResidualContext};
 
 use crate::support::{SHAPE, layers, spans, tensor, values};
 
-/// Who was called, in order.
+/// The calls, in order.
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// `x ← a·x + b` at some layers. Writes down every call, and complains when told to.
+/// `x ← a·x + b` at some layers. Records every call, and returns an error when told to.
 #[derive(Clone, Debug)]
 struct Affine {
     name: &'static str,
@@ -69,12 +71,12 @@ impl Hook for Affine {
     }
 }
 
-/// All that can be seen of a hook.
+/// Everything that can be observed of a hook.
 #[derive(Debug, PartialEq)]
 struct Seen {
     layers: LayerSet,
     wanted: Vec<bool>,
-    /// What came back at each wanted layer for a residual of 3.
+    /// The result at each requested layer for a residual of 3.
     outputs: Vec<f32>,
     ended: Result<(), HookError>,
     log: Vec<String>,
@@ -96,14 +98,14 @@ fn seen(hook: &mut dyn Hook, log: &Log) -> Seen {
     Seen { layers: hook.layers(), wanted, outputs, ended, log }
 }
 
-/// The same of members that act one after the other, without composing them.
+/// The same for members that act one after the other, without composing them.
 fn naive(members: &[Affine]) -> Seen {
     let wants = |layer: Layer| members.iter().filter(move |m| m.layers.contains(layer));
     let wanted: Vec<bool> = layers().map(|layer| wants(layer).next().is_some()).collect();
     let acting = layers().filter(|layer| wanted[layer.index()]);
     let outputs = acting.map(|layer| wants(layer).fold(3.0, |x, m| x * m.a + m.b)).collect();
     let complaints = members.iter().filter(|m| m.complains);
-    // The check ends at the first objection; the end of a run reaches everybody.
+    // The check ends at the first error; the end of a run reaches every member.
     let asked = members.iter().position(|m| m.complains).map_or(members.len(), |first| first + 1);
     let mut log: Vec<_> = members[..asked].iter().map(|m| format!("{} validates {}", m.name, SHAPE.d_model)).collect();
     for layer in layers() {
@@ -206,7 +208,7 @@ fn a_layer_that_the_model_lacks_is_refused() {
     assert_eq!(error(&(fine.clone(), late.clone())), expected);
     assert_eq!(error(&(fine.clone(), (NoHook, Some(late.clone())))), expected);
     assert_eq!(error(&vec![Box::new(fine) as Box<dyn Hook>, Box::new(late.clone())]), expected);
-    // A neighbour that wants all layers does not hide it.
+    // A member that requests all layers does not hide it.
     assert_eq!(error(&(Affine::new("all", LayerSet::All), late)), expected);
 }
 
@@ -221,7 +223,7 @@ fn a_layer_that_the_pass_does_not_reach_is_refused() {
     assert_eq!(error(&late), expected);
     assert_eq!(error(&(fine.clone(), late.clone())), expected);
     assert_eq!(error(&((fine.clone(), NoHook), vec![Some(late.clone())])), expected);
-    // Whoever wants all layers takes those that there are, but does not speak for others.
+    // A hook that requests all layers gets the existing ones, and does not hide the request of another member.
     let all = Affine::new("all", LayerSet::All);
     assert_eq!(check(&all, &SHAPE, stop), Ok(()));
     assert_eq!(error(&(all.clone(), late.clone())), expected);

@@ -58,7 +58,7 @@ proptest! {
         let resolved = set.resolve(blocks);
         prop_assert!(resolved.is_sorted_by(|a, b| a < b));
         prop_assert!(resolved.iter().all(|layer| set.contains(*layer)));
-        // What the model lacks stays in the list, for the check to find.
+        // Layers that the model does not have stay in the list, for the check to find.
         let highest = blocks.max(12);
         let held = (0..=highest).map(Layer::hidden_state).filter(|layer| match &set {
             LayerSet::All => layer.index() <= blocks,

@@ -1,4 +1,4 @@
-//! The crate's properties: layers, spans, composition, and recording beside a naive reference.
+//! The crate's properties: layers, spans, composition, and recording compared with a naive reference.
 
 mod composition;
 mod layers;

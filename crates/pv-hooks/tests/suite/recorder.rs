@@ -1,12 +1,11 @@
-//! What a recorder keeps, case by case.
+//! Cases of the recorder.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor};
-use pv_hooks::{
-    Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, Recorder, ResidualContext, RowSpans, TokenSpans,
-    check,
-};
+use pv_hooks::hook::check;
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, Recorder, ResidualContext, TokenSpans};
 
 use crate::support::{Random, SHAPE, layers, pass, spans, tensor, values};
 
@@ -17,7 +16,7 @@ fn summed() -> [Capture; 5] {
     [Capture::ResponseMean, Capture::PromptMean, Capture::PromptLast, Capture::ResponseNorm, Capture::Position(1)]
 }
 
-/// One pass over single numbers, a row per line.
+/// One pass over single numbers, one row per line.
 fn record(recorder: &mut Recorder, spans: &TokenSpans, residual: &[&[f32]]) {
     let dims = [spans.batch(), spans.seq(), 1];
     pass(recorder, Phase::Full, spans, |_| tensor(residual.concat(), dims, &Device::flex()));
@@ -56,7 +55,7 @@ fn chosen_sequences_leave_out_those_without_tokens() {
     assert_eq!(recorder.get_of(&capture, LAYER, &[]).err(), Some(HookError::NoSequences));
 }
 
-/// The numbers of sequences are the caller's: memory goes with how many there are.
+/// Sequence numbers are chosen by the caller: memory depends on their count.
 #[test]
 fn a_sequence_of_any_number_takes_the_place_of_one() {
     let far = [5_000_000, usize::MAX, 7];
@@ -74,11 +73,11 @@ fn a_sequence_of_any_number_takes_the_place_of_one() {
     );
     assert_eq!(values(recorder.get_of(&Capture::PromptLast, LAYER, &[7, usize::MAX]).expect("prompts")), [0.0, 5.0]);
     assert_eq!(values(recorder.tokens(usize::MAX, LAYER).expect("tokens")), [5.0, 6.0, 8.0, 13.0]);
-    // A table of all up to the greatest number has gaps.
+    // A table up to the greatest number has gaps.
     assert_eq!(recorder.get(&capture, LAYER).err(), Some(HookError::NoTokens { capture, sequence: 0 }));
 }
 
-/// A sequence may have several rows of a pass.
+/// A sequence may have several rows in a pass.
 #[test]
 fn rows_of_one_sequence_are_summed() {
     let mut recorder = Recorder::new(LAYER, [Capture::ResponseMean]);
@@ -93,7 +92,7 @@ fn what_was_not_recorded_is_an_error() {
     let missing = |recorder: &Recorder, capture: Capture, layer| {
         assert_eq!(recorder.get(&capture, layer).err(), Some(HookError::NotRecorded { capture, layer }));
     };
-    // Asked for, but no pass yet.
+    // Requested, but no pass yet.
     missing(&recorder, Capture::PromptMean, LAYER);
     record(&mut recorder, &two_sequences(), &[&[1.0; 5], &[1.0; 5]]);
     assert!(recorder.get(&Capture::PromptMean, LAYER).is_ok());
@@ -122,7 +121,7 @@ fn a_recorder_that_saw_no_token_never_fired() {
 
 #[test]
 fn a_sequence_without_such_tokens_is_named() {
-    // The prompts of both sequences in passes of their own, and then a response to the first alone.
+    // The prompts of both sequences in separate passes, and then a response to the first only.
     let captures = [Capture::ResponseMean, Capture::Position(2), Capture::Position(7), Capture::Position(usize::MAX)];
     let mut recorder = Recorder::new(LAYER, captures.clone().into_iter().chain([Capture::Everything]));
     record(&mut recorder, &spans(vec![RowSpans::prompt(vec![0], 0, 2)], 2), &[&[1.0; 2]]);
@@ -219,7 +218,7 @@ fn half_precision_is_summed_in_f32_and_passed_on_as_it_came() {
             assert_eq!(recorder.get(&capture, LAYER).expect("a capture").dtype(), DType::F32);
         }
         assert_eq!(recorder.tokens(0, LAYER).expect("tokens").dtype(), DType::F32);
-        // The sum is beyond what an f16 can hold.
+        // The sum exceeds the range of f16.
         assert_eq!(values(recorder.get(&Capture::ResponseMean, LAYER).expect("a mean")), [expected[2]]);
         assert_eq!(values(recorder.get(&Capture::ResponseNorm, LAYER).expect("a norm")), [expected[2]]);
     }
@@ -233,7 +232,7 @@ fn recording_keeps_no_graph_and_leaves_gradients_alone() {
     let mut plain = Recorder::new(LAYER, summed());
     plain.on_residual(&context, tensor(values_of_x.clone(), [2, 5, SHAPE.d_model], &Device::flex()) * 2.0);
     for device in [Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()] {
-        // The spans have masks on the plain device already.
+        // The spans have cached masks on the device without autodiff.
         let mut recorder = Recorder::new(LAYER, summed().into_iter().chain([Capture::Everything]));
         let x = tensor(values_of_x.clone(), [2, 5, SHAPE.d_model], &device).require_grad();
         let y = recorder.on_residual(&context, x.clone() * 2.0);
@@ -312,6 +311,6 @@ fn means_take_the_room_of_the_sequences_and_not_of_their_tokens() {
     }
     assert_eq!(recorder.counts(&Capture::ResponseMean, LAYER), BTreeMap::from([(0, 300), (1, 300), (2, 300)]));
     assert_eq!(recorder.counts(&Capture::PromptMean, LAYER), BTreeMap::from([(0, 37), (1, 37), (2, 40)]));
-    // Nothing was asked for that grows with the tokens.
+    // Nothing was requested that grows with the tokens.
     assert!(layers().all(|layer| recorder.tokens(0, layer).is_err()));
 }

@@ -1,7 +1,8 @@
-//! Runs over made-up sequences, and in f64 what a recorder must have kept of them.
+//! Runs over generated sequences, and a recorder's expected values in f64.
 
 use burn::tensor::{Device, Tensor};
-use pv_hooks::{Capture, Layer, Phase, RowSpans, TokenSpans};
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Capture, Layer, Phase, TokenSpans};
 
 use crate::support::{Random, SHAPE, spans, tensor};
 
@@ -19,7 +20,7 @@ pub(crate) struct Sequence {
     pub(crate) group: usize,
     pub(crate) prompt: usize,
     pub(crate) response: usize,
-    /// Tokens after the response, where whole sequences are read.
+    /// Tokens after the response, for whole sequences.
     pub(crate) rest: usize,
 }
 
@@ -64,7 +65,7 @@ impl World {
         (0..SHAPE.d_model).map(|_| random.value()).collect()
     }
 
-    /// What a model would pass to a hook; padding holds `filler`.
+    /// The residual that a model would pass to a hook; padding contains `filler`.
     pub(crate) fn residuals(&self, pass: &Pass, layer: Layer, filler: f32, device: &Device) -> Tensor<3> {
         let seq = pass.spans.seq();
         let mut values = Vec::new();
@@ -77,7 +78,7 @@ impl World {
         tensor(values, [pass.spans.batch(), seq, SHAPE.d_model], device)
     }
 
-    /// The residuals that a capture is about.
+    /// The residuals of a capture.
     pub(crate) fn captured(&self, capture: &Capture, layer: Layer, sequence: usize) -> Vec<Vec<f32>> {
         let Sequence { prompt, response, rest, .. } = self.sequences[sequence];
         let tokens = match capture {
@@ -91,7 +92,7 @@ impl World {
         tokens.map(|token| self.residual(layer, sequence, token)).collect()
     }
 
-    /// The mean that a capture is, or nothing for a sequence without such tokens.
+    /// The mean of a capture, or `None` for a sequence without such tokens.
     pub(crate) fn mean(&self, capture: &Capture, layer: Layer, sequence: usize) -> Option<Vec<f64>> {
         let tokens = self.captured(capture, layer, sequence);
         let wide = |token: &Vec<f32>| -> Vec<f64> {
@@ -106,7 +107,7 @@ impl World {
         tokens.iter().map(wide).reduce(add).map(|sum| sum.into_iter().map(|v| v / n).collect())
     }
 
-    /// Whole sequences, in batches and an order of chance.
+    /// Whole sequences, in random batches and order.
     pub(crate) fn whole_passes(&self, random: &mut Random) -> Vec<Pass> {
         let mut passes = Vec::new();
         let mut left = random.shuffled((0..self.sequences.len()).collect());
@@ -125,8 +126,8 @@ impl World {
         passes
     }
 
-    /// A generation: prompts are read, some of them in several windows, whenever chance has it; answers grow by a token
-    /// in passes that any of them may sit out; rows stand in any order, some of them unused.
+    /// A generation: prompts are computed at random times, some of them in several windows; answers grow by one token
+    /// in passes in which any of them may pause; rows are in any order, some of them unused.
     pub(crate) fn generation(&self, random: &mut Random) -> Vec<Pass> {
         let mut passes = Vec::new();
         let mut read = vec![0; self.groups.len()];

@@ -1,10 +1,11 @@
-//! Whatever the order in which a run reads its tokens, a recorder keeps what the reference says.
+//! In whatever order a run computes its tokens, a recorder agrees with the reference.
 
 use std::collections::BTreeSet;
 
 use burn::tensor::Device;
 use proptest::prelude::*;
-use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, Recorder, check};
+use pv_hooks::hook::check;
+use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, Recorder};
 
 use crate::reference::{Group, Pass, World};
 use crate::support::{Random, SHAPE, layers, pass, values};
@@ -18,7 +19,7 @@ const SUMMED: [Capture; 6] = [
     Capture::Position(6),
 ];
 
-/// What padding holds in these runs: finite, and so large that its square is not.
+/// The content of padding in these runs: finite, and so large that its square is not.
 const FILLER: f32 = 1e30;
 
 fn groups(prompt: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Group>> {
@@ -111,7 +112,7 @@ proptest! {
         compare(&world, &passes, wanted, captures)?;
     }
 
-    /// Reading answers again as whole sequences finds what was there while they were generated.
+    /// Computing answers again as whole sequences gives the values of their generation.
     #[test]
     fn generating_and_reading_again_agree(groups in groups(1..6), seed: u64) {
         let world = World::new(seed, groups, 0);

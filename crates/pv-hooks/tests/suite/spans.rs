@@ -1,10 +1,11 @@
-//! Token spans: what is refused, and what masks hold.
+//! Token spans: rejected ones, and the content of masks.
 
 use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor};
 use proptest::prelude::*;
-use pv_hooks::{Coverage, HookError, RowSpans, TokenSet, TokenSpans};
+use pv_hooks::tokens::{Coverage, RowSpans};
+use pv_hooks::{HookError, TokenSet, TokenSpans};
 
 use crate::support::{spans, values};
 
@@ -17,7 +18,7 @@ fn row() -> RowSpans {
 }
 
 fn reason(row: RowSpans) -> &'static str {
-    // A good row before it: the error must name the bad one.
+    // A valid row before it: the error must name the invalid one.
     match TokenSpans::new(vec![self::row(), row], 8) {
         Err(HookError::BadSpans { row: 1, reason }) => reason,
         other => panic!("{other:?}"),
@@ -41,7 +42,7 @@ fn a_span_may_not_leave_the_window() {
 
 #[test]
 fn a_span_may_not_reach_into_the_padding() {
-    let expected = "a span reaches into the padding";
+    let expected = "a span overlaps the padding";
     assert_eq!(reason(RowSpans { prompt: 1..5, ..row() }), expected);
     assert_eq!(reason(RowSpans { prompt: 0..0, prompt_last: None, response: 1..3, ..row() }), expected);
     assert_eq!(reason(RowSpans { padding: 3, ..row() }), expected);
@@ -60,16 +61,16 @@ fn the_last_prompt_token_must_end_the_prompt() {
         assert_eq!(reason(RowSpans { prompt_last: Some(elsewhere), ..row() }), expected);
     }
     assert_eq!(reason(RowSpans { prompt_last: Some(0), ..RowSpans::prompt(vec![0], 8, 8) }), expected);
-    // Otherwise a token that counts twice has one place in the mask.
+    // Otherwise a token that counts twice has one position in the mask.
     let twice = RowSpans { prompt: 2..2, prompt_last: Some(5), response: 5..7, ..row() };
     assert_eq!(reason(twice), expected);
-    // A prompt that is read in several windows has its last token in the last of them only.
+    // A prompt in several windows has its last token in the last window only.
     spans(vec![RowSpans { prompt_last: None, ..RowSpans::prompt(vec![0], 3, 8) }], 8);
 }
 
 #[test]
 fn a_row_with_tokens_must_stand_for_a_sequence() {
-    assert_eq!(reason(RowSpans { sequences: Vec::new(), ..row() }), "it stands for no sequence");
+    assert_eq!(reason(RowSpans { sequences: Vec::new(), ..row() }), "it represents no sequence");
     spans(vec![RowSpans::unused(8), RowSpans { sequences: vec![3], ..RowSpans::unused(8) }], 8);
 }
 
@@ -135,13 +136,13 @@ fn a_mask_is_the_same_whenever_and_wherever_it_is_asked_for() {
             (0..16).map(|i| f32::from(u8::from(first.contains(&i)))).collect::<Vec<_>>()
         };
         for device in devices {
-            // Sets interleaved, so that each is asked for when others are kept already.
+            // Sets interleaved, so that each is requested when others are cached.
             for set in SETS.into_iter().chain(SETS) {
                 let mask = spans.mask(set, device);
                 assert_eq!((mask.dims(), mask.dtype()), ([2, 8, 1], DType::F32));
                 assert!(mask.device() == *device && !mask.is_autodiff());
                 assert_eq!(values(mask.clone()), expected(set), "{set:?}");
-                // It goes together with whatever lives on the device.
+                // It can be combined with tensors on the device.
                 assert_eq!(values(Tensor::<3>::ones([2, 8, 1], device) * mask), expected(set), "{set:?}");
             }
         }
@@ -172,7 +173,7 @@ fn any_row() -> impl Strategy<Value = RowSpans> {
     )
 }
 
-/// Rows whose spans stand in order; most are accepted.
+/// Rows with spans in order; most are accepted.
 fn ordered_row() -> impl Strategy<Value = RowSpans> {
     (prop::collection::vec(0..8usize, 5), any::<bool>(), 0..9usize).prop_map(|(mut at, last, wrong)| {
         at.sort_unstable();
@@ -193,7 +194,7 @@ proptest! {
         let spans = match TokenSpans::new(rows.clone(), seq) {
             Ok(spans) => spans,
             Err(HookError::BadSpans { row, reason }) => {
-                // The row that is named is the first bad one, and bad by itself.
+                // The named row is the first invalid one, and invalid by itself.
                 prop_assert!(TokenSpans::new(rows[..row].to_vec(), seq).is_ok());
                 let alone = TokenSpans::new(vec![rows[row].clone()], seq);
                 prop_assert_eq!(alone.err(), Some(HookError::BadSpans { row: 0, reason }));

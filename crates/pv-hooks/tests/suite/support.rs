@@ -1,7 +1,8 @@
-//! Numbers in and out of tensors, and a model that is only its residuals.
+//! Numbers in and out of tensors, and a model that consists of its residuals.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use pv_hooks::{Hook, Layer, LayerSet, ModelShape, Phase, ResidualContext, RowSpans, TokenSpans};
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Hook, Layer, LayerSet, ModelShape, Phase, ResidualContext, TokenSpans};
 
 /// The model of these tests: the layers 0, 1, 2 and 3.
 pub(crate) const SHAPE: ModelShape = ModelShape { blocks: 3, d_model: 5 };
@@ -22,8 +23,8 @@ pub(crate) fn spans(rows: Vec<RowSpans>, seq: usize) -> TokenSpans {
     TokenSpans::new(rows, seq).expect("possible spans")
 }
 
-/// Calls the hook as a model would: at the layers that it wants, from the lowest up. Each layer's residual is what
-/// `residual` says, whatever came out of the one below.
+/// Calls the hook as a model would: at its requested layers, from the lowest up. Each layer's residual is given by
+/// `residual`, whatever the result at the layer below.
 pub(crate) fn pass(
     hook: &mut (impl Hook + ?Sized),
     phase: Phase,

@@ -1,9 +1,10 @@
-//! Against scipy 1.17.1 and scikit-learn 1.9.1 (`IsotonicRegression(out_of_bounds="clip")`), and properties.
+//! Compared with scipy 1.17.1 and scikit-learn 1.9.1 (`IsotonicRegression(out_of_bounds="clip")`), and properties.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Abstention, Evidence, Score};
+use crate::score::Evidence;
+use crate::{Abstention, Score};
 
 fn scored_at(value: f64) -> Verdict {
     Verdict::Scored(Score { value, evidence: Evidence::Exact })
@@ -14,7 +15,7 @@ fn abstained() -> Verdict {
 }
 
 #[test]
-fn abstentions_are_counted_and_left_out() {
+fn abstentions_are_counted_and_excluded() {
     let first = [scored_at(10.0), abstained(), scored_at(30.0), abstained(), scored_at(50.0), scored_at(0.0)];
     let second = [scored_at(20.0), scored_at(99.0), scored_at(10.0), abstained(), abstained(), scored_at(1.0)];
     let found = Agreement::between(&first, &second).expect("paired");
@@ -25,6 +26,30 @@ fn abstentions_are_counted_and_left_out() {
     assert_eq!(found.spearman, Some(0.5));
     let json = serde_json::to_string(&found).expect("JSON");
     assert_eq!(serde_json::from_str::<Agreement>(&json).expect("the same"), found);
+}
+
+#[test]
+fn intervals_are_over_prompts() {
+    // Five answers to each of eight prompts, all alike: as many answers say no more than one each.
+    let scores: Vec<(f64, f64)> =
+        (0..8).map(|i| (f64::from(i * 10), f64::from((i * 10 + 17 * (i % 3)) % 100))).collect();
+    let verdicts = |each: usize, side: fn(&(f64, f64)) -> f64| -> Vec<Verdict> {
+        scores.iter().flat_map(|pair| vec![scored_at(side(pair)); each]).collect()
+    };
+    let agreement = |each: usize| {
+        let prompts: Vec<usize> = (0..8 * each).map(|row| row / each).collect();
+        let (first, second) = (verdicts(each, |pair| pair.0), verdicts(each, |pair| pair.1));
+        Agreement::between_prompts(&first, &second, &prompts).expect("paired")
+    };
+    let (one, five) = (agreement(1), agreement(5));
+    let (found, same) = (one.pearson_interval.expect("an interval"), five.pearson_interval.expect("an interval"));
+    assert!((found.low - same.low).abs() < 1e-9 && (found.high - same.high).abs() < 1e-9, "{found:?} {same:?}");
+    assert!(found.contains(one.pearson.expect("they vary").r) && one.spearman_interval.is_some());
+    // As if all answers were independent.
+    let rough = five.pearson.and_then(|found| found.interval(0.95)).expect("an interval");
+    assert!(rough.width() < 0.7 * found.width(), "{rough:?} {found:?}");
+    let error = Agreement::between_prompts(&[abstained()], &[abstained()], &[]).expect_err("no prompt");
+    assert!(matches!(error, Error::NotPaired { first: 1, second: 0 }));
 }
 
 #[test]
@@ -87,7 +112,7 @@ fn what_gives_no_map_is_none() {
     assert_eq!(IsotonicMap::fit(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]), None);
     assert_eq!(IsotonicMap::fit(&[(1.0, 1.0), (2.0, f64::NAN), (3.0, 3.0)]), None);
     assert_eq!(IsotonicMap::fit(&[(1.0, 1.0), (f64::INFINITY, 2.0), (3.0, 3.0)]), None);
-    // Against the order, the best rising map is a level one.
+    // Against the order, the best nondecreasing map is constant.
     let level = IsotonicMap::fit(&[(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]).expect("a map");
     assert_eq!([0.0, 1.5, 9.0].map(|score| level.map(score)), [2.0; 3]);
     assert!(level.map(f64::NAN).is_nan());
@@ -99,21 +124,21 @@ fn files_are_checked() {
     let json = serde_json::to_string(&map).expect("JSON");
     assert_eq!(serde_json::from_str::<IsotonicMap>(&json).expect("the same"), map);
     for (bad, why) in [
-        ("[]", "fewer than two"),
-        ("[[1,2]]", "fewer than two"),
-        ("[[1,2],[1,3]]", "do not rise"),
-        ("[[2,2],[1,3]]", "do not rise"),
-        ("[[1,3],[2,2]]", "do not rise"),
+        ("[]", "at least two points"),
+        ("[[1,2]]", "at least two points"),
+        ("[[1,2],[1,3]]", "does not rise"),
+        ("[[2,2],[1,3]]", "does not rise"),
+        ("[[1,3],[2,2]]", "does not rise"),
     ] {
         let error = serde_json::from_str::<IsotonicMap>(bad).expect_err(bad).to_string();
         assert!(error.contains(why), "{bad}: {error}");
     }
     let error = IsotonicMap::try_from(vec![(0.0, 1.0), (1.0, f64::INFINITY)]).expect_err("not finite");
-    assert!(matches!(error, Error::BadMap { .. }));
+    assert!(matches!(error, Error::Map(MapError::NotFinite { index: 1, .. })));
 }
 
-/// The best rising fit by its definition: the value at `i` is the greatest over beginnings `a ≤ i` of the least over ends
-/// `b ≥ i` of the mean of `a..=b`.
+/// The best nondecreasing fit by its definition: the value at `i` is the greatest over starts `a ≤ i` of the least over
+/// ends `b ≥ i` of the mean of `a..=b`.
 fn by_definition(y: &[f64]) -> Vec<f64> {
     let mean = |a: usize, b: usize| y[a..=b].iter().sum::<f64>() / (b - a + 1) as f64;
     let least = |a: usize, i: usize| (i..y.len()).map(|b| mean(a, b)).fold(f64::INFINITY, f64::min);

@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 use crate::traits::check_eval_prompt;
 use crate::{InstructionPair, TraitSpec};
 
-/// As many as the method has.
+/// The numbers of the method.
 const PAIRS: usize = 5;
 const QUESTIONS: usize = 40;
 
-/// How many faults an author is told of at once.
-const TOLD: usize = 8;
+/// The greatest number of faults that are reported to the author at once.
+const MAX_REPORTED: usize = 8;
 
-/// What is there of a trait, all of it sound.
+/// The valid parts of a trait so far.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Draft {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ impl Draft {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Takes what is sound of a reply, and says what was wrong with it.
+    /// Takes the valid parts of a reply, and returns the faults of the others.
     pub(super) fn absorb(&mut self, text: &str) -> Vec<String> {
         let reply = match object(text) {
             Ok(reply) => reply,
@@ -58,7 +58,7 @@ impl Draft {
                 Err(fault) => faults.push(fault),
             }
         }
-        faults.truncate(TOLD);
+        faults.truncate(MAX_REPORTED);
         faults
     }
 
@@ -87,7 +87,7 @@ impl Draft {
         for (index, question) in questions.iter().enumerate() {
             let text = question.as_str().unwrap_or_default().trim();
             if text.is_empty() {
-                faults.push(format!("`questions`: entry {} is not a text, or an empty one", index + 1));
+                faults.push(format!("`questions`: entry {} is not a text, or is empty", index + 1));
             } else if !is_new(&mut known, &[text]) {
                 faults.push(format!("`questions`: entry {} repeats another one", index + 1));
             } else if self.questions.len() < QUESTIONS {
@@ -96,34 +96,34 @@ impl Draft {
         }
     }
 
-    /// What is missing, in words for the author.
-    pub(super) fn lacking(&self) -> Vec<String> {
-        let mut lacking = Vec::new();
+    /// The missing parts, described for the author.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
         let more = |there: usize, all: usize| match there {
             0 => format!("{all}"),
             _ => format!("{} more", all - there),
         };
         if self.instruction.len() < PAIRS {
             let count = more(self.instruction.len(), PAIRS);
-            lacking.push(format!("`instruction`: a list of {count} objects with `pos` and `neg`, unlike all others"));
+            missing.push(format!("`instruction`: a list of {count} objects with `pos` and `neg`, unlike all others"));
         }
         if self.questions.len() < QUESTIONS {
             let count = more(self.questions.len(), QUESTIONS);
-            lacking.push(format!("`questions`: a list of {count} questions, unlike all others"));
+            missing.push(format!("`questions`: a list of {count} questions, unlike all others"));
         }
         if self.eval_prompt.is_none() {
             let end = "that ends by asking for a number from 0 to 100 or REFUSAL";
-            lacking.push(format!("`eval_prompt`: a text with {{question}} and {{answer}} {end}"));
+            missing.push(format!("`eval_prompt`: a text with {{question}} and {{answer}} {end}"));
         }
-        lacking
+        missing
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.lacking().is_empty()
+        self.missing().is_empty()
     }
 
-    /// The form of a reply that has what is missing. Numbers of entries are left to the words: not every server's
-    /// schemas know them.
+    /// The schema of a reply with the missing parts. The numbers of entries are in the prompt only: not every server's
+    /// schemas support them.
     pub(super) fn schema(&self) -> Value {
         let text = json!({"type": "string"});
         let mut properties = Map::new();
@@ -145,7 +145,7 @@ impl Draft {
         closed(properties)
     }
 
-    /// The trait, once it is complete.
+    /// The trait, if it is complete.
     pub(super) fn into_spec(self, name: &str, description: &str) -> TraitSpec {
         let mut extraction = self.questions;
         let evaluation = extraction.split_off(extraction.len() / 2);
@@ -162,25 +162,25 @@ impl Draft {
     }
 }
 
-/// The schema of an object with these keys and no others.
+/// The schema of an object with exactly these keys.
 fn closed(properties: Map<String, Value>) -> Value {
     let required = properties.keys().cloned().collect::<Vec<_>>();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
-/// The JSON object in a reply. Thoughts before it, a fence around it and words after it are passed over.
+/// The JSON object in a reply. Thoughts before it, a code fence around it and text after it are ignored.
 fn object(text: &str) -> Result<Map<String, Value>, String> {
     let text = text.rsplit_once("</think>").map_or(text, |(_, after)| after);
     let Some(start) = text.find('{') else { return Err("the reply was not a JSON object".into()) };
     match serde_json::Deserializer::from_str(&text[start..]).into_iter::<Map<String, Value>>().next() {
         Some(Ok(object)) => Ok(object),
-        Some(Err(error)) if error.is_eof() => Err("the reply broke off in the middle of the JSON object".into()),
+        Some(Err(error)) if error.is_eof() => Err("the reply ended in the middle of the JSON object".into()),
         Some(Err(error)) => Err(format!("the reply was not a JSON object: {error}")),
         None => Err("the reply was not a JSON object".into()),
     }
 }
 
-/// A template that can be a rubric and asks for what a rubric is to ask for.
+/// A template that is a valid rubric and asks for a number or a refusal.
 fn rubric(value: &Value) -> Result<String, String> {
     let Some(text) = value.as_str().map(str::trim) else { return Err("`eval_prompt` was not a text".into()) };
     check_eval_prompt(text).map_err(|fault| fault.to_string())?;
@@ -191,12 +191,12 @@ fn rubric(value: &Value) -> Result<String, String> {
     }
 }
 
-/// What makes two texts count as the same.
+/// The form of a text in which duplicates are equal.
 fn same(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// Whether none of some texts is known yet; then they are.
+/// Adds texts to the known ones and returns whether all were new.
 fn is_new(known: &mut HashSet<String>, texts: &[&str]) -> bool {
     let texts = texts.iter().map(|text| same(text)).collect::<Vec<_>>();
     let new = texts.iter().all(|text| !known.contains(text));

@@ -1,4 +1,4 @@
-//! What the author of a trait is asked.
+//! The prompts for the author of a trait.
 
 use super::draft::Draft;
 
@@ -24,7 +24,7 @@ Write one JSON object with these five keys.
 
 Reply with the JSON object and nothing else."#;
 
-/// A further request: what was wrong, and what is still missing.
+/// A further request: the faults and the missing parts.
 pub(super) fn repair(faults: &[String], draft: &Draft) -> String {
     let list = |items: &[String]| items.iter().map(|item| format!("- {item}\n")).collect::<String>();
     let faults = match faults {
@@ -32,8 +32,8 @@ pub(super) fn repair(faults: &[String], draft: &Draft) -> String {
         faults => format!("Something was wrong with your last reply:\n{}\n", list(faults)),
     };
     format!(
-        "{faults}What was good of it is above. Still missing:\n{}\nReply with one JSON object that has only what is \
+        "{faults}The valid parts of your reply are above. Still missing:\n{}\nReply with one JSON object that has only what is \
          missing, under the same keys, and with nothing else.",
-        list(&draft.lacking())
+        list(&draft.missing())
     )
 }

@@ -19,7 +19,7 @@ fn questions(numbers: std::ops::Range<usize>) -> Value {
     numbers.map(|i| json!(format!("Question {i}?"))).collect()
 }
 
-/// A faultless reply.
+/// A valid reply.
 fn whole() -> Value {
     json!({"assistant_pos": "brief", "assistant_neg": "long-winded", "instruction": pairs(0..5),
         "questions": questions(0..40), "eval_prompt": EVAL_PROMPT})
@@ -31,22 +31,22 @@ fn changed(key: &str, value: Value) -> Value {
     json
 }
 
-fn wish() -> TraitWish {
-    TraitWish { timeout: Duration::from_secs(5), ..TraitWish::new("brevity", "Says little.") }
+fn trait_request() -> TraitRequest {
+    TraitRequest { timeout: Duration::from_secs(5), ..TraitRequest::new("brevity", "Says little.") }
 }
 
-/// An author that gives these replies in turn.
+/// An author with these replies, in order.
 fn author(replies: Vec<String>) -> Server {
     Server::new(move |request| Reply::text(&replies[request.number]))
 }
 
 fn written(replies: Vec<String>) -> (Result<WrittenTrait>, Vec<Request>) {
     let server = author(replies);
-    let result = write_trait(options(&server), &wish());
+    let result = write_trait(options(&server), &trait_request());
     (result, server.requests())
 }
 
-/// The trait that [`whole`] is.
+/// The trait of [`whole`].
 fn expected() -> TraitSpec {
     TraitSpec::from_json("brevity", &whole().to_string())
         .map(|spec| TraitSpec { description: Some("Says little.".into()), ..spec })
@@ -84,19 +84,19 @@ fn what_is_saved_says_who_wrote_it_and_is_loaded_again() {
     assert_eq!((&by["model"], &by["prompt"], &by["requests"]), (&json!("a-model"), &json!(found.prompt), &json!(1)));
     let mut spoilt = found;
     spoilt.spec.evaluation.pop();
-    assert!(matches!(spoilt.save(&path), Err(Error::Trait { fault: TraitFault::Questions { found: 19, .. }, .. })));
+    assert!(matches!(spoilt.save(&path), Err(Error::Trait { source: TraitFault::Questions { found: 19, .. }, .. })));
 }
 
 #[test]
 fn a_server_that_knows_no_schemas_is_asked_in_words() {
-    // The second as llama-cpp-python does it, which takes what it does not know for its own failure.
+    // The second as llama-cpp-python does, which reports unknown parameters as its own failure.
     for (status, message) in [(400, "unknown parameter"), (500, "{'loc': ('body', 'response_format', 'type')}")] {
         let server = Server::new(move |request| match request.body.get("response_format") {
             Some(_) => Reply::error(status, message),
             None if request.number == 1 => Reply::text(&changed("questions", questions(0..39)).to_string()),
             None => Reply::text(&json!({"questions": ["One more?"]}).to_string()),
         });
-        let found = write_trait(options(&server), &wish()).unwrap();
+        let found = write_trait(options(&server), &trait_request()).unwrap();
         assert_eq!((found.requests, found.spec.evaluation[19].as_str()), (2, "One more?"));
         // The refused request, and two without a schema.
         assert_eq!(server.requests().len(), 3);
@@ -131,7 +131,7 @@ fn every_fault_is_told_and_mended() {
     twice[7] = json!("question 6?  ");
     let cases = [
         ("I am sorry, but no.".to_owned(), "not a JSON object"),
-        ("{\"questions\": [\"Wha".into(), "broke off in the middle"),
+        ("{\"questions\": [\"Wha".into(), "ended in the middle"),
         ("{questions: []}".into(), "not a JSON object: "),
         ("[1, 2]".into(), "not a JSON object"),
         (text("instruction", json!("Be brief.")), "`instruction` was not a list"),
@@ -141,12 +141,12 @@ fn every_fault_is_told_and_mended() {
         (text("questions", json!({"1": "What?"})), "`questions` was not a list"),
         (text("questions", twice), "entry 8 repeats another one"),
         (text("questions", json!([5, "", " "])), "entry 1 is not a text"),
-        (text("eval_prompt", json!("Rate {answer}: REFUSAL or 0 to 100.")), "lacks the placeholder {question}"),
+        (text("eval_prompt", json!("Rate {answer}: REFUSAL or 0 to 100.")), "has no placeholder {question}"),
         (text("eval_prompt", json!("0 to 100 or REFUSAL: {question} {answer}")), "does not end by asking"),
         (text("eval_prompt", json!(7)), "`eval_prompt` was not a text"),
     ];
     for (first, told) in cases {
-        // The second reply has everything anew; of what was good before, the first stays.
+        // The second reply has everything anew; of what was valid before, the first is kept.
         let (result, requests) = written(vec![first.clone(), whole().to_string()]);
         assert!(requests[1].prompt().contains(told), "{told}: {}", requests[1].prompt());
         let spec = result.unwrap_or_else(|error| panic!("{told}: {error}")).spec;
@@ -168,7 +168,7 @@ fn wrappings_around_the_object_are_passed_over() {
 }
 
 #[test]
-fn what_is_too_much_is_left_out_and_adjectives_may_lack() {
+fn superfluous_parts_are_ignored_and_adjectives_may_lack() {
     let mut reply = changed("questions", questions(0..50));
     reply["instruction"] = pairs(0..7);
     reply["assistant_neg"] = json!(" ");
@@ -180,19 +180,22 @@ fn what_is_too_much_is_left_out_and_adjectives_may_lack() {
 #[test]
 fn an_author_that_does_not_mend_its_ways_is_given_up() {
     let server = Server::new(|_| Reply::text(&changed("questions", questions(0..38)).to_string()));
-    let error = write_trait(options(&server), &TraitWish { repairs: 2, ..wish() }).unwrap_err();
+    let error = write_trait(options(&server), &TraitRequest { repairs: 2, ..trait_request() }).unwrap_err();
     let Error::Http(HttpError::NoTrait { model, requests: 3, faults }) = &error else { panic!("{error:?}") };
-    assert!(model == "a-model" && faults.contains("2 more questions"), "{faults}");
+    assert!(model == "a-model" && error.to_string().contains("2 more questions"), "{faults:?}");
     assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
-fn a_wish_that_cannot_be_met_takes_no_request() {
+fn a_request_that_cannot_be_met_takes_no_request() {
     let server = author(Vec::new());
     let requests = [("coherence", "x"), ("", "x"), ("a\nb", "x"), ("t", " ")];
     for (name, description) in requests {
-        let error = write_trait(options(&server), &TraitWish::new(name, description)).unwrap_err();
-        assert!(matches!(error, Error::Trait { .. } | Error::Http(HttpError::Setting { .. })), "{error:?}");
+        let error = write_trait(options(&server), &TraitRequest::new(name, description)).unwrap_err();
+        assert!(
+            matches!(error, Error::Trait { .. } | Error::Http(HttpError::Setting(SettingError::NoDescription { .. }))),
+            "{error:?}"
+        );
     }
     assert!(server.requests().is_empty());
 }
@@ -201,12 +204,12 @@ fn a_wish_that_cannot_be_met_takes_no_request() {
 fn writing_works_inside_of_a_runtime_and_within_a_budget() {
     let server = Server::new(|_| Reply::text(&whole().to_string()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    assert_eq!(runtime.block_on(async { write_trait(options(&server), &wish()) }).unwrap().spec, expected());
-    let found = runtime.block_on(write_trait_async(options(&server), &wish())).unwrap();
+    assert_eq!(runtime.block_on(async { write_trait(options(&server), &trait_request()) }).unwrap().spec, expected());
+    let found = runtime.block_on(write_trait_async(options(&server), &trait_request())).unwrap();
     assert_eq!(found.spec, expected());
     server.requests();
-    let budget = crate::Budget { requests: None, tokens: Some(8192) };
-    let error = write_trait(HttpOptions { budget, ..options(&server) }, &wish()).unwrap_err();
+    let budget = crate::http::Budget { requests: None, tokens: Some(8192) };
+    let error = write_trait(HttpOptions { budget, ..options(&server) }, &trait_request()).unwrap_err();
     assert!(matches!(error, Error::Http(HttpError::Budget { .. })), "{error:?}");
     assert!(server.requests().is_empty(), "a reply of 8192 tokens and the prompt are not covered");
 }
@@ -214,7 +217,7 @@ fn writing_works_inside_of_a_runtime_and_within_a_budget() {
 #[test]
 fn a_server_that_refuses_both_ways_is_quoted() {
     let server = Server::new(|_| Reply::error(400, "context is too short"));
-    let error = write_trait(options(&server), &wish()).unwrap_err();
+    let error = write_trait(options(&server), &trait_request()).unwrap_err();
     assert!(error.to_string().contains("context is too short"), "{error}");
     assert_eq!(server.requests().len(), 2);
 }
@@ -242,9 +245,9 @@ proptest! {
             draft.absorb(&reply.to_string().chars().take(cut).collect::<String>());
         }
         draft.absorb(&whole().to_string());
-        // Whatever was taken before, a faultless reply leaves at most what it could not add to.
+        // Whatever was accepted before, a valid reply leaves at most the parts that it could not add.
         draft.absorb(&json!({"instruction": pairs(10..20), "questions": questions(100..140)}).to_string());
-        prop_assert!(draft.is_complete(), "{:?}", draft.lacking());
+        prop_assert!(draft.is_complete(), "{:?}", draft.missing());
         let spec = draft.into_spec("t", "d");
         prop_assert!(spec.check().is_ok(), "{:?}", spec.check());
         prop_assert_eq!((spec.instruction.len(), spec.extraction.len(), spec.evaluation.len()), (5, 20, 20));
@@ -260,7 +263,7 @@ fn an_author_is_asked_in_the_form_that_its_server_takes() {
             (Some(name), _) => Reply::error(400, &format!("Unsupported parameter: '{name}'.")),
             (None, false) => Reply::error(400, "only stream=true is supported"),
             (None, true) => {
-                // In pieces of ten characters, thoughts first.
+                // Streamed in pieces of ten characters, reasoning first.
                 let text = whole().to_string().chars().collect::<Vec<_>>();
                 let pieces = text.chunks(10).map(|piece| json!({"content": piece.iter().collect::<String>()}));
                 let thought = [json!({"reasoning_content": "Brief, then."})].into_iter();
@@ -271,7 +274,7 @@ fn an_author_is_asked_in_the_form_that_its_server_takes() {
             }
         }
     });
-    let found = write_trait(options(&server), &wish()).unwrap();
+    let found = write_trait(options(&server), &trait_request()).unwrap();
     assert_eq!((found.spec, found.requests), (expected(), 1));
     let requests = server.requests();
     assert_eq!(requests.len(), 4);
@@ -288,7 +291,7 @@ fn an_author_whose_server_declines_is_quoted_at_once() {
     for (status, code) in cases {
         let body = json!({"error": {"message": "not with us", "code": code}}).to_string();
         let server = Server::new(move |_| Reply::new(status, body.clone()));
-        let error = write_trait(options(&server), &wish()).unwrap_err();
+        let error = write_trait(options(&server), &trait_request()).unwrap_err();
         assert!(
             matches!(&error, Error::Http(HttpError::Refused { message, .. }) if message == "not with us"),
             "{error:?}"

@@ -1,29 +1,28 @@
-//! Where requests go, and by which headers.
+//! The URL and the headers of requests.
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Url, redirect};
 
-use super::{ApiKey, HttpError, HttpOptions, KeyHeader};
+use super::{ApiKey, HttpOptions, KeyHeader, SettingError};
 
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 const COMPLETIONS: &str = "/chat/completions";
 
-/// The address of chat completions, and the server's name and port.
-pub(super) fn endpoint(base_url: &str) -> Result<(Url, String), HttpError> {
-    let setting = |what: &str| Err(HttpError::Setting { what: what.into() });
-    // The address itself is not repeated: there may be a password in it.
+/// The URL of chat completions, and the server's name and port.
+pub(super) fn endpoint(base_url: &str) -> Result<(Url, String), SettingError> {
+    // The URL is not repeated in the message: it may contain a password.
     let Ok(mut endpoint) = Url::parse(base_url.trim()) else {
-        return setting("the base URL is not one; it should look like http://localhost:8080/v1");
+        return Err(SettingError::Url);
     };
     if !matches!(endpoint.scheme(), "http" | "https") || !endpoint.has_host() {
-        return setting("the base URL must begin with http:// or https:// and a host");
+        return Err(SettingError::UrlScheme);
     }
     if !endpoint.username().is_empty() || endpoint.password().is_some() {
-        return setting("the base URL has a user name or password in it; give what is secret as the key");
+        return Err(SettingError::UrlCredentials);
     }
     if endpoint.fragment().is_some() || endpoint.query_pairs().any(|(name, _)| name != "api-version") {
-        return setting("the base URL has more than a path and ?api-version=; give what is secret as the key");
+        return Err(SettingError::UrlQuery);
     }
     let path = endpoint.path().trim_end_matches('/');
     let path = format!("{}{COMPLETIONS}", path.strip_suffix(COMPLETIONS).unwrap_or(path));
@@ -33,15 +32,14 @@ pub(super) fn endpoint(base_url: &str) -> Result<(Url, String), HttpError> {
     Ok((endpoint, server))
 }
 
-/// Whether an address is this machine's.
+/// Whether a URL is on this machine.
 pub(super) fn is_local(endpoint: &Url) -> bool {
     let host = endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The headers of every request.
-pub(super) fn headers(options: &HttpOptions, endpoint: &Url) -> Result<HeaderMap, HttpError> {
-    let setting = |what: String| HttpError::Setting { what };
+pub(super) fn headers(options: &HttpOptions, endpoint: &Url) -> Result<HeaderMap, SettingError> {
     let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     let value = |secret: &ApiKey, before: &str| {
         let mut value = HeaderValue::try_from(format!("{before}{}", secret.secret())).ok()?;
@@ -55,13 +53,13 @@ pub(super) fn headers(options: &HttpOptions, endpoint: &Url) -> Result<HeaderMap
             KeyHeader::Auto if is_azure(endpoint) => (HeaderName::from_static("api-key"), ""),
             KeyHeader::Auto => (AUTHORIZATION, "Bearer "),
         };
-        headers.insert(name, value(key, before).ok_or_else(|| setting("the key cannot stand in a request".into()))?);
+        headers.insert(name, value(key, before).ok_or(SettingError::Key)?);
     }
     for (name, secret) in &options.headers {
         let known = HeaderName::try_from(name.trim()).ok();
         let known = known.filter(|name| !matches!(name.as_str(), "host" | "content-length" | "transfer-encoding"));
         let (Some(header), Some(value)) = (known, value(secret, "")) else {
-            return Err(setting(format!("the header {name:?} or its value cannot stand in a request")));
+            return Err(SettingError::Header { name: name.clone() });
         };
         headers.insert(header, value);
     }
@@ -73,15 +71,15 @@ fn is_azure(endpoint: &Url) -> bool {
     endpoint.query().is_some() || host.ends_with(".azure.com") || host.ends_with(".azure.us")
 }
 
-/// What makes the requests.
+/// The HTTP client.
 pub(super) fn http_client(options: &HttpOptions, headers: HeaderMap) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(AGENT)
         .default_headers(headers)
         .connect_timeout(options.connect_timeout)
-        // What is redirected would arrive without its body or its key.
+        // A redirected request would arrive without its body or its key.
         .redirect(redirect::Policy::none())
-        // Ours are the only retries.
+        // This module's retries are the only ones.
         .retry(reqwest::retry::never())
         .build()
 }

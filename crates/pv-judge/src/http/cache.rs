@@ -10,28 +10,28 @@ use sha2::{Digest, Sha256};
 use super::HttpError;
 use super::reply::Reply;
 use super::wire::Mode;
-use crate::ScoreMode;
+use crate::score::ScoreMode;
 
-/// A SHA-256 sum.
+/// A SHA-256 hash.
 pub(super) type Sum = [u8; 32];
 
-/// Where the line of a request begins, and its length without the line feed.
+/// The position of each request's line, and its length without the line feed.
 type Places = HashMap<Sum, (u64, u64)>;
 
-/// The longest line that an answer can make, by far.
+/// The longest line, far longer than a reply can be.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// The sum of a prompt.
+/// The hash of a prompt.
 pub(super) fn prompt_sum(prompt: &str) -> Sum {
     Sha256::digest(prompt).into()
 }
 
-/// What an answer is found by: server, model, parameters, options and prompt. The key is no part of it.
+/// The cache key of a request: server, model, parameters, options and prompt. The API key is not part of it.
 pub(super) fn request_sum(endpoint: &str, model: &str, mode: Mode, options: &str, prompt: &Sum) -> Sum {
     sum_of(&["pv-judge 2", endpoint, model, mode.parameters(), options], prompt)
 }
 
-/// What the first version found an answer by, if it had such a mode.
+/// The cache key of the first version, if that had this mode.
 pub(super) fn old_sum(endpoint: &str, model: &str, mode: Mode, prompt: &Sum) -> Option<Sum> {
     let known = matches!(mode, Mode::Distribution | Mode::Sampled);
     known.then(|| sum_of(&["pv-judge 1", endpoint, model, mode.parameters()], prompt))
@@ -40,7 +40,7 @@ pub(super) fn old_sum(endpoint: &str, model: &str, mode: Mode, prompt: &Sum) -> 
 fn sum_of(parts: &[&str], prompt: &Sum) -> Sum {
     let mut sum = Sha256::new();
     for part in parts {
-        // With its length before it, no part can pass for the end of another.
+        // Each part is preceded by its length, so that different parts give different hashes.
         sum.update((part.len() as u64).to_le_bytes());
         sum.update(part);
     }
@@ -48,10 +48,10 @@ fn sum_of(parts: &[&str], prompt: &Sum) -> Sum {
     sum.finalize().into()
 }
 
-/// Answers in a file, one JSON object per line, appended as they come.
+/// Replies in a file, one JSON object per line, appended as they arrive.
 ///
-/// A program that ends in the middle of a line leaves a torn one, which is passed over when the file is read. Only the
-/// places of the answers are kept in memory.
+/// A program that is killed may leave an incomplete line, which is ignored when the file is read. Only the positions of
+/// the replies are held in memory.
 #[derive(Debug)]
 pub(super) struct Cache {
     path: PathBuf,
@@ -67,14 +67,14 @@ struct Inner {
 #[derive(Serialize, Deserialize)]
 struct Line {
     key: String,
-    /// For people: it is part of the key. The first version has none.
+    /// For readers of the file: the mode is part of the key. The first version lacks it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<ScoreMode>,
     reply: Reply,
 }
 
 impl Cache {
-    /// Opens a file, or makes it.
+    /// Opens a file, or creates it.
     pub(super) fn open(path: &Path) -> Result<Self, HttpError> {
         let failed = |source| HttpError::Cache { path: path.to_owned(), source };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -88,7 +88,7 @@ impl Cache {
         Ok(Self { path: path.to_owned(), inner: Mutex::new(Inner { file, places }) })
     }
 
-    /// The answer to a request.
+    /// The reply to a request.
     pub(super) fn get(&self, key: &Sum) -> Result<Option<Reply>, HttpError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(&(start, length)) = inner.places.get(key) else { return Ok(None) };
@@ -97,21 +97,21 @@ impl Cache {
         file.seek(SeekFrom::Start(start))
             .and_then(|_| file.take(length).read_to_end(&mut line))
             .map_err(self.failed())?;
-        // Whatever another program has done to the file in the meantime: what is not there is asked for again.
+        // Another program may have changed the file: a missing reply is requested again.
         Ok(serde_json::from_slice(&line)
             .ok()
             .filter(|line: &Line| parse(&line.key) == Some(*key))
             .map(|line| line.reply))
     }
 
-    /// Keeps the answer to a request.
+    /// Stores the reply to a request.
     pub(super) fn put(&self, key: Sum, mode: Mode, reply: &Reply) -> Result<(), HttpError> {
         let line = Line { key: hex::encode(key), mode: Some(mode.score_mode()), reply: reply.clone() };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| self.failed()(error.into()))?;
         let length = bytes.len() as u64;
         bytes.push(b'\n');
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        // In one piece and at the end, wherever another program has moved that to.
+        // In one piece and at the end, even if another program has appended to the file.
         inner.file.write_all(&bytes).map_err(self.failed())?;
         let end = inner.file.stream_position().map_err(self.failed())?;
         inner.places.insert(key, (end.saturating_sub(length + 1), length));
@@ -123,7 +123,7 @@ impl Cache {
     }
 }
 
-/// Where the answers of a file are, and whether its last line lacks its end.
+/// The positions of the replies in a file, and whether its last line is incomplete.
 fn places(file: &File) -> std::io::Result<(Places, bool)> {
     let mut reader = BufReader::new(file);
     let (mut places, mut start, mut torn, mut wrong) = (HashMap::new(), 0, false, 0u64);
@@ -145,7 +145,7 @@ fn places(file: &File) -> std::io::Result<(Places, bool)> {
         start += read;
     }
     if wrong > 0 {
-        tracing::warn!(wrong, "lines of the judge's cache are torn, and are passed over");
+        tracing::warn!(wrong, "incomplete lines of the judge's cache are ignored");
     }
     Ok((places, torn))
 }

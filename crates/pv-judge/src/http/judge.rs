@@ -1,5 +1,8 @@
+//! The judge behind a server: its interface, and the run over all prompts.
+
+mod cached;
 mod first;
-mod kept;
+mod send;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -8,45 +11,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 
 use super::cache::Cache;
-use super::client::Failure;
-use super::ledger::Tokens;
-use super::plan::{Job, Plan};
-use super::reply::Reply;
+use super::plan::Plan;
 use super::tally::Tally;
 use super::thread::on_own_thread;
-use super::wire::{Mode, estimated_tokens, scoring, snippet};
+use super::wire::{Mode, estimated_tokens};
 use super::{Client, Forecast, HttpError, HttpOptions, JudgeReport, RequestForm, Spent};
-use crate::{Abstention, Answered, Error, Judge, Judged, Result, Rubric, ScoreMode, Verdict, VerdictCounts, Verdicts};
+use crate::cost::Tokens;
+use crate::judge::{Answered, Judged, Verdicts};
+use crate::score::{ScoreMode, VerdictCounts};
+use crate::{Error, Judge, Result, Rubric};
 
-/// After so many refusals in a row that do not say what they are about, it is not the prompts.
+pub(super) use send::Outcome;
+
+/// After this many consecutive refusals without a stated reason, the prompts are not the cause.
 const UNEXPLAINED: usize = 8;
 
 /// A judge behind an OpenAI-compatible server: OpenAI's own, Azure's, vLLM, llama.cpp, and others.
 ///
-/// Each answer and rubric makes one request: the filled rubric as the user's message, one token, temperature 0, the 20
-/// most likely tokens with their probabilities. The first few prompts are asked one after the other, and show in which form
-/// the server takes requests and how its model gives numbers; that holds for the judge's life, and is told by
-/// [`report`](Self::report) and by every score ([`Evidence`](crate::Evidence)):
+/// Each answer and rubric is one request: the filled rubric as the user's message, one token, temperature 0, the 20
+/// most likely tokens with their probabilities. The first few prompts are sent one after the other; they show the form
+/// of requests that the server accepts and how its model gives numbers. That mode is kept for the judge's lifetime;
+/// [`report`](Self::report) and every score ([`Evidence`](crate::score::Evidence)) state it:
 ///
-/// - tokens that are whole numbers: their distribution ([`ScoreMode::Distribution`]);
-/// - numbers of several tokens, or with something before them: the distributions along the reply ([`ScoreMode::Digits`]);
-/// - no probabilities: the number that is written ([`ScoreMode::Sampled`]; see [`Logprobs`](crate::Logprobs));
-/// - a model that thinks, and cannot be asked not to: the number after the thought ([`ScoreMode::Reasoned`]).
+/// - Tokens that are whole numbers: their distribution ([`ScoreMode::Distribution`]).
+/// - Numbers of several tokens, or with text before them: the distributions along the reply ([`ScoreMode::Digits`]).
+/// - No probabilities: the written number ([`ScoreMode::Sampled`]; see [`Logprobs`](crate::http::Logprobs)).
+/// - A model with reasoning that cannot be disabled: the number after the reasoning ([`ScoreMode::Reasoned`]).
 ///
-/// A prompt that the server declines, by a content filter or for its length, is an abstention of its own kind
-/// ([`Abstention::Refused`]). A judge that gives no number for the first few answers ends with what it wrote
-/// ([`HttpError::NoNumbers`]), before anything else is asked.
+/// A prompt that the server refuses, by a content filter or because of its length, is an abstention of its own kind
+/// ([`Abstention::Refused`](crate::score::Abstention::Refused)). A judge that gives no number for the first few answers stops with an error that quotes
+/// its reply ([`HttpError::NoNumbers`]), before further requests.
 ///
-/// The callback is asked with every verdict; while the server is silent, a wish to break off has to wait.
+/// The callback is called with every verdict; while the server is silent, cancellation has to wait.
 ///
 /// # Examples
 /// ```no_run
 /// use std::ops::ControlFlow;
-/// use pv_judge::{Answered, HttpJudge, HttpOptions, Judge, Rubric, TraitSpec};
+/// use pv_judge::judge::Answered;
+/// use pv_judge::{HttpJudge, HttpOptions, Judge, Rubric, TraitSpec};
 ///
 /// # fn main() -> Result<(), pv_judge::Error> {
 /// let options = HttpOptions { cache: Some("judged.jsonl".into()), ..HttpOptions::from_env("gpt-4.1-mini")? };
@@ -69,22 +74,22 @@ pub struct HttpJudge {
     state: Mutex<State>,
 }
 
-/// Asked before a run that would make requests.
+/// Called before a run that would make requests.
 type Consent = Box<dyn Fn(&Forecast) -> bool + Send + Sync>;
 
-/// What the requests have shown.
+/// The findings from the requests so far.
 #[derive(Debug, Default)]
 struct State {
     mode: Option<Mode>,
-    /// How the scores were got with which the judge's are to be compared.
+    /// The mode of the existing scores with which the judge's scores will be compared.
     wanted: Option<Mode>,
     /// Whether there was a number.
     numbered: bool,
-    /// How many answers had none, before the first one that had.
+    /// The number of answers without a number before the first one with a number.
     numberless: usize,
-    /// What was written in place of the first one.
+    /// The reply to the first of them.
     wrote: Option<String>,
-    /// How many refusals in a row did not say what they are about.
+    /// The number of consecutive refusals without a stated reason.
     unexplained: usize,
     /// Whether the server has given any reply.
     answered: bool,
@@ -92,46 +97,8 @@ struct State {
     verdicts: VerdictCounts,
 }
 
-/// What came of one prompt.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// A verdict.
-    Reached {
-        verdict: Verdict,
-        /// The reply, and the mode in which it may be kept.
-        reply: Option<(Mode, Box<Reply>)>,
-        /// What was written, for people.
-        quote: String,
-    },
-    /// A refusal that does not say what it is about.
-    Unknown { status: u16, message: String },
-}
-
-impl Outcome {
-    /// A verdict that leaves the mode open.
-    pub(super) fn open(verdict: Verdict) -> Self {
-        let quote = match &verdict {
-            Verdict::Abstained(Abstention::NotANumber { text }) => snippet(text),
-            Verdict::Abstained(Abstention::Refused { status, message }) => format!("status {status}: {message}"),
-            _ => String::new(),
-        };
-        Self::Reached { verdict, reply: None, quote }
-    }
-
-    pub(super) fn quoting(self, said: String) -> Self {
-        match self {
-            Self::Reached { verdict, reply, .. } => Self::Reached { verdict, reply, quote: said },
-            unknown => unknown,
-        }
-    }
-
-    pub(super) fn has_number(&self) -> bool {
-        matches!(self, Self::Reached { verdict: Verdict::Scored(_), .. })
-    }
-}
-
 impl HttpJudge {
-    /// A judge that has asked nothing yet.
+    /// A judge that has not sent a request yet.
     ///
     /// # Errors
     /// [`HttpError::Setting`], [`HttpError::Cache`].
@@ -140,14 +107,14 @@ impl HttpJudge {
         Ok(Self { client: Client::new(options)?, cache, consent: None, state: Mutex::default() })
     }
 
-    /// Asks `agree` before every call that would make requests, with what it would take; without agreement nothing is asked:
-    /// [`HttpError::NotAgreed`].
+    /// Calls `agree` with the forecast before every call that would make requests; without consent no request is made:
+    /// [`HttpError::NoConsent`].
     #[must_use]
     pub fn with_consent(self, agree: impl Fn(&Forecast) -> bool + Send + Sync + 'static) -> Self {
         Self { consent: Some(Box::new(agree)), ..self }
     }
 
-    /// What was spent since the judge was made.
+    /// The amount spent since the judge was created.
     pub fn spent(&self) -> Spent {
         self.client.spent()
     }
@@ -157,7 +124,7 @@ impl HttpJudge {
         self.client.is_local()
     }
 
-    /// What was found out about the server, and what was done so far.
+    /// The findings about the server, and the work so far.
     pub fn report(&self) -> JudgeReport {
         let (form, found) = self.client.form();
         let state = self.state();
@@ -170,14 +137,14 @@ impl HttpJudge {
         }
     }
 
-    /// What it would take to judge these answers. Makes no request.
+    /// The forecast for judging these answers. Makes no request.
     pub fn forecast(&self, rubrics: &[Rubric], answers: &[Answered<'_>]) -> Forecast {
         self.forecast_of(&Plan::new(rubrics, answers))
     }
 
     fn forecast_of(&self, plan: &Plan<'_>) -> Forecast {
         let known = self.state().mode;
-        // The first of the usable ones is tried first.
+        // The first of the usable modes is tried first.
         let mode = known.or_else(|| self.cached_mode(plan)).or(self.usable().first().copied());
         let mode = mode.unwrap_or(Mode::Distribution);
         let mut forecast = Forecast { verdicts: plan.total(), ..Forecast::default() };
@@ -195,11 +162,11 @@ impl HttpJudge {
         forecast
     }
 
-    /// [`Judge::judge`] for callers inside of a tokio runtime that has its timer and network enabled. Dropping the future
-    /// breaks the judging off as well.
+    /// [`Judge::judge`] for callers inside of a tokio runtime with timer and network enabled. Dropping the future
+    /// cancels the judging.
     ///
     /// # Errors
-    /// As [`Judge::judge`] has them.
+    /// Those of [`Judge::judge`].
     pub async fn judge_async(
         &self,
         rubrics: &[Rubric],
@@ -222,7 +189,7 @@ impl HttpJudge {
         let forecast = self.forecast_of(plan);
         match forecast.requests == 0 || agree(&forecast) {
             true => Ok(()),
-            false => Err(HttpError::NotAgreed { forecast: Box::new(forecast) }.into()),
+            false => Err(HttpError::NoConsent { forecast: Box::new(forecast) }.into()),
         }
     }
 
@@ -246,7 +213,7 @@ impl HttpJudge {
         let stopping = &stopping;
         let asked = open.into_iter().map(|index| async move {
             let job = &plan.jobs[index];
-            // What is under way is brought to its end, as it has been paid for; nothing new is begun.
+            // Running requests are completed, since they are paid for; no new ones are started.
             match stopping.load(Ordering::Relaxed) {
                 true => (job, None),
                 false => (job, Some(self.ask(plan, job, mode, stopping).await)),
@@ -270,82 +237,7 @@ impl HttpJudge {
         }
     }
 
-    /// One prompt in the mode that was found.
-    async fn ask(&self, plan: &Plan<'_>, job: &Job, mode: Mode, stopping: &AtomicBool) -> Result<Outcome, HttpError> {
-        match self.send(plan, job, mode, u32::MAX, stopping).await {
-            // What it gave before, it does not give any more.
-            Ok(reply) if mode.wants_logprobs() && reply.top.is_none() && reply.declined.is_none() => {
-                Err(self.no_logprobs())
-            }
-            Ok(reply) => {
-                self.keep(job, mode, &reply)?;
-                let quote = reply.quote();
-                Ok(Outcome::open(reply.verdict(mode)).quoting(quote))
-            }
-            Err(failure) => self.failed(failure),
-        }
-    }
-
-    /// Sends one request.
-    pub(super) async fn send(
-        &self,
-        plan: &Plan<'_>,
-        job: &Job,
-        mode: Mode,
-        falls: u32,
-        stopping: &AtomicBool,
-    ) -> Result<Reply, Failure> {
-        let (options, prompt) = (self.options(), plan.prompt(job));
-        let estimate = self.estimate(&prompt, mode);
-        let request = scoring(&options.model, prompt, mode, options.thought_tokens);
-        // A thought takes as long as it takes.
-        let timeout = if mode == Mode::Reasoned { options.timeout * 5 } else { options.timeout };
-        let mut reply = self.client.ask(&request, estimate, timeout, falls, stopping).await?;
-        self.state().answered = true;
-        if mode != Mode::Digits {
-            reply.positions.clear();
-        }
-        if !mode.wants_logprobs() {
-            reply.top = None;
-        }
-        Ok(reply)
-    }
-
-    /// What a failure means for the verdict.
-    pub(super) fn failed(&self, failure: Failure) -> Result<Outcome, HttpError> {
-        match failure {
-            Failure::Prompt { status, message } => {
-                Ok(Outcome::open(Verdict::Abstained(Abstention::Refused { status, message })))
-            }
-            Failure::Unknown { status, message } => Ok(Outcome::Unknown { status, message }),
-            Failure::Room => {
-                let text = "a thought that took all tokens".to_owned();
-                Ok(Outcome::open(Verdict::Abstained(Abstention::NotANumber { text })))
-            }
-            Failure::Parameter { name, .. } if name.ends_with("logprobs") => Err(self.no_logprobs()),
-            other => Err(other.into_error(self.client.server())),
-        }
-    }
-
-    /// Remembers how to ask, by a reply that shows it.
-    pub(super) fn found(&self, mode: Mode, reply: Reply) -> Outcome {
-        if self.state().mode.replace(mode) != Some(mode) {
-            tracing::info!(judge = self.name(), mode = %mode.score_mode(), "scores are got");
-        }
-        let (verdict, quote) = (reply.verdict(mode), reply.quote());
-        Outcome::Reached { verdict, reply: Some((mode, Box::new(reply))), quote }
-    }
-
-    /// By what was written: the mode is found if it is a number.
-    pub(super) fn written(&self, mode: Mode, reply: Reply) -> Outcome {
-        let verdict = reply.verdict(mode);
-        match verdict.value() {
-            Some(_) => self.found(mode, reply),
-            None => Outcome::open(verdict).quoting(reply.quote()),
-        }
-    }
-
-    /// Whether other forms have been tried; from now on, they have.
+    /// Marks other forms as tried, and returns whether they had been tried before.
     pub(super) fn has_tried_forms(&self) -> bool {
         std::mem::replace(&mut self.state().tried_forms, true)
     }
@@ -371,7 +263,7 @@ impl HttpJudge {
         HttpError::NoLogprobs { server, model }
     }
 
-    /// The server's and the model's.
+    /// The names of the server and the model.
     pub(super) fn names(&self) -> (String, String) {
         (self.client.server().to_owned(), self.options().model.clone())
     }
@@ -398,9 +290,9 @@ impl Judge for HttpJudge {
         format!("{} at {}", self.client.options().model, self.client.server())
     }
 
-    /// A judge whose mode is not known yet keeps to this one; [`ScoreMode::Distribution`] has to show itself again, since the
-    /// first digits of numbers pass for it.
-    fn keep_to(&self, mode: ScoreMode) -> Result<()> {
+    /// A judge whose mode is not known yet uses this one; [`ScoreMode::Distribution`] must be detected again, since the
+    /// first digits of numbers look like it.
+    fn require_mode(&self, mode: ScoreMode) -> Result<()> {
         let mut state = self.state();
         let wanted = Mode::of(mode).filter(|wanted| self.usable().contains(wanted));
         let given = match (wanted, state.mode) {

@@ -7,107 +7,108 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Budget, HttpError, RateLimits, TokenLimit};
+use super::{Budget, HttpError, RateLimits, SettingError, TokenLimit};
 
-/// The public service, which speaks the protocol that others imitate.
+/// The public service, whose protocol the others implement.
 const OPENAI: &str = "https://api.openai.com/v1";
 
-/// Keys of local servers that check none ("EMPTY", "ollama") are shorter, and no secret.
+/// Keys of local servers that check none ("EMPTY", "ollama") are shorter and not secret.
 const SHORTEST_SECRET: usize = 8;
 
-/// Which server judges, and how it is asked.
+/// The server of a judge, and settings for its requests.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// The address that `/chat/completions` is put behind: `https://api.openai.com/v1`, `http://localhost:8080/v1`. It may be
-    /// there already, and `?api-version=…` may follow, as at Azure:
+    /// The URL before `/chat/completions`: `https://api.openai.com/v1`, `http://localhost:8080/v1`. It may include that
+    /// path, and `?api-version=…`, as for Azure:
     /// `https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21`.
     pub base_url: String,
-    /// The model's name there.
+    /// The model's name on the server.
     pub model: String,
-    /// What the server knows its user by, if it asks for that.
+    /// The API key, if the server needs one.
     pub key: Option<ApiKey>,
-    /// In which header the key is sent.
+    /// The header of the key.
     pub key_header: KeyHeader,
-    /// Further headers of every request. Their values are as secret as the key. They are no part of what a cached answer is
-    /// found by.
+    /// Further headers of every request. Their values are secret, like the key. They are not part of the cache key.
     pub headers: Vec<(String, ApiKey)>,
-    /// Further fields of every request's body, which overrule ours; null leaves one out. They are part of what a cached answer
-    /// is found by.
+    /// Further fields of every request's body, which override the defaults; null removes a field. They are part of the
+    /// cache key.
     pub body: Map<String, Value>,
-    /// How the most tokens of a reply are called, at first: a server that refuses one name is asked by the other.
+    /// The first name to use for the limit on a reply's tokens; if the server refuses it, the other name is used.
     pub token_limit: TokenLimit,
-    /// Whether the judge thinks before it writes.
+    /// Whether the judge's model reasons before its reply.
     pub thinking: Thinking,
-    /// The most tokens of a reply that begins with a thought.
+    /// The greatest number of tokens of a reply with reasoning.
     pub thought_tokens: u32,
-    /// How many requests and tokens a minute may have.
+    /// Limits on requests and tokens per minute.
     pub rate: RateLimits,
-    /// How many requests may be under way at once.
+    /// The greatest number of concurrent requests.
     pub concurrency: usize,
-    /// How long to wait for a connection.
+    /// The timeout for a connection.
     pub connect_timeout: Duration,
-    /// How long one request may take, from the first byte sent to the last one received.
+    /// The timeout of one request, from the first byte sent to the last one received.
     pub timeout: Duration,
-    /// How often a request is made before it is given up; at least 1. While a server that has answered before cannot be reached
-    /// or is busy (502, 503, 504), [`patience`](Self::patience) counts instead.
+    /// The number of attempts per request; at least 1. While a server that has responded before cannot be reached or is
+    /// busy (502, 503, 504), [`patience`](Self::patience) applies instead.
     pub attempts: u32,
-    /// How long a server that restarts is waited for.
+    /// How long to wait for a server that restarts.
     pub patience: Duration,
-    /// The same for one that has not answered yet: it may be the wrong address.
+    /// How long to wait for a server that has not responded yet: its URL may be wrong.
     pub patience_at_start: Duration,
     /// The wait before the second attempt is a random part of this, before the third of twice as much, and so on.
     pub backoff: Duration,
-    /// The longest wait between two attempts. A server that asks for a longer one ends the run.
+    /// The longest wait between two attempts. The run ends if the server asks for a longer one.
     pub longest_wait: Duration,
-    /// The seed of the random parts.
+    /// The seed of the random waits.
     pub jitter_seed: u64,
-    /// How much may be spent.
+    /// Limits on what may be spent.
     pub budget: Budget,
-    /// The file in which answers are kept, so that nothing is asked twice. It never holds the key.
+    /// The file in which replies are cached, so that no request is sent twice. It never contains the key.
     pub cache: Option<PathBuf>,
-    /// Whether scores are made of probabilities or of written numbers.
+    /// Whether scores are computed from probabilities or from written numbers.
     pub logprobs: Logprobs,
-    /// After so many answers without a number, and none with one, a judge gives up: [`HttpError::NoNumbers`]. 0 for never.
+    /// The judge stops after this many answers without a number and none with one: [`HttpError::NoNumbers`]. 0 disables
+    /// this.
     pub numberless: usize,
 }
 
-/// Whether scores are made of probabilities or of written numbers.
+/// Whether scores are computed from probabilities or from written numbers.
 ///
-/// Probabilities need a server that gives them. Where "85" is two tokens, as in Qwen and Mistral, the first one only says that
-/// the number begins with 8: those of the following tokens are asked for as well ([`Evidence::Digits`](crate::Evidence::Digits)).
+/// Probabilities need a server that returns them. If "85" is two tokens, as for Qwen and Mistral, the first one only
+/// tells that the number starts with 8: the probabilities of the following tokens are then requested as well
+/// ([`Evidence::Digits`](crate::score::Evidence::Digits)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Logprobs {
-    /// Of probabilities where they can be had, else of the one number that the model writes. The verdicts say which by
-    /// their [`Evidence`](crate::Evidence).
+    /// Use probabilities if the server returns them, else the written number. The verdicts state which in their
+    /// [`Evidence`](crate::score::Evidence).
     #[default]
     Prefer,
-    /// Of probabilities or not at all: [`HttpError::NoLogprobs`], [`HttpError::DigitTokens`].
+    /// Use probabilities only; otherwise [`HttpError::NoLogprobs`] or [`HttpError::DigitTokens`].
     Require,
-    /// Of written numbers.
+    /// Use written numbers.
     Ignore,
 }
 
-/// Whether a judge thinks before it writes.
+/// Whether a judge's model reasons before its reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thinking {
-    /// As its model does. One whose reply begins with a thought is asked to leave it out; where that does not help, it may think,
-    /// and the number after it is taken.
+    /// The model's default. If a reply starts with reasoning, it is disabled; if that has no effect, the number after
+    /// the reasoning is used.
     #[default]
     Auto,
-    /// It is asked to leave thoughts out from the first request on (`chat_template_kwargs.enable_thinking`: vLLM, llama.cpp,
+    /// Reasoning is disabled from the first request on (`chat_template_kwargs.enable_thinking`: vLLM, llama.cpp,
     /// SGLang).
     Off,
-    /// It may think, and the number after it is taken.
+    /// Reasoning is permitted, and the number after it is used.
     On,
 }
 
-/// In which header a key is sent.
+/// The header of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyHeader {
-    /// `api-key` at Azure's addresses and where `?api-version=` is given, else `Authorization`.
+    /// `api-key` for Azure's servers and with `?api-version=`, else `Authorization`.
     #[default]
     Auto,
     /// `Authorization: Bearer …`.
@@ -117,11 +118,11 @@ pub enum KeyHeader {
 }
 
 impl HttpOptions {
-    /// A server and a model there; eight requests at once, six attempts at each, five minutes of patience with a server that
-    /// restarts, no limit to what may be spent.
+    /// A server and a model; eight concurrent requests, six attempts each, five minutes of patience with a server that
+    /// restarts, no budget.
     ///
-    /// The seed for the waits differs from call to call, so that several programs that are turned away together do not
-    /// come back together.
+    /// The seed of the waits differs between calls, so that several programs that were rejected at the same time do not
+    /// retry at the same time.
     pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
         Self {
             base_url: base_url.into(),
@@ -150,16 +151,16 @@ impl HttpOptions {
         }
     }
 
-    /// The same with the server and key of the environment: `OPENAI_BASE_URL`, which is OpenAI's address where it is
-    /// not set, and `OPENAI_API_KEY`.
+    /// Like [`new`](Self::new), with the server and key of the environment: `OPENAI_BASE_URL` (by default OpenAI's URL)
+    /// and `OPENAI_API_KEY`.
     ///
     /// # Errors
-    /// [`HttpError::Setting`] for a key that cannot stand in a request.
+    /// [`HttpError::Setting`] for an invalid key.
     pub fn from_env(model: impl Into<String>) -> Result<Self, HttpError> {
         Self::from_variables(model, |name| std::env::var(name).ok())
     }
 
-    /// [`Self::from_env`] on any environment.
+    /// [`Self::from_env`] for any environment.
     pub(super) fn from_variables(
         model: impl Into<String>,
         variable: impl Fn(&str) -> Option<String>,
@@ -171,35 +172,33 @@ impl HttpOptions {
     }
 }
 
-/// A server's key, or the value of another header. It is never shown, not even by [`Debug`](fmt::Debug), and never stored; where a server repeats it in
-/// what it says, it is blotted out.
+/// A server's key, or the value of another header. It is never displayed, not even by [`Debug`](fmt::Debug), and never
+/// stored. If a server repeats it in a message, it is replaced by `[key]`.
 #[derive(Clone)]
 pub struct ApiKey(SecretString);
 
 impl ApiKey {
-    /// A key without the white space around it.
+    /// A key without surrounding white space.
     ///
     /// # Errors
-    /// [`HttpError::Setting`] if nothing is left, or something that cannot stand in a request.
+    /// [`HttpError::Setting`] if the key is empty or contains invalid characters.
     pub fn new(key: &str) -> Result<Self, HttpError> {
         let key = key.trim();
         match !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(Self(key.into())),
-            false => Err(HttpError::Setting { what: "the key is empty, or has characters that no key has".into() }),
+            false => Err(SettingError::Key.into()),
         }
     }
 
-    /// The value of another header, which may have spaces in it: "Bearer abc".
+    /// The value of another header, which may contain spaces: "Bearer abc".
     ///
     /// # Errors
-    /// As [`new`](Self::new) has them.
+    /// Those of [`new`](Self::new).
     pub fn of_header(value: &str) -> Result<Self, HttpError> {
         let value = value.trim();
         match !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
             true => Ok(Self(value.into())),
-            false => {
-                Err(HttpError::Setting { what: "the header's value is empty, or has characters that none has".into() })
-            }
+            false => Err(SettingError::HeaderValue.into()),
         }
     }
 
@@ -207,7 +206,7 @@ impl ApiKey {
         self.0.expose_secret()
     }
 
-    /// A text with the key blotted out, also as JSON may write it.
+    /// A text with the key replaced, also in the form that JSON may have.
     pub(super) fn redacted(&self, text: String) -> String {
         let key = self.secret();
         if key.len() < SHORTEST_SECRET {

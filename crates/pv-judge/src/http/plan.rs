@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 
 use super::cache::{Sum, prompt_sum};
-use crate::{Answered, Rubric};
+use crate::Rubric;
+use crate::judge::Answered;
 
-/// What is to be asked: every different prompt once.
+/// The prompts to send: each distinct prompt once.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     rubrics: &'a [Rubric],
@@ -11,11 +12,11 @@ pub(super) struct Plan<'a> {
     pub(super) jobs: Vec<Job>,
 }
 
-/// One prompt, and the verdicts that it gives.
+/// One prompt, and its verdicts.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) prompt: Sum,
-    /// Indices of an answer and a rubric; the same prompt may be there several times.
+    /// Indices of answers and rubrics with this prompt.
     pub(super) pairs: Vec<(usize, usize)>,
 }
 
@@ -36,12 +37,12 @@ impl<'a> Plan<'a> {
         Self { rubrics, answers, jobs }
     }
 
-    /// How many verdicts there will be.
+    /// The number of verdicts.
     pub(super) fn total(&self) -> usize {
         self.rubrics.len() * self.answers.len()
     }
 
-    /// The prompt of a job. It is put together anew, as all of them together may be larger than memory.
+    /// The prompt of a job. It is rendered each time, since all prompts together may exceed the memory.
     pub(super) fn prompt(&self, job: &Job) -> String {
         // Every job has a pair.
         job.pairs.first().map(|(answer, rubric)| self.rubrics[*rubric].fill(&self.answers[*answer])).unwrap_or_default()

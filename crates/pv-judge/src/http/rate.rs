@@ -5,22 +5,22 @@ use std::time::Duration;
 use leaky_bucket::RateLimiter;
 use serde::{Deserialize, Serialize};
 
-use super::HttpError;
+use super::SettingError;
 
-/// How much may be asked for in a minute. `None` sets no limit.
+/// Limits per minute. `None` sets no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RateLimits {
-    /// Requests, each attempt counted. They are spread over the minute.
+    /// Requests, including failed attempts. They are spread over the minute.
     pub requests_per_minute: Option<u32>,
-    /// Tokens of prompts and of the most that replies may have, estimated.
+    /// Estimated tokens of prompts and of the longest possible replies.
     pub tokens_per_minute: Option<u32>,
 }
 
-/// How often a bucket is filled up, at most, in a minute.
+/// The greatest number of refills of a bucket per minute.
 const FILLS: u32 = 600;
 
-/// Lets requests through as fast as the limits allow.
+/// Delays requests according to the limits.
 #[derive(Debug)]
 pub(super) struct Pace {
     requests: Option<RateLimiter>,
@@ -29,10 +29,10 @@ pub(super) struct Pace {
 
 impl Pace {
     /// # Errors
-    /// [`HttpError::Setting`] for a limit of 0.
-    pub(super) fn new(limits: RateLimits) -> Result<Self, HttpError> {
-        let bucket = |limit: Option<u32>, what: &str, at_once: u32| match limit {
-            Some(0) => Err(HttpError::Setting { what: format!("{what} per minute must be at least 1") }),
+    /// [`SettingError::Zero`].
+    pub(super) fn new(limits: RateLimits) -> Result<Self, SettingError> {
+        let bucket = |limit: Option<u32>, option: &'static str, at_once: u32| match limit {
+            Some(0) => Err(SettingError::Zero { option }),
             None => Ok(None),
             Some(limit) => {
                 let (refill, at_once) = ((limit / FILLS).max(1), (limit / at_once).max(1) as usize);
@@ -43,21 +43,21 @@ impl Pace {
             }
         };
         Ok(Self {
-            // A second's worth at once, so that no minute has many more than were allowed.
-            requests: bucket(limits.requests_per_minute, "requests", 60)?,
-            // A prompt may take many.
-            tokens: bucket(limits.tokens_per_minute, "tokens", 4)?,
+            // One second's worth at once, so that no minute exceeds the limit by much.
+            requests: bucket(limits.requests_per_minute, "requests_per_minute", 60)?,
+            // A prompt may need many tokens.
+            tokens: bucket(limits.tokens_per_minute, "tokens_per_minute", 4)?,
         })
     }
 
-    /// Waits until a request of so many tokens may be made.
+    /// Waits until a request with this many tokens may be sent.
     pub(super) async fn pass(&self, tokens: u64) {
         if let Some(bucket) = &self.requests {
             bucket.acquire(1).await;
         }
         if let Some(bucket) = &self.tokens {
             let mut rest = usize::try_from(tokens).unwrap_or(usize::MAX);
-            // A request larger than what may be taken at once takes it in several parts.
+            // A request larger than the bucket takes its tokens in several parts.
             while rest > 0 {
                 let part = rest.min(bucket.max());
                 bucket.acquire(part).await;

@@ -1,12 +1,12 @@
-//! From a reply to a verdict.
+//! Converts a reply to a verdict.
 
 use super::reply::{Position, Reply};
 use super::wire::Mode;
-use crate::score::{bare_token, begins_refusal, number, shortened};
-use crate::{Abstention, Evidence, LEAST_MASS, Score, Verdict};
+use crate::score::{Evidence, LEAST_MASS, bare_token, number, shortened, starts_refusal};
+use crate::{Abstention, Score, Verdict};
 
 impl Reply {
-    /// What it says of the answer that was judged, when it was asked for in a mode.
+    /// The verdict of a reply to a request in a mode.
     pub(super) fn verdict(&self, mode: Mode) -> Verdict {
         if let Some(message) = &self.declined {
             return Verdict::Abstained(Abstention::Refused { status: 200, message: shortened(message.trim(), 300) });
@@ -27,17 +27,17 @@ impl Reply {
         }
     }
 
-    /// What was written, thoughts aside.
+    /// The text of the reply, without reasoning.
     pub(super) fn said(&self) -> &str {
         self.text.rsplit_once("</think>").map_or(&self.text, |(_, after)| after)
     }
 
-    /// Whether the model began to think and said nothing yet.
+    /// Whether the model has started reasoning and written nothing else yet.
     pub(super) fn is_thinking(&self) -> bool {
         let nothing = self.said().trim().is_empty();
         let opened = self.text.trim_start().starts_with("<think") && !self.text.contains("</think>");
         let opens = |top: &Vec<(String, f32)>| top.iter().any(|(token, p)| token.trim() == "<think>" && *p > -0.7);
-        // Some servers keep a thought to themselves.
+        // Some servers do not return the reasoning.
         let hidden = self.cut && self.top.as_ref().is_none_or(Vec::is_empty);
         opened || (nothing && (self.thought.is_some() || hidden || self.top.as_ref().is_some_and(opens)))
     }
@@ -47,26 +47,26 @@ impl Reply {
         self.top.iter().flatten().filter_map(|(token, _)| number(token)).max()
     }
 
-    /// Whether the likeliest first token is a number.
-    pub(super) fn begins_by_number(&self) -> bool {
+    /// Whether the most likely first token is a number.
+    pub(super) fn starts_with_number(&self) -> bool {
         let top = self.top.iter().flatten();
         top.max_by(|a, b| a.1.total_cmp(&b.1)).is_some_and(|(token, _)| number(token).is_some())
     }
 
-    /// Whether the judge declines to score, as it is told to.
+    /// Whether the judge refuses to score, with the word that the rubric specifies.
     pub(super) fn is_refusal(&self) -> bool {
         let top = self.top.iter().flatten();
-        let refusal: f32 = top.filter(|(token, _)| begins_refusal(token)).map(|(_, p)| p.exp()).sum();
+        let refusal: f32 = top.filter(|(token, _)| starts_refusal(token)).map(|(_, p)| p.exp()).sum();
         refusal > 0.25 || self.said().trim_start().starts_with("REFUSAL")
     }
 
-    /// Whether the tokens of the reply tell a number's digits to their end; they do not where the server tells the first token
-    /// alone.
-    pub(super) fn tells_digits(&self) -> bool {
+    /// Whether the tokens of the reply include a number's digits up to its end; not if the server returns the first
+    /// token only.
+    pub(super) fn has_digits(&self) -> bool {
         self.digits().is_some()
     }
 
-    /// The score along the tokens of the reply; `None` where they do not tell one.
+    /// The score along the tokens of the reply; `None` if they do not determine one.
     fn digits(&self) -> Option<Verdict> {
         let thought = self.positions.iter().rposition(|at| at.token.contains("</think>"));
         let positions = &self.positions[thought.map_or(0, |at| at + 1)..];
@@ -78,54 +78,54 @@ impl Reply {
         }
     }
 
-    /// Whether a token of the reply is digits.
+    /// Whether a token of the reply consists of digits.
     pub(super) fn writes_digits(&self) -> bool {
         self.positions.iter().any(|position| digits(&position.token).is_some())
     }
 
-    /// What was written or thought, for people.
+    /// The text or the reasoning, for messages.
     pub(super) fn quote(&self) -> String {
         let thought = self.thought.as_deref().unwrap_or_default();
         super::wire::snippet(if self.text.trim().is_empty() { thought } else { &self.text })
     }
 
-    /// The number that was written.
+    /// The written number.
     pub(super) fn written(&self) -> Option<u32> {
-        // From whole numbers, without loss.
+        // From integers, without loss.
         Verdict::from_text(self.said()).value().map(|value| value as u32)
     }
 }
 
-/// The numbers that a reply may begin, and their probabilities.
+/// The numbers that a reply may start with, and their probabilities.
 #[derive(Debug, Default)]
 struct Tree {
-    /// Numbers that are known to their end.
+    /// Numbers whose digits are all known.
     known: Vec<(u32, f64)>,
-    /// Beginnings of numbers whose next digits were not read.
+    /// Prefixes of numbers whose next digits are unknown.
     begun: Vec<(u32, f64)>,
-    /// What follows the first digit of the number that was written, where that is one digit: the chance that nothing does, and of
-    /// each digit.
+    /// After the first digit of the written number, if that is one digit: the probability that the number ends, and
+    /// that of each next digit.
     next: Option<(f64, [f64; 10])>,
     refusal: Option<f64>,
-    /// Whether a token of several digits was seen, so that one digit may be a whole number.
+    /// Whether a token of several digits occurred, so that a single digit may be a whole number.
     whole: bool,
-    /// Whether the reply ended in the middle of a number.
+    /// Whether the reply ended inside a number.
     unread: bool,
 }
 
 impl Tree {
-    /// Goes along the tokens of a reply. Where it is a number, what stands before it may lead to it; else the number has to come
-    /// at once.
+    /// Walks along the tokens of a reply. If the reply is a number, text before it is permitted; otherwise the number
+    /// must come first.
     fn walk(&mut self, positions: &[Position], written: Option<u32>) {
         let mut chance = 1.0;
         for (at, position) in positions.iter().enumerate() {
-            for (token, p) in rivals(position) {
+            for (token, p) in alternatives(position) {
                 if let Some(digits) = digits(token) {
                     self.whole |= digits.len() > 1;
                     if token != position.token {
                         self.begin(digits, chance * p);
                     }
-                } else if begins_refusal(token) && at == 0 {
+                } else if starts_refusal(token) && at == 0 {
                     *self.refusal.get_or_insert(0.0) += p;
                 }
             }
@@ -140,17 +140,17 @@ impl Tree {
         }
     }
 
-    /// A number that begins beside the reply.
+    /// A number that starts at a position as an alternative to the reply's token.
     fn begin(&mut self, digits: &str, p: f64) {
         let Some(value) = number(digits) else { return };
-        // Two digits are a number, which only "10" could go on from.
+        // Two digits are a number; only "10" could continue to a longer one.
         match digits.len() == 1 && value > 0 {
             true => self.begun.push((value, p)),
             false => self.known.push((value, p)),
         }
     }
 
-    /// Along the digits that were written.
+    /// Walks along the written digits.
     fn along(&mut self, first: &str, p: f64, rest: &[Position]) {
         let (mut text, mut chance) = (first.to_owned(), p);
         let mut rest = rest.iter();
@@ -162,7 +162,7 @@ impl Tree {
             let mut next = [0.0; 10];
             let mut goes_on = 0.0;
             let mut written = None;
-            for (token, p) in rivals(position) {
+            for (token, p) in alternatives(position) {
                 // White space before a digit ends a number.
                 let Some(digits) = bare_digits(token) else { continue };
                 let longer = format!("{text}{digits}");
@@ -216,7 +216,7 @@ impl Tree {
                     (ends * first + longer.sum::<f64>()) / all.max(f64::MIN_POSITIVE)
                 }
                 None if self.whole => first,
-                // The middle of the numbers of two digits that begin with it.
+                // The midpoint of the two-digit numbers that start with it.
                 None => 10.0 * first + 4.5,
             };
         }
@@ -230,21 +230,21 @@ impl Tree {
 }
 
 /// The likely tokens of a position with their probabilities.
-fn rivals(position: &Position) -> impl Iterator<Item = (&str, f64)> {
+fn alternatives(position: &Position) -> impl Iterator<Item = (&str, f64)> {
     position.top.iter().map(|(token, logprob)| (token.as_str(), f64::from(*logprob).min(0.0).exp()))
 }
 
-/// The probability of the token that was written.
+/// The probability of the written token.
 fn probability(position: &Position) -> f64 {
-    rivals(position).find(|(token, _)| *token == position.token).map_or(1.0, |(_, p)| p)
+    alternatives(position).find(|(token, _)| *token == position.token).map_or(1.0, |(_, p)| p)
 }
 
-/// The digits of a token that begins a number.
+/// The digits of a token that starts a number.
 fn digits(token: &str) -> Option<&str> {
     bare_digits(bare_token(token))
 }
 
-/// A token that is nothing but digits.
+/// A token that consists of digits only.
 fn bare_digits(token: &str) -> Option<&str> {
     (!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit())).then_some(token)
 }

@@ -1,27 +1,27 @@
-//! What a refusal is about: the account, one prompt, or a parameter of the request.
+//! Classifies refusals: the account, one prompt, or a parameter of the request.
 
 use serde_json::{Map, Value};
 
-use super::reply::Told;
+use super::reply::ErrorBody;
 
-/// What a refusal is about.
+/// The subject of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum About {
-    /// The account, the model or the address: no request would be answered.
+    /// The account, the model or the URL: no request can succeed.
     All,
-    /// A passing trouble of the server's.
+    /// A temporary problem of the server.
     Passing,
     /// This prompt: a content filter, or its length.
     Prompt,
-    /// Parameters that the request has, by their names.
+    /// Parameters of the request, by name.
     Parameters(Vec<String>),
-    /// The most tokens: they were used up by a thought.
-    Room,
-    /// It does not say.
+    /// The limit on tokens: reasoning used it up.
+    OutOfTokens,
+    /// No stated reason.
     Unknown,
 }
 
-/// Codes and words by which servers say that money is lacking.
+/// Codes and words for a lack of funds.
 const MONEY: [&str; 11] = [
     "insufficient_quota",
     "exceeded your current quota",
@@ -36,14 +36,14 @@ const MONEY: [&str; 11] = [
     "account is not active",
 ];
 
-/// That the key is not good.
+/// Words for an invalid key.
 const KEY: [&str; 6] = ["api key", "api_key", "apikey", "unauthorized", "authentication", "access token"];
 
-/// By which they say that there is no such model.
+/// Words for an unknown model.
 const MODEL: [&str; 6] =
     ["model_not_found", "deploymentnotfound", "model not found", "does not exist", "unknown model", "no such model"];
 
-/// By which they decline a prompt.
+/// Words for a refused prompt.
 const PROMPT: [&str; 33] = [
     "content_filter",
     "content filter",
@@ -80,11 +80,11 @@ const PROMPT: [&str; 33] = [
     "input tokens exceed",
 ];
 
-/// Says what a refusal is about.
-pub(super) fn about(status: u16, told: &Told, request: &Map<String, Value>) -> About {
-    let text = told.message.to_lowercase();
+/// Classifies a refusal.
+pub(super) fn about(status: u16, error: &ErrorBody, request: &Map<String, Value>) -> About {
+    let text = error.message.to_lowercase();
     let says = |words: &[&str]| {
-        words.iter().any(|word| text.contains(word) || told.codes.iter().any(|code| code.contains(word)))
+        words.iter().any(|word| text.contains(word) || error.codes.iter().any(|code| code.contains(word)))
     };
     let declined = says(&PROMPT);
     if matches!(status, 401 | 402) || says(&MONEY) {
@@ -93,13 +93,13 @@ pub(super) fn about(status: u16, told: &Told, request: &Map<String, Value>) -> A
     if status == 429 || matches!(status, 408 | 425 | 502..=599) {
         return About::Passing;
     }
-    let named = parameters(told, request);
-    // Names of parameters stand in messages about length too ("prompt is too long: 9000 + max_tokens").
+    let named = parameters(error, request);
+    // Names of parameters also occur in messages about length ("prompt is too long: 9000 + max_tokens").
     match status {
         413 | 451 => About::Prompt,
         400 | 403 | 422 | 500 | 501 | 200 | 404 | 405 | 406 | 409 | 415 if declined => About::Prompt,
         403 => About::All,
-        400 if text.contains("max_tokens or model output limit") => About::Room,
+        400 if text.contains("max_tokens or model output limit") => About::OutOfTokens,
         400 | 422 | 500 | 501 | 200 | 404 | 415 if !named.is_empty() => About::Parameters(named),
         _ if says(&KEY) || says(&MODEL) => About::All,
         500 => About::Passing,
@@ -108,13 +108,13 @@ pub(super) fn about(status: u16, told: &Told, request: &Map<String, Value>) -> A
     }
 }
 
-/// The names of our parameters that a refusal names, the longest first: "top_logprobs" is not "logprobs".
-fn parameters(told: &Told, request: &Map<String, Value>) -> Vec<String> {
-    let mut text = told.message.clone();
+/// The request's parameters that a refusal names, the longest first: "top_logprobs" is not "logprobs".
+fn parameters(error: &ErrorBody, request: &Map<String, Value>) -> Vec<String> {
+    let mut text = error.message.clone();
     let mut names: Vec<&String> = request.keys().filter(|key| !matches!(key.as_str(), "model" | "messages")).collect();
     names.sort_by_key(|name| std::cmp::Reverse(name.len()));
     let mut named = Vec::new();
-    if let Some(parameter) = &told.parameter {
+    if let Some(parameter) = &error.parameter {
         named.extend(names.iter().find(|name| parameter == **name || parameter.starts_with(&format!("{name}."))));
     }
     for name in names {
@@ -125,16 +125,16 @@ fn parameters(told: &Told, request: &Map<String, Value>) -> Vec<String> {
     }
     let mut named: Vec<String> = named.into_iter().cloned().collect();
     named.dedup();
-    // Asked for as a stream, or refused as none: the word alone is common.
-    if !request.contains_key("stream") && wants_stream(told) {
+    // A streamed reply is required, or not permitted: the word alone is common.
+    if !request.contains_key("stream") && wants_stream(error) {
         named.insert(0, "stream".into());
     }
     named
 }
 
-/// Whether a server answers in pieces only.
-fn wants_stream(told: &Told) -> bool {
-    let text = told.message.to_lowercase();
+/// Whether a server only streams replies.
+fn wants_stream(error: &ErrorBody) -> bool {
+    let text = error.message.to_lowercase();
     let asks = ["must", "only", "require", "set", "should", "enable"].iter().any(|word| text.contains(word));
-    (text.contains("stream") && asks) || told.parameter.as_deref() == Some("stream")
+    (text.contains("stream") && asks) || error.parameter.as_deref() == Some("stream")
 }

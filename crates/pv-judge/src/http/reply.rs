@@ -1,50 +1,51 @@
-//! What servers answer.
+//! Parses responses of servers.
 //!
-//! Responses are read leniently, by the few values that matter: the types of `async-openai` want all that OpenAI sends and
-//! nothing else, and imitations leave things out, write `code` as a number, or finish for reasons of their own.
+//! Responses are parsed leniently, by the few values that matter: the types of `async-openai` require all fields of
+//! OpenAI's responses and nothing else, and other servers omit fields, write `code` as a number, or have finish reasons
+//! of their own.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ledger::Tokens;
+use crate::cost::Tokens;
 
-/// The logarithm of a probability of 0, as OpenAI writes it. A cache cannot hold an infinite one.
+/// The logarithm of a probability of 0, as OpenAI writes it. A cache cannot contain an infinite value.
 const IMPOSSIBLE: f32 = -9999.0;
 
 /// One token of a reply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// What was written.
+    /// The written token.
     pub(super) token: String,
-    /// The likely tokens here, with the logarithms of their probabilities; the one that was written is among them.
+    /// The likely tokens at this position with the logarithms of their probabilities, including the written one.
     pub(super) top: Vec<(String, f32)>,
 }
 
-/// What a server answered.
+/// A server's reply.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Reply {
-    /// What the model wrote.
+    /// The text of the reply.
     pub(crate) text: String,
-    /// The most likely first tokens with the logarithms of their probabilities; none from a server that gives none.
-    /// Models compute in `f32` at most, and these are read from the cache exactly as they were written.
+    /// The most likely first tokens with the logarithms of their probabilities; `None` if the server returns none.
+    /// Models compute in `f32` at most, and the values are read from the cache exactly as written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) top: Option<Vec<(String, f32)>>,
-    /// All tokens, where more than the first one was asked for and the server tells them.
+    /// All tokens, if more than the first one was requested and the server returns them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) positions: Vec<Position>,
-    /// Whether it was cut at the most tokens.
+    /// Whether the reply was cut off at the token limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) cut: bool,
-    /// What the model thought before it wrote, where the server tells that apart.
+    /// The reasoning before the reply, if the server returns it separately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) thought: Option<String>,
-    /// The words in which the server or the model declined, where nothing else was written.
+    /// The refusal of the server or the model, if there is no other text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) declined: Option<String>,
 }
 
 impl Reply {
-    /// Lets every text go through `change`.
+    /// Applies `change` to every text.
     pub(super) fn map(self, change: impl Fn(String) -> String) -> Self {
         let all = |top: Vec<(String, f32)>| top.into_iter().map(|(token, p)| (change(token), p)).collect();
         let positions = self.positions.into_iter();
@@ -61,42 +62,42 @@ impl Reply {
 
 /// An error in the body of a response.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Told {
-    /// The status that it gives, where it gives one.
+pub(super) struct ErrorBody {
+    /// Its status, if any.
     pub(super) status: Option<u16>,
-    /// What it says.
+    /// Its message.
     pub(super) message: String,
-    /// Its code and type, where they are words: "insufficient_quota", "content_filter".
+    /// Its code and type, if they are words: "insufficient_quota", "content_filter".
     pub(super) codes: Vec<String>,
-    /// The parameter that it is about.
+    /// The parameter that it names.
     pub(super) parameter: Option<String>,
 }
 
 /// The body of a response with status 200.
 #[derive(Debug, PartialEq)]
 pub(super) enum Body {
-    /// An answer, and what it took where the server says so.
+    /// A reply, and its tokens if the server reports them.
     Answer(Box<Reply>, Option<Tokens>),
-    /// An error after all.
-    Error(Told),
-    /// Nothing that could be understood.
+    /// An error in spite of the status.
+    Error(ErrorBody),
+    /// A malformed body.
     Malformed(&'static str),
 }
 
 /// Reads the body of a response with status 200.
 pub(super) fn read(body: &str) -> Body {
-    let Some(mut value) = parse(body).or_else(|| streamed(body)) else { return Body::Malformed("no JSON") };
+    let Some(mut value) = parse(body).or_else(|| streamed(body)) else { return Body::Malformed("invalid JSON") };
     if value.get("error").is_some_and(|error| !error.is_null() && error != &Value::Bool(false)) {
-        return Body::Error(told(&value));
+        return Body::Error(error_body(&value));
     }
     let tokens = |key: &str| value["usage"][key].as_u64();
     let used = tokens("prompt_tokens").map(|prompt| {
-        // Only a whole request's tokens are ever booked at once.
+        // Only a whole request's tokens are recorded at once.
         let completion = tokens("completion_tokens").unwrap_or(0);
         Tokens { prompt: prompt.min(1 << 32), completion: completion.min(1 << 32) }
     });
     let Some(choice) = value.get_mut("choices").and_then(|choices| choices.get_mut(0)).map(Value::take) else {
-        return Body::Malformed("no choice");
+        return Body::Malformed("no `choices`");
     };
     if !choice["message"].is_object() {
         return Body::Malformed("no message in its choice");
@@ -104,12 +105,12 @@ pub(super) fn read(body: &str) -> Body {
     Body::Answer(Box::new(reply(&choice)), used)
 }
 
-/// JSON, or what Python writes in its place: `NaN` and infinite numbers become null.
+/// JSON, or Python's variant of it: `NaN` and infinite numbers become null.
 fn parse(body: &str) -> Option<Value> {
     serde_json::from_str(body).ok().or_else(|| serde_json::from_str(&without_infinities(body)?).ok())
 }
 
-/// A text with null in the place of numbers that JSON does not know; `None` if it has none of them outside of strings.
+/// A text with null for numbers that JSON does not have; `None` if it has none of them outside of strings.
 fn without_infinities(body: &str) -> Option<String> {
     const WORDS: [&str; 5] = ["-Infinity", "Infinity", "-NaN", "NaN", "-inf"];
     let (mut out, mut rest, mut inside, mut found) = (String::with_capacity(body.len()), body, false, false);
@@ -121,7 +122,7 @@ fn without_infinities(body: &str) -> Option<String> {
                 out.push_str("null");
                 word.len()
             }
-            // What is escaped does not end a string.
+            // An escaped quotation mark does not end a string.
             (None, '\\') if inside => {
                 let taken = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
                 out.push_str(&rest[..taken]);
@@ -138,7 +139,7 @@ fn without_infinities(body: &str) -> Option<String> {
     found.then_some(out)
 }
 
-/// A response that comes in pieces, as `data:` lines, put together as if it had come whole.
+/// A streamed response (`data:` lines), assembled as if it had come whole.
 fn streamed(body: &str) -> Option<Value> {
     let pieces = body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
     let pieces: Vec<Value> = pieces.filter(|piece| *piece != "[DONE]").map_while(parse).collect();
@@ -189,7 +190,7 @@ fn reply(choice: &Value) -> Reply {
     }
     let positions = positions(&choice["logprobs"]);
     let top = positions.as_ref().and_then(|positions| match positions.first() {
-        // No tokens at all: the model ended at once. Tokens without their rivals: the server gives no distribution.
+        // No tokens at all: the model ended at once. Tokens without alternatives: the server returns no distribution.
         None => Some(Vec::new()),
         Some(first) => Some(first.top.clone()).filter(|top| !top.is_empty()),
     });
@@ -212,55 +213,56 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The tokens of a reply with their rivals; `None` where the server gives none, in neither of the two forms there are.
+/// The tokens of a reply with their alternatives; `None` if the server returns none, in neither of the two formats.
 fn positions(logprobs: &Value) -> Option<Vec<Position>> {
     if let Some(content) = logprobs["content"].as_array() {
         let position = |at: &Value| {
             let token = at["token"].as_str().unwrap_or_default().to_owned();
-            let rivals = at["top_logprobs"].as_array().into_iter().flatten();
-            let rivals = rivals.filter_map(|rival| Some((rival["token"].as_str()?, &rival["logprob"])));
-            Position { top: rivals_of(&token, &at["logprob"], rivals), token }
+            let alternatives = at["top_logprobs"].as_array().into_iter().flatten();
+            let alternatives =
+                alternatives.filter_map(|alternative| Some((alternative["token"].as_str()?, &alternative["logprob"])));
+            Position { top: alternatives_of(&token, &at["logprob"], alternatives), token }
         };
         return Some(content.iter().map(position).collect());
     }
-    // The older form: lists side by side, and the rivals as an object.
+    // The older format: parallel lists, and the alternatives as an object.
     let tokens = logprobs["tokens"].as_array()?;
     let position = |(at, token): (usize, &Value)| {
         let token = token.as_str().unwrap_or_default().to_owned();
-        let rivals = logprobs["top_logprobs"][at].as_object().into_iter().flatten();
-        let rivals = rivals.map(|(token, logprob)| (token.as_str(), logprob));
-        Position { top: rivals_of(&token, &logprobs["token_logprobs"][at], rivals), token }
+        let alternatives = logprobs["top_logprobs"][at].as_object().into_iter().flatten();
+        let alternatives = alternatives.map(|(token, logprob)| (token.as_str(), logprob));
+        Position { top: alternatives_of(&token, &logprobs["token_logprobs"][at], alternatives), token }
     };
     Some(tokens.iter().enumerate().map(position).collect())
 }
 
-/// The likely tokens of a position, and with them the one that was written.
-fn rivals_of<'a>(
+/// The likely tokens of a position, including the written one.
+fn alternatives_of<'a>(
     token: &str,
     logprob: &Value,
-    rivals: impl Iterator<Item = (&'a str, &'a Value)>,
+    alternatives: impl Iterator<Item = (&'a str, &'a Value)>,
 ) -> Vec<(String, f32)> {
-    // What is impossible is written as null, as an infinite number or as a very low one.
+    // A probability of 0 is written as null, as an infinite number or as a very low one.
     let read = |value: &Value| (value.as_f64().unwrap_or(IMPOSSIBLE.into()) as f32).max(IMPOSSIBLE);
-    let mut top: Vec<(String, f32)> = rivals.map(|(token, value)| (token.to_owned(), read(value))).collect();
+    let mut top: Vec<(String, f32)> = alternatives.map(|(token, value)| (token.to_owned(), read(value))).collect();
     if !top.is_empty() && !top.iter().any(|(known, _)| known == token) && logprob.is_number() {
         top.push((token.to_owned(), read(logprob)));
     }
     top
 }
 
-/// What an error's body says, in the forms that servers have for it.
-pub(super) fn error_of(body: &str) -> Told {
-    let plain = || Told { message: body.to_owned(), ..Told::default() };
+/// The error in a body, in the formats of different servers.
+pub(super) fn error_of(body: &str) -> ErrorBody {
+    let plain = || ErrorBody { message: body.to_owned(), ..ErrorBody::default() };
     match parse(body).or_else(|| streamed(body)) {
-        // Some put the object into a list.
-        Some(Value::Array(list)) => list.first().map_or_else(plain, told),
-        Some(value) => told(&value),
+        // Some servers put the object into a list.
+        Some(Value::Array(list)) => list.first().map_or_else(plain, error_body),
+        Some(value) => error_body(&value),
         None => plain(),
     }
 }
 
-fn told(value: &Value) -> Told {
+fn error_body(value: &Value) -> ErrorBody {
     let error = &value["error"];
     let places = [&error["message"], error, &value["message"], &value["detail"], &value["error_msg"], &value["msg"]];
     let message = places.into_iter().find_map(Value::as_str);
@@ -270,7 +272,7 @@ fn told(value: &Value) -> Told {
     };
     let number = |code: &Value| code.as_u64().or_else(|| code.as_str()?.parse().ok());
     let status = fields(&["code", "status"]).find_map(number).and_then(|status| u16::try_from(status).ok());
-    Told {
+    ErrorBody {
         status: status.filter(|status| (400..600).contains(status)),
         message: message.map_or_else(|| value.to_string(), str::to_owned),
         codes: fields(&["code", "type", "status"]).filter_map(Value::as_str).map(str::to_ascii_lowercase).collect(),

@@ -1,19 +1,20 @@
 use serde::Serialize;
 
 use super::shape::RequestForm;
-use crate::{ScoreMode, VerdictCounts};
+use crate::score::{ScoreMode, VerdictCounts};
 
-/// What a judge found out about its server, and what it has done.
+/// A judge's findings about its server, and its work so far.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct JudgeReport {
-    /// How the scores are got; `None` while that is open.
+    /// The judge's mode; `None` while it is unknown.
     pub mode: Option<ScoreMode>,
-    /// In which form the server takes requests.
+    /// The form of requests that the server accepts.
     pub form: RequestForm,
-    /// What differs from the protocol, in words, in the order in which it was found out.
+    /// Deviations from the protocol, in the order in which they were detected.
     pub found: Vec<String>,
-    /// How many requests were made, each attempt counted.
+    /// The number of requests, including failed attempts.
     pub requests: u64,
-    /// The verdicts that were reported, by mode and kind; those from the cache included.
+    /// The reported verdicts, by mode and kind, including those from the cache.
     pub verdicts: VerdictCounts,
 }

@@ -1,4 +1,4 @@
-//! When to ask again.
+//! Waits between attempts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-/// Waits that grow from attempt to attempt, each a random part of what it may be at most ("full jitter").
+/// Waits that grow from attempt to attempt, each a random part of its maximum ("full jitter").
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
@@ -21,7 +21,7 @@ impl Backoff {
         Self { first, longest, random: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
     }
 
-    /// How long to wait after so many failed attempts (1 or more).
+    /// The wait after this many failed attempts (1 or more).
     pub(super) fn after(&self, attempts: u32) -> Duration {
         let most = self.first.saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1))).min(self.longest);
         let part = self.random.lock().unwrap_or_else(PoisonError::into_inner).random::<f64>();
@@ -29,18 +29,18 @@ impl Backoff {
     }
 }
 
-/// How long a server asks to wait: a number of seconds, or a date.
+/// The wait that a server requests: a number of seconds, or a date.
 pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
     let until = DateTimeParser::new().parse_timestamp(value).ok()?;
-    // A date that has passed asks for no wait.
+    // A date in the past requests no wait.
     Some(Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
-/// Until when all requests wait, because one of them was asked to.
+/// The time until which all requests wait because the server asked one of them to.
 #[derive(Debug, Default)]
 pub(super) struct Gate(Mutex<Option<Instant>>);
 

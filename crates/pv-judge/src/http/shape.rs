@@ -1,18 +1,18 @@
-//! In which form a server takes requests.
+//! The form of requests that a server accepts.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::reply::Told;
+use super::reply::ErrorBody;
 
-/// The name under which a server takes the most tokens of a reply.
+/// The name of the limit on a reply's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLimit {
-    /// `max_tokens`, which all imitations know.
+    /// `max_tokens`, which most servers support.
     #[default]
     MaxTokens,
-    /// `max_completion_tokens`, which OpenAI's newer models want.
+    /// `max_completion_tokens`, which OpenAI's newer models require.
     MaxCompletionTokens,
 }
 
@@ -25,29 +25,30 @@ impl TokenLimit {
     }
 }
 
-/// The form of the requests that a server takes. It begins as the protocol has it, and leaves out or renames what the server
-/// refuses.
+/// The form of the requests that a server accepts. It starts as in the protocol, and omits or renames parameters that
+/// the server refuses.
 #[expect(clippy::struct_excessive_bools, reason = "each is one parameter that is sent or not")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct RequestForm {
-    /// How the most tokens of a reply are called.
+    /// The name of the limit on a reply's tokens.
     pub token_limit: TokenLimit,
-    /// The fewest tokens that may be asked for.
+    /// The smallest limit on a reply's tokens that the server accepts.
     pub least_tokens: u32,
-    /// The most rivals of a token that are given.
+    /// The greatest number of alternative tokens that the server returns.
     pub top_logprobs: u8,
-    /// Whether the temperature is sent; without it, the server samples as it likes.
+    /// Whether the temperature is sent; without it, the server uses its default.
     pub temperature: bool,
     /// Whether a seed is sent.
     pub seed: bool,
-    /// Whether the reply comes in pieces.
+    /// Whether the reply is streamed.
     pub stream: bool,
-    /// Whether the model's template is asked to leave thoughts out (`chat_template_kwargs.enable_thinking`).
+    /// Whether reasoning is disabled in the model's template (`chat_template_kwargs.enable_thinking`).
     pub thinking_off: bool,
-    /// Whether the server takes that wish.
+    /// Whether the server accepts that setting.
     #[serde(skip)]
     knows_thinking: bool,
-    /// Whether the limit has had its other name.
+    /// Whether the limit's other name has been tried.
     #[serde(skip)]
     renamed: bool,
 }
@@ -67,7 +68,7 @@ impl RequestForm {
         }
     }
 
-    /// Brings a request into this form, with the fields that the options add; a field that is null is left out.
+    /// Converts a request to this form and adds the fields of the options; a null field is removed.
     pub(super) fn apply(&self, request: &mut Map<String, Value>, extra: &Map<String, Value>) {
         if let Some(limit) = request.remove("max_tokens").and_then(|limit| limit.as_u64()) {
             request.insert(self.token_limit.name().into(), limit.max(self.least_tokens.into()).into());
@@ -96,38 +97,39 @@ impl RequestForm {
         }
     }
 
-    /// Changes the form as a refusal of a parameter asks for; what was changed, or `None` where nothing can be.
-    pub(super) fn without(&mut self, name: &str, told: &Told) -> Option<String> {
-        let text = told.message.to_lowercase();
+    /// Changes the form after a refusal of a parameter; returns a description of the change, or `None` if no change is
+    /// possible.
+    pub(super) fn without(&mut self, name: &str, error: &ErrorBody) -> Option<String> {
+        let text = error.message.to_lowercase();
         match name {
             "max_tokens" | "max_completion_tokens" => {
                 let other = match self.token_limit {
                     TokenLimit::MaxTokens => TokenLimit::MaxCompletionTokens,
                     TokenLimit::MaxCompletionTokens => TokenLimit::MaxTokens,
                 };
-                // "Expected a value >= 16": the name is known, the number is too small for it.
+                // "Expected a value >= 16": the name is supported, the number is too small.
                 if let Some(least) = least_of(&text).filter(|least| *least > self.least_tokens) {
                     self.least_tokens = least;
-                    return Some(format!("at least {least} tokens are asked for"));
+                    return Some(format!("at least {least} tokens are requested"));
                 }
-                // Once only, or two refusals would go on for ever.
+                // Only once, or two refusals would alternate forever.
                 if std::mem::replace(&mut self.renamed, true) {
                     return None;
                 }
                 self.token_limit = other;
-                Some(format!("{} is asked for in place of {name}", other.name()))
+                Some(format!("{} is used instead of {name}", other.name()))
             }
             "top_logprobs" | "logprobs" => {
                 let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse::<u8>().ok());
-                let told = numbers.filter(|most| (1..self.top_logprobs).contains(most)).max();
-                // A refusal of `logprobs` is one of their number only where it tells another.
+                let stated = numbers.filter(|most| (1..self.top_logprobs).contains(most)).max();
+                // A refusal of `logprobs` refers to their number only if it states another.
                 let fewer = [10, 5, 3, 1].into_iter().find(|fewer| *fewer < self.top_logprobs && name != "logprobs");
-                self.top_logprobs = told.or(fewer)?;
-                Some(format!("{} rivals of a token are asked for", self.top_logprobs))
+                self.top_logprobs = stated.or(fewer)?;
+                Some(format!("{} alternatives per token are requested", self.top_logprobs))
             }
             "temperature" if self.temperature => {
                 self.temperature = false;
-                Some("no temperature is sent: the server samples at its own".into())
+                Some("no temperature is sent; the server uses its default".into())
             }
             "seed" if self.seed => {
                 self.seed = false;
@@ -135,18 +137,18 @@ impl RequestForm {
             }
             "chat_template_kwargs" if self.thinking_off && self.knows_thinking => {
                 self.knows_thinking = false;
-                Some("the server cannot be told to leave thoughts out".into())
+                Some("the server does not support disabling the reasoning".into())
             }
             "stream" if !self.stream => {
                 self.stream = true;
-                Some("replies are asked for in pieces".into())
+                Some("replies are streamed".into())
             }
             _ => None,
         }
     }
 }
 
-/// The least number of tokens that a refusal names.
+/// The smallest number that a refusal states.
 fn least_of(text: &str) -> Option<u32> {
     let words = ["minimum", ">=", "at least", "below", "greater than"];
     if !words.iter().any(|word| text.contains(word)) {

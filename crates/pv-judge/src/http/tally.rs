@@ -2,7 +2,8 @@ use std::ops::ControlFlow;
 
 use super::plan::{Job, Plan};
 use super::{HttpError, Spent};
-use crate::{Error, Judged, Result, Verdict, Verdicts};
+use crate::judge::{Judged, Verdicts};
+use crate::{Error, Result, Verdict};
 
 /// The verdicts so far.
 pub(super) struct Tally<'a> {
@@ -26,7 +27,7 @@ impl<'a> Tally<'a> {
         job.pairs.iter().all(|(answer, rubric)| self.verdicts[*answer][*rubric].is_some())
     }
 
-    /// Takes up and reports the verdict of one prompt.
+    /// Records and reports the verdicts of one prompt.
     pub(super) fn add(&mut self, job: &Job, verdict: &Verdict) -> Result<()> {
         let total = self.total;
         for &(answer, rubric) in &job.pairs {
@@ -40,7 +41,7 @@ impl<'a> Tally<'a> {
         Ok(())
     }
 
-    /// An error, with how far the work has come and what it has taken where it tells that.
+    /// Adds the progress and the amount spent to errors that contain them.
     pub(super) fn explain(&self, error: Error, spent: Spent) -> Error {
         match error {
             Error::Http(HttpError::Budget { .. }) => {

@@ -1,20 +1,22 @@
 mod behaviours;
 mod faults;
+mod modes;
 mod options;
 mod protocol;
 mod secret;
 pub(crate) mod server;
 mod spending;
-mod ways;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::*;
-use crate::{Answered, Error, Evidence, Judge, Judged, Result, Rubric, Score, Verdict, Verdicts};
+use crate::judge::{Answered, Judged, Verdicts};
+use crate::score::Evidence;
+use crate::{Error, Judge, Result, Rubric, Score, Verdict};
 use server::{Reply, Request, Server};
 
-/// Options for a server that is asked as fast as it answers.
+/// Options for a server without rate limits or waits.
 pub(crate) fn options(server: &Server) -> HttpOptions {
     HttpOptions {
         timeout: Duration::from_secs(5),
@@ -37,7 +39,7 @@ fn rubric(name: &str) -> Rubric {
 
 const TEXTS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
 
-/// So many answers, each its own number.
+/// The given number of answers, each its own number.
 fn answers(count: usize) -> Vec<Answered<'static>> {
     TEXTS[..count].iter().map(|text| Answered { question: "q", answer: text }).collect()
 }
@@ -59,13 +61,13 @@ fn http(result: Result<impl std::fmt::Debug>) -> HttpError {
     }
 }
 
-/// Says of an answer, which is a number, that it is worth that number; of a rubric called "twice" twice as much.
+/// Scores an answer, which is a number, by that number; for a rubric called "twice" by twice as much.
 fn echo(request: &Request) -> Reply {
     let parts = request.prompt().split('|').collect::<Vec<_>>();
     let factor = if parts[0] == "twice" { 2 } else { 1 };
     let number = parts[2].parse::<u32>().unwrap() * factor;
     match request.wants_logprobs() {
-        // Certain, so that no rounding blurs the number; a rival shows that tokens are whole numbers.
+        // Certain, so that the number is exact; an alternative token shows that tokens are whole numbers.
         true => Reply::tokens(&[(&number.to_string(), 1.0), ("55", 0.0)]),
         false => Reply::text(&number.to_string()),
     }

@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::HttpError;
 
-/// Runs a future in a runtime on a thread of its own, where it disturbs no other runtime, while `watch` runs here. The
-/// future is dropped, and the outcome `None`, once `watch` breaks off.
+/// Runs a future in a runtime on its own thread, where it does not interfere with other runtimes, while `watch` runs on
+/// this thread. If `watch` breaks, the future is dropped and the outcome is `None`.
 pub(crate) fn on_own_thread<T: Send>(
     work: impl Future<Output = T> + Send,
     watch: impl FnOnce() -> ControlFlow<()>,
 ) -> std::result::Result<Option<T>, HttpError> {
-    let unavailable = |error: std::io::Error| HttpError::Unavailable { reason: error.to_string() };
+    let unavailable = |source| HttpError::Thread { source };
     thread::scope(|scope| {
         let (stop, stopped) = oneshot::channel::<()>();
         let work = move || {
@@ -24,19 +24,19 @@ pub(crate) fn on_own_thread<T: Send>(
                     Either::Right(_) => None,
                 }
             });
-            // A name server that does not answer must not hold up the return.
+            // A name server that does not answer must not delay the return.
             runtime.shutdown_background();
             Ok(outcome)
         };
         let worker = thread::Builder::new().name("http-judge".into()).spawn_scoped(scope, work).map_err(unavailable)?;
         if watch().is_break() {
-            // It fails only if the work has ended by itself.
+            // Fails only if the work ended by itself.
             let _ = stop.send(());
             let _ = worker.join();
             return Ok(None);
         }
         let outcome = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Until here it is the wish to stop if this is dropped, by a panic of `watch` for example.
+        // Until here, dropping this stops the work, for example if `watch` panics.
         drop(stop);
         outcome
     })

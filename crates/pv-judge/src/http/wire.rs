@@ -1,29 +1,28 @@
-//! Requests, and texts as messages show them.
+//! The judge protocol's requests, and texts for messages.
 
 use async_openai::types::chat::{
     ChatCompletionRequestMessage, ChatCompletionRequestUserMessage, CreateChatCompletionRequest,
 };
 
-use crate::ScoreMode;
-use crate::score::shortened;
+use crate::score::{ScoreMode, shortened};
 
-/// How a judge is asked.
+/// The mode of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// For the probabilities of its first token.
+    /// Requests the probabilities of the first token.
     Distribution,
-    /// For those of all tokens of a short reply.
+    /// Requests the probabilities of all tokens of a short reply.
     Digits,
-    /// For the number that it writes.
+    /// Uses the written number.
     Sampled,
-    /// For the number that it writes after a thought.
+    /// Uses the written number after reasoning.
     Reasoned,
 }
 
 impl Mode {
     pub(super) const ALL: [Self; 4] = [Self::Distribution, Self::Digits, Self::Sampled, Self::Reasoned];
 
-    /// Enough for a number and what may be around it; for a thought, as much as the options say.
+    /// Enough for a number and surrounding text; for reasoning, the limit of the options.
     pub(super) fn max_tokens(self, thought: u32) -> u32 {
         match self {
             Self::Distribution => 1,
@@ -32,12 +31,13 @@ impl Mode {
         }
     }
 
-    /// Whether it goes by probabilities.
+    /// Whether the mode uses probabilities.
     pub(super) fn wants_logprobs(self) -> bool {
         matches!(self, Self::Distribution | Self::Digits)
     }
 
-    /// What of a request the answer depends on, the prompt and model aside.
+    /// The parameters of a request that affect the reply, besides prompt and model. Part of the cache key: never change
+    /// these texts.
     pub(super) fn parameters(self) -> &'static str {
         match self {
             Self::Distribution => "max_tokens 1, temperature 0, top_logprobs 20, seed 0",
@@ -61,10 +61,10 @@ impl Mode {
     }
 }
 
-/// The judge protocol's request.
+/// A request of the judge protocol.
 pub(super) fn scoring(model: &str, prompt: String, mode: Mode, thought: u32) -> CreateChatCompletionRequest {
     let logprobs = mode.wants_logprobs();
-    #[expect(deprecated, reason = "the newer names of these parameters are not every server's")]
+    #[expect(deprecated, reason = "not every server supports the newer names of these parameters")]
     CreateChatCompletionRequest {
         model: model.to_owned(),
         messages: vec![user(prompt)],
@@ -90,8 +90,8 @@ pub(super) fn snippet(text: &str) -> String {
     }
 }
 
-/// How many tokens a prompt has, about: a token of English has four letters, and other scripts have about one per
-/// character. Templates add a few.
+/// The approximate number of tokens of a prompt: four letters per token in English, about one character per token in
+/// other scripts. Templates add a few.
 pub(crate) fn estimated_tokens(text: &str) -> u64 {
     let letters = text.bytes().filter(u8::is_ascii).count() as u64;
     let others = text.chars().filter(|c| !c.is_ascii()).count() as u64;

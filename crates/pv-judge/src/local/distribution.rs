@@ -1,28 +1,28 @@
-//! The numbers that a reply may begin with, and how likely each is.
+//! The probabilities of the numbers with which a reply may start.
 
-use crate::score::LEAST_MASS;
-use crate::{Abstention, Evidence, Score, Verdict};
+use crate::score::{Evidence, LEAST_MASS};
+use crate::{Abstention, Score, Verdict};
 
-/// The probability of every number from 0 to 100 as the beginning of a model's reply.
+/// The probability of every number from 0 to 100 as the start of a model's reply.
 ///
-/// A number is written as the model's tokenizer writes it after the prompt, at the very beginning or after one space
-/// where the tokenizer keeps that space; both count for the number. Other ways of cutting the same characters into
-/// tokens, which a model is not trained on, do not count.
+/// A number is written as the model's tokenizer writes it after the prompt, at the very start or after one space if the
+/// tokenizer keeps that space; both are counted. Other splits of the same characters into tokens, on which a model is
+/// not trained, are not counted.
 ///
-/// Where tokens of one number begin another ("8" begins "85" when digits are tokens), the reply means the longest: the
-/// probability of "8" is that of its tokens, times the probability that none of the tokens follows which would go on to
-/// another number of `0..=100`. What else follows does not matter: "100" counts when the reply goes on with "%", and when
-/// it goes on with a fourth digit, as it does where a judge may write one token only. So no reply counts for two numbers,
-/// and the probabilities of all numbers and of everything else add up to 1.
+/// If the tokens of one number are a prefix of another ("8" of "85", when digits are tokens), the reply means the
+/// longest: the probability of "8" is that of its tokens, times the probability that none of the tokens follows that
+/// would continue to another number in `0..=100`. Other tokens may follow: "100" counts if the reply continues with
+/// "%", and if it continues with a fourth digit, as for a judge that may write one token only. No reply counts for two
+/// numbers, and the probabilities of all numbers and of everything else sum to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NumberDistribution {
-    /// One per number, 101.
+    /// One value per number, 101.
     numbers: Vec<f64>,
     refusal: f64,
 }
 
 impl Default for NumberDistribution {
-    /// No number at all.
+    /// No number.
     fn default() -> Self {
         Self { numbers: vec![0.0; 101], refusal: 0.0 }
     }
@@ -37,30 +37,30 @@ impl NumberDistribution {
         self.refusal += probability;
     }
 
-    /// The probability of each number: 101 values, the number is the index.
+    /// The probability of each number: 101 values, indexed by number.
     pub fn numbers(&self) -> &[f64] {
         &self.numbers
     }
 
-    /// The probability of the word `REFUSAL`, at the very beginning or after a space.
+    /// The probability of the word `REFUSAL`, at the very start or after a space.
     pub fn refusal(&self) -> f64 {
         self.refusal
     }
 
-    /// The probability that the reply begins with a number.
+    /// The probability that the reply starts with a number.
     pub fn mass(&self) -> f64 {
-        // Sums of rounded probabilities may exceed 1 by a little.
+        // Sums of rounded probabilities may slightly exceed 1.
         self.numbers.iter().sum::<f64>().min(1.0)
     }
 
-    /// The expectation over the numbers, `Σ k·p(k) / Σ p(k)`; `None` when none has any probability.
+    /// The expectation over the numbers, `Σ k·p(k) / Σ p(k)`; `None` if all have probability 0.
     pub fn expectation(&self) -> Option<f64> {
         let mass: f64 = self.numbers.iter().sum();
         let sum: f64 = self.numbers.iter().enumerate().map(|(number, probability)| number as f64 * probability).sum();
         (mass > 0.0).then(|| (sum / mass).clamp(0.0, 100.0))
     }
 
-    /// The expectation as a score, or no score when the numbers have less than [`LEAST_MASS`] of the probability.
+    /// The expectation as a score, or an abstention if the numbers have less than [`LEAST_MASS`] of the probability.
     pub fn verdict(&self) -> Verdict {
         let mass = self.mass();
         match self.expectation() {

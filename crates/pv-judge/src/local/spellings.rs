@@ -1,4 +1,4 @@
-//! How a tokenizer writes the numbers, and from the tokens' probabilities to the numbers'.
+//! The token sequences of the numbers, and the conversion of token probabilities to number probabilities.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::NumberDistribution;
 use crate::score::REFUSAL;
 use crate::{Error, Result};
 
-/// What a sequence of tokens says.
+/// The meaning of a sequence of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Number(usize),
@@ -24,29 +24,29 @@ impl Meaning {
     }
 }
 
-/// The token sequences that say a number or refuse.
+/// The token sequences that are a number or a refusal.
 #[derive(Clone, Debug)]
 pub(super) struct Spellings {
     tokens: Vec<Vec<u32>>,
     meanings: Vec<Meaning>,
-    /// For each sequence of a number, longer ones that begin with it: one for every token that may come next.
+    /// For each sequence of a number, longer ones with this prefix: one for each possible next token.
     longer: Vec<Vec<usize>>,
 }
 
 impl Spellings {
     /// The spellings after the prompts that a model's template renders.
     ///
-    /// Texts are encoded together with such a prompt, since tokenizers write the beginning of a text otherwise than its
-    /// middle; what the user's message says does not matter where a template puts anything after it. Where a text would
-    /// melt into the prompt's last token (a line break and a space may be one token), it is encoded after a colon: the
-    /// prompt's tokens are there already, and the model goes on with new ones.
+    /// Texts are encoded together with such a prompt, since tokenizers encode the start of a text differently; the
+    /// user's message does not matter if a template adds text after it. If a text would merge with the prompt's last
+    /// token (a line break and a space may be one token), it is encoded after a colon: the prompt's tokens are given,
+    /// and the model continues with new ones.
     ///
     /// # Errors
-    /// No tokenizer or template, a template that refuses the message, [`Error::NumbersAlike`].
+    /// No tokenizer or template, a template that rejects the message, [`Error::NumbersAlike`].
     pub(super) fn new(model: &CausalLm, template: &RenderOptions) -> Result<Self> {
         let rendered = model.chat_template()?.render(&[Message::user("?")], template)?.text;
         let tokenizer = model.tokenizer()?;
-        // The end of a prompt, a mark that tokenizers keep apart from what follows, nothing.
+        // The end of a prompt, a character that tokenizers separate from the following text, nothing.
         let contexts = [rendered.as_str(), ":", ""];
         let contexts = contexts.into_iter().map(|text| Ok((text, tokenizer.encode_rendered(text)?)));
         let contexts = contexts.collect::<Result<Vec<_>>>()?;
@@ -87,12 +87,12 @@ impl Spellings {
         &self.tokens
     }
 
-    /// The length of the longest.
+    /// The length of the longest sequence.
     pub(super) fn longest(&self) -> usize {
         self.tokens.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// From the log-probability of each token of each sequence, given those before it.
+    /// Computes the distribution from the log-probability of each token of each sequence, given the preceding ones.
     pub(super) fn distribution(&self, log_probs: &[Vec<f64>]) -> NumberDistribution {
         let mut distribution = NumberDistribution::default();
         for (index, meaning) in self.meanings.iter().enumerate() {
@@ -102,7 +102,7 @@ impl Spellings {
                 Meaning::Refusal => distribution.add_refusal(begun),
                 Meaning::Number(number) => {
                     let goes_on: f64 = self.longer[index].iter().map(|&longer| log_probs[longer][length].exp()).sum();
-                    // A sum of rounded probabilities may exceed 1 by a little.
+                    // A sum of rounded probabilities may slightly exceed 1.
                     distribution.add(*number, begun * (1.0 - goes_on).max(0.0));
                 }
             }
@@ -111,7 +111,7 @@ impl Spellings {
     }
 }
 
-/// Of the numbers' sequences that go on after the sequence `short`, one for every token that may come next.
+/// The number sequences that continue the sequence `short`, one for each possible next token.
 fn longer(tokens: &[Vec<u32>], meanings: &[Meaning], short: usize) -> Vec<usize> {
     let numbers = (0..tokens.len()).filter(|&index| meanings[index] != Meaning::Refusal);
     let next: BTreeMap<u32, usize> = numbers

@@ -108,7 +108,7 @@ fn verdicts_survive_being_written_down() {
     }
 }
 
-/// Tokens as judges have them, with weights that are no probabilities yet.
+/// Tokens as judges have them, with weights that are not normalised yet.
 fn tokens() -> impl Strategy<Value = Vec<(String, f64)>> {
     let token = prop_oneof![
         (0u32..=100).prop_map(|k| k.to_string()),

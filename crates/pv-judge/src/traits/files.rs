@@ -1,21 +1,22 @@
-//! A trait's JSON: 40 questions in one file, or 20 each in one for extraction and one for evaluation.
+//! JSON files of traits: 40 questions in one file, or 20 each in one for extraction and one for evaluation.
 
 use std::io::Read;
 use std::path::Path;
 
-use pv_data::{FileError, write_whole};
+use pv_data::FileError;
+use pv_data::files::write_whole;
 use serde::{Deserialize, Serialize};
 
 use super::{InstructionPair, TraitFault, TraitSpec};
 use crate::{Error, Result};
 
-/// The questions of one kind.
+/// The number of questions of one kind.
 const QUESTIONS: usize = 20;
 
 /// Such files have some ten thousand bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// What a file holds. Keys of other programs are passed over.
+/// The content of a file. Keys of other programs are ignored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TraitJson {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +33,7 @@ pub(crate) struct TraitJson {
 }
 
 impl TraitJson {
-    /// The file with these questions.
+    /// The content of a file with these questions.
     fn new(spec: &TraitSpec, questions: Vec<String>) -> Self {
         Self {
             name: Some(spec.name.clone()),
@@ -45,10 +46,10 @@ impl TraitJson {
         }
     }
 
-    /// The one file of a trait.
+    /// The single file of a trait.
     ///
     /// # Errors
-    /// What would keep it from being read again.
+    /// The fault that would prevent it from being read again.
     pub(crate) fn whole(spec: &TraitSpec) -> Result<Self, TraitFault> {
         spec.check()?;
         for (found, expected) in [
@@ -62,7 +63,7 @@ impl TraitJson {
         Ok(Self::new(spec, spec.extraction.iter().chain(&spec.evaluation).cloned().collect()))
     }
 
-    /// The trait, with the first so many questions for extraction.
+    /// The trait, with the first `extraction` questions for extraction.
     fn into_spec(self, name: &str, extraction: usize) -> Result<TraitSpec, TraitFault> {
         let Self { name: given, description, assistant_pos, assistant_neg, instruction, questions, eval_prompt } = self;
         let mut extraction_questions = questions;
@@ -84,21 +85,23 @@ impl TraitJson {
 }
 
 impl TraitSpec {
-    /// Reads a trait from one file with 40 questions, of which the first 20 are for extraction. Its name is that of the
-    /// file, unless the file has the key `name`.
+    /// Loads a trait from one file with 40 questions, of which the first 20 are for extraction. Its name is that of the
+    /// file, unless the file contains the key `name`.
     ///
     /// # Errors
-    /// [`FileError::Read`](pv_data::FileError::Read), [`Error::FileTooLarge`]; [`Error::Trait`] names the file and what is wrong with it.
+    /// [`FileError::Read`], [`Error::FileTooLarge`]; [`Error::Trait`] with the file and the
+    /// fault.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         one(read(path)?, stem(path)).map_err(wrong(path))
     }
 
-    /// Reads a trait from two files with 20 questions each. All but the questions is taken from the one for extraction.
+    /// Loads a trait from two files with 20 questions each. Everything but the questions is taken from the one for
+    /// extraction.
     ///
     /// # Errors
-    /// As [`load`](Self::load) says; also when the two have different rubrics or names, so that their scores would not
-    /// mean the same.
+    /// Those of [`load`](Self::load); also if the two have different rubrics or names, so that their scores would not
+    /// be comparable.
     pub fn load_pair(extraction: impl AsRef<Path>, evaluation: impl AsRef<Path>) -> Result<Self> {
         let (first, second) = (extraction.as_ref(), evaluation.as_ref());
         let (mut whole, other) = (read(first)?, read(second)?);
@@ -115,7 +118,7 @@ impl TraitSpec {
         if whole.name.is_some() && other.name.is_some() && whole.name != other.name {
             return disagree("name");
         }
-        // An empty question is to be found in the file that it is in.
+        // An empty question must be reported with its own file.
         if let Some(index) = other.questions.iter().position(|question| question.trim().is_empty()) {
             return Err(wrong(second)(TraitFault::EmptyQuestion { index }));
         }
@@ -123,28 +126,29 @@ impl TraitSpec {
         whole.into_spec(stem(first), QUESTIONS).map_err(wrong(first))
     }
 
-    /// Reads a trait from the text of a file with 40 questions; `name` is the name of one that says none.
+    /// Parses a trait from the text of a file with 40 questions; `name` is used if the text contains none.
     ///
     /// # Errors
-    /// [`Error::Trait`], with the name in place of a file.
+    /// [`Error::Trait`], with the name instead of a file.
     pub fn from_json(name: &str, text: &str) -> Result<Self> {
         let json = serde_json::from_str(text).map_err(TraitFault::Json);
-        json.and_then(|json| one(json, name)).map_err(|fault| Error::Trait { origin: name.to_owned(), fault })
+        json.and_then(|json| one(json, name)).map_err(|source| Error::Trait { origin: name.to_owned(), source })
     }
 
-    /// Writes the trait to one file with 40 questions, through a temporary one.
+    /// Saves the trait to one file with 40 questions, which is written whole.
     ///
     /// # Errors
-    /// [`FileError::Write`](pv_data::FileError::Write); [`Error::Trait`] for a trait that [`load`](Self::load) would not read.
+    /// [`FileError::Write`]; [`Error::Trait`] for a trait that [`load`](Self::load) would
+    /// not read.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         write(path, &TraitJson::whole(self).map_err(wrong(path))?)
     }
 
-    /// Writes the trait to two files with 20 questions each, for extraction and for evaluation.
+    /// Saves the trait to two files with 20 questions each, for extraction and for evaluation.
     ///
     /// # Errors
-    /// As [`save`](Self::save) says.
+    /// Those of [`save`](Self::save).
     pub fn save_pair(&self, extraction: impl AsRef<Path>, evaluation: impl AsRef<Path>) -> Result<()> {
         let (extraction, evaluation) = (extraction.as_ref(), evaluation.as_ref());
         TraitJson::whole(self).map_err(wrong(extraction))?;
@@ -165,20 +169,20 @@ fn one(json: TraitJson, name: &str) -> Result<TraitSpec, TraitFault> {
     }
 }
 
-/// The name of a trait whose file says none.
+/// The name of a trait whose file contains none.
 fn stem(path: &Path) -> &str {
     path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
 }
 
 fn wrong(path: &Path) -> impl Fn(TraitFault) -> Error {
     let origin = path.display().to_string();
-    move |fault| Error::Trait { origin: origin.clone(), fault }
+    move |source| Error::Trait { origin: origin.clone(), source }
 }
 
 fn read(path: &Path) -> Result<TraitJson> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    pv_data::open_file(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    pv_data::files::open_file(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(Error::FileTooLarge { path: path.to_owned(), limit: LARGEST });
     }

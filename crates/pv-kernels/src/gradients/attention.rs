@@ -1,23 +1,24 @@
-//! The gradient of attention. The weights are computed again, a block of queries at a time, and never held as a whole;
-//! columns that no query of a block sees are left out.
+//! The gradient of attention. The attention weights are recomputed for a block of queries at a time and never held as a
+//! whole. Columns that no query of a block sees are skipped.
 
 use std::ops::Range;
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::AttentionShape;
+use crate::attention::AttentionShape;
+use crate::lanes::{self, LANES};
 use crate::scratch::with_scratch;
-use crate::simd::{self, MAX_LANES};
-use crate::tile::{PANEL, Tile, TransposedTile, pack_transposed};
+use crate::tile::{PANEL, Pack, Strips, Tile, TransposedTile};
+use crate::vector::Vector;
+use crate::vector::level::{Op, dispatch};
 
 /// Queries whose weights are held at a time.
 const BLOCK: usize = 48;
 
-/// The gradients of one token's part in a task: of the group's queries, of the key, of the value.
+/// The gradients of one token in a task: of the group's queries, of the key, of the value.
 type Pieces<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [f32]);
 
-/// One batch row and key head, and the queries that read it. Tokens are counted from the row's first one.
+/// One batch row and key head, and the queries that read it. Tokens are counted from the row's first token.
 struct Cell<'a, 'b> {
     shape: &'a AttentionShape,
     /// From the row's first token on: rows of `shape.row_stride()`.
@@ -79,13 +80,13 @@ impl<'a> Scratch<'a> {
     }
 }
 
-impl WithSimd for Cell<'_, '_> {
+impl Op for Cell<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, s: S) {
+    fn run<V: Vector>(mut self, v: V) {
         let (d, tokens) = (self.shape.head_dim, self.out.len());
-        let width = d.next_multiple_of(MAX_LANES);
+        let width = d.next_multiple_of(LANES);
         let stride = self.shape.row_stride();
         let key = (self.shape.heads + self.head) * d;
         let value = key + self.shape.kv_heads * d;
@@ -94,14 +95,19 @@ impl WithSimd for Cell<'_, '_> {
             let rows = PANEL.min(tokens - at);
             let panel = at / PANEL * d * PANEL..(at / PANEL + 1) * d * PANEL;
             let from = |offset: usize| &self.qkv[at * stride + offset..][..(rows - 1) * stride + d];
-            pack_transposed(from(key), stride, d, &mut self.scratch.key_panels[panel.clone()]);
-            pack_transposed(from(value), stride, d, &mut self.scratch.value_panels[panel]);
+            let panels = [
+                (from(key), &mut self.scratch.key_panels[panel.clone()]),
+                (from(value), &mut self.scratch.value_panels[panel]),
+            ];
+            for (w, panel) in panels {
+                v.call(Pack { w, stride, k: d, panel });
+            }
         }
         self.scratch.key_gradients.fill(0.0);
         self.scratch.value_gradients.fill(0.0);
         for member in 0..self.shape.group() {
             for first in (0..tokens).step_by(BLOCK) {
-                self.block(s, member, first..tokens.min(first + BLOCK));
+                self.block(v, member, first..tokens.min(first + BLOCK));
             }
         }
         let gradients =
@@ -114,12 +120,12 @@ impl WithSimd for Cell<'_, '_> {
 }
 
 impl Cell<'_, '_> {
-    /// Some consecutive tokens' queries of one head of the group.
+    /// The queries of some consecutive tokens for one head of the group.
     #[inline(always)]
-    fn block<S: Simd>(&mut self, s: S, member: usize, tokens: Range<usize>) {
+    fn block<V: Vector>(&mut self, v: V, member: usize, tokens: Range<usize>) {
         let shape = AttentionShape { column: 0, ..*self.shape };
         let (d, m) = (shape.head_dim, tokens.len());
-        let width = d.next_multiple_of(MAX_LANES);
+        let width = d.next_multiple_of(LANES);
         let columns = Scratch::columns(self.out.len());
         let head = self.head * shape.group() + member;
         let (row, wide) = (shape.row_stride(), shape.heads * d);
@@ -127,10 +133,10 @@ impl Cell<'_, '_> {
 
         let (queries, upstreams) = (&mut scratch.queries[..m * width], &mut scratch.upstreams[..m * width]);
         copy(&self.qkv[tokens.start * row + head * d..], row, d, queries, width);
-        simd::scale(s, queries, shape.scale);
+        lanes::scale(v, queries, shape.scale);
         copy(&self.upstream[tokens.start * wide + head * d..], wide, d, upstreams, width);
 
-        // Whole panels from the first column that is seen, up to the last.
+        // Whole panels from the first visible column to the last.
         let from = shape.visible(0, tokens.start).start / PANEL * PANEL;
         let to = tokens.end;
         for at in (from..to).step_by(PANEL) {
@@ -140,19 +146,17 @@ impl Cell<'_, '_> {
                 (&*upstreams, &scratch.value_panels[panel], &mut *scratch.slopes),
             ];
             for (a, b, out) in products {
-                Tile {
+                v.call(Tile {
                     a,
                     a_stride: width,
                     m,
                     k: d,
-                    b,
-                    b_stride: PANEL,
+                    b: Strips::packed(b, d),
                     columns: PANEL.min(to - at),
                     accumulate: false,
                     bias: None,
                     out: (&mut out[at..], columns),
-                }
-                .run(s);
+                });
             }
         }
         let rows = scratch.weights.chunks_exact_mut(columns).zip(scratch.slopes.chunks_exact_mut(columns));
@@ -162,23 +166,21 @@ impl Cell<'_, '_> {
                 weights[unseen.clone()].fill(0.0);
                 slopes[unseen].fill(0.0);
             }
-            softmax_gradient(s, &mut weights[seen.clone()], &mut slopes[seen]);
+            softmax_gradient(v, &mut weights[seen.clone()], &mut slopes[seen]);
         }
 
         for at in (0..width).step_by(PANEL) {
-            Tile {
+            v.call(Tile {
                 a: &scratch.slopes[from..],
                 a_stride: columns,
                 m,
                 k: to - from,
-                b: &scratch.keys[from * width + at..],
-                b_stride: width,
+                b: Strips::rows(&scratch.keys[from * width + at..], width),
                 columns: PANEL.min(width - at),
                 accumulate: false,
                 bias: None,
                 out: (&mut scratch.query_gradients[at..], width),
-            }
-            .run(s);
+            });
         }
         let sums = [
             (&*scratch.slopes, &*queries, &mut *scratch.key_gradients),
@@ -186,41 +188,33 @@ impl Cell<'_, '_> {
         ];
         for (a, b, out) in sums {
             let out = &mut out[from * width..to * width];
-            TransposedTile { a: &a[from..], a_stride: columns, m: to - from, k: m, b, width, out }.run(s);
+            v.call(TransposedTile { a: &a[from..], a_stride: columns, m: to - from, k: m, b, width, out });
         }
         let gradients = scratch.query_gradients.chunks_exact(width);
         for ((queries, _, _), gradient) in self.out[tokens].iter_mut().zip(gradients) {
-            simd::scale_into(s, &gradient[..d], shape.scale, &mut queries[member * d..][..d]);
+            lanes::scale_into(v, &gradient[..d], shape.scale, &mut queries[member * d..][..d]);
         }
     }
 }
 
-/// Scores to softmax weights, and the gradient with respect to the weights to that with respect to the scores.
+/// Turns scores into softmax weights, and the gradient with respect to the weights into that with respect to the
+/// scores.
 #[inline(always)]
-fn softmax_gradient<S: Simd>(s: S, scores: &mut [f32], slopes: &mut [f32]) {
-    let largest = simd::max(s, scores);
-    let sum = simd::exp_sum(s, scores, largest);
-    simd::scale(s, scores, 1.0 / sum);
-    let (p, p_tail) = S::as_simd_f32s(scores);
-    let (g, g_tail) = S::as_mut_simd_f32s(slopes);
-    let mut dot = s.splat_f32s(0.0);
-    for (&p, &g) in p.iter().zip(&*g) {
-        dot = s.mul_add_e_f32s(p, g, dot);
-    }
-    let mut mean = s.reduce_sum_f32s(dot);
-    for (&p, &g) in p_tail.iter().zip(&*g_tail) {
-        mean += p * g;
-    }
-    let means = s.splat_f32s(mean);
-    for (&p, g) in p.iter().zip(g) {
-        *g = s.mul_f32s(p, s.sub_f32s(*g, means));
-    }
-    for (&p, g) in p_tail.iter().zip(g_tail) {
-        *g = p * (*g - mean);
-    }
+fn softmax_gradient<V: Vector>(v: V, scores: &mut [f32], slopes: &mut [f32]) {
+    let largest = lanes::max(v, scores);
+    let sum = lanes::exp_sum(v, scores, largest);
+    lanes::scale(v, scores, 1.0 / sum);
+    let mean = v.splat(lanes::dot(v, scores, slopes));
+    lanes::update(
+        v,
+        slopes,
+        [scores],
+        #[inline(always)]
+        |g, [p]| v.mul(p, v.sub(g, mean)),
+    );
 }
 
-/// Copies vectors of `d` elements that are `stride` apart to rows of `width`, padded with zeros, until `out` is full.
+/// Copies vectors of `d` elements with distance `stride` to rows of `width`, padded with zeros, until `out` is full.
 #[inline(always)]
 fn copy(from: &[f32], stride: usize, d: usize, out: &mut [f32], width: usize) {
     for (out, from) in out.chunks_exact_mut(width).zip(from.chunks(stride)) {
@@ -229,17 +223,18 @@ fn copy(from: &[f32], stride: usize, d: usize, out: &mut [f32], width: usize) {
     }
 }
 
-/// The gradient of [`attention`](crate::attention) of a window that is all there is, `shape.column` being 0.
+/// The gradient of [`attention`](crate::attention::attention) over a window without a cache (`shape.column` is 0).
 ///
-/// `qkv` holds queries, keys and values, all rotated: `[batch * seq, (heads + 2 kv_heads) * head_dim]`, as does `out`
-/// their gradients. `upstream` is `[batch * seq, heads * head_dim]`. Nothing flows through padding, left of `starts`.
+/// `qkv` contains queries, keys and values, all rotated: `[batch * seq, (heads + 2 kv_heads) * head_dim]`; `out`, their
+/// gradients, has the same shape. `upstream` is `[batch * seq, heads * head_dim]`. Padding, left of `starts`, has a
+/// gradient of zero.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize], upstream: &[f32], out: &mut [f32]) {
     let &AttentionShape { batch, seq, heads, kv_heads, head_dim: d, .. } = shape;
     let (group, stride) = (shape.group(), shape.row_stride());
-    assert_eq!(shape.column, 0, "attention_gradient: there is a cache");
+    assert_eq!(shape.column, 0, "attention_gradient: column is not 0");
     assert_eq!(starts.len(), batch, "attention_gradient: one start per batch row");
     assert!(qkv.len() == batch * seq * stride && out.len() == qkv.len(), "attention_gradient: qkv size");
     assert_eq!(upstream.len(), batch * seq * heads * d, "attention_gradient: upstream size");
@@ -266,9 +261,9 @@ pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize],
         }
         let (b, head) = (cell / kv_heads, cell % kv_heads);
         let first = b * seq + starts[b];
-        let width = d.next_multiple_of(MAX_LANES);
+        let width = d.next_multiple_of(LANES);
         with_scratch(Scratch::len(tokens, width), |buffer| {
-            simd::dispatch(Cell {
+            dispatch(Cell {
                 shape,
                 qkv: &qkv[first * stride..][..tokens * stride],
                 upstream: &upstream[first * heads * d..][..tokens * heads * d],

@@ -1,29 +1,19 @@
 //! Cross-entropy of rows of logits.
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::{rows_per_task, simd};
+use crate::vector::Vector;
+use crate::vector::level::{Op, dispatch};
+use crate::{lanes, rows_per_task};
 
 struct LogSumExp<'a>(&'a [f32]);
 
-impl WithSimd for LogSumExp<'_> {
+impl Op for LogSumExp<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) -> f32 {
-        let largest = simd::max(s, self.0);
-        let shift = s.splat_f32s(largest);
-        let (body, tail) = S::as_simd_f32s(self.0);
-        let mut sum = s.splat_f32s(0.0);
-        for &x in body {
-            sum = s.add_f32s(sum, simd::exp(s, s.sub_f32s(x, shift)));
-        }
-        let mut total = s.reduce_sum_f32s(sum);
-        for &x in tail {
-            total += (x - largest).exp();
-        }
-        largest + total.ln()
+    fn run<V: Vector>(self, v: V) -> f32 {
+        lanes::log_sum_exp(v, self.0)
     }
 }
 
@@ -34,31 +24,31 @@ struct Softmax<'a> {
     factor: f32,
 }
 
-impl WithSimd for Softmax<'_> {
+impl Op for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let (shift, factor) = (s.splat_f32s(self.log_sum), s.splat_f32s(self.factor));
-        let (body, tail) = S::as_mut_simd_f32s(self.x);
-        for x in body {
-            *x = s.mul_f32s(simd::exp(s, s.sub_f32s(*x, shift)), factor);
-        }
-        for x in tail {
-            *x = (*x - self.log_sum).exp() * self.factor;
-        }
+    fn run<V: Vector>(self, v: V) {
+        let (shift, factor) = (v.splat(self.log_sum), v.splat(self.factor));
+        lanes::update(
+            v,
+            self.x,
+            [],
+            #[inline(always)]
+            |x, []| v.mul(lanes::exp(v, v.sub(x, shift)), factor),
+        );
     }
 }
 
-/// The sum over the rows of `logits`, `[targets.len(), vocab]`, of −log softmax at the row's target; and each row's
-/// logarithm of the sum of the exponentials, for the gradient.
+/// Returns the sum over the rows of `logits`, `[targets.len(), vocab]`, of −log softmax at the row's target. Writes the
+/// logarithm of each row's sum of exponentials to `log_sums`, `[targets.len()]`, for the gradient.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn cross_entropy(logits: &[f32], targets: &[usize], vocab: usize, log_sums: &mut [f32]) -> f32 {
     assert_eq!(logits.len(), targets.len() * vocab, "cross_entropy: logits are not [n, vocab]");
     assert_eq!(log_sums.len(), targets.len(), "cross_entropy: log_sums is not [n]");
-    let row = |(log_sum, row): (&mut f32, &[f32])| *log_sum = simd::dispatch(LogSumExp(row));
+    let row = |(log_sum, row): (&mut f32, &[f32])| *log_sum = dispatch(LogSumExp(row));
     match rows_per_task(targets.len(), vocab) {
         None => log_sums.iter_mut().zip(logits.chunks_exact(vocab)).for_each(row),
         Some(rows) => {
@@ -69,14 +59,14 @@ pub fn cross_entropy(logits: &[f32], targets: &[usize], vocab: usize, log_sums: 
     rows.map(|((row, &target), &log_sum)| f64::from(log_sum) - f64::from(row[target])).sum::<f64>() as f32
 }
 
-/// Replaces logits by their gradient: the softmax, less one at the target, times `upstream`.
+/// Replaces logits with their gradient: the softmax, less one at the target, times `upstream`.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn cross_entropy_gradient(logits: &mut [f32], targets: &[usize], vocab: usize, log_sums: &[f32], upstream: f32) {
     assert_eq!(logits.len(), targets.len() * vocab, "cross_entropy_gradient: logits are not [n, vocab]");
     let row = |(x, (&target, &log_sum)): (&mut [f32], (&usize, &f32))| {
-        simd::dispatch(Softmax { x, log_sum, factor: upstream });
+        dispatch(Softmax { x, log_sum, factor: upstream });
         x[target] -= upstream;
     };
     match rows_per_task(targets.len(), vocab) {

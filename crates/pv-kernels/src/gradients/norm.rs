@@ -1,18 +1,19 @@
 //! The gradient of root-mean-square normalisation.
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{ROWS, total};
+use crate::lanes;
 use crate::norm::inverse_rms;
-use crate::simd;
+use crate::vector::Vector;
+use crate::vector::level::{Op, dispatch};
 
-/// Where in each row of a `[m, stride]` buffer the normalised vectors are: one after another from `offset` on.
+/// The positions of the normalised vectors in each row of a `[m, stride]` buffer: consecutive, from `offset` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Vectors {
     /// Elements of a row of the buffer.
     pub stride: usize,
-    /// The first vector's first column.
+    /// The first column of the first vector.
     pub offset: usize,
     /// Vectors in each row.
     pub count: usize,
@@ -25,15 +26,15 @@ struct NormGradient<'a> {
     eps: f32,
     upstream: &'a [f32],
     out: &'a mut [f32],
-    /// Added to.
+    /// Accumulated, not overwritten.
     weight_out: &'a mut [f32],
 }
 
-impl WithSimd for NormGradient<'_> {
+impl Op for NormGradient<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
+    fn run<V: Vector>(self, v: V) {
         let d = self.weight.len();
         let Vectors { stride, offset, count } = self.vectors;
         let here = offset..offset + count * d;
@@ -41,7 +42,7 @@ impl WithSimd for NormGradient<'_> {
         for ((x, upstream), out) in rows.zip(self.out.chunks_exact_mut(stride)) {
             let vectors = x[here.clone()].chunks_exact(d).zip(upstream[here.clone()].chunks_exact(d));
             for ((x, upstream), out) in vectors.zip(out[here.clone()].chunks_exact_mut(d)) {
-                vector(s, x, self.weight, self.eps, upstream, out, self.weight_out);
+                vector(v, x, self.weight, self.eps, upstream, out, self.weight_out);
             }
         }
     }
@@ -49,8 +50,8 @@ impl WithSimd for NormGradient<'_> {
 
 /// With `r = 1 / rms(x)` and `g = upstream * weight`: `out = r g - r³ mean(g x) x`, `weight_out += upstream * x * r`.
 #[inline(always)]
-fn vector<S: Simd>(
-    s: S,
+fn vector<V: Vector>(
+    v: V,
     x: &[f32],
     weight: &[f32],
     eps: f32,
@@ -58,40 +59,32 @@ fn vector<S: Simd>(
     out: &mut [f32],
     weight_out: &mut [f32],
 ) {
-    let inverse = inverse_rms(s, x, eps);
-    let (x_body, x_tail) = S::as_simd_f32s(x);
-    let (w_body, w_tail) = S::as_simd_f32s(weight);
-    let (y_body, y_tail) = S::as_simd_f32s(upstream);
-    let (o_body, o_tail) = S::as_mut_simd_f32s(out);
-    let (wo_body, wo_tail) = S::as_mut_simd_f32s(weight_out);
-    let mut sum = s.splat_f32s(0.0);
-    for ((&x, &w), &y) in x_body.iter().zip(w_body).zip(y_body) {
-        sum = s.mul_add_e_f32s(s.mul_f32s(y, w), x, sum);
-    }
-    let mut mean = s.reduce_sum_f32s(sum);
-    for ((&x, &w), &y) in x_tail.iter().zip(w_tail).zip(y_tail) {
-        mean += y * w * x;
-    }
+    let inverse = inverse_rms(v, x, eps);
+    let mean = lanes::sum(
+        v,
+        [x, weight, upstream],
+        #[inline(always)]
+        |sum, [x, w, y]| v.mul_add(v.mul(y, w), x, sum),
+    );
     let back = mean / x.len() as f32 * inverse * inverse * inverse;
-    let (inverses, backs) = (s.splat_f32s(inverse), s.splat_f32s(back));
-    let inputs = x_body.iter().zip(w_body).zip(y_body);
-    for ((o, wo), ((&x, &w), &y)) in o_body.iter_mut().zip(wo_body).zip(inputs) {
-        let y = s.mul_f32s(y, inverses);
-        *o = s.sub_f32s(s.mul_f32s(y, w), s.mul_f32s(backs, x));
-        *wo = s.mul_add_e_f32s(y, x, *wo);
-    }
-    let inputs = x_tail.iter().zip(w_tail).zip(y_tail);
-    for ((o, wo), ((&x, &w), &y)) in o_tail.iter_mut().zip(wo_tail).zip(inputs) {
-        *o = y * inverse * w - back * x;
-        *wo += y * inverse * x;
-    }
+    let (inverse, back) = (v.splat(inverse), v.splat(back));
+    lanes::update_two(
+        v,
+        [out, weight_out],
+        [x, weight, upstream],
+        #[inline(always)]
+        |[_, weight_out], [x, w, y]| {
+            let y = v.mul(y, inverse);
+            [v.sub(v.mul(y, w), v.mul(back, x)), v.mul_add(y, x, weight_out)]
+        },
+    );
 }
 
-/// The gradient of an rms norm of each of the `vectors`: `x`, `upstream` and `out` are `[m, stride]`, `weight` and
-/// `weight_out` are `[d]`. What lies between the vectors stays as it is in `out`.
+/// The gradient of an RMS norm of each of the `vectors`: `x`, `upstream` and `out` are `[m, stride]`, `weight` and
+/// `weight_out` are `[d]`. Elements of `out` outside the vectors are unchanged.
 ///
 /// # Panics
-/// If a slice is not of the length that the shapes above give it.
+/// If the length of a slice does not match the shapes above.
 pub fn rms_norm_gradient(
     vectors: Vectors,
     x: &[f32],
@@ -109,7 +102,7 @@ pub fn rms_norm_gradient(
     assert_eq!(weight_out.len(), d, "rms_norm_gradient: weight_out is not [d]");
     let part = |((x, upstream), out): ((&[f32], &[f32]), &mut [f32])| {
         let mut weight_out = vec![0.0; d];
-        simd::dispatch(NormGradient { vectors, x, weight, eps, upstream, out, weight_out: &mut weight_out });
+        dispatch(NormGradient { vectors, x, weight, eps, upstream, out, weight_out: &mut weight_out });
         weight_out
     };
     let size = ROWS * stride;

@@ -1,5 +1,6 @@
 use super::{assert_close, in_pool, noise};
-use crate::{AttentionShape, attention, write_cache};
+use crate::attention::{AttentionShape, attention};
+use crate::cache::write_cache;
 
 struct Case {
     shape: AttentionShape,
@@ -15,7 +16,7 @@ fn case(batch: usize, seq: usize, column: usize, sizes: [usize; 3], window: Opti
     let shape = AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity, column, window, scale: 0.7 };
     let cache = batch * kv_heads * capacity * head_dim;
     let qkv: Vec<f32> = noise(batch * seq * shape.row_stride(), 1).iter().map(|v| v * 2.0).collect();
-    // What is beyond the last column, or before the first, must never be looked at.
+    // Values after the last column, or before the first, must never be read.
     let (mut keys, mut values) = (noise(cache, 2), noise(cache, 3));
     let starts: Vec<usize> = (0..batch).map(|b| (b * (column + seq)) / batch.max(2)).collect();
     for (i, (key, value)) in keys.chunks_mut(head_dim).zip(values.chunks_mut(head_dim)).enumerate() {

@@ -1,5 +1,9 @@
 use super::{assert_close, in_pool, noise};
-use crate::{add_in_place, add_rms_norm, rms_norm, rms_norm_heads_in_place, rope_in_place, swiglu};
+use crate::elementwise::{add_in_place, swiglu};
+use crate::lanes::ln;
+use crate::norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
+use crate::rope::rope_in_place;
+use crate::softmax::softmax_weights;
 
 fn normed(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
     let d = weight.len();
@@ -98,4 +102,40 @@ fn rope_rotates_pairs() {
             assert_close(row, &expected, 1e-6);
         }
     }
+}
+
+#[test]
+fn softmax_weights_are_exponentials() {
+    for len in [1, 7, 16, 33, 1000] {
+        let logits: Vec<f32> = noise(len, 5).iter().map(|v| v * 40.0).collect();
+        let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for factor in [0.5, 1.0, 3.0] {
+            let mut out = vec![0.0; len];
+            softmax_weights(&logits, peak, factor, &mut out);
+            for (found, logit) in out.iter().zip(&logits) {
+                let power = f64::from((logit - peak) * factor);
+                let expected = if power < -87.0 { 0.0 } else { power.exp() };
+                assert!((f64::from(*found) - expected).abs() <= 1e-6 * expected, "{found} for e^{power}");
+            }
+        }
+    }
+    let mut out = [1.0; 3];
+    softmax_weights(&[f32::NEG_INFINITY, 2.0, -1e30], 2.0, 1.0, &mut out);
+    assert_eq!(out, [0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn logarithms_are_the_nearest() {
+    for i in 0..200_000_u32 {
+        let x = f32::from_bits(1 + i * 10_691);
+        // A value halfway between two may be rounded to either.
+        let difference = (f64::from(ln(x)) - f64::from(x).ln()).abs();
+        assert!(
+            difference <= 0.500_001 * f64::from(f32::EPSILON) * f64::from(x).ln().abs().max(1e-7),
+            "ln({x}): {}",
+            ln(x)
+        );
+    }
+    assert_eq!([ln(1.0), ln(0.0), ln(f32::INFINITY)], [0.0, f32::NEG_INFINITY, f32::INFINITY]);
+    assert!(ln(-1.0).is_nan() && ln(f32::NAN).is_nan());
 }

@@ -1,15 +1,15 @@
-//! `adapter_config.json`: what is read, what is written, and what is refused.
+//! Reads, checks and writes `adapter_config.json`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::targets::module;
+use super::modules::Fused;
 use super::{LoraConfig, LoraTarget};
-use crate::{Error, Result};
+use crate::config::ConfigError;
 
-/// What an `adapter_config.json` says that matters here. The projections and blocks are those of the file's tensors.
+/// The relevant content of an `adapter_config.json`. The projections and blocks are those of the file's tensors.
 pub(super) struct Settings {
     pub(super) rank: usize,
     pub(super) alpha: f64,
@@ -18,8 +18,8 @@ pub(super) struct Settings {
     pub(super) base: Option<String>,
 }
 
-/// Keys that are read, or that do not change what a trained adapter computes. An adapter with any other key that is set is
-/// refused rather than run wrongly: it may ask for other arithmetic (DoRA, patterns of ranks, trained biases, …).
+/// Keys that are read, or that do not change what a trained adapter computes. An adapter with any other key set is
+/// rejected, since it may need other arithmetic (DoRA, rank patterns, trained biases, …).
 const KNOWN: [&str; 24] = [
     "auto_mapping",
     "base_model_name_or_path",
@@ -47,25 +47,25 @@ const KNOWN: [&str; 24] = [
     "unsloth_fixed",
 ];
 
-/// Initialisations after which the base's weights are as they were; others (PiSSA, OLoRA, LoftQ, CorDA) change them.
+/// Initialisations that leave the base model's weights unchanged; others (PiSSA, OLoRA, LoftQ, CorDA) change them.
 const INITIALISATIONS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 impl Settings {
-    pub(super) fn parse(path: &Path, json: &Map<String, Value>) -> Result<Self> {
-        let unsupported = |key: &str, value: &Value, supported: &str| Error::ConfigUnsupported {
+    pub(super) fn parse(path: &Path, json: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let unsupported = |key: &str, value: &Value, supported: &str| ConfigError::Unsupported {
             path: path.to_owned(),
             key: key.to_owned(),
             value: value.to_string(),
             supported: supported.to_owned(),
         };
-        let wrong = |key: &str, value: &Value, expected: &str| Error::ConfigValue {
+        let wrong = |key: &str, value: &Value, expected: &str| ConfigError::Value {
             path: path.to_owned(),
             key: key.to_owned(),
             value: value.to_string(),
             expected: expected.to_owned(),
         };
         let get = |key: &str| json.get(key).unwrap_or(&Value::Null);
-        let missing = |key: &str| Error::ConfigMissing { path: path.to_owned(), key: key.to_owned() };
+        let missing = |key: &str| ConfigError::Missing { path: path.to_owned(), key: key.to_owned() };
         match get("peft_type") {
             Value::Null => return Err(missing("peft_type")),
             Value::String(kind) if kind == "LORA" => {}
@@ -74,9 +74,9 @@ impl Settings {
         for (key, value) in json.iter().filter(|(key, _)| !KNOWN.contains(&key.as_str())) {
             let unset = match value {
                 Value::Null | Value::Bool(false) => true,
-                // By themselves numbers switch nothing on in PEFT.
+                // Numbers alone enable nothing in PEFT.
                 Value::Number(_) => {
-                    tracing::warn!(path = %path.display(), key, "an unknown setting of an adapter is passed over");
+                    tracing::warn!(path = %path.display(), key, "an unknown setting of an adapter is ignored");
                     true
                 }
                 Value::Array(values) => values.is_empty(),
@@ -96,13 +96,17 @@ impl Settings {
             Value::Null | Value::Bool(_) => {}
             Value::String(kind) if INITIALISATIONS.contains(&kind.as_str()) => {}
             other => {
-                return Err(unsupported("init_lora_weights", other, "those that leave the base's weights as they are"));
+                return Err(unsupported(
+                    "init_lora_weights",
+                    other,
+                    "initialisations that leave the base model's weights unchanged",
+                ));
             }
         }
         let rank = match get("r") {
             Value::Null => return Err(missing("r")),
             value => {
-                value.as_u64().filter(|rank| *rank > 0).ok_or_else(|| wrong("r", value, "a whole number from 1"))?
+                value.as_u64().filter(|rank| *rank > 0).ok_or_else(|| wrong("r", value, "an integer of at least 1"))?
             }
         };
         let alpha = match get("lora_alpha") {
@@ -129,21 +133,25 @@ impl Settings {
     }
 }
 
-/// What is written: PEFT fills in the rest.
+/// The settings to write: PEFT adds defaults for the others.
 pub(super) fn to_json(
     config: &LoraConfig,
     base: Option<&str>,
+    fused: Fused,
     updates: impl Iterator<Item = (usize, LoraTarget)>,
 ) -> Value {
+    let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
     let updates: BTreeSet<(usize, LoraTarget)> = updates.collect();
     let blocks: BTreeSet<usize> = updates.iter().map(|(block, _)| *block).collect();
     let kinds: BTreeSet<LoraTarget> = updates.iter().map(|(_, target)| *target).collect();
-    // Where blocks differ in their projections, each is named.
+    // If blocks differ in their projections, each projection is listed.
     let (targets, blocks): (Vec<String>, _) = match updates.len() == blocks.len() * kinds.len() {
-        true => (kinds.into_iter().map(|target| target.name().to_owned()).collect(), config.blocks.as_ref()),
-        false => (updates.into_iter().map(|(block, target)| module(block, target)).collect(), None),
+        true => {
+            (kinds.into_iter().map(|target| last(fused.in_block(target)).to_owned()).collect(), config.blocks.as_ref())
+        }
+        false => (updates.into_iter().map(|(block, target)| fused.module(block, target)).collect(), None),
     };
-    // PEFT writes whole numbers as integers.
+    // PEFT writes integral numbers as integers.
     let alpha = match config.alpha {
         alpha if alpha.fract() == 0.0 && alpha < 1e15 => json!(alpha as u64),
         alpha => json!(alpha),

@@ -1,4 +1,4 @@
-//! Which of a model's modules an adapter's settings ask for, as PEFT reads them.
+//! The modules that an adapter's settings specify, interpreted as PEFT does.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
-use super::LoraTarget;
-use crate::families::TensorNames;
-use crate::{Error, Result};
+use super::modules::Fused;
+use super::{AdapterError, LoraTarget};
+use crate::config::ConfigError;
 
-/// Tells of a module's path whether it is meant; an expression that takes too many steps is an error.
+/// Decides whether a module's path is selected; a regular expression that takes too many steps is an error.
 type Matcher<'a> = Box<dyn Fn(&str) -> Matched<bool> + 'a>;
 
 type Matched<T> = std::result::Result<T, fancy_regex::Error>;
 
-/// What the settings say: `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
+/// The settings `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
     /// The adapter's folder.
     folder: PathBuf,
-    /// `None`: what the file holds, in every block.
+    /// `None`: the modules in the file, in every block.
     include: Option<Modules>,
     exclude: Option<Modules>,
     blocks: Option<BTreeSet<usize>>,
@@ -31,20 +31,14 @@ pub(super) struct Targets {
 #[derive(Clone, Debug)]
 enum Modules {
     AllLinear,
-    /// Those that have one of these names, or end in one.
+    /// Modules with one of these names, or whose path ends in one.
     Named(Vec<String>),
-    /// Those whose whole name matches.
+    /// Modules whose whole path matches.
     Matching(String),
 }
 
-/// Modules of the supported families that an update could be asked for and is not read.
+/// Modules of the supported families that settings can select but whose updates are not supported.
 const OTHERS: [&str; 2] = ["model.embed_tokens", "lm_head"];
-
-/// The name of a projection in the model.
-pub(super) fn module(block: usize, target: LoraTarget) -> String {
-    let names = &TensorNames::HUGGING_FACE;
-    names.in_block(block, target.in_block(names))
-}
 
 impl Modules {
     fn parse(value: &Value) -> Option<Self> {
@@ -63,7 +57,7 @@ impl Modules {
         }
     }
 
-    /// What tells whether a module is one of them.
+    /// The matcher of a set of modules.
     fn matcher(&self) -> Matched<Matcher<'_>> {
         Ok(match self {
             Self::AllLinear => Box::new(|module| Ok(!OTHERS.contains(&module))),
@@ -80,10 +74,10 @@ impl Modules {
 }
 
 impl Targets {
-    /// Reads the settings in the file at `path`.
-    pub(super) fn parse(path: &Path, json: &Map<String, Value>) -> Result<Self> {
+    /// Reads the settings of the file at `path`.
+    pub(super) fn parse(path: &Path, json: &Map<String, Value>) -> Result<Self, AdapterError> {
         let wrong = |key: &str, value: &Value, expected: &str| {
-            crate::config::wrong(path, key, crate::config::shortened(value), expected)
+            AdapterError::from(crate::config::wrong(path, key, crate::config::shortened(value), expected))
         };
         let set = |key: &str| json.get(key).filter(|value| !value.is_null() && **value != Value::Array(Vec::new()));
         let modules = |key: &str| match set(key) {
@@ -148,19 +142,20 @@ impl Targets {
             None => None,
         };
         match other {
-            Some(module) => Err(Error::ConfigUnsupported {
+            Some(module) => Err(ConfigError::Unsupported {
                 path: path.to_owned(),
                 key: "target_modules".into(),
                 value: module.into(),
                 supported: LoraTarget::ALL.map(LoraTarget::name).join(", "),
-            }),
+            }
+            .into()),
             None => Ok(targets),
         }
     }
 
-    /// What tells whether an update of a module is asked for.
-    fn asked(&self) -> Result<impl Fn(&str) -> Result<bool> + '_> {
-        let bad = |error: fancy_regex::Error| Error::BadAdapter { reason: error.to_string() };
+    /// The predicate that decides whether a module has an update.
+    fn asked(&self) -> Result<impl Fn(&str) -> Result<bool, AdapterError> + '_, AdapterError> {
+        let bad = |error| AdapterError::Pattern { path: self.folder.clone(), source: Box::new(error) };
         let include = match &self.include {
             Some(modules) => Some(modules.matcher().map_err(bad)?),
             None => None,
@@ -191,20 +186,26 @@ impl Targets {
         Ok(move |module: &str| matches(module).map_err(bad))
     }
 
-    /// Compares what a file holds with what is asked for of a model's blocks.
+    /// Compares the updates in a file with the modules that the settings select in a model's blocks.
     ///
     /// # Errors
-    /// [`Error::AdapterMismatch`].
-    pub(super) fn check(&self, held: &BTreeSet<(usize, LoraTarget)>, blocks: usize) -> Result<()> {
+    /// [`AdapterError::Mismatch`].
+    pub(super) fn check(
+        &self,
+        held: &BTreeSet<(usize, LoraTarget)>,
+        fused: Fused,
+        blocks: usize,
+    ) -> Result<(), AdapterError> {
         let asked = self.asked()?;
         let kinds: BTreeSet<LoraTarget> = match self.include {
             Some(_) => LoraTarget::ALL.into(),
             None => held.iter().map(|(_, target)| *target).collect(),
         };
         let all = (0..blocks).flat_map(|block| LoraTarget::ALL.map(|target| (block, target)));
+        let all = all.filter(|(_, target)| fused.is_first(*target));
         let (mut missing, mut unexpected) = (Vec::new(), Vec::new());
         for (block, target) in all {
-            let name = module(block, target);
+            let name = fused.module(block, target);
             match (kinds.contains(&target) && asked(&name)?, held.contains(&(block, target))) {
                 (true, false) => missing.push(name),
                 (false, true) => unexpected.push(name),
@@ -213,7 +214,7 @@ impl Targets {
         }
         match missing.is_empty() && unexpected.is_empty() {
             true => Ok(()),
-            false => Err(Error::AdapterMismatch { path: self.folder.clone(), missing, unexpected }),
+            false => Err(AdapterError::Mismatch { path: self.folder.clone(), missing, unexpected }),
         }
     }
 }

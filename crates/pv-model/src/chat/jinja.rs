@@ -1,8 +1,9 @@
 //! Jinja as Jinja2 runs it for chat templates: an immutable sandbox over Python's values.
 //!
-//! Engines for Rust have values of their own, so that operators, tests, filters and methods differ from Python's in ways
-//! that templates rely on. This one has Python's: a template's text becomes tokens (`lexer`), these become statements
-//! (`parser`, `expressions`, `ast`), and a `machine` runs them. It takes a bounded amount of work, memory and stack.
+//! Existing Rust engines have their own values, so that operators, tests, filters and methods differ from Python's in
+//! ways that templates depend on. This one implements Python's: a template's text is split into tokens (`lexer`), which
+//! are parsed into statements (`parser`, `expressions`, `ast`), which a `machine` runs. Work, memory and stack are
+//! limited.
 
 mod arguments;
 mod ast;
@@ -35,32 +36,32 @@ use std::ops::Range;
 use jiff::civil::DateTime;
 
 pub(super) use fault::{Fault, Kind};
+pub(super) use lexer::SyntaxError;
 pub(super) use value::Value;
 
-/// What using `strftime_now` says where there is no clock.
+/// The message for `strftime_now` without a clock.
 const NO_CLOCK: &str = "'strftime_now' is undefined";
 
-/// A template, ready to run.
+/// A parsed template.
 #[derive(Debug)]
 pub(super) struct Template(Vec<ast::Statement>);
 
-/// What a template wrote: the text, and the ranges that its `generation` blocks wrote.
+/// The output of a template: the text, and the ranges that its `generation` blocks wrote.
 pub(super) type Written = (String, Vec<Range<usize>>);
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it, and in which line.
-    pub(super) fn parse(source: &str) -> Result<Self, String> {
-        let parsed = parser::parse(source);
-        parsed.map(Self).map_err(|error| format!("{} (line {})", error.reason, error.line))
+    /// The message and the line.
+    pub(super) fn parse(source: &str) -> Result<Self, SyntaxError> {
+        parser::parse(source).map(Self)
     }
 
-    /// Runs it with these variables, doing at most so much work: one unit an instruction, and one for 64 bytes.
+    /// Runs the template with these variables and a limit on work: one unit per instruction, and one per 64 bytes.
     ///
     /// # Errors
-    /// What went wrong.
+    /// The fault.
     pub(super) fn run(
         &self,
         variables: impl IntoIterator<Item = (String, Value)>,

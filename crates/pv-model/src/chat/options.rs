@@ -1,4 +1,4 @@
-//! How a conversation is rendered.
+//! Options for rendering conversations.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,21 @@ use serde_json::{Map, Value};
 
 use pv_data::{Conversation, Message};
 
-/// Where system text goes.
+/// Where system text is placed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SystemText {
-    /// Into a message of its own with the role `system`. A template that refuses this role is an error.
+    /// In a message of its own with the role `system`. A template that rejects this role is an error.
     #[default]
     AsMessage,
-    /// In front of the first user message, with a blank line between them, as is usual for models whose templates refuse
-    /// the role. This applies to the system messages that a conversation begins with. Where no user message follows, they
-    /// become one.
+    /// At the start of the first user message, followed by a blank line, as is usual for models whose templates reject
+    /// the role. This applies to the system messages at the start of a conversation. Without a following user message,
+    /// they become one.
     FirstUserTurn,
 }
 
 impl SystemText {
-    /// The messages as a template is given them.
+    /// The messages for the template.
     pub(super) fn place(self, messages: &[Message]) -> Cow<'_, [Message]> {
         let leading = messages.iter().take_while(|message| message.role == "system").count();
         if self == Self::AsMessage || leading == 0 {
@@ -40,11 +40,11 @@ impl SystemText {
     }
 }
 
-/// How to render a conversation. The default renders it closed, with the default template and without a clock.
+/// Options for rendering a conversation. The default renders it closed, with the default template and without a clock.
 ///
-/// As a part of a plan (of rollouts, a sweep, an evaluation, a training, …) it says how the template is used. How a text
-/// ends is no part of that, and is not saved: it is for whoever renders to decide, see [`as_prompt`](Self::as_prompt) and
-/// [`closed`](Self::closed).
+/// As a part of a plan (of rollouts, a sweep, an evaluation, a training, …) they determine how the template is used.
+/// How a text ends is not part of that and is not stored: the code that renders decides it, see
+/// [`as_prompt`](Self::as_prompt) and [`closed`](Self::closed).
 ///
 /// ```
 /// use pv_model::RenderOptions;
@@ -58,54 +58,57 @@ impl SystemText {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RenderOptions {
-    /// End with the header of the assistant's next answer. Not saved.
+    /// Whether the text ends with the header of the assistant's next answer. Not stored.
     #[serde(skip)]
     pub add_generation_prompt: bool,
-    /// End with the last message's content, without what would close its turn, so that a model goes on with it. Not saved.
+    /// Whether the text ends with the last message's content, without the end of its turn, so that a model continues
+    /// it. Not stored.
     #[serde(skip)]
     pub continue_final_message: bool,
-    /// Which of the folder's templates; `None` takes `default` (or `tool_use` when `variables` has `tools`).
+    /// The name of the template; `None` uses `default` (or `tool_use` if `variables` contain `tools`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_name: Option<String>,
-    /// Variables for the template, for example `enable_thinking` or `tools`. They win over the tokenizer's special tokens.
+    /// Variables for the template, for example `enable_thinking` or `tools`. They override the tokenizer's special
+    /// tokens.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub variables: Map<String, Value>,
-    /// What `strftime_now` answers; in files an ISO date, `2025-07-29` or `2025-07-29T12:00:00`. With `None` the function
-    /// does not exist, and templates that allow for that use the date that they carry, so that a rendering can be repeated
-    /// on another day.
+    /// The time that `strftime_now` uses; in files an ISO date, `2025-07-29` or `2025-07-29T12:00:00`. With `None` the
+    /// function is undefined. Templates that check for this use a date of their own, so that a rendering can be
+    /// repeated on another day.
     #[serde(with = "iso", skip_serializing_if = "Option::is_none")]
     pub now: Option<DateTime>,
-    /// Where system text goes.
+    /// Where system text is placed.
     #[serde(skip_serializing_if = "SystemText::is_default")]
     pub system: SystemText,
 }
 
 impl SystemText {
-    /// Whether it is the default.
+    /// Whether this is the default.
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl RenderOptions {
-    /// The default, with [`RenderOptions::add_generation_prompt`]: what to let a model answer to.
+    /// The default with [`RenderOptions::add_generation_prompt`], for prompts.
     pub fn prompt() -> Self {
         Self::default().as_prompt()
     }
 
-    /// The same template, variables, clock and place of system text, for a prompt.
+    /// The same template, variables, clock and placement of system text, for a prompt.
     #[must_use]
     pub fn as_prompt(&self) -> Self {
         Self { add_generation_prompt: true, ..self.closed() }
     }
 
-    /// The same template, variables, clock and place of system text, for a whole conversation.
+    /// The same template, variables, clock and placement of system text, for a whole conversation.
     #[must_use]
     pub fn closed(&self) -> Self {
         Self { add_generation_prompt: false, continue_final_message: false, ..self.clone() }
     }
 
-    /// The same with a conversation's own `tools` and `chat_template_kwargs` among the template's variables, where they win.
+    /// The same options with a conversation's own `tools` and `chat_template_kwargs`, which override the template's
+    /// variables.
     #[must_use]
     pub fn of(&self, conversation: &Conversation) -> Self {
         let mut options = self.clone();
@@ -117,13 +120,13 @@ impl RenderOptions {
         options
     }
 
-    /// Whether all that is saved is as by default. A plan leaves such options out of its file.
+    /// Whether all stored fields have their defaults. A plan omits such options from its file.
     pub fn is_default(&self) -> bool {
         self.closed() == Self::default()
     }
 }
 
-/// A time of the clock as ISO text.
+/// A time as ISO text.
 mod iso {
     use jiff::civil::DateTime;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -137,7 +140,7 @@ mod iso {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(|error| D::Error::custom(format!("`now` is no ISO date: {error}"))))
+        text.map(|text| text.parse().map_err(|error| D::Error::custom(format!("`now` is not an ISO date: {error}"))))
             .transpose()
     }
 }

@@ -1,79 +1,80 @@
-//! Where in a rendered conversation the assistant's own words are.
+//! Locates the assistant's answers in a rendered conversation.
 
 use std::ops::Range;
 
-use super::{ChatTemplate, Message, RenderOptions, Rendered};
-use crate::error::{Error, Result};
+use super::{ChatTemplate, Message, RenderOptions, Rendered, TemplateError};
 
-/// The byte range of each assistant answer in `template.render(messages, options)`, rendered closed (without a generation
-/// prompt or a continuation, whatever `options` say). A range covers the answer's content as the template wrote it,
-/// neither the header before it nor the end-of-turn token after it. Where a template takes an answer apart (reasoning
-/// in a block of its own), the range covers all that follows the header.
+/// The byte range of each assistant answer in `template.render(messages, options)`, rendered closed (without a
+/// generation prompt or a continuation, whatever `options` say). A range covers the answer's content as the template
+/// wrote it, neither the header before it nor the end-of-turn token after it. If a template splits an answer (reasoning
+/// in a block of its own), the range covers everything after the header.
 ///
-/// The conversation is rendered turn by turn, and what an answer's turn rendered to must still be there at the end: a model
-/// is trained on what it would have seen. Rendering costs about three times the square of the number of turns.
+/// The conversation is rendered turn by turn. The rendering of an answer's turn must be a prefix of the final text: a
+/// model is trained on what it would have seen. The cost is about three times the square of the number of turns.
 ///
 /// # Errors
-/// [`Error::PrefixChanged`] with the message's index when the template rewrites that turn once later ones follow,
-/// [`Error::AnswerNotFound`] when an answer does not appear in the text, and the errors of [`ChatTemplate::render`].
+/// [`TemplateError::PrefixChanged`] with the message's index if the template rewrites that turn when later ones follow,
+/// [`TemplateError::AnswerNotFound`] if an answer does not appear in the text, and the errors of
+/// [`ChatTemplate::render`].
 pub fn assistant_spans(
     template: &ChatTemplate,
     messages: &[Message],
     options: &RenderOptions,
-) -> Result<Vec<Range<usize>>> {
+) -> Result<Vec<Range<usize>>, TemplateError> {
     let answers: Vec<usize> = (0..messages.len()).filter(|index| messages[*index].role == "assistant").collect();
     assistant_spans_at(template, messages, &answers, options)
 }
 
-/// As [`assistant_spans`], for the messages at these indices alone: what a template does to the others does not matter. An
-/// index beyond the messages is no answer ([`Error::AnswerNotFound`]).
+/// Like [`assistant_spans`], for the messages with these indices only: how the template renders the others does not
+/// matter. An index after the last message is an error ([`TemplateError::AnswerNotFound`]).
 ///
 /// # Errors
-/// As [`assistant_spans`].
+/// Those of [`assistant_spans`].
 pub fn assistant_spans_at(
     template: &ChatTemplate,
     messages: &[Message],
     indices: &[usize],
     options: &RenderOptions,
-) -> Result<Vec<Range<usize>>> {
+) -> Result<Vec<Range<usize>>, TemplateError> {
     let options = options.closed();
     let whole = template.render(messages, &options)?.text;
     let mut spans = Vec::with_capacity(indices.len());
     for &index in indices {
-        let upto = messages.get(..=index).ok_or(Error::AnswerNotFound { index })?;
+        let upto = messages.get(..=index).ok_or(TemplateError::AnswerNotFound { index })?;
         let (rendered, content) = last_content(template, upto, &options)?;
         if !whole.as_bytes().starts_with(&rendered.text.as_bytes()[..content.end]) {
-            return Err(Error::PrefixChanged { index });
+            return Err(TemplateError::PrefixChanged { index });
         }
         spans.push(content);
     }
     Ok(spans)
 }
 
-/// Renders messages, the last of which is an answer, closed, and finds that answer: nothing is asked of how the template would
-/// write it, or what came before it, once more turns follow.
+/// Renders messages, the last of which is an answer, closed, and locates that answer. The template may render the
+/// answer, or the text before it, differently when more turns follow.
 ///
 /// # Errors
-/// [`Error::NothingToContinue`] without messages, [`Error::AnswerNotFound`], and the errors of [`ChatTemplate::render`].
+/// [`TemplateError::NothingToContinue`] without messages, [`TemplateError::AnswerNotFound`], and the errors of
+/// [`ChatTemplate::render`].
 pub fn answer_span(
     template: &ChatTemplate,
     messages: &[Message],
     options: &RenderOptions,
-) -> Result<(Rendered, Range<usize>)> {
+) -> Result<(Rendered, Range<usize>), TemplateError> {
     last_content(template, messages, &options.closed())
 }
 
-/// Renders `messages` and finds the content of the last one, with what it says beside the content (calls, thoughts).
+/// Renders `messages` and locates the content of the last one, including its calls and thoughts.
 ///
-/// Searching for the content could find it in a header, so the template is asked instead: rendered with two one-character
-/// contents and nothing beside them, the texts are the same up to the content and after it.
+/// A search for the content could match text in a header. Instead, the template is rendered with two one-character
+/// contents and no other keys: the texts are equal before and after the content.
 pub(super) fn last_content(
     template: &ChatTemplate,
     messages: &[Message],
     options: &RenderOptions,
-) -> Result<(Rendered, Range<usize>)> {
-    let Some((last, earlier)) = messages.split_last() else { return Err(Error::NothingToContinue) };
-    let not_found = Error::AnswerNotFound { index: earlier.len() };
+) -> Result<(Rendered, Range<usize>), TemplateError> {
+    let Some((last, earlier)) = messages.split_last() else { return Err(TemplateError::NothingToContinue) };
+    let not_found = TemplateError::AnswerNotFound { index: earlier.len() };
     let rendered = template.render(messages, options)?;
     let probe = |content: &str| {
         let mut probed = earlier.to_vec();
@@ -93,15 +94,15 @@ pub(super) fn last_content(
     let end = up_to_closing.len();
     let written = up_to_closing.strip_prefix(header);
     let start = if last.speaks_beside_content() {
-        // A header that holds an empty thought is not there where the thought is not empty.
+        // A header with an empty thought is absent if the thought is not empty.
         let shared = || common(header.chars(), up_to_closing.chars());
         let asked = || after_prompt(template, earlier, options, up_to_closing);
         Some(written.map(|_| header.len()).or_else(asked).unwrap_or_else(shared))
     } else {
         match written {
-            // The usual case: the content stands between header and closing, perhaps trimmed.
+            // The usual case: the content is between header and end, possibly trimmed.
             Some(written) if written.trim() == last.content.trim() => Some(header.len()),
-            // The template looked into the content (reasoning, for example), or wrote it more than once.
+            // The template interpreted the content (reasoning, for example), or wrote it more than once.
             written => match verbatim(up_to_closing, &last.content) {
                 Some(start) => Some(start),
                 None => {
@@ -113,19 +114,19 @@ pub(super) fn last_content(
     start.map(|start| (rendered, start..end)).ok_or(not_found)
 }
 
-/// How many bytes the two begin with in common.
+/// The length in bytes of the common prefix.
 fn common(left: impl Iterator<Item = char>, right: impl Iterator<Item = char>) -> usize {
     left.zip(right).take_while(|(left, right)| left == right).map(|(left, _)| left.len_utf8()).sum()
 }
 
-/// Where `content`, perhaps trimmed, ends `text`.
+/// The start of `content`, possibly trimmed, at the end of `text`.
 fn verbatim(text: &str, content: &str) -> Option<usize> {
     let forms = [content, content.trim_start(), content.trim_end(), content.trim()];
     let found = forms.into_iter().find(|form| !form.is_empty() && text.ends_with(form))?;
     Some(text.len() - found.len())
 }
 
-/// Where the answer to a generation prompt begins.
+/// The start of the answer to a generation prompt.
 fn after_prompt(template: &ChatTemplate, earlier: &[Message], options: &RenderOptions, text: &str) -> Option<usize> {
     let prompt = RenderOptions { add_generation_prompt: true, ..options.clone() };
     let prompt = template.render(earlier, &prompt).ok()?.text;

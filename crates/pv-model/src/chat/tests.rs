@@ -30,17 +30,17 @@ fn chat(cases: &Value, name: &Value) -> Vec<Message> {
     serde_json::from_value(cases["chats"][name.as_str().unwrap()].clone()).unwrap()
 }
 
-/// What is wrong with an outcome, given what the real Jinja did.
-fn difference(outcome: &Result<Rendered>, expected: &Value) -> Option<String> {
+/// The fault of an outcome, given the outcome of the real Jinja.
+fn difference(outcome: &Result<Rendered, TemplateError>, expected: &Value) -> Option<String> {
     let agrees = match outcome {
         Ok(rendered) => {
             let spans: Vec<[usize; 2]> = rendered.generation_spans.iter().map(|span| [span.start, span.end]).collect();
             expected["text"] == rendered.text.as_str() && expected["generation_spans"] == json!(spans)
         }
-        Err(Error::TemplateRaised { message } | Error::SystemRoleRefused { message }) => {
+        Err(TemplateError::Raised { message } | TemplateError::SystemRoleRefused { message }) => {
             expected["raised"] == message.as_str()
         }
-        Err(Error::TemplateFailed { .. } | Error::TemplateSyntax { .. }) => expected.get("failed").is_some(),
+        Err(TemplateError::Failed { .. } | TemplateError::Syntax { .. }) => expected.get("failed").is_some(),
         Err(_) => false,
     };
     (!agrees).then(|| format!("\n  expected {expected}\n  got      {outcome:?}"))
@@ -90,7 +90,7 @@ fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, Map::new()).unwrap()
 }
 
-fn text(source: &str, messages: &[Message]) -> Result<String> {
+fn text(source: &str, messages: &[Message]) -> Result<String, TemplateError> {
     template(source).render(messages, &RenderOptions::default()).map(|rendered| rendered.text)
 }
 
@@ -109,7 +109,7 @@ impl Folder {
         fs::write(self.0.join(file), content).unwrap();
     }
 
-    fn load(&self) -> Result<ChatTemplate> {
+    fn load(&self) -> Result<ChatTemplate, TemplateError> {
         ChatTemplate::from_folder(&self.0)
     }
 }
@@ -124,9 +124,9 @@ impl Drop for Folder {
 fn a_folder_keeps_its_templates_in_one_of_three_places() {
     let folder = Folder::new("places");
     let error = folder.load().unwrap_err();
-    assert!(matches!(&error, Error::NoChatTemplate { folder: named } if *named == folder.0), "{error}");
+    assert!(matches!(&error, TemplateError::NotFound { folder: named } if *named == folder.0), "{error}");
     folder.write("tokenizer_config.json", r#"{"chat_template": null}"#);
-    assert!(matches!(folder.load(), Err(Error::NoChatTemplate { .. })));
+    assert!(matches!(folder.load(), Err(TemplateError::NotFound { .. })));
 
     folder.write(
         "tokenizer_config.json",
@@ -145,10 +145,10 @@ fn a_folder_keeps_its_templates_in_one_of_three_places() {
     options.variables = object(json!({"tools": []}));
     assert_eq!(render(&options).unwrap(), "3");
     options.template_name = Some("broken".to_owned());
-    assert!(matches!(render(&options), Err(Error::TemplateSyntax { name, .. }) if name == "broken"));
+    assert!(matches!(render(&options), Err(TemplateError::Syntax { name, .. }) if name == "broken"));
     options.template_name = Some("rag".to_owned());
     let error = render(&options).unwrap_err();
-    assert_eq!(error.to_string(), "there is no chat template `rag`; there is: broken, default, tool_use");
+    assert_eq!(error.to_string(), "unknown chat template `rag`, expected one of: broken, default, tool_use");
 
     folder.write("additional_chat_templates/rag.jinja", "5");
     folder.write("chat_template.jinja", "4");
@@ -164,11 +164,11 @@ fn a_system_message_is_named_when_it_is_what_a_template_refuses() {
     let with_system = [Message::system("Be brief."), Message::user("Hi")];
     for name in ["gemma2", "mistral-v0.1"] {
         let error = named(&cases, name).render(&with_system, &options).unwrap_err();
-        assert!(matches!(error, Error::SystemRoleRefused { .. }), "{name}: {error}");
+        assert!(matches!(error, TemplateError::SystemRoleRefused { .. }), "{name}: {error}");
     }
     let twice = [Message::system("Be brief."), Message::user("Hi"), Message::user("Hi")];
     let error = named(&cases, "gemma2").render(&twice, &options).unwrap_err();
-    assert!(matches!(&error, Error::TemplateRaised { message } if message == "System role not supported"), "{error}");
+    assert!(matches!(&error, TemplateError::Raised { message } if message == "System role not supported"), "{error}");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn templates_that_would_not_end_are_stopped() {
     ];
     for source in runaway {
         let error = text(source, &[]).unwrap_err();
-        assert!(matches!(error, Error::TemplateRunaway { .. }), "{source}: {error}");
+        assert!(matches!(error, TemplateError::Runaway { .. }), "{source}: {error}");
     }
     let long_chain = format!("{{{{ 1{} }}}}", "~1".repeat(9999));
     assert_eq!(text(&long_chain, &[]).unwrap(), "1".repeat(10_000));
@@ -197,10 +197,10 @@ fn templates_that_would_not_end_are_stopped() {
 fn the_date_is_an_argument() {
     let source = "{{ strftime_now('%Y') if strftime_now is defined else 'none' }}";
     assert_eq!(text(source, &[]).unwrap(), "none");
-    assert!(matches!(text("{{ strftime_now('%Y') }}", &[]), Err(Error::TemplateNeedsClock)));
+    assert!(matches!(text("{{ strftime_now('%Y') }}", &[]), Err(TemplateError::NeedsClock)));
     let options = RenderOptions { now: Some(jiff::civil::date(2031, 1, 2).at(3, 4, 5, 0)), ..RenderOptions::default() };
     assert_eq!(template(source).render(&[], &options).unwrap().text, "2031");
-    assert!(matches!(template("{{ strftime_now('%') }}").render(&[], &options), Err(Error::TemplateFailed { .. })));
+    assert!(matches!(template("{{ strftime_now('%') }}").render(&[], &options), Err(TemplateError::Failed { .. })));
 }
 
 #[test]
@@ -212,15 +212,15 @@ fn the_final_message_can_be_continued() {
     assert!(open("smollm2").unwrap().ends_with("<|im_start|>assistant\n Sure, "));
     assert!(open("llama2").unwrap().ends_with(" [/INST] Sure,"));
     let template = named(&cases, "smollm2");
-    assert!(matches!(template.render(&[], &options), Err(Error::NothingToContinue)));
+    assert!(matches!(template.render(&[], &options), Err(TemplateError::NothingToContinue)));
     let both = RenderOptions { add_generation_prompt: true, ..options.clone() };
-    assert!(matches!(template.render(&messages, &both), Err(Error::NothingToContinue)));
+    assert!(matches!(template.render(&messages, &both), Err(TemplateError::NothingToContinue)));
     let last = self::template("{{ messages[0].content }}").render(&messages, &options);
-    assert!(matches!(last, Err(Error::AnswerNotFound { index: 1 })));
+    assert!(matches!(last, Err(TemplateError::AnswerNotFound { index: 1 })));
 }
 
 /// The answers that the spans of a conversation cover.
-fn answers(template: &ChatTemplate, messages: &[Message]) -> Result<Vec<String>> {
+fn answers(template: &ChatTemplate, messages: &[Message]) -> Result<Vec<String>, TemplateError> {
     let options = RenderOptions::default();
     let text = template.render(messages, &options)?.text;
     let spans = assistant_spans(template, messages, &options)?;
@@ -240,7 +240,7 @@ fn answers_are_found_in_every_template() {
         let template = named(&cases, name);
         let found = answers(&template, &messages);
         if name == "qwen3" {
-            assert!(matches!(found, Err(Error::PrefixChanged { index: 1 })), "{found:?}");
+            assert!(matches!(found, Err(TemplateError::PrefixChanged { index: 1 })), "{found:?}");
             let found = answers(&template, &messages[..2]).unwrap();
             assert_eq!(found, ["assistant"]);
             continue;
@@ -267,8 +267,8 @@ fn reasoning_belongs_to_the_answer() {
 fn an_answer_that_is_not_in_the_text_is_an_error() {
     let messages = [Message::user("a"), Message::assistant("b")];
     let found = answers(&template("{{ messages[0].content }}"), &messages);
-    assert!(matches!(found, Err(Error::AnswerNotFound { index: 1 })), "{found:?}");
-    // A template whose probes differ in the middle of a character must not split it.
+    assert!(matches!(found, Err(TemplateError::AnswerNotFound { index: 1 })), "{found:?}");
+    // A template whose probes differ inside a character must not split it.
     let found = answers(&template("{{ {'0': 'é', '1': 'è'}.get(messages[1].content, 'ê') }}"), &messages);
     assert_eq!(found.unwrap(), ["ê"]);
 }
@@ -290,7 +290,7 @@ mod arbitrary {
 
     use super::*;
 
-    /// Text made of what a template could trip over.
+    /// Text with pieces that could confuse a template.
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "{{",

@@ -1,30 +1,30 @@
-//! What a template leaves out of a conversation.
+//! Detects parts of a conversation that a template omits.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ChatTemplate, Message, RenderOptions};
-use crate::error::{Error, Result};
+use super::{ChatTemplate, Message, RenderOptions, TemplateError};
 
-/// How to treat a conversation of which the chat template does not write everything. Either way it is counted.
+/// How to treat a conversation that the chat template does not render completely. It is counted in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unwritten {
-    /// It is not used.
+    /// The conversation is not used.
     #[default]
     Refuse,
-    /// It is used as the template writes it.
+    /// The conversation is used as the template renders it.
     Keep,
 }
 
 /// A part of a conversation that leaves no trace in its rendering.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UnwrittenPart {
-    /// The message's index; `None` for what belongs to the whole conversation.
+    /// The message's index; `None` for a part of the whole conversation.
     pub message: Option<usize>,
-    /// Who speaks there.
+    /// The role of the message.
     pub role: Option<String>,
     /// The key: `content`, `tool_calls`, `tools`, …
     pub key: String,
@@ -43,26 +43,23 @@ impl fmt::Display for UnwrittenPart {
     }
 }
 
-/// The parts of a conversation of which nothing is in `text`, its rendering with `options`: contents, calls of tools, refusals,
-/// and the descriptions of tools (`tools` of the options' variables). Thoughts are not looked at: templates leave them out of
-/// turns that are over, and [`alters`] compares an answer with what is written of it.
+/// The parts of a conversation that are absent from `text`, its rendering with `options`: contents, tool calls,
+/// refusals, and tool descriptions (`tools` of the options' variables). Thoughts are not examined: templates omit them
+/// from earlier turns, and [`alters`] compares an answer with its rendering.
 ///
-/// It renders the conversation once more, with a mark in every part; what has lost its mark is looked at by itself.
+/// The conversation is rendered once more with a mark in every part; a part whose mark is missing is then examined
+/// alone.
 ///
 /// # Errors
-/// [`Error::TemplateFailed`] for a list of parts that the template writes as a list, brackets and all.
+/// [`TemplateError::PartsUnsupported`] for a list of parts that the template prints as a list, including brackets.
 pub fn unwritten_parts(
     template: &ChatTemplate,
     messages: &[Message],
     options: &RenderOptions,
     text: &str,
-) -> Result<Vec<UnwrittenPart>> {
+) -> Result<Vec<UnwrittenPart>, TemplateError> {
     if let Some(index) = written_as_list(messages, text) {
-        let reason = format!(
-            "the content of message {} is a list of parts, which this template writes as a list; it takes texts",
-            index + 1
-        );
-        return Err(Error::TemplateFailed { reason });
+        return Err(TemplateError::PartsUnsupported { index });
     }
     let parts = parts(messages, options);
     if parts.is_empty() {
@@ -88,7 +85,7 @@ fn unwritten_here(
         .for_each(|(index, part)| part.change(&mut marked, &mut variables, &|text| append(index, text)));
     let together = template.render(&marked, &variables).map(|rendered| rendered.text).unwrap_or_default();
     let lost = parts.into_iter().enumerate().filter(|(index, _)| !together.contains(&mark(*index)));
-    // A change somewhere else may have moved the template to leave it out, or only the end of it.
+    // The change of another part may have caused the template to omit this one, or only its end.
     let lost = lost.filter(|(index, part)| {
         let middle = |text: &str| {
             let at = text.chars().count() / 2;
@@ -104,7 +101,7 @@ fn unwritten_here(
         changes.into_iter().all(|change| {
             let (mut marked, mut variables) = (messages.to_vec(), options.clone());
             part.change(&mut marked, &mut variables, change);
-            // A template that refuses the change has looked at it.
+            // A template that rejects the change has read the part.
             template.render(&marked, &variables).is_ok_and(|rendered| rendered.text == text)
         })
     });
@@ -113,8 +110,8 @@ fn unwritten_here(
     lost
 }
 
-/// Whether `written`, an answer's words in a rendering, lack some of what the message says: a thought that the template
-/// cut off, for example. White space does not count.
+/// Whether `written`, the text of an answer in a rendering, lacks some of the message's text: a thought that the
+/// template cut off, for example. White space does not count.
 pub fn alters(message: &Message, written: &str) -> bool {
     let dense = |text: &str| text.chars().filter(|character| !character.is_whitespace()).collect::<String>();
     let written = dense(written);
@@ -123,7 +120,7 @@ pub fn alters(message: &Message, written: &str) -> bool {
     said.any(|said| !written.contains(&said))
 }
 
-/// The first message whose content is a list that the rendering shows as one.
+/// The first message whose content is a list that the rendering shows as a list.
 fn written_as_list(messages: &[Message], text: &str) -> Option<usize> {
     const SIGNS: [&str; 2] = ["'text': ", "\"text\": "];
     let lists = |message: &Message| message.content.is_list();
@@ -132,14 +129,14 @@ fn written_as_list(messages: &[Message], text: &str) -> Option<usize> {
     (!messages.iter().any(|message| message.content.contains(sign))).then_some(index)
 }
 
-/// A part that is looked for, and how to change it.
+/// A part to locate, and how to change it.
 struct Part {
     named: UnwrittenPart,
-    /// Which of the key's values: a call and what of it, or a tool.
+    /// Which of the key's values: a field of a call, or a tool.
     place: Option<(usize, &'static str)>,
 }
 
-/// The parts of a conversation that say something.
+/// The parts of a conversation that are not empty.
 fn parts(messages: &[Message], options: &RenderOptions) -> Vec<Part> {
     let mut parts = Vec::new();
     for (index, message) in messages.iter().enumerate() {
@@ -168,7 +165,7 @@ fn parts(messages: &[Message], options: &RenderOptions) -> Vec<Part> {
         let named = UnwrittenPart { message: None, role: None, key: "tools".to_owned() };
         parts.push(Part { named, place: Some((tool, "name")) });
     }
-    // What has no text to put a mark into cannot be looked for.
+    // A part without text for a mark cannot be located.
     parts.retain(|part| {
         part.named.message.is_none_or(|index| {
             let mut marked = messages[index].clone();
@@ -206,7 +203,7 @@ impl Part {
     }
 }
 
-/// Changes a value of a call or a tool, which may stand under `function`.
+/// Changes a value of a call or a tool, which may be under `function`.
 fn change_in(holder: &mut Value, key: &str, change: &dyn Fn(&str) -> String) {
     let place = if holder.get("function").is_some_and(Value::is_object) {
         format!("/function/{key}")

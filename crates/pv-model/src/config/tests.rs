@@ -1,9 +1,10 @@
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::folder::FolderError;
 
-/// A small configuration that states only what has no default, changed by `changes`.
+/// A small configuration with only the required keys, changed by `changes`.
 fn config(model_type: &str, changes: Value) -> Value {
     let mut value = json!({
         "model_type": model_type, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6,
@@ -125,7 +126,14 @@ fn yarn_and_llama3_take_the_model_length_where_the_original_is_absent() {
 #[test]
 fn unsupported_values_are_named_with_the_supported_ones() {
     for (changes, parts) in [
-        (json!({"model_type": "gemma2"}), ["model_type", "gemma2", "llama, mistral, qwen2, qwen3"]),
+        (
+            json!({"model_type": "gpt2"}),
+            [
+                "model_type",
+                "gpt2",
+                "gemma2, gemma3, gemma3_text, glm4, granite, llama, mistral, olmo2, phi3, qwen2, qwen3",
+            ],
+        ),
         (json!({"hidden_act": "gelu"}), ["hidden_act", "gelu", "silu"]),
         (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), ["rope_scaling.type", "dynamic", "yarn"]),
         (json!({"rope_parameters": {"rope_type": "longrope"}}), ["rope_parameters.rope_type", "longrope", "llama3"]),
@@ -136,6 +144,56 @@ fn unsupported_values_are_named_with_the_supported_ones() {
     ] {
         let message = refusal("llama", changes);
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn settings_of_families_are_read() {
+    let gemma = read("gemma2", json!({"hidden_size": 256, "sliding_window": 16}));
+    assert_eq!((gemma.head_dim, gemma.output_head, gemma.activation), (256, OutputHead::Tied, Activation::GeluTanh));
+    assert_eq!(gemma.scales, Scales { embedding: 16.0, attention: Some(0.0625), ..Scales::default() });
+    assert_eq!(gemma.softcaps, Softcaps { attention: Some(50.0), logits: Some(30.0) });
+    assert_eq!(gemma.windows, [Some(16), None, Some(16), None]);
+    assert_eq!(read("gemma2", json!({"final_logit_softcapping": null})).softcaps.logits, None);
+
+    let gemma = read("gemma3_text", json!({"num_hidden_layers": 7, "sliding_window": 16}));
+    assert_eq!(gemma.windows, [Some(16), Some(16), Some(16), Some(16), Some(16), None, Some(16)]);
+    assert_eq!((gemma.rope, gemma.local_rope), (RopeConfig::new(1e6), Some(RopeConfig::new(1e4))));
+    let text = json!({"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4});
+    let outer =
+        json!({"model_type": "gemma3", "text_config": text, "eos_token_id": [1, 106], "torch_dtype": "bfloat16"});
+    let gemma = DecoderConfig::from_json(&outer).expect("a model with images");
+    assert_eq!((gemma.model_type.as_str(), gemma.vocab, gemma.kv_heads), ("gemma3_text", 262_208, 4));
+    assert_eq!((gemma.tokens.eos, gemma.stored_dtype), (vec![1, 106], Some(StoredDtype::BF16)));
+    let mut broken = outer.clone();
+    broken["text_config"]["hidden_size"] = json!("wide");
+    let message = DecoderConfig::from_json(&broken).expect_err("a bad configuration").to_string();
+    assert!(message.contains("text_config.hidden_size"), "{message}");
+
+    let phi = read("phi3", json!({"partial_rotary_factor": 0.75, "head_dim": 16, "sliding_window": 8}));
+    assert_eq!((phi.rotary_dim, phi.rotated(), phi.windows), (Some(12), 12, vec![Some(8); 4]));
+    let names: Vec<String> = read("phi3", json!({})).expected_tensors().into_iter().map(|tensor| tensor.name).collect();
+    assert_eq!(names.iter().filter(|name| name.contains("layers.0.")).count(), 6, "{names:?}");
+    let glm = read("glm4", json!({"head_dim": 16}));
+    assert_eq!((glm.rotated(), glm.rotary_pairs, glm.attention_bias), (8, RotaryPairs::Neighbours, AttentionBias::Qkv));
+    assert_eq!(read("glm4", json!({"vocab_size": 151_552})).tokens.eos, [151_329, 151_336, 151_338]);
+    assert_eq!(read("granite", json!({"attention_multiplier": 0.5})).scales.attention, Some(0.5));
+    assert_eq!(read("olmo2", json!({})).norm_eps, 1e-5);
+
+    for (family, changes, part) in [
+        ("phi3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "longrope"),
+        ("phi3", json!({"rope_scaling": {"type": "su", "short_factor": [1], "long_factor": [1]}}), "short_factor"),
+        ("phi3", json!({"partial_rotary_factor": 0.4}), "partial_rotary_factor"),
+        ("gemma2", json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        ("gemma2", json!({"attn_logit_softcapping": -1.0}), "attn_logit_softcapping"),
+        ("gemma3_text", json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+        ("gemma3_text", json!({"rope_parameters": {"rope_theta": 1e4}}), "sliding_attention"),
+        ("granite", json!({"logits_scaling": 0}), "logits_scaling"),
+        ("olmo2", json!({"quantization_config": {"bits": 4}}), "quantization_config"),
+        ("glm4", json!({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}), "dynamic"),
+    ] {
+        let message = refusal(family, changes);
+        assert!(message.contains(part), "{message}");
     }
 }
 
@@ -191,7 +249,7 @@ fn absent_sizes_are_missing_keys() {
         let mut value = config("llama", json!({}));
         value.as_object_mut().expect("an object").remove(key);
         let error = DecoderConfig::from_json(&value).expect_err("an incomplete configuration");
-        assert!(matches!(&error, Error::ConfigMissing { key: found, .. } if found == key), "{error}");
+        assert!(matches!(&error, ConfigError::Missing { key: found, .. } if found == key), "{error}");
     }
 }
 
@@ -220,7 +278,10 @@ fn hand_made_configurations_are_checked() {
 fn from_folder_reads_and_names_the_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.json");
-    assert!(matches!(DecoderConfig::from_folder(folder.path()), Err(Error::NotAModelFolder { .. })));
+    assert!(matches!(
+        DecoderConfig::from_folder(folder.path()),
+        Err(ConfigError::Folder(FolderError::NotAModel { .. }))
+    ));
     std::fs::write(&path, config("qwen3", json!({})).to_string()).expect("written");
     assert_eq!(DecoderConfig::from_folder(folder.path()).expect("read"), read("qwen3", json!({})));
     for bad in ["", "[", "[]", "3", "{\"model_type\": NaN}"] {
@@ -230,7 +291,7 @@ fn from_folder_reads_and_names_the_file() {
     }
 }
 
-/// Values that a hostile or broken file may hold.
+/// Values of hostile or broken files.
 fn odd_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -243,6 +304,8 @@ fn odd_value() -> impl Strategy<Value = Value> {
         ".{0,8}".prop_map(Value::from),
         proptest::collection::vec(-2i64..300, 0..5).prop_map(Value::from),
         Just(json!({"type": "yarn", "factor": 1e300, "beta_fast": 1e-300})),
+        Just(json!({"rope_type": "longrope", "short_factor": [1e-300, 2, 3], "long_factor": [1e300, 1, 1]})),
+        Just(json!({"full_attention": {"rope_theta": 1e-300}, "sliding_attention": {"rope_type": "yarn"}})),
         Just(json!({"rope_type": "llama3", "factor": 1e-40, "low_freq_factor": 1e-9, "high_freq_factor": 1e9})),
     ]
 }
@@ -272,6 +335,12 @@ fn key() -> impl Strategy<Value = &'static str> {
         "bos_token_id",
         "pad_token_id",
         "dtype",
+        "partial_rotary_factor",
+        "query_pre_attn_scalar",
+        "attn_logit_softcapping",
+        "attention_multiplier",
+        "sliding_window_pattern",
+        "original_max_position_embeddings",
     ])
 }
 
@@ -280,7 +349,9 @@ proptest! {
 
     #[test]
     fn odd_values_never_panic_and_never_give_an_impossible_decoder(
-        family in prop::sample::select(vec!["llama", "mistral", "qwen2", "qwen3"]),
+        family in prop::sample::select(vec![
+            "llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text", "glm4",
+        ]),
         changes in proptest::collection::vec((key(), odd_value()), 1..4),
     ) {
         let changes = changes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -288,7 +359,7 @@ proptest! {
             prop_assert!(config.validate().is_ok());
             prop_assert_eq!(config.heads % config.kv_heads, 0);
             prop_assert_eq!(config.windows.len(), config.layers);
-            let (frequencies, scale) = crate::rope::RotaryTable::inverse_frequencies(&config.rope, config.head_dim);
+            let (frequencies, scale) = crate::config::RotaryTable::inverse_frequencies(&config.rope, config.rotated());
             prop_assert!(frequencies.iter().all(|f| f.is_finite()) && scale.is_finite());
             prop_assert!(config.parameters() <= isize::MAX as u128 / 4);
         }

@@ -1,85 +1,144 @@
-//! One transformer block: attention and a gated MLP, each behind a norm and added to the residual.
+//! One transformer block: attention and a gated MLP, each preceded by a norm and added to the residual.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::{LayerCache, LoraUpdate};
-use crate::config::DecoderConfig;
-use crate::ops::{self, AttentionShape, PassContext};
+use super::LoraUpdate;
+use crate::config::{BlockParts, DecoderConfig, Role, Stack};
+use crate::ops::{self, AttentionShape, LayerCache, PassContext, Weight};
 
-/// A linear map, kept as it is on disk: `[out, in]`.
+/// A linear map, stored as on disk: `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Projection {
-    /// The weight, `[out, in]`; integers and their scales in a decoder that is [quantized](super::Decoder::quantized).
-    pub weight: Param<Tensor<2>>,
-    /// The bias, `[out]`, where the model has one.
+    /// The weight, `[out, in]`.
+    pub weight: Weight,
+    /// The bias, `[out]`, if the model has one.
     pub bias: Option<Param<Tensor<1>>>,
-    /// Updates of adapters, in the order in which they were put on.
+    /// The updates of adapters, in the order in which the adapters were added.
     pub lora: Vec<LoraUpdate>,
 }
 
 impl Projection {
-    pub(crate) fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor), lora: Vec::new() }
+    pub(crate) fn new(weight: impl Into<Weight>, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: weight.into(), bias: bias.map(Param::from_tensor), lora: Vec::new() }
     }
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::val);
-        let weight = self.weight_in(x.dtype());
         if self.lora.is_empty() {
-            return ops::linear(x, &weight, bias.as_ref());
+            return ops::linear(x, &self.weight, bias.as_ref());
         }
-        let y = ops::linear(x.clone(), &weight, bias.as_ref());
+        let y = ops::linear(x.clone(), &self.weight, bias.as_ref());
         LoraUpdate::add_all(&self.lora, y, &x)
     }
+}
+
+/// Where the tensors of a new block come from.
+pub(crate) trait BlockSource {
+    type Error;
+
+    /// The vector of a norm.
+    fn norm(&mut self, stack: &Stack) -> Result<Tensor<1>, Self::Error>;
+
+    /// Projections of one input, stacked.
+    fn projection(&mut self, stack: &Stack) -> Result<Projection, Self::Error>;
+}
+
+/// A tensor of a block in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Held<'a> {
+    Norm(&'a Param<Tensor<1>>),
+    Projection(&'a Projection),
 }
 
 /// One transformer block. Projections that read the same input are stacked, so that each is one product.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// The norm before attention, `[d_model]`.
-    pub attention_norm: Param<Tensor<1>>,
+    /// The norm before attention, `[d_model]`, if the model has one.
+    pub attention_norm: Option<Param<Tensor<1>>>,
     /// Queries, keys and values, stacked: `[(heads + 2·kv_heads)·head_dim, d_model]`.
     pub qkv: Projection,
-    /// A norm over each query head, `[head_dim]`, where the model has one.
+    /// The norm of each query head, `[head_dim]`, or of all of them, `[heads·head_dim]`, if the model has one.
     pub q_norm: Option<Param<Tensor<1>>>,
-    /// A norm over each key head, `[head_dim]`, where the model has one.
+    /// The norm of each key head, `[head_dim]`, or of all of them, `[kv_heads·head_dim]`, if the model has one.
     pub k_norm: Option<Param<Tensor<1>>>,
-    /// The heads' outputs back to the residual: `[d_model, heads·head_dim]`.
+    /// The projection of the heads' outputs to the residual: `[d_model, heads·head_dim]`.
     pub out: Projection,
-    /// The norm before the MLP, `[d_model]`.
-    pub mlp_norm: Param<Tensor<1>>,
+    /// The norm after attention, `[d_model]`, if the model has one.
+    pub attention_out_norm: Option<Param<Tensor<1>>>,
+    /// The norm before the MLP, `[d_model]`, if the model has one.
+    pub mlp_norm: Option<Param<Tensor<1>>>,
     /// Gate and up projections, stacked: `[2·d_ff, d_model]`.
     pub gate_up: Projection,
     /// Down projection, `[d_model, d_ff]`.
     pub down: Projection,
+    /// The norm after the MLP, `[d_model]`, if the model has one.
+    pub mlp_out_norm: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
-    pub(crate) fn new(
-        attention_norm: Tensor<1>,
-        qkv: Projection,
-        qk_norm: Option<(Tensor<1>, Tensor<1>)>,
-        out: Projection,
-        mlp_norm: Tensor<1>,
-        gate_up: Projection,
-        down: Projection,
-    ) -> Self {
-        let (q_norm, k_norm) = qk_norm.unzip();
-        Self {
-            attention_norm: Param::from_tensor(attention_norm),
-            qkv,
-            q_norm: q_norm.map(Param::from_tensor),
-            k_norm: k_norm.map(Param::from_tensor),
-            out,
-            mlp_norm: Param::from_tensor(mlp_norm),
-            gate_up,
-            down,
+    /// A block with the tensors of a source, which are taken in the order of the table.
+    pub(crate) fn from_source<S: BlockSource>(parts: &BlockParts, source: &mut S) -> Result<Self, S::Error> {
+        let norm = |source: &mut S, stack: &Option<Stack>| {
+            stack.as_ref().map(|stack| source.norm(stack).map(Param::from_tensor)).transpose()
+        };
+        Ok(Self {
+            attention_norm: norm(source, &parts.attention_norm)?,
+            qkv: source.projection(&parts.qkv)?,
+            q_norm: norm(source, &parts.query_norm)?,
+            k_norm: norm(source, &parts.key_norm)?,
+            out: source.projection(&parts.output)?,
+            attention_out_norm: norm(source, &parts.attention_out_norm)?,
+            mlp_norm: norm(source, &parts.mlp_norm)?,
+            gate_up: source.projection(&parts.gate_up)?,
+            down: source.projection(&parts.down)?,
+            mlp_out_norm: norm(source, &parts.mlp_out_norm)?,
+        })
+    }
+
+    /// The tensors of the stacks of [`BlockParts::stacks`], in the same order.
+    pub(crate) fn held(&self) -> [Option<Held<'_>>; 10] {
+        [
+            self.attention_norm.as_ref().map(Held::Norm),
+            Some(Held::Projection(&self.qkv)),
+            self.q_norm.as_ref().map(Held::Norm),
+            self.k_norm.as_ref().map(Held::Norm),
+            Some(Held::Projection(&self.out)),
+            self.attention_out_norm.as_ref().map(Held::Norm),
+            self.mlp_norm.as_ref().map(Held::Norm),
+            Some(Held::Projection(&self.gate_up)),
+            Some(Held::Projection(&self.down)),
+            self.mlp_out_norm.as_ref().map(Held::Norm),
+        ]
+    }
+
+    /// The projections.
+    pub(crate) fn projections(&self) -> [&Projection; 4] {
+        [&self.qkv, &self.out, &self.gate_up, &self.down]
+    }
+
+    pub(super) fn projections_mut(&mut self) -> [&mut Projection; 4] {
+        [&mut self.qkv, &mut self.out, &mut self.gate_up, &mut self.down]
+    }
+
+    /// The projection that contains the outputs of a part.
+    pub(super) fn projection_mut(&mut self, role: Role) -> Option<&mut Projection> {
+        match role {
+            Role::Query | Role::Key | Role::Value => Some(&mut self.qkv),
+            Role::Output => Some(&mut self.out),
+            Role::Gate | Role::Up => Some(&mut self.gate_up),
+            Role::Down => Some(&mut self.down),
+            Role::AttentionNorm
+            | Role::QueryNorm
+            | Role::KeyNorm
+            | Role::AttentionOutNorm
+            | Role::MlpNorm
+            | Role::MlpOutNorm => None,
         }
     }
 
-    /// The residual `[tokens, d_model]` before the block to the residual after it.
+    /// Maps the residual `[tokens, d_model]` before the block to the residual after it.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
@@ -88,21 +147,34 @@ impl Block {
         cache: Option<&mut LayerCache>,
         config: &DecoderConfig,
     ) -> Tensor<2> {
-        let shape = AttentionShape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            window,
-            scale: 1.0 / (config.head_dim as f64).sqrt(),
+        let shape = AttentionShape::of(config, window);
+        let eps = config.norm_eps;
+        let weight = |norm: &Param<Tensor<1>>| ops::norm_factors(norm.val(), config.norm_weights);
+        // What a sublayer adds to the residual.
+        let added = |delta: Tensor<2>, norm: &Option<Param<Tensor<1>>>| {
+            let delta = match norm {
+                Some(norm) => ops::rms_norm(delta, &weight(norm), eps),
+                None => delta,
+            };
+            if config.scales.residual == 1.0 { delta } else { delta * config.scales.residual }
         };
-        let qkv = self.qkv.forward(ops::rms_norm(x.clone(), &self.attention_norm.val(), config.norm_eps));
+        let qkv = match &self.attention_norm {
+            Some(norm) => self.qkv.forward(ops::rms_norm(x.clone(), &weight(norm), eps)),
+            None => self.qkv.forward(x.clone()),
+        };
         let qkv = match (&self.q_norm, &self.k_norm) {
-            (Some(q), Some(k)) => ops::qk_norm(qkv, &q.val(), &k.val(), &shape, config.norm_eps),
+            (Some(q), Some(k)) => ops::qk_norm(qkv, &weight(q), &weight(k), &shape, eps),
             _ => qkv,
         };
-        let attended = ops::attention(qkv, &shape, context, cache);
-        let (x, normed) = ops::add_rms_norm(x, self.out.forward(attended), &self.mlp_norm.val(), config.norm_eps);
-        let gate_up = self.gate_up.forward(normed);
-        ops::add(x, self.down.forward(ops::swiglu(gate_up)))
+        let delta = added(self.out.forward(ops::attention(qkv, &shape, context, cache)), &self.attention_out_norm);
+        let (x, input) = match &self.mlp_norm {
+            Some(norm) => ops::add_rms_norm(x, delta, &weight(norm), eps),
+            None => {
+                let x = ops::add(x, delta);
+                (x.clone(), x)
+            }
+        };
+        let gate_up = self.gate_up.forward(input);
+        ops::add(x, added(self.down.forward(ops::gated(gate_up, config.activation)), &self.mlp_out_norm))
     }
 }

@@ -1,12 +1,14 @@
-//! Random weights, to train a decoder from nothing.
+//! Random weights, for training a decoder from scratch.
+
+use std::convert::Infallible;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Block, Decoder, Projection};
-use crate::config::{DecoderConfig, MlpBias, OutputHead, QkNorm};
-use crate::{Error, Result};
+use super::{Block, BlockSource, Decoder, Projection};
+use crate::config::{BlockParts, DecoderConfig, NormWeights, OutputHead, Role, Stack};
+use crate::device::DeviceError;
 
 /// The standard deviation of embeddings and projections, Hugging Face's `initializer_range`.
 const STD: f64 = 0.02;
@@ -17,10 +19,15 @@ struct Init<'a> {
     device: &'a Device,
     /// The second number of the last pair of normal numbers.
     spare: Option<f64>,
+    /// The standard deviation of projections to the residual. A block's contribution to the residual starts small enough
+    /// that the sum over all blocks does not grow with their number.
+    last_std: f64,
+    /// The weight of norms with the factor one.
+    norm: f32,
 }
 
 impl Init<'_> {
-    /// One number from the standard normal distribution (Box and Muller's polar-free form).
+    /// One number from the standard normal distribution (trigonometric form of Box and Muller).
     fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -40,51 +47,50 @@ impl Init<'_> {
     fn constant(&self, width: usize, value: f32) -> Tensor<1> {
         Tensor::from_data(TensorData::new(vec![value; width], [width]), (self.device, DType::F32))
     }
+}
 
-    fn projection(&mut self, rows: usize, columns: usize, std: f64, bias: bool) -> Projection {
-        let weight = self.matrix(rows, columns, std);
-        Projection::new(weight, bias.then(|| self.constant(rows, 0.0)))
+impl BlockSource for Init<'_> {
+    type Error = Infallible;
+
+    fn norm(&mut self, stack: &Stack) -> Result<Tensor<1>, Infallible> {
+        Ok(self.constant(stack.rows(), self.norm))
     }
 
-    fn block(&mut self, config: &DecoderConfig) -> Block {
-        let (queries, d_model, d_ff) = (config.query_width(), config.d_model, config.d_ff);
-        let mlp_bias = config.mlp_bias == MlpBias::All;
-        let attention = config.attention_bias;
-        // What a block adds to the residual starts small enough that the sum over all blocks does not grow with them.
-        let last = STD / (2.0 * config.layers as f64).sqrt();
-        let norm = (config.qk_norm == QkNorm::PerHead)
-            .then(|| (self.constant(config.head_dim, 1.0), self.constant(config.head_dim, 1.0)));
-        Block::new(
-            self.constant(d_model, 1.0),
-            self.projection(queries + 2 * config.kv_width(), d_model, STD, attention.on_qkv()),
-            norm,
-            self.projection(d_model, queries, last, attention.on_output()),
-            self.constant(d_model, 1.0),
-            self.projection(2 * d_ff, d_model, STD, mlp_bias),
-            self.projection(d_model, d_ff, last, mlp_bias),
-        )
+    fn projection(&mut self, stack: &Stack) -> Result<Projection, Infallible> {
+        let to_residual = stack.parts.iter().any(|part| matches!(part.role, Role::Output | Role::Down));
+        let std = if to_residual { self.last_std } else { STD };
+        let weight = self.matrix(stack.rows(), stack.inputs.unwrap_or(0), std);
+        Ok(Projection::new(weight, stack.bias.then(|| self.constant(stack.rows(), 0.0))))
     }
 }
 
 impl Decoder {
     /// A decoder with random weights in f32: embeddings and projections from a normal distribution of standard
-    /// deviation 0.02 (divided by √(2·layers) where a projection writes to the residual), norms one, biases zero.
+    /// deviation 0.02 (divided by √(2·layers) for projections to the residual), norms with
+    /// the factor one, biases zero.
     ///
     /// The same seed gives the same weights on every device.
     ///
     /// # Errors
-    /// A configuration that no decoder can have, or [`Error::DtypeUnsupported`].
-    pub fn init(config: DecoderConfig, seed: u64, device: &Device) -> Result<Self> {
+    /// An invalid configuration, or [`DeviceError::DtypeUnsupported`].
+    pub fn init(config: DecoderConfig, seed: u64, device: &Device) -> crate::Result<Self> {
         config.validate()?;
         if !device.supports_dtype(DType::F32) {
-            return Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: "F32".to_owned() });
+            return Err(DeviceError::DtypeUnsupported { device: format!("{device:?}"), dtype: "F32".to_owned() }.into());
         }
-        let mut init = Init { random: ChaCha8Rng::seed_from_u64(seed), device, spare: None };
+        let norm = match config.norm_weights {
+            NormWeights::Factors => 1.0,
+            NormWeights::OnePlus => 0.0,
+        };
+        let last_std = STD / (2.0 * config.layers as f64).sqrt();
+        let mut init = Init { random: ChaCha8Rng::seed_from_u64(seed), device, spare: None, last_std, norm };
         let embedding = init.matrix(config.vocab, config.d_model, STD);
-        let blocks = (0..config.layers).map(|_| init.block(&config)).collect();
-        let norm = init.constant(config.d_model, 1.0);
+        let parts = BlockParts::of(&config);
+        let blocks = (0..config.layers).map(|_| Block::from_source(&parts, &mut init));
+        let Ok(blocks) = blocks.collect::<std::result::Result<_, Infallible>>();
+        let norm = init.constant(config.d_model, norm);
         let untied = config.output_head == OutputHead::Untied;
         let head = untied.then(|| init.matrix(config.vocab, config.d_model, STD));
-        Ok(Self::new(config, embedding, blocks, norm, head))
+        Ok(Self::new(config, embedding.into(), blocks, norm, head.map(Into::into)))
     }
 }

@@ -1,4 +1,4 @@
-//! Low-rank adapters on a decoder: put on, taken off, trained, read back, merged.
+//! Low-rank adapters on a decoder: adding, removing, training, reading back and merging them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use pv_hooks::Layer;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Block, Decoder, Projection};
+use super::{Block, Decoder};
+use crate::adapter::AdapterError;
 use crate::adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
-use crate::config::DecoderConfig;
+use crate::config::BlockParts;
 use crate::ops::{self, LoraPlace, LoraTerm};
-use crate::{Error, Result, to_f32};
+use crate::tensors::to_f32;
+use crate::{Error, Result};
 
-/// A low-rank update of some of a projection's outputs: scale · B·A, never formed.
+/// A low-rank update of some outputs of a projection: scale · B·A, which is never materialised.
 #[derive(Module, Debug)]
 pub struct LoraUpdate {
     /// `[rank, in]`, in f32 whatever the projection's type.
@@ -26,26 +28,26 @@ pub struct LoraUpdate {
     place: Place,
 }
 
-/// What is no parameter.
+/// The data of an update that are not parameters.
 #[derive(Clone, Debug)]
 struct Place {
-    /// Which of the decoder's adapters it belongs to.
+    /// The index of the adapter on the decoder.
     adapter: usize,
     block: usize,
     target: LoraTarget,
-    /// The first of the stacked projection's outputs that is updated.
+    /// The first updated output of the stacked projection.
     first: usize,
-    /// The adapter's scale, times its weight among others.
+    /// The adapter's scale times its weight.
     scale: f64,
     config: Arc<LoraConfig>,
-    /// The seed of the inputs that are dropped; `None` outside of training.
+    /// The dropout seed; `None` outside of training.
     dropped: Option<u64>,
 }
 
 impl LoraUpdate {
-    /// Adds the updates of inputs `x` `[tokens, in]` to the stacked projection's output `y`.
+    /// Adds the updates of inputs `x` `[tokens, in]` to the output `y` of the stacked projection.
     pub(super) fn add_all(updates: &[Self], y: Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
-        // Updates that drop inputs drop others each, and read inputs of their own.
+        // With dropout, each update drops other inputs and needs its own copy.
         let drops = |update: &Self| update.place.dropped.filter(|_| update.place.config.dropout > 0.0);
         let same = |left: &Self, right: &Self| drops(left).is_none() && drops(right).is_none();
         updates.chunk_by(same).fold(y, |y, updates| {
@@ -62,8 +64,8 @@ impl LoraUpdate {
         LoraTerm { a: self.a.val(), b: self.b.val(), place: LoraPlace { first, scale } }
     }
 
-    /// The inputs with some of them zero and the others larger, so that the mean stays. Which ones depends on the seed, the
-    /// block and the projection alone.
+    /// The inputs with dropout: some are zero, the others are scaled so that the mean is unchanged. The choice depends
+    /// only on the seed, the block and the projection.
     fn dropped(&self, x: &Tensor<2>, seed: u64) -> Tensor<2> {
         let Place { block, target, config, .. } = &self.place;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -77,26 +79,8 @@ impl LoraUpdate {
 }
 
 impl Block {
-    /// The projection that holds a target's outputs, and the first of them.
-    fn stacked(&mut self, target: LoraTarget, config: &DecoderConfig) -> (&mut Projection, usize) {
-        let (queries, keys) = (config.query_width(), config.kv_width());
-        match target {
-            LoraTarget::Query => (&mut self.qkv, 0),
-            LoraTarget::Key => (&mut self.qkv, queries),
-            LoraTarget::Value => (&mut self.qkv, queries + keys),
-            LoraTarget::Output => (&mut self.out, 0),
-            LoraTarget::Gate => (&mut self.gate_up, 0),
-            LoraTarget::Up => (&mut self.gate_up, config.d_ff),
-            LoraTarget::Down => (&mut self.down, 0),
-        }
-    }
-
-    pub(super) fn projections(&mut self) -> [&mut Projection; 4] {
-        [&mut self.qkv, &mut self.out, &mut self.gate_up, &mut self.down]
-    }
-
     fn updates(&self) -> impl Iterator<Item = &LoraUpdate> {
-        [&self.qkv, &self.out, &self.gate_up, &self.down].into_iter().flat_map(|projection| &projection.lora)
+        self.projections().into_iter().flat_map(|projection| &projection.lora)
     }
 }
 
@@ -105,25 +89,27 @@ fn matrix(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
 }
 
 impl Decoder {
-    /// The decoder with an adapter on it, above those that it has already; its own weights are shared, not copied, so that
-    /// putting adapters on and taking them off costs their own size alone. `weight` multiplies the adapter's scale: 1 is
-    /// the adapter as it was trained.
+    /// The decoder with an adapter, added to its present ones. Its own weights are shared, not copied, so that adding
+    /// and removing an adapter costs only the adapter's size. `weight` multiplies the adapter's scale; 1 is the adapter
+    /// as trained.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`] for one that does not fit, [`Error::BadOption`] for a weight that is not finite.
+    /// [`Error::Adapter`] for an adapter that does not match, [`Error::BadOption`] for a weight that is not finite.
     pub fn with_adapter(&self, adapter: &Adapter, weight: f64) -> Result<Self> {
         adapter.check(self.config())?;
         if !weight.is_finite() {
-            return Err(Error::BadOption { reason: format!("an adapter's weight is {weight}") });
+            let (name, value) = ("the adapter's weight", weight.to_string());
+            return Err(Error::BadOption { name, value, expected: "a finite number" });
         }
         let mut decoder = self.clone();
         let config = Arc::new(adapter.config().clone());
         let device = self.device().without_autodiff();
         let (number, scale) = (self.adapters(), config.scale() * weight);
-        let architecture = self.config.clone();
+        let parts = BlockParts::of(&self.config);
         for (&(block, target), LoraWeights { a, b, inputs, outputs }) in adapter.weights() {
-            let (projection, first) = decoder.blocks[block].stacked(target, &architecture);
-            let config = config.clone();
+            let place = parts.projection(target.role()).zip(decoder.blocks[block].projection_mut(target.role()));
+            let Some(((stored, _), projection)) = place else { continue };
+            let (config, first) = (config.clone(), stored.first);
             projection.lora.push(LoraUpdate {
                 a: Param::from_tensor(matrix(a, [config.rank, *inputs], &device)),
                 b: Param::from_tensor(matrix(b, [*outputs, config.rank], &device)),
@@ -133,7 +119,7 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// How many adapters are on it.
+    /// The number of adapters.
     pub fn adapters(&self) -> usize {
         let numbers = self.blocks.iter().flat_map(Block::updates).map(|update| update.place.adapter + 1);
         numbers.max().unwrap_or(0)
@@ -143,14 +129,16 @@ impl Decoder {
     #[must_use]
     pub fn without_adapters(&self) -> Self {
         let mut decoder = self.clone();
-        decoder.blocks.iter_mut().flat_map(Block::projections).for_each(|projection| projection.lora.clear());
+        decoder.blocks.iter_mut().flat_map(Block::projections_mut).for_each(|projection| projection.lora.clear());
         decoder
     }
 
-    /// Reads an adapter back, counted from 0 in the order in which they were put on; its weight is not part of it.
+    /// Reads an adapter back by its index, from 0, in the order in which adapters were added. Its weight is not part of
+    /// it.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`] where there is no such adapter or its values are not finite, [`Error::Device`].
+    /// [`Error::Adapter`] if there is no such adapter or its values are not finite,
+    /// [`DeviceError::Failed`](crate::device::DeviceError::Failed).
     pub fn adapter(&self, number: usize) -> Result<Adapter> {
         let mut weights = BTreeMap::new();
         let mut config = None;
@@ -162,19 +150,18 @@ impl Decoder {
             config = Some(update.place.config.clone());
         }
         let Some(config) = config else {
-            let reason = format!("adapter {number} was asked for of a decoder that has {}", self.adapters());
-            return Err(Error::BadAdapter { reason });
+            return Err(AdapterError::NotFound { number, adapters: self.adapters() }.into());
         };
-        Adapter::new((*config).clone(), None, weights)
+        Ok(Adapter::new((*config).clone(), None, weights)?.for_model(self.config()))
     }
 
-    /// The decoder with its adapters' updates added to its weights, and no adapters: it computes the same up to rounding,
-    /// at its own speed, and can be saved. Updates of the same weights are summed in f32 first, so that the sum with a weight is
-    /// rounded to the weights' type once. Quantized weights become the values that they stand for first.
+    /// The decoder with its adapters' updates added to its weights, without adapters. Its results are equal up to
+    /// rounding; it runs at the speed of a plain decoder and can be saved. Updates of the same weights are summed in
+    /// f32 first, so that the result is rounded to the weights' type once. Quantized weights are dequantized first.
     #[must_use]
     pub fn merged(&self) -> Self {
         let mut decoder = self.plain().dequantized();
-        for projection in decoder.blocks.iter_mut().flat_map(Block::projections) {
+        for projection in decoder.blocks.iter_mut().flat_map(Block::projections_mut) {
             let mut deltas: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
             for update in std::mem::take(&mut projection.lora) {
                 let Place { first, scale, .. } = update.place;
@@ -198,17 +185,18 @@ impl Decoder {
         decoder
     }
 
-    /// A copy whose topmost adapter is to be trained: its matrices want gradients, and nothing else does. The decoder's own
-    /// weights stay on the plain device, where what comes before the first update is computed without a graph.
+    /// A copy for training the last adapter: only its matrices have gradients. The decoder's own weights stay on the
+    /// device without autodiff; everything before the first update is computed without a graph.
     ///
     /// # Errors
-    /// [`Error::BadAdapter`] without one.
+    /// [`AdapterError::NotFound`] for a decoder without adapters.
     pub fn trainable_adapter(&self) -> Result<Self> {
         let Some(last) = self.adapters().checked_sub(1) else {
-            return Err(Error::BadAdapter { reason: "there is none to train".into() });
+            return Err(AdapterError::NotFound { number: 0, adapters: 0 }.into());
         };
         let mut decoder = self.plain();
-        for update in decoder.blocks.iter_mut().flat_map(Block::projections).flat_map(|projection| &mut projection.lora)
+        for update in
+            decoder.blocks.iter_mut().flat_map(Block::projections_mut).flat_map(|projection| &mut projection.lora)
         {
             if update.place.adapter == last {
                 let track = |param: &Param<Tensor<2>>| Param::from_tensor(param.val().autodiff().require_grad());
@@ -218,23 +206,23 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Drops inputs of the adapters' updates, as their settings say, chosen by a seed; `None` drops none. Give every
-    /// training pass a seed of its own.
+    /// Enables dropout of the inputs of the adapters' updates, according to their settings, with a seed; `None`
+    /// disables it. Use a new seed for every training pass.
     #[must_use]
     pub fn with_dropout(mut self, seed: Option<u64>) -> Self {
-        let projections = self.blocks.iter_mut().flat_map(Block::projections);
+        let projections = self.blocks.iter_mut().flat_map(Block::projections_mut);
         projections.flat_map(|projection| &mut projection.lora).for_each(|update| update.place.dropped = seed);
         self
     }
 
-    /// The layer above which the lowest parameter that wants a gradient stands: the embeddings, or a block's input. `None`
-    /// where no block's parameter and not the embedding wants one.
+    /// The layer before the lowest parameter with a gradient: the embeddings, or a block's input. `None` if neither a
+    /// block's parameter nor the embedding has a gradient.
     pub fn lowest_tracked(&self) -> Option<Layer> {
-        if self.embedding.val().is_require_grad() {
+        if self.embedding.is_require_grad() {
             return Some(Layer::EMBEDDINGS);
         }
         let tracked = |block: &Block| {
-            block.qkv.weight.val().is_require_grad() || block.updates().any(|update| update.a.val().is_require_grad())
+            block.qkv.weight.is_require_grad() || block.updates().any(|update| update.a.val().is_require_grad())
         };
         self.blocks.iter().position(tracked).map(Layer::hidden_state)
     }

@@ -1,19 +1,18 @@
-//! Frozen weights in eight or four bits, under adapters in f32 (as in QLoRA, arXiv 2305.14314).
+//! Frozen weights in eight or four bits, under f32 adapters (as in QLoRA, arXiv 2305.14314).
 
-use burn::module::Param;
+use burn::tensor::DType;
 use burn::tensor::quantization::{QuantScheme, QuantValue, ScaleDtype};
-use burn::tensor::{DType, Tensor};
 
-use super::{Decoder, Projection};
+use super::Decoder;
 use crate::{Error, Result};
 
-/// How weights are rounded: `block` neighbours along a row share a scale (their greatest magnitude over that of the type), and each is
-/// an integer of so many bits, symmetric about 0.
+/// The quantization of weights: each is an integer, symmetric about 0, and `block` neighbours along a row share a scale
+/// (their greatest magnitude over that of the integer type).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantization {
-    /// The integers.
+    /// The integer type.
     pub bits: WeightBits,
-    /// How many weights share a scale. It must divide the inputs of every projection.
+    /// The number of weights that share a scale. It must divide the inputs of every projection.
     pub block: u8,
 }
 
@@ -24,12 +23,12 @@ impl Default for Quantization {
     }
 }
 
-/// How many bits a weight takes.
+/// The number of bits of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightBits {
     /// −127 to 127.
     Eight,
-    /// −7 to 7. On the CPU each still takes a byte: Burn packs them on GPUs only.
+    /// −7 to 7. On the CPU each weight still occupies a byte: Burn packs them on GPUs only.
     Four,
 }
 
@@ -43,67 +42,51 @@ impl Quantization {
     }
 }
 
-/// Whether a tensor holds integers and scales.
-pub(super) fn is_quantized(weight: &Tensor<2>) -> bool {
-    matches!(weight.dtype(), DType::QFloat(_))
-}
-
-impl Projection {
-    /// The weight to compute with, in a type: of a quantized one, the values that its integers stand for.
-    pub(crate) fn weight_in(&self, dtype: DType) -> Tensor<2> {
-        let weight = self.weight.val();
-        match is_quantized(&weight) {
-            true => weight.dequantize().cast(dtype),
-            false => weight,
-        }
-    }
-}
-
 impl Decoder {
-    /// A copy whose projections hold their weights in few bits, to be read or to train an adapter on: embeddings, norms and biases stay as
-    /// they are, and adapters too. It computes what a decoder with the rounded weights would, in the type that this one computes in:
-    /// each projection's weights are made from their integers when it is used. That saves memory, not time; gradients that are
-    /// computed layer by layer keep one layer's of them at once.
+    /// A copy whose projections store their weights in few bits, for inference or for training an adapter. Embeddings,
+    /// norms, biases and adapters are unchanged. It computes what a decoder with the rounded weights would compute, in
+    /// the same compute type: each projection's weights are dequantized when it is used. That saves memory, not time;
+    /// gradients that are computed layer by layer hold one layer's dequantized weights at a time.
     ///
     /// It cannot be trained as a whole.
     ///
     /// # Errors
-    /// [`Error::BadOption`] for a block that does not divide a projection's inputs, or a decoder that is quantized.
+    /// [`Error::QuantizationBlock`] for a block that does not divide a projection's inputs;
+    /// [`Error::AlreadyQuantized`].
     pub fn quantized(&self, quantization: Quantization) -> Result<Self> {
         let block = usize::from(quantization.block);
         if self.is_quantized() {
-            return Err(Error::BadOption { reason: "the weights are quantized already".into() });
+            return Err(Error::AlreadyQuantized);
         }
         let mut decoder = self.plain();
         let scheme = quantization.scheme();
-        for projection in decoder.blocks.iter_mut().flat_map(super::Block::projections) {
-            let [_, inputs] = projection.weight.val().dims();
+        for projection in decoder.blocks.iter_mut().flat_map(super::Block::projections_mut) {
+            let [_, inputs] = projection.weight.dims();
             if block == 0 || inputs % block != 0 {
-                let reason = format!("weights in blocks of {block}, where a projection has {inputs} inputs");
-                return Err(Error::BadOption { reason });
+                return Err(Error::QuantizationBlock { block, inputs });
             }
-            // Burn's integers come from f32, whatever the weights are in.
+            // Burn quantizes f32 values, whatever the type of the weights.
             let weight = projection.weight.val().cast(DType::F32).quantize_dynamic(&scheme);
-            projection.weight = Param::from_tensor(weight);
+            projection.weight = weight.into();
         }
         Ok(decoder)
     }
 
-    /// Whether the projections hold integers.
+    /// Whether the projections' weights are stored in fewer bits than the compute type has.
     pub fn is_quantized(&self) -> bool {
-        self.blocks.iter().any(|block| is_quantized(&block.qkv.weight.val()))
+        self.blocks.iter().any(|block| block.qkv.weight.is_quantized())
     }
 
-    /// A copy with the values that the integers stand for; of a decoder that is not quantized, the same.
+    /// A dequantized copy; a decoder that is not quantized is unchanged.
     #[must_use]
     pub fn dequantized(&self) -> Self {
         let mut decoder = self.clone();
         let dtype = self.dtype();
-        for projection in decoder.blocks.iter_mut().flat_map(super::Block::projections) {
-            if is_quantized(&projection.weight.val()) {
-                projection.weight = Param::from_tensor(projection.weight_in(dtype));
-            }
+        for projection in decoder.blocks.iter_mut().flat_map(super::Block::projections_mut) {
+            projection.weight = projection.weight.dequantized(dtype);
         }
+        decoder.embedding = decoder.embedding.dequantized(dtype);
+        decoder.head = decoder.head.map(|head| head.dequantized(dtype));
         decoder
     }
 }

@@ -1,4 +1,4 @@
-//! One answer in the making.
+//! One answer that is being generated.
 
 use super::{FinishReason, GenerateOptions, Generation};
 use crate::sampling::Sampler;
@@ -10,23 +10,23 @@ pub(super) struct Row<'a> {
     pub(super) sequence: usize,
     pub(super) prompt: &'a [u32],
     pub(super) tokens: Vec<u32>,
-    /// Why the answer has ended, while its last token still has to be fed back.
+    /// The reason why the answer ended, while its last token is still to be fed back.
     pub(super) ended: Option<FinishReason>,
     sampler: Sampler,
-    /// The most tokens that it may have.
+    /// The greatest number of tokens of the answer.
     limit: usize,
-    /// Absent when the model has no tokenizer: then there is no text, only tokens.
+    /// `None` if the model has no tokenizer: then there are only tokens and no text.
     stream: Option<TokenStream<'a>>,
     text: String,
-    /// How much of `text` has been given out.
+    /// The length of the part of `text` that was reported.
     shown: usize,
 }
 
-/// What a new token did to its row.
+/// The effect of a new token on its row.
 pub(super) enum Step {
-    /// It goes on.
+    /// The row continues.
     Grown,
-    /// It ended.
+    /// The row ended.
     Ended(FinishReason),
 }
 
@@ -51,15 +51,19 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Chooses the next token from its logits. The second value is the text that became certain.
+    /// Chooses the next token from its logits.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        let seen = self.prompt.iter().chain(&self.tokens).copied();
+        self.sampler.next(logits, seen).ok_or(Error::BadLogits { sequence: self.sequence })
+    }
+
+    /// Appends the next token. The second value is the text that became final.
     pub(super) fn advance(
         &mut self,
-        logits: &[f32],
+        token: u32,
         stop_tokens: &[u32],
         options: &GenerateOptions,
     ) -> Result<(Step, &str)> {
-        let seen = self.prompt.iter().chain(&self.tokens).copied();
-        let token = self.sampler.next(logits, seen).ok_or(Error::BadLogits { sequence: self.sequence })?;
         if stop_tokens.contains(&token) {
             self.finish_text()?;
             return Ok((Step::Ended(FinishReason::StopToken), self.reveal(0)));
@@ -91,7 +95,7 @@ impl<'a> Row<'a> {
         Ok(())
     }
 
-    /// The text not given out yet, but for its last `held` bytes.
+    /// The text that was not reported yet, except for its last `held` bytes.
     fn reveal(&mut self, held: usize) -> &str {
         let end = (self.text.len() - held.min(self.text.len())).max(self.shown.min(self.text.len()));
         let start = self.shown.min(end);
@@ -101,14 +105,14 @@ impl<'a> Row<'a> {
 
     pub(super) fn into_generation(mut self, finish: FinishReason) -> Generation {
         if finish == FinishReason::Cancelled {
-            // What is left is at most an incomplete character; losing it is better than an error here.
+            // The rest is at most an incomplete character; losing it is better than an error here.
             let _ = self.finish_text();
         }
         Generation { tokens: self.tokens, text: self.text, finish }
     }
 }
 
-/// Where the first stop string begins that ends after `before`.
+/// The start of the first stop string that ends after `before`.
 fn first_stop(text: &str, before: usize, stops: &[String]) -> Option<usize> {
     let find = |stop: &String| {
         let mut from = before.saturating_sub(stop.len());
@@ -120,7 +124,7 @@ fn first_stop(text: &str, before: usize, stops: &[String]) -> Option<usize> {
     stops.iter().filter_map(find).min()
 }
 
-/// How many bytes at the text's end may be the beginning of a stop string.
+/// The number of bytes at the end of the text that may be the start of a stop string.
 fn held_back(text: &str, stop: &str) -> usize {
     (1..stop.len().min(text.len() + 1))
         .rev()

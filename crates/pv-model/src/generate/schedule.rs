@@ -1,17 +1,20 @@
-//! Which rows are decoded together: finished ones leave, waiting ones join.
+//! Assigns rows to the batch: finished rows leave, waiting ones join.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use burn::tensor::Tensor;
-use pv_hooks::{Hook, Phase, RowSpans, TokenSpans};
+use pv_hooks::tokens::RowSpans;
+use pv_hooks::{Hook, Phase, TokenSpans};
+use rayon::prelude::*;
 
 use super::row::{Row, Step};
 use super::{Event, FinishReason, GenerateOptions, Generation, Request};
+use crate::batch::Batch;
 use crate::decoder::{KvCache, Logits, Pass};
-use crate::{Batch, CausalLm, Result};
+use crate::{CausalLm, Result};
 
-/// An answer that has not begun.
+/// An answer that has not started.
 #[derive(Clone, Copy)]
 struct Waiting {
     sequence: usize,
@@ -19,11 +22,30 @@ struct Waiting {
     seed: u64,
 }
 
-/// A prompt that has been read while some of its answers still wait for a place.
+/// A prompt whose prefill is done while some of its answers still wait for a slot.
 struct ReadPrompt {
     request: usize,
     cache: KvCache,
-    logits: Vec<f32>,
+    logits: LogitRows,
+}
+
+/// The logits of each row's last position, on the host.
+#[derive(Default)]
+struct LogitRows {
+    values: Vec<f32>,
+    vocab: usize,
+}
+
+impl LogitRows {
+    fn of(logits: Option<Tensor<3>>) -> Result<Self> {
+        let Some(logits) = logits else { return Ok(Self::default()) };
+        let [_, _, vocab] = logits.dims();
+        Ok(Self { values: crate::tensors::to_f32(logits)?, vocab })
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.vocab..(row + 1) * self.vocab]
+    }
 }
 
 pub(super) struct Run<'a, F> {
@@ -34,7 +56,7 @@ pub(super) struct Run<'a, F> {
     on_event: F,
     waiting: VecDeque<Waiting>,
     read: Option<ReadPrompt>,
-    /// Free places hold `None`.
+    /// Free slots are `None`.
     slots: Vec<Option<Row<'a>>>,
     cache: Option<KvCache>,
     done: Vec<Option<Generation>>,
@@ -62,7 +84,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         }
     }
 
-    /// The answers in order, and whether the run was broken off.
+    /// The answers in order, and whether the run was cancelled.
     pub(super) fn answer_all(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<(Vec<Generation>, bool)> {
         while !self.cancelled {
             self.fill(hook)?;
@@ -85,18 +107,18 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         }
     }
 
-    /// Gives free places to waiting answers, reading their prompts.
+    /// Assigns free slots to waiting answers and computes their prompts.
     fn fill(&mut self, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
         while !self.cancelled && !self.waiting.is_empty() {
             let free = self.slots.iter().filter(|slot| slot.is_none()).count();
             if free == 0 {
                 break;
             }
-            // Answers of a prompt that was read already come first in line.
+            // Answers of a prompt whose prefill is done come first.
             if let Some(read) = self.read.take() {
                 let take = self.take_waiting(free, |_, request| request == read.request);
                 let starters: Vec<_> = take.into_iter().map(|waiting| (waiting, 0)).collect();
-                self.start(&read.cache, &[&read.logits], starters)?;
+                self.start(&read.cache, &read.logits, starters)?;
                 if self.waiting.front().is_some_and(|next| next.request == read.request) {
                     self.read = Some(read);
                 }
@@ -107,7 +129,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         Ok(())
     }
 
-    /// Takes up to `most` answers from the front of the line while `accept(distinct prompts so far, request)` holds.
+    /// Takes up to `most` answers from the front of the queue while `accept(distinct prompts so far, request)` holds.
     fn take_waiting(&mut self, most: usize, accept: impl Fn(&[usize], usize) -> bool) -> Vec<Waiting> {
         let mut taken = Vec::new();
         let mut prompts = Vec::new();
@@ -122,14 +144,14 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         taken
     }
 
-    /// Runs a pass; the last position's logits of each row, on the host.
-    fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<Vec<f32>>> {
+    /// Runs a pass and returns the logits of each row's last position, on the host.
+    fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<LogitRows> {
         let decoder = self.model.decoder();
         let output = match self.options.clean_cache {
             true => decoder.pass_with_clean_cache(pass, cache, hook),
             false => decoder.pass(pass, Some(cache), hook),
         };
-        rows_of(output.logits)
+        LogitRows::of(output.logits)
     }
 
     fn read_prompts(&mut self, free: usize, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
@@ -143,7 +165,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         });
         let mut prompts: Vec<usize> = taken.iter().map(|waiting| waiting.request).collect();
         prompts.dedup();
-        // All sequences of a prompt, those that still wait for a place too: it is read once for all of them.
+        // All sequences of a prompt, including those that still wait for a slot: it is computed once for all of them.
         let first = |request: usize| requests[..request].iter().map(|r| r.seeds.len()).sum::<usize>();
         let sequences = prompts.iter().map(|&p| (first(p)..first(p) + requests[p].seeds.len()).collect()).collect();
         let ids: Vec<&[u32]> = prompts.iter().map(|&p| requests[p].prompt.as_slice()).collect();
@@ -157,22 +179,26 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         self.report(Event::Prefill { prompts: prompts.len(), tokens: batch.ids.len() });
         let row_of = |request: usize| prompts.iter().position(|&p| p == request).unwrap_or(0);
         let starters = taken.iter().map(|waiting| (*waiting, row_of(waiting.request))).collect();
-        let views: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
-        self.start(&cache, &views, starters)?;
+        self.start(&cache, &logits, starters)?;
         let (last_row, last) = (prompts.len() - 1, prompts[prompts.len() - 1]);
         if self.waiting.front().is_some_and(|next| next.request == last) {
             cache.select_rows(&[last_row]);
-            self.read = Some(ReadPrompt { request: last, cache, logits: logits[last_row].clone() });
+            self.read = Some(ReadPrompt {
+                request: last,
+                cache,
+                logits: LogitRows { values: logits.row(last_row).to_vec(), vocab: logits.vocab },
+            });
         }
         Ok(())
     }
 
-    /// Chooses the first token of each answer and gives it a place, unless that token ended it.
-    fn start(&mut self, cache: &KvCache, logits: &[impl AsRef<[f32]>], starters: Vec<(Waiting, usize)>) -> Result<()> {
+    /// Chooses the first token of each answer and assigns it a slot, unless that token ended it.
+    fn start(&mut self, cache: &KvCache, logits: &LogitRows, starters: Vec<(Waiting, usize)>) -> Result<()> {
         for (Waiting { sequence, request, seed }, row) in starters {
             let prompt = &self.requests[request].prompt;
-            let answer = Row::new(self.model, sequence, prompt, seed, self.options);
-            let Some(answer) = self.advance(answer, logits[row].as_ref())? else { continue };
+            let mut answer = Row::new(self.model, sequence, prompt, seed, self.options);
+            let token = answer.choose(logits.row(row))?;
+            let Some(answer) = self.advance(answer, token)? else { continue };
             let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
             let decoder = self.model.decoder();
             let room = prompt.len() + self.options.max_new_tokens.min(256);
@@ -186,10 +212,10 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         Ok(())
     }
 
-    /// Chooses a row's next token; gives the row back when it goes on being decoded.
-    fn advance(&mut self, mut row: Row<'a>, logits: &[f32]) -> Result<Option<Row<'a>>> {
+    /// Appends a row's next token; returns the row if it continues.
+    fn advance(&mut self, mut row: Row<'a>, token: u32) -> Result<Option<Row<'a>>> {
         let (sequence, before) = (row.sequence, row.tokens.len());
-        let (step, text) = row.advance(logits, self.stop_tokens, self.options)?;
+        let (step, text) = row.advance(token, self.stop_tokens, self.options)?;
         let text = text.to_owned();
         let grown = row.tokens.get(before).copied();
         if let Some(token) = grown {
@@ -215,11 +241,11 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         self.done[sequence] = Some(generation);
     }
 
-    /// One token for every row.
+    /// Decodes one token for every row.
     fn decode(&mut self, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
         let Some(mut cache) = self.cache.take() else { return Ok(()) };
         let live: Vec<usize> = (0..self.slots.len()).filter(|&slot| self.slots[slot].is_some()).collect();
-        // Free places are computed too, which costs little; when most are free and nobody waits, they go.
+        // Free slots are computed too, which costs little; when most are free and nothing waits, they are removed.
         if self.waiting.is_empty() && live.len() * 2 <= self.slots.len() {
             cache.select_rows(&live);
             self.slots.retain(Option::is_some);
@@ -240,21 +266,19 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         let pass = Pass { ids: &ids, spans: &spans, phase: Phase::Decode, stop_at: None, logits: Logits::Last };
         let logits = self.logits(&pass, &mut cache, hook)?;
         self.cache = Some(cache);
-        for (slot, logits) in logits.iter().enumerate() {
+        let choose = |(slot, row): (usize, &mut Option<Row<'a>>)| {
+            let row = row.as_mut().filter(|row| row.ended.is_none())?;
+            Some(row.choose(logits.row(slot)))
+        };
+        let chosen: Vec<Option<Result<u32>>> = self.slots.par_iter_mut().enumerate().map(choose).collect();
+        for (slot, token) in chosen.into_iter().enumerate() {
             let Some(row) = self.slots[slot].take() else { continue };
-            match row.ended {
-                Some(finish) => self.finish(row, finish),
-                None => self.slots[slot] = self.advance(row, logits)?,
+            match (row.ended, token) {
+                (Some(finish), _) => self.finish(row, finish),
+                (None, Some(token)) => self.slots[slot] = self.advance(row, token?)?,
+                (None, None) => {}
             }
         }
         Ok(())
     }
-}
-
-/// The last position's logits of each row, on the host.
-fn rows_of(logits: Option<Tensor<3>>) -> Result<Vec<Vec<f32>>> {
-    let Some(logits) = logits else { return Ok(Vec::new()) };
-    let [_, _, vocab] = logits.dims();
-    let values = crate::tensors::to_f32(logits)?;
-    Ok(values.chunks(vocab).map(<[f32]>::to_vec).collect())
 }

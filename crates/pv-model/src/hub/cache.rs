@@ -1,10 +1,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::CacheMiss;
 use super::name::{RepoName, is_commit};
-use crate::weights::{read_index, read_limited};
+use crate::folder::read_limited;
+use crate::weights::read_index;
 
-// What a model folder must have, and the weights in either of two kinds.
+// The required files of a model folder, and the two forms of weights.
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -12,14 +14,14 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// One repository in the Hugging Face cache.
 ///
-/// Contents are in `blobs`, by their sums; `snapshots/<commit>` has links to them under their real names; `refs` says
-/// which commit a branch was when it was last asked for; `.no_exist/<commit>` has empty files for those that the
-/// repository is known not to have.
+/// Contents are in `blobs`, by their hashes; `snapshots/<commit>` contains links to them under their file names; `refs`
+/// contains the commit of a branch when it was last requested; `.no_exist/<commit>` contains empty files for files that
+/// the repository is known not to have.
 #[derive(Clone, Debug)]
 pub(super) struct RepoCache {
-    /// The folder of this repository.
+    /// The folder of the repository.
     pub(super) folder: PathBuf,
-    /// The folder of its locks.
+    /// The folder of the repository's locks.
     #[cfg(feature = "hub")]
     pub(super) locks: PathBuf,
 }
@@ -42,16 +44,16 @@ impl RepoCache {
         self.folder.join("refs").join(revision)
     }
 
-    /// The marker that a commit has no such file.
+    /// The marker that a commit does not contain a file.
     pub(super) fn absence(&self, commit: &str, file: &str) -> PathBuf {
         self.folder.join(".no_exist").join(commit).join(file)
     }
 
-    /// The folder of a revision that is completely here, or what is missing.
-    pub(super) fn lookup(&self, revision: &str) -> Result<PathBuf, String> {
+    /// The folder of a revision that is complete, or a description of what is missing.
+    pub(super) fn lookup(&self, revision: &str) -> Result<PathBuf, CacheMiss> {
         const LONGEST: u64 = 256;
         if !self.folder.is_dir() {
-            return Err("nothing of it is there".into());
+            return Err(CacheMiss::Model);
         }
         let commit = match is_commit(revision) {
             true => revision.to_owned(),
@@ -60,34 +62,38 @@ impl RepoCache {
                 .and_then(|bytes| String::from_utf8(bytes).ok())
                 .map(|commit| commit.trim().to_owned())
                 .filter(|commit| is_commit(commit))
-                .ok_or_else(|| format!("it lacks the revision {revision}"))?,
+                .ok_or_else(|| CacheMiss::Revision { revision: revision.to_owned() })?,
         };
         match self.missing(&commit) {
-            Some(file) => Err(format!("it lacks {file} of commit {commit}")),
+            Some(missing) => Err(missing),
             None => Ok(self.snapshot(&commit)),
         }
     }
 
-    /// A file that a model needs and a snapshot does not have; links count by what they point to.
-    fn missing(&self, commit: &str) -> Option<String> {
+    /// A required file that a snapshot does not contain; links count if their target exists.
+    fn missing(&self, commit: &str) -> Option<CacheMiss> {
+        let absent = |file: &str| Some(CacheMiss::File { file: file.to_owned(), commit: commit.to_owned() });
         let snapshot = self.snapshot(commit);
         let lacks = |file: &str| !snapshot.join(file).is_file();
         if lacks(CONFIG) {
-            return Some(CONFIG.into());
+            return absent(CONFIG);
         }
-        // Another program may have fetched the model without its tokenizer; some models have none to fetch.
+        // Another program may have downloaded the model without its tokenizer; some models have none.
         if lacks(TOKENIZER) && !self.absence(commit, TOKENIZER).is_file() {
-            return Some(TOKENIZER.into());
+            return absent(TOKENIZER);
         }
         if !lacks(WEIGHTS) {
             return None;
         }
         if lacks(INDEX) {
-            return Some(WEIGHTS.into());
+            return absent(WEIGHTS);
         }
         match read_index(&snapshot.join(INDEX)) {
-            Ok(index) => index.into_values().collect::<BTreeSet<_>>().into_iter().find(|shard| lacks(shard)),
-            Err(_) => Some(format!("a sound {INDEX}")),
+            Ok(index) => {
+                let shards: BTreeSet<String> = index.into_values().collect();
+                shards.into_iter().find(|shard| lacks(shard)).and_then(|shard| absent(&shard))
+            }
+            Err(_) => Some(CacheMiss::Index { file: INDEX, commit: commit.to_owned() }),
         }
     }
 }

@@ -14,60 +14,58 @@ use tokio::sync::oneshot;
 use super::cache::{CONFIG, INDEX, RepoCache, TOKENIZER, WEIGHTS};
 use super::fetch::{Fetcher, Remote};
 use super::name::{RepoName, is_commit, is_hex};
-use super::{HubError, HubOptions, HubProgress};
-use crate::Result;
+use super::{CacheMiss, HubAction, HubAnswer, HubError, HubOptions, HubProgress};
 use crate::weights::read_index;
 
-/// What is fetched where it exists, next to the weights.
+/// Small files that are downloaded if they exist.
 const SMALL: [&str; 6] =
     [CONFIG, "generation_config.json", TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", JINJA];
 const JINJA: &str = "chat_template.jinja";
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-const SETTING_UP: &str = "setting up the HTTP client";
-/// The folder of further chat templates.
+/// The folder of additional chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 
-/// Downloads what the cache is missing of a repository, and returns its snapshot.
+/// Downloads the files of a repository that the cache lacks, and returns its snapshot.
 pub(super) fn download(
     repo: RepoName,
     cache: RepoCache,
     options: &HubOptions,
-    missing: String,
+    missing: Box<CacheMiss>,
     mut on_progress: impl FnMut(HubProgress) -> ControlFlow<()>,
-) -> Result<PathBuf> {
-    // The client is asynchronous. Its own thread allows for callers that are inside another runtime, keeps the callback
-    // on the caller's thread, and lets the callback be asked while the network is silent.
+) -> Result<PathBuf, HubError> {
+    // The client is asynchronous. A thread of its own supports callers inside another runtime, keeps the callback on
+    // the caller's thread, and lets the callback run while the network is silent.
     thread::scope(|scope| {
         let (progress, reports) = channel();
         let (stop, stopped) = oneshot::channel();
         let failed = {
             let repo = repo.to_string();
-            move |source| HubError::Failed { repo, doing: "starting the download".into(), source: Box::new(source) }
+            move |source| HubError::Failed { repo, doing: HubAction::Start, source: Box::new(source) }
         };
         let job = Job { repo, cache, options, missing, progress };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|source| job.failed("starting the download", source))?;
+            let runtime = runtime.map_err(|source| job.failed(HubAction::Start, source))?;
             let outcome = runtime.block_on(async {
                 match select(pin!(job.run()), stopped).await {
                     Either::Left((outcome, _)) => outcome,
-                    Either::Right(_) => Err(HubError::BrokenOff { repo: job.repo.to_string() }.into()),
+                    Either::Right(_) => Err(HubError::Cancelled { repo: job.repo.to_string() }),
                 }
             });
-            // A name server that does not answer must not hold up the return.
+            // A name server that does not answer must not delay the return.
             runtime.shutdown_background();
             outcome
         };
         let worker = thread::Builder::new().name("hub-download".into()).spawn_scoped(scope, work).map_err(failed)?;
         if watch(&reports, &mut on_progress).is_break() {
-            // It fails only if the work has ended by itself.
+            // Fails only if the work ended by itself.
             let _ = stop.send(());
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-/// Hands on what is reported until the reporter is gone, and repeats it while nothing is.
+/// Forwards progress reports until the reporter is gone, and repeats the last one in between.
 fn watch(
     reports: &Receiver<HubProgress>,
     on_progress: &mut impl FnMut(HubProgress) -> ControlFlow<()>,
@@ -89,21 +87,21 @@ pub(super) struct Job<'a> {
     pub(super) repo: RepoName,
     pub(super) cache: RepoCache,
     options: &'a HubOptions,
-    missing: String,
+    missing: Box<CacheMiss>,
     progress: Sender<HubProgress>,
 }
 
 impl Job<'_> {
-    async fn run(&self) -> Result<PathBuf> {
+    async fn run(&self) -> Result<PathBuf, HubError> {
         let http = self.http()?;
-        // Whether the hub can be reached at all is to be known at once.
+        // Whether the hub can be reached must be known immediately.
         let model = self.model(http.clone(), 0)?;
-        let asking = format!("asking {} for it", self.options.endpoint);
-        // Without the wish for one property, the hub lists everything that it knows.
+        let asking = || HubAction::Request { endpoint: self.options.endpoint.clone() };
+        // Without a list of properties, the hub returns everything.
         let info = model.info().revision(self.repo.revision.as_str()).expand(vec!["sha".into()]).send().await;
-        let commit = info.map_err(|error| self.explain(error, &asking))?.sha.unwrap_or_default();
+        let commit = info.map_err(|error| self.explain(error, asking()))?.sha.unwrap_or_default();
         if !is_commit(&commit) {
-            return Err(self.failed(&asking, format!("{commit:?} is not a commit")).into());
+            return Err(self.failed(asking(), HubAnswer::Commit { found: commit }));
         }
         let model = self.model(http, 3)?;
         let mut found = self.list(&model, &commit, None).await?;
@@ -119,8 +117,13 @@ impl Job<'_> {
         Ok(self.cache.snapshot(&commit))
     }
 
-    /// Fetches a commit's files, the weights last: they make a snapshot count as complete.
-    async fn fetch(&self, model: &HFRepository<RepoTypeModel>, commit: &str, found: Vec<Remote>) -> Result<()> {
+    /// Downloads a commit's files, the weights last: they make a snapshot complete.
+    async fn fetch(
+        &self,
+        model: &HFRepository<RepoTypeModel>,
+        commit: &str,
+        found: Vec<Remote>,
+    ) -> Result<(), HubError> {
         let take = |name: &str| {
             found.iter().find(|file| file.path == name).cloned().ok_or_else(|| HubError::NotAModel {
                 repo: self.repo.to_string(),
@@ -155,17 +158,17 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn http(&self) -> Result<reqwest::Client> {
+    fn http(&self) -> Result<reqwest::Client, HubError> {
         let HubOptions { connect_timeout, stall_timeout, .. } = *self.options;
         let client = reqwest::Client::builder().user_agent(AGENT);
         let client = client.connect_timeout(connect_timeout).read_timeout(stall_timeout).build();
-        client.map_err(|error| self.explain(error.into(), SETTING_UP).into())
+        client.map_err(|error| self.explain(error.into(), HubAction::SetUp))
     }
 
-    /// The repository behind a client that tries a failed request again so many times.
-    fn model(&self, http: reqwest::Client, retries: usize) -> Result<HFRepository<RepoTypeModel>> {
-        // Every setting is given, as the builder asks the environment for those that are not. It also does for a token;
-        // one that cannot stand in a header keeps it from that and is not sent.
+    /// The repository, with a client that retries a failed request this many times.
+    fn model(&self, http: reqwest::Client, retries: usize) -> Result<HFRepository<RepoTypeModel>, HubError> {
+        // All settings are given, since the builder reads missing ones from the environment. It does so for the token
+        // too; an invalid token prevents that and is not sent.
         let token = self.options.token.as_ref().map_or("\0", |token| token.secret());
         let client = HFClient::builder()
             .client(http)
@@ -176,7 +179,7 @@ impl Job<'_> {
             .cache_enabled(false)
             .retry_max_attempts(retries)
             .build();
-        let client = client.map_err(|error| self.explain(error, SETTING_UP))?;
+        let client = client.map_err(|error| self.explain(error, HubAction::SetUp))?;
         Ok(client.model(&self.repo.owner, &self.repo.name))
     }
 
@@ -185,8 +188,8 @@ impl Job<'_> {
         model: &HFRepository<RepoTypeModel>,
         commit: &str,
         folder: Option<&str>,
-    ) -> Result<Vec<RepoTreeEntry>> {
-        let failed = |error| self.explain(error, "listing its files");
+    ) -> Result<Vec<RepoTreeEntry>, HubError> {
+        let failed = |error| self.explain(error, HubAction::List);
         let entries = model.list_tree().revision(commit).maybe_path_in_repo(folder).send().map_err(failed)?;
         let mut entries = pin!(entries);
         let mut found = Vec::new();
@@ -196,12 +199,16 @@ impl Job<'_> {
         Ok(found)
     }
 
-    pub(super) fn failed(&self, doing: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HubError {
-        HubError::Failed { repo: self.repo.to_string(), doing: doing.into(), source: source.into() }
+    pub(super) fn failed(
+        &self,
+        doing: HubAction,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> HubError {
+        HubError::Failed { repo: self.repo.to_string(), doing, source: source.into() }
     }
 
-    /// What a failed request means to the user. Addresses are left out: those of file servers are signed.
-    pub(super) fn explain(&self, error: HFError, doing: &str) -> HubError {
+    /// Explains a failed request to the user. URLs are omitted: those of file servers are signed.
+    pub(super) fn explain(&self, error: HFError, doing: HubAction) -> HubError {
         let entry = matches!(error, HFError::EntryNotFound { .. });
         let (status, code) = match error {
             HFError::Request { source, .. } if source.is_connect() || source.is_timeout() => {
@@ -225,42 +232,30 @@ impl Job<'_> {
         };
         let (repo, endpoint) = (self.repo.to_string(), self.options.endpoint.clone());
         match (status.as_u16(), code.as_deref()) {
-            (401 | 403, code) => HubError::Refused { reason: self.refusal(code), endpoint, repo },
+            (401 | 403, code) => HubError::Refused {
+                endpoint,
+                repo: self.repo.id(),
+                gated: code == Some("GatedRepo"),
+                with_token: self.options.token.is_some(),
+            },
             (404, Some("RevisionNotFound")) => {
-                let wanted = format!("revision {} of {}", self.repo.revision, self.repo.id());
-                HubError::NotFound { endpoint, wanted }
+                HubError::RevisionNotFound { endpoint, repo: self.repo.id(), revision: self.repo.revision.clone() }
             }
             (404, code) if code == Some("EntryNotFound") || entry && code.is_none() => {
-                self.failed(doing, "the hub does not have the file")
+                self.failed(doing, HubAnswer::NoFile)
             }
-            (404, _) => HubError::NotFound { endpoint, wanted: format!("model {repo} that this user may see") },
-            (status, _) => self.failed(doing, format!("the hub answered with HTTP status {status}")),
-        }
-    }
-
-    fn refusal(&self, code: Option<&str>) -> String {
-        let page = format!("{}/{}", self.options.endpoint, self.repo.id());
-        match (code, &self.options.token) {
-            (Some("GatedRepo"), None) => {
-                format!("it is gated; ask for access at {page}, then set HF_TOKEN to a token of that account")
-            }
-            (Some("GatedRepo"), Some(_)) => {
-                format!("it is gated, and the token's account has no access; ask for it at {page}")
-            }
-            (_, None) => "it does not exist, is private or is gated; check the name, or set HF_TOKEN to a token that \
-                          may read it"
-                .into(),
-            (_, Some(_)) => "it does not exist, or the token is not valid or may not read it".into(),
+            (404, _) => HubError::NotFound { endpoint, repo },
+            (status, _) => self.failed(doing, HubAnswer::Status { status }),
         }
     }
 }
 
-/// The files of a listing, without those whose ids are none: their ids become file names.
+/// The files of a listing whose ids are valid; ids become file names.
 fn files(entries: &[RepoTreeEntry]) -> Vec<Remote> {
     entries.iter().filter_map(Remote::new).filter(|file| is_hex(&file.blob)).collect()
 }
 
-/// Whether a path is that of a further chat template, directly in its folder.
+/// Whether a path is that of an additional chat template, directly in its folder.
 fn is_template(path: &str) -> bool {
     let name = path.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
     name.is_some_and(|name| name.ends_with(".jinja") && !name.contains(['/', '\\', ':']) && !name.starts_with('.'))

@@ -11,23 +11,23 @@ use sha2::{Digest, Sha256};
 
 use super::cache::RepoCache;
 use super::download::Job;
-use super::{HubError, HubProgress};
+use super::{HubAction, HubError, HubProgress};
 
-/// How often a broken connection is taken up again; each time must have brought something.
+/// How often an interrupted connection is resumed; each attempt must have received something.
 const RESUMES: usize = 20;
 
-/// How often progress is reported.
+/// The interval of progress reports.
 const BEAT: Duration = Duration::from_millis(50);
 
 /// A file in a repository.
 #[derive(Clone, Debug)]
 pub(super) struct Remote {
-    /// Its path there.
+    /// The path in the repository.
     pub(super) path: String,
     size: u64,
-    /// Its name among the cache's blobs.
+    /// The name among the cache's blobs.
     pub(super) blob: String,
-    /// Whether that name is its SHA-256 sum, as it is for large files. Others go by a sum over what git stores.
+    /// Whether that name is the file's SHA-256 hash, as for large files. Other files are named by git's hash.
     summed: bool,
 }
 
@@ -44,11 +44,11 @@ impl Remote {
     }
 }
 
-/// Why a file did not come.
+/// The reason why a download stopped.
 enum Stop {
-    /// The connection broke; the bytes so far are good.
+    /// The connection was interrupted; the bytes so far are valid.
     Broken(HFError),
-    /// There is no going on.
+    /// The download cannot continue.
     Failed(HubError),
 }
 
@@ -58,16 +58,16 @@ impl From<HubError> for Stop {
     }
 }
 
-/// Fetches files of one commit into the cache.
+/// Downloads files of one commit into the cache.
 pub(super) struct Fetcher<'a> {
     job: &'a Job<'a>,
     model: &'a HFRepository<RepoTypeModel>,
     commit: &'a str,
     progress: &'a Sender<HubProgress>,
     reported: Instant,
-    /// Bytes of the files before the current one.
+    /// The number of bytes of the files before the current one.
     before: u64,
-    /// Bytes of all files.
+    /// The number of bytes of all files.
     all: u64,
 }
 
@@ -81,17 +81,17 @@ impl<'a> Fetcher<'a> {
         Self { job, model, commit, progress, reported: Instant::now(), before: 0, all: 0 }
     }
 
-    /// Counts files that will be fetched.
+    /// Adds the sizes of files that will be downloaded.
     pub(super) fn expect(&mut self, files: &[Remote]) {
         self.all += files.iter().map(|file| file.size).sum::<u64>();
     }
 
-    /// Makes a file appear in the snapshot: by a link where the cache has its contents, else by a download.
+    /// Adds a file to the snapshot: by a link if the cache has its content, else by a download.
     pub(super) async fn fetch(&mut self, file: &Remote) -> Result<(), HubError> {
         let cache = &self.job.cache;
         let blob = cache.folder.join("blobs").join(&file.blob);
         self.report(file, 0);
-        // Without links (on Windows), the Python libraries put files into the snapshot itself.
+        // Without links (on Windows), the Python libraries store files in the snapshot itself.
         let link = cache.snapshot(self.commit).join(&file.path);
         if !has_length(&link, file.size) {
             if !has_length(&blob, file.size) {
@@ -118,14 +118,14 @@ impl<'a> Fetcher<'a> {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(200)).await,
-                // Some network file systems have no locks; the sum still guards the result.
+                // Some network file systems have no locks; the hash still protects the result.
                 Err(TryLockError::Error(source)) if source.kind() == ErrorKind::Unsupported => return Ok(lock),
                 Err(TryLockError::Error(source)) => return Err(unwritable(&path)(source)),
             }
         }
     }
 
-    /// Downloads a file beside its blob, and renames it once it is whole and checked.
+    /// Downloads a file next to its blob, and renames it when it is complete and verified.
     async fn download(&mut self, file: &Remote, blob: &Path) -> Result<(), HubError> {
         let path = PathBuf::from(format!("{}.incomplete", blob.display()));
         let mut part = Part::open(&path, file).await?;
@@ -141,12 +141,14 @@ impl<'a> Fetcher<'a> {
                     resumes -= 1;
                     None
                 }
-                Err(Stop::Broken(error)) => return Err(self.job.explain(error, &format!("downloading {}", file.path))),
+                Err(Stop::Broken(error)) => {
+                    return Err(self.job.explain(error, HubAction::Download { file: file.path.clone() }));
+                }
                 Err(Stop::Failed(error)) => return Err(error),
             };
             let Some((expected, found)) = wrong else { continue };
             part.clear()?;
-            // What an earlier download left may have been what was wrong.
+            // The part from an earlier download may be wrong.
             if start == 0 {
                 drop(part);
                 let _ = fs::remove_file(&path);
@@ -159,7 +161,7 @@ impl<'a> Fetcher<'a> {
         fs::rename(&path, blob).map_err(unwritable(blob))
     }
 
-    /// Appends to a part what it lacks, or more if the hub sends more.
+    /// Appends the missing bytes to a partial file, or more if the hub sends more.
     async fn stream(&mut self, file: &Remote, part: &mut Part<'_>) -> Result<(), Stop> {
         let start = part.length;
         if start >= file.size && start > 0 {
@@ -169,15 +171,15 @@ impl<'a> Fetcher<'a> {
         let request = request.maybe_range((start > 0).then_some(start..file.size));
         let (length, mut chunks) = request.send().await.map_err(|error| match error {
             HFError::Request { .. } => Stop::Broken(error),
-            error => Stop::Failed(self.job.explain(error, &format!("downloading {}", file.path))),
+            error => Stop::Failed(self.job.explain(error, HubAction::Download { file: file.path.clone() })),
         })?;
         if start > 0 && length == Some(file.size) {
-            // A server that knows no ranges sends the whole file.
+            // A server without range requests sends the whole file.
             part.clear()?;
         }
         let mut told = part.length;
         loop {
-            // Not with every chunk, but also of the last one before a pause.
+            // Not with every chunk, but also after the last one before a pause.
             if part.length > told && self.reported.elapsed() >= BEAT {
                 told = part.length;
                 self.report(file, told);
@@ -195,7 +197,7 @@ impl<'a> Fetcher<'a> {
 
     fn report(&mut self, file: &Remote, done: u64) {
         self.reported = Instant::now();
-        // Nobody listens any more once the download has been broken off.
+        // The receiver is gone after a cancelled download.
         let _ = self.progress.send(HubProgress::File {
             name: file.path.clone(),
             done,
@@ -206,7 +208,7 @@ impl<'a> Fetcher<'a> {
     }
 }
 
-/// The part of a file that is here.
+/// The downloaded part of a file.
 struct Part<'a> {
     path: &'a Path,
     file: File,
@@ -215,13 +217,13 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Takes up what an earlier download left of a file whose sum is known; others are small and start over.
+    /// Opens the part of an earlier download if the file's hash is known; other files are small and start over.
     async fn open(path: &'a Path, remote: &Remote) -> Result<Self, HubError> {
         let options = File::options().read(true).write(true).create(true).truncate(false).clone();
         let file = options.open(path).map_err(unwritable(path))?;
         let mut part = Self { path, file, length: 0, sum: Sha256::new() };
         if remote.summed {
-            part.take_up().await?;
+            part.hash_existing().await?;
         }
         if part.length == 0 || part.length > remote.size {
             part.clear()?;
@@ -229,8 +231,8 @@ impl<'a> Part<'a> {
         Ok(part)
     }
 
-    /// Counts and sums what is in the file.
-    async fn take_up(&mut self) -> Result<(), HubError> {
+    /// Counts and hashes the bytes in the file.
+    async fn hash_existing(&mut self) -> Result<(), HubError> {
         let mut buffer = vec![0; 1 << 20];
         loop {
             let read = self.file.read(&mut buffer).map_err(unwritable(self.path))?;
@@ -239,7 +241,7 @@ impl<'a> Part<'a> {
             }
             self.sum.update(&buffer[..read]);
             self.length += read as u64;
-            // So that the download can be broken off meanwhile.
+            // So that the download can be cancelled meanwhile.
             tokio::task::yield_now().await;
         }
     }
@@ -258,7 +260,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// What this should be and is instead, if it is not the whole file.
+    /// The expected and the found size or hash, if the file is not complete and valid.
     fn wrong(&self, remote: &Remote) -> Option<(String, String)> {
         if self.length != remote.size {
             return Some((format!("{} bytes", remote.size), format!("{} bytes or more", self.length)));
@@ -279,7 +281,7 @@ impl RepoCache {
     }
 }
 
-/// Whether a file is there and has this length.
+/// Whether a file exists and has this length.
 fn has_length(path: &Path, length: u64) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == length)
 }
@@ -292,11 +294,11 @@ fn create_parent(path: &Path) -> Result<(), HubError> {
     path.parent().map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(unwritable(folder)))
 }
 
-/// Puts a blob into a snapshot: by a relative link, so that the cache can be moved, or by a second name for the file
-/// where links take privileges.
+/// Adds a blob to a snapshot: by a relative link, so that the cache can be moved, or by a hard link where symbolic
+/// links need privileges.
 fn create_link(blob: &Path, link: &Path, file: &Remote) -> Result<(), HubError> {
     create_parent(link)?;
-    // What is there is broken or of another length.
+    // The existing file is broken or has another length.
     let _ = fs::remove_file(link);
     #[cfg(unix)]
     let outcome = {

@@ -4,20 +4,20 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where models come from, and where they are kept.
+/// The source of models, and the cache.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
     /// The hub's address.
     pub endpoint: String,
-    /// The folder that holds a folder `models--org--name` for each model.
+    /// The folder with a folder `models--org--name` for each model.
     pub cache: PathBuf,
-    /// Given to the hub (not to the servers that it redirects to), for models that are private or gated.
+    /// Sent to the hub (not to servers that it redirects to), for private or gated models.
     pub token: Option<HubToken>,
-    /// Whether the network stays unused.
+    /// Whether network access is disabled.
     pub offline: bool,
-    /// How long to wait for a connection.
+    /// The timeout for a connection.
     pub connect_timeout: Duration,
-    /// How long to wait while nothing arrives over a connection.
+    /// The timeout while no data arrive over a connection.
     pub stall_timeout: Duration,
 }
 
@@ -34,19 +34,19 @@ impl HubOptions {
         }
     }
 
-    /// What the environment says, by the same variables and files as the Python libraries.
+    /// Reads the options from the environment, from the same variables and files as the Python libraries.
     ///
     /// - cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in the Hugging Face folder, which is `HF_HOME`,
-    ///   `huggingface` in `XDG_CACHE_HOME`, or `.cache/huggingface` in the user's home;
-    /// - endpoint: `HF_ENDPOINT`;
+    ///   `huggingface` in `XDG_CACHE_HOME`, or `.cache/huggingface` in the user's home.
+    /// - endpoint: `HF_ENDPOINT`.
     /// - token: `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, the file `HF_TOKEN_PATH`, or the file `token` in the Hugging Face
-    ///   folder; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set;
+    ///   folder; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
     /// - offline: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`, set to `1`, `true`, `yes` or `on`.
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var_os(name), std::env::home_dir().unwrap_or_default())
     }
 
-    /// [`Self::from_env`] on any environment.
+    /// [`Self::from_env`] for any environment.
     pub(super) fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user: PathBuf) -> Self {
         let filled = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| filled(name).and_then(|value| value.into_string().ok());
@@ -76,7 +76,7 @@ impl HubOptions {
     }
 }
 
-/// A file that cannot be read is as good as none: most models need no token.
+/// A file that cannot be read counts as absent: most models need no token.
 fn read_token(path: &Path) -> Option<HubToken> {
     const LONGEST: u64 = 4096;
     let mut token = String::new();
@@ -84,12 +84,12 @@ fn read_token(path: &Path) -> Option<HubToken> {
     HubToken::new(&token)
 }
 
-/// An access token of the hub. It is never shown, not even by [`Debug`](fmt::Debug), and never stored.
+/// An access token of the hub. It is never displayed, not even by [`Debug`](fmt::Debug), and never stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubToken(String);
 
 impl HubToken {
-    /// A token without the white space around it; `None` if nothing is left or if no token looks like that.
+    /// A token without surrounding white space; `None` if the rest is empty or contains invalid characters.
     pub fn new(token: &str) -> Option<Self> {
         let token = token.trim();
         (!token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(token.into()))

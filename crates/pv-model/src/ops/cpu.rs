@@ -1,7 +1,7 @@
 //! The decoder's operations on the CPU backend's own storage, through pv-kernels.
 //!
-//! Each returns `None` where it does not apply: another backend, another type than f32, a tensor that is part of an
-//! autodiff graph. Then the portable operation does the same.
+//! Each function returns `None` if it does not apply: for another backend, another type than f32, or a tensor in an
+//! autodiff graph. The portable operation is used then.
 
 use burn::backend::Flex;
 use burn::tensor::{DType, Shape};
@@ -9,7 +9,7 @@ use burn_flex::{FlexTensor, Layout};
 
 use super::{AttentionShape, LayerCache, PassContext, Tensor};
 
-/// The tensor's own storage, when it is plain f32 in one piece on the CPU backend.
+/// The tensor's own storage, if it is contiguous f32 on the CPU backend.
 pub(super) fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if tensor.dtype() != DType::F32 {
         return None;
@@ -21,7 +21,7 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
-/// As [`storage`], for writing into: the storage holds the tensor's values and nothing else.
+/// Like [`storage`], for writing: the storage contains the tensor's values and nothing else.
 pub(super) fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     let tensor = storage(tensor)?;
     let values = tensor.as_slice::<f32>()?;
@@ -37,7 +37,7 @@ pub(super) fn values(tensor: &FlexTensor) -> Option<&[f32]> {
     tensor.as_slice::<f32>()
 }
 
-/// A tensor from values that fill the shape.
+/// A tensor of a shape from its values.
 pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     let bytes = burn::tensor::Bytes::from_elems(values);
     let primitive = FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32);
@@ -53,7 +53,7 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> 
     };
     let bias = bias.as_ref().and_then(values);
     let mut out = vec![0.0; m * n];
-    pv_kernels::linear(values(&x)?, values(&w)?, bias, &mut out, m, k, n);
+    pv_kernels::linear::linear(values(&x)?, values(&w)?, bias, &mut out, m, k, n);
     Some(tensor(out, [m, n]))
 }
 
@@ -61,21 +61,21 @@ pub(super) fn rms_norm(x: &Tensor<2>, w: &Tensor<1>, eps: f64) -> Option<Tensor<
     let shape = x.dims();
     let (x, w) = (storage(x)?, storage(w)?);
     let mut out = vec![0.0; shape[0] * shape[1]];
-    pv_kernels::rms_norm(values(&x)?, values(&w)?, eps as f32, &mut out);
+    pv_kernels::norm::rms_norm(values(&x)?, values(&w)?, eps as f32, &mut out);
     Some(tensor(out, shape))
 }
 
-/// The sum, in `x`'s own storage when nobody else holds it; `x` back where this does not apply.
-#[expect(clippy::result_large_err, reason = "what comes back is the argument, not an error to carry around")]
+/// The sum, in `x`'s own storage if it has no other owner; returns `x` as the error if this does not apply.
+#[expect(clippy::result_large_err, reason = "the error is the argument itself")]
 pub(super) fn add(x: Tensor<2>, delta: &Tensor<2>) -> Result<Tensor<2>, Tensor<2>> {
     let Some((mut sum, delta)) = writable(&x).zip(storage(delta)) else { return Err(x) };
     let Some(delta) = values(&delta) else { return Err(x) };
     drop(x);
-    pv_kernels::add_in_place(sum.storage_mut::<f32>(), delta);
+    pv_kernels::elementwise::add_in_place(sum.storage_mut::<f32>(), delta);
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
-/// As [`add`], and the norm of the sum.
+/// Like [`add`], and the norm of the sum.
 #[expect(clippy::result_large_err, reason = "as for `add`")]
 pub(super) fn add_rms_norm(
     x: Tensor<2>,
@@ -88,7 +88,7 @@ pub(super) fn add_rms_norm(
     let (Some(delta), Some(w)) = (values(&delta), values(&w)) else { return Err(x) };
     drop(x);
     let mut out = vec![0.0; shape[0] * shape[1]];
-    pv_kernels::add_rms_norm(sum.storage_mut::<f32>(), delta, w, eps as f32, &mut out);
+    pv_kernels::norm::add_rms_norm(sum.storage_mut::<f32>(), delta, w, eps as f32, &mut out);
     Ok((Tensor::from_primitive::<Flex>(sum), tensor(out, shape)))
 }
 
@@ -96,7 +96,7 @@ pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = storage(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    pv_kernels::swiglu(values(&gate_up)?, &mut out, m, width / 2);
+    pv_kernels::elementwise::swiglu(values(&gate_up)?, &mut out, m, width / 2);
     Some(tensor(out, [m, width / 2]))
 }
 
@@ -107,12 +107,14 @@ pub(super) fn qk_norm(
     shape: &AttentionShape,
     eps: f64,
 ) -> Option<Tensor<2>> {
-    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
     let dims = qkv.dims();
     let (qkv, q, k) = (storage(qkv)?, storage(q)?, storage(k)?);
     let mut out = values(&qkv)?.to_vec();
-    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], 0, heads, values(&q)?, eps as f32);
-    pv_kernels::rms_norm_heads_in_place(&mut out, dims[1], heads * head_dim, kv_heads, values(&k)?, eps as f32);
+    for (part, w) in shape.parts().into_iter().zip([&q, &k]) {
+        let w = values(w)?;
+        let heads = part.len() / w.len();
+        pv_kernels::norm::rms_norm_heads_in_place(&mut out, dims[1], part.start, heads, w, eps as f32);
+    }
     Some(tensor(out, dims))
 }
 
@@ -122,15 +124,17 @@ pub(super) fn attention(
     context: &PassContext,
     cache: Option<&mut LayerCache>,
 ) -> Option<Tensor<2>> {
-    let AttentionShape { heads, kv_heads, head_dim, window, scale } = *shape;
+    let AttentionShape { heads, kv_heads, head_dim, window, scale, softcap, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
+    if softcap.is_some() {
+        return None;
+    }
     let mut qkv = writable(qkv)?;
-    let table = &context.table;
-    let offsets: Vec<usize> = context.positions.iter().map(|position| position - table.first).collect();
+    let table = context.table(shape);
     let stride = (heads + 2 * kv_heads) * head_dim;
-    // Copies only when someone else still holds the product.
+    // Copies only if the product has another owner.
     let rotated = qkv.storage_mut::<f32>();
-    pv_kernels::rope_in_place(
+    pv_kernels::rope::rope_in_place(
         rotated,
         stride,
         heads + kv_heads,
@@ -138,10 +142,10 @@ pub(super) fn attention(
         table.half,
         &table.cos,
         &table.sin,
-        &offsets,
+        &table.offsets,
     );
     let run = |keys: &mut [f32], values: &mut [f32], capacity: usize| {
-        let shape = pv_kernels::AttentionShape {
+        let shape = pv_kernels::attention::AttentionShape {
             batch,
             seq,
             heads,
@@ -153,8 +157,8 @@ pub(super) fn attention(
             scale: scale as f32,
         };
         let mut out = vec![0.0; batch * seq * heads * head_dim];
-        pv_kernels::write_cache(&shape, rotated, keys, values);
-        pv_kernels::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
+        pv_kernels::cache::write_cache(&shape, rotated, keys, values);
+        pv_kernels::attention::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
         tensor(out, [batch * seq, heads * head_dim])
     };
     let Some(cache) = cache else {
@@ -164,7 +168,7 @@ pub(super) fn attention(
     let (keys, values) = cache.kv.take()?;
     let capacity = keys.dims()[2];
     let (mut keys, mut values) = match writable(&keys).zip(writable(&values)) {
-        // The tensors let go of their storage here, so that it has one owner and is written in place.
+        // The tensors release their storage here, so that it has one owner and is written in place.
         Some(owned) => {
             drop((keys, values));
             owned
@@ -184,7 +188,7 @@ pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tenso
     let logits = storage(logits)?;
     let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
     let mut log_sums = vec![0.0; targets.len()];
-    Some(tensor(vec![pv_kernels::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
+    Some(tensor(vec![pv_kernels::gradients::cross_entropy(values(&logits)?, &targets, vocab, &mut log_sums)], [1]))
 }
 
 pub(super) fn log_probs(logits: &Tensor<2>, targets: &[u32]) -> Option<Vec<f32>> {
@@ -193,7 +197,7 @@ pub(super) fn log_probs(logits: &Tensor<2>, targets: &[u32]) -> Option<Vec<f32>>
     let logits = values(&logits)?;
     let targets: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
     let mut log_sums = vec![0.0; targets.len()];
-    pv_kernels::cross_entropy(logits, &targets, vocab, &mut log_sums);
+    pv_kernels::gradients::cross_entropy(logits, &targets, vocab, &mut log_sums);
     let rows = logits.chunks_exact(vocab).zip(&targets).zip(&log_sums);
     Some(rows.map(|((row, target), log_sum)| row[*target] - log_sum).collect())
 }

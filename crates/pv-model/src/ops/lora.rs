@@ -1,8 +1,9 @@
-//! The low-rank updates of a projection, three ways: on plain f32 tensors of the CPU, as a node of an autodiff graph
-//! there, and in Burn's tensors. No way forms a product of a weight's size, forward or backward.
+//! The low-rank updates of a projection in three implementations: on f32 tensors of the CPU without autodiff, as a node
+//! of an autodiff graph there, and in Burn's tensors. None of them forms a product of a weight's size, forward or
+//! backward.
 //!
-//! Updates that read the same input are taken together: their A stand in one matrix, so that the input is read once, and
-//! its gradient is one product.
+//! Updates with the same input are combined: their A matrices are stacked, so that the input is read once, and its
+//! gradient is one product.
 
 use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -14,10 +15,10 @@ use super::Tensor;
 use super::cpu::{storage, values, writable};
 use super::cpu_autodiff::{Argument, held, plain, primitive, product, record, upstream};
 
-/// So many updates are one node; a projection of a block has three at most, unless it has several adapters.
+/// The number of updates in one node; a projection of a block has at most three, unless it has several adapters.
 const TOGETHER: usize = 3;
 
-/// Where an update goes and how strongly: `y[:, first..first + out] += scale · (x·Aᵀ)·Bᵀ`.
+/// The columns and the scale of an update: `y[:, first..first + out] += scale · (x·Aᵀ)·Bᵀ`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LoraPlace {
     /// The first column of `y`.
@@ -44,8 +45,9 @@ impl LoraTerm {
     }
 }
 
-/// Adds updates of the input `x` `[tokens, in]` to `y` `[tokens, width]`, the frozen projection's output. They may be of
-/// another float type than `x` and `y`: an update is computed in its own, and rounded to `y`'s when it is added.
+/// Adds updates of the input `x` `[tokens, in]` to `y` `[tokens, width]`, the frozen projection's output. Updates may
+/// have another float type than `x` and `y`: an update is computed in its own type and rounded to that of `y` when it
+/// is added.
 pub(crate) fn lora_add(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Tensor<2> {
     terms.chunks(TOGETHER).fold(y, |y, terms| {
         let y = match on_cpu(y, x, terms) {
@@ -59,7 +61,7 @@ pub(crate) fn lora_add(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Tenso
     })
 }
 
-/// Where an update's columns are, among those of `y` and among those of the stacked x·Aᵀ.
+/// The columns of an update in `y` and in the stacked x·Aᵀ.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     rank: usize,
@@ -80,7 +82,7 @@ fn parts(terms: &[LoraTerm]) -> Vec<Part> {
     terms.iter().map(part).collect()
 }
 
-/// The matrices A one below the other, `[all ranks, in]`.
+/// The stacked matrices A, `[all ranks, in]`.
 fn stacked(a: &[FlexTensor], inputs: usize) -> FlexTensor {
     match a {
         [one] => one.clone(),
@@ -92,16 +94,16 @@ fn stacked(a: &[FlexTensor], inputs: usize) -> FlexTensor {
     }
 }
 
-/// Adds the updates into `y`, and returns scale · x·Aᵀ, `[tokens, all ranks]`.
+/// Adds the updates to `y`, and returns scale · x·Aᵀ, `[tokens, all ranks]`.
 fn add_into(y: &mut [f32], width: usize, x: &[f32], a: &[f32], b: &[&[f32]], parts: &[Part]) -> Vec<f32> {
     let (tokens, ranks) = (y.len() / width, parts.iter().map(|part| part.rank).sum::<usize>());
     let mut low = vec![0.0; tokens * ranks];
-    pv_kernels::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
+    pv_kernels::linear::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
     scale_columns(&mut low, ranks, parts);
     for (part, b) in parts.iter().zip(b) {
-        let from = pv_kernels::Columns { width: ranks, first: part.at, count: part.rank };
-        let to = pv_kernels::Columns { width, first: part.first, count: part.out };
-        pv_kernels::linear_add(&low, from, b, y, to);
+        let from = pv_kernels::linear::Columns { width: ranks, first: part.at, count: part.rank };
+        let to = pv_kernels::linear::Columns { width, first: part.first, count: part.out };
+        pv_kernels::linear::linear_add(&low, from, b, y, to);
     }
     low
 }
@@ -114,7 +116,7 @@ fn scale_columns(low: &mut [f32], ranks: usize, parts: &[Part]) {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "what comes back is the argument, not an error to carry around")]
+#[expect(clippy::result_large_err, reason = "the error is the argument itself")]
 pub(super) fn on_cpu(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Result<Tensor<2>, Tensor<2>> {
     let ([_, width], [_, inputs], parts) = (y.dims(), x.dims(), parts(terms));
     let all = |of: fn(&LoraTerm) -> &Tensor<2>| terms.iter().map(|term| storage(of(term))).collect::<Option<Vec<_>>>();
@@ -205,7 +207,7 @@ pub(super) fn recorded(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Resul
     }
     let Some(nodes) = Nodes::of(nodes) else { return Err(y) };
     drop(y);
-    // In the summand's own storage when nobody else holds it and it is its alone.
+    // In the summand's own storage, if it has no other owner and no other content.
     let mut sum = summand.values;
     if size_of_val(held(&sum)) != sum.bytes().len() {
         sum = primitive(held(&sum).to_vec(), [tokens, width]);
@@ -221,7 +223,7 @@ pub(super) fn recorded(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Resul
     })
 }
 
-/// The arguments' places in the graph, whose number is part of a node's type.
+/// The arguments' nodes in the graph; their number is part of a node's type.
 enum Nodes {
     One([NodeGuard; 4]),
     Two([NodeGuard; 6]),
@@ -249,7 +251,7 @@ pub(super) fn portable(y: Tensor<2>, x: &Tensor<2>, terms: &[LoraTerm]) -> Tenso
             return y + delta;
         }
         let columns = [0..tokens, place.first..place.first + out];
-        // A plain tensor cannot take a part that is tracked.
+        // A tracked part cannot be assigned into a tensor without autodiff.
         let y = if delta.is_autodiff() { y.autodiff() } else { y };
         let sum = y.clone().slice(columns.clone()) + delta;
         y.slice_assign(columns, sum)

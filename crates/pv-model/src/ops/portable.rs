@@ -1,85 +1,112 @@
-//! The decoder's operations in Burn's tensors: every backend, and differentiable.
+//! The decoder's operations in Burn's tensors: for every backend, and differentiable.
 
-use std::cell::OnceCell;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
 
 use super::cpu_autodiff::Rotation;
-use super::{AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, Tensor, Window, indices};
-use crate::decoder::RotaryTable;
+use super::{
+    AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, RotaryTable, Tensor, Window, indices, softcap,
+};
 
-/// What all blocks of a pass share: positions, rotary tables, masks. Made on first use, since the CPU kernels need only
-/// the tables on the host.
+/// Data shared by all blocks of a pass: positions, rotary tables, masks. Created at first use, since the CPU kernels
+/// need only the tables on the host.
 #[derive(Debug)]
 pub(crate) struct PassContext {
     pub(crate) window: Window,
-    pub(crate) positions: Vec<usize>,
-    pub(crate) table: RotaryTable,
-    /// Where padding is left out.
+    ropes: Vec<Rope>,
+    /// The packing, if padding is removed.
     pub(crate) ragged: Option<Ragged>,
     device: Device,
     dtype: DType,
-    angles: OnceCell<(Tensor<4>, Tensor<4>)>,
     masks: RefCell<Vec<(Option<usize>, Tensor<4, Bool>)>>,
+    neighbours_apart: OnceCell<Tensor<1, Int>>,
+}
+
+/// The rotary tables of a pass, on the host and in the forms that the implementations need.
+#[derive(Debug)]
+struct Rope {
+    table: RotaryTable,
+    angles: OnceCell<(Tensor<4>, Tensor<4>)>,
     rotation: OnceCell<Arc<Rotation>>,
 }
 
 impl PassContext {
     pub(crate) fn new(rotary: &RotaryAngles, window: Window, device: Device, dtype: DType) -> Self {
-        let positions = window.positions();
-        let table = rotary.table(&positions);
-        let (angles, rotation) = (OnceCell::new(), OnceCell::new());
+        let rope = |table| Rope { table, angles: OnceCell::new(), rotation: OnceCell::new() };
+        let ropes = rotary.tables(&window).into_iter().map(rope).collect();
         let ragged = Ragged::of(&window, &device);
-        Self { window, positions, table, ragged, device, dtype, angles, masks: RefCell::default(), rotation }
+        let (masks, neighbours_apart) = (RefCell::default(), OnceCell::new());
+        Self { window, ropes, ragged, device, dtype, masks, neighbours_apart }
     }
 
-    /// `[batch · seq, d]` to what the blocks compute: all of it, or the tokens alone.
-    pub(crate) fn leave_out(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Packs `[batch · seq, d]` for the blocks: removes padding, or returns the tensor unchanged.
+    pub(crate) fn pack(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.ragged {
-            Some(ragged) => ragged.leave_out(x),
+            Some(ragged) => ragged.pack(x),
             None => x,
         }
     }
 
-    /// What the blocks compute to `[batch · seq, d]`.
-    pub(crate) fn fill_in(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Unpacks the blocks' result to `[batch · seq, d]`.
+    pub(crate) fn unpack(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.ragged {
-            Some(ragged) => ragged.fill_in(x),
+            Some(ragged) => ragged.unpack(x),
             None => x,
         }
     }
 
-    /// What the nodes of an autodiff graph hold of all this.
-    pub(super) fn rotation(&self) -> Arc<Rotation> {
-        self.rotation.get_or_init(|| Arc::new(Rotation::new(self))).clone()
+    /// The rotary table of a block.
+    pub(super) fn table(&self, shape: &AttentionShape) -> &RotaryTable {
+        &self.ropes[shape.rope].table
+    }
+
+    /// The data that the nodes of an autodiff graph need.
+    pub(super) fn rotation(&self, shape: &AttentionShape) -> Arc<Rotation> {
+        let rope = &self.ropes[shape.rope];
+        rope.rotation.get_or_init(|| Arc::new(Rotation::new(&self.window, &rope.table))).clone()
+    }
+
+    /// The columns of stacked queries, keys and values in the order in which rotated neighbours 2i and 2i + 1 of a head
+    /// become i and i + half.
+    pub(super) fn neighbours_apart(&self, shape: &AttentionShape) -> Tensor<1, Int> {
+        let order = || {
+            let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+            let half = self.table(shape).half;
+            let in_head = (0..half).map(|i| 2 * i).chain((0..half).map(|i| 2 * i + 1)).chain(2 * half..head_dim);
+            let rotated = (0..heads + kv_heads).flat_map(|head| in_head.clone().map(move |i| head * head_dim + i));
+            let values = (heads + kv_heads) * head_dim..(heads + 2 * kv_heads) * head_dim;
+            self.indices(rotated.chain(values))
+        };
+        self.neighbours_apart.get_or_init(order).clone()
     }
 
     fn indices(&self, values: impl IntoIterator<Item = usize>) -> Tensor<1, Int> {
         indices(values, &self.device)
     }
 
-    /// Cosines and sines of every token, `[batch, seq, 1, head_dim / 2]`.
-    fn angles(&self) -> &(Tensor<4>, Tensor<4>) {
-        self.angles.get_or_init(|| {
-            let RotaryTable { first, half, .. } = self.table;
-            let rows = self.table.cos.len() / half;
-            let index = self.indices(self.positions.iter().map(|position| position - first));
+    /// Cosines and sines of every token, `[batch, seq, 1, rotated / 2]`.
+    fn angles(&self, shape: &AttentionShape) -> &(Tensor<4>, Tensor<4>) {
+        let Rope { table, angles, .. } = &self.ropes[shape.rope];
+        angles.get_or_init(|| {
+            let half = table.half;
+            let rows = table.cos.len() / half;
+            let index = self.indices(table.offsets.iter().copied());
             let gather = |values: &[f32]| {
-                let table = TensorData::new(values.to_vec(), [rows, half]);
-                let table = Tensor::<2>::from_data(table, (&self.device, DType::F32));
-                table
+                let values = TensorData::new(values.to_vec(), [rows, half]);
+                let values = Tensor::<2>::from_data(values, (&self.device, DType::F32));
+                values
                     .select(0, index.clone())
                     .reshape([self.window.starts.len(), self.window.seq, 1, half])
                     .cast(self.dtype)
             };
-            (gather(&self.table.cos), gather(&self.table.sin))
+            (gather(&table.cos), gather(&table.sin))
         })
     }
 
-    /// True where a query must not look, `[batch, 1, seq, columns]`.
+    /// True where a query must not attend, `[batch, 1, seq, columns]`.
     fn mask(&self, window: Option<usize>) -> Tensor<4, Bool> {
         let mut masks = self.masks.borrow_mut();
         if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == window) {
@@ -109,12 +136,12 @@ pub(super) fn linear(x: Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> T
     }
 }
 
-/// As Hugging Face computes it: the norm in f32, the weight applied in the compute type.
+/// The same order as in Hugging Face: the norm in f32, then the product in the type of the weight.
 fn norm<const D: usize>(x: Tensor<D>, w: &Tensor<1>, eps: f64) -> Tensor<D> {
     let dtype = x.dtype();
     let wide = x.cast(DType::F32);
     let inverse = wide.clone().square().mean_dim(D - 1).add_scalar(eps).sqrt().recip();
-    (wide * inverse).cast(dtype) * w.clone().unsqueeze::<D>()
+    ((wide * inverse).cast(w.dtype()) * w.clone().unsqueeze::<D>()).cast(dtype)
 }
 
 pub(super) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
@@ -128,26 +155,40 @@ pub(super) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     silu(gate) * gate_up.slice([0..tokens, half..width])
 }
 
-pub(super) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
-    let [tokens, width] = qkv.dims();
-    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
-    let (q_end, k_end) = (heads * head_dim, (heads + kv_heads) * head_dim);
-    let part = |range: std::ops::Range<usize>| qkv.clone().slice([0..tokens, range]);
-    let normed = |x: Tensor<2>, w: &Tensor<1>, heads: usize| {
-        norm(x.reshape([tokens, heads, head_dim]), w, eps).reshape([tokens, heads * head_dim])
-    };
-    Tensor::cat(vec![normed(part(0..q_end), q, heads), normed(part(q_end..k_end), k, kv_heads), part(k_end..width)], 1)
+/// GELU of the gate in its approximation with a hyperbolic tangent, times up. The cube is a product: a power of a negative
+/// number is NaN in some shading languages.
+pub(super) fn geglu(gate_up: Tensor<2>) -> Tensor<2> {
+    let [tokens, width] = gate_up.dims();
+    let half = width / 2;
+    let gate = gate_up.clone().slice([0..tokens, 0..half]);
+    let cube = gate.clone() * gate.clone() * gate.clone();
+    let inner = (gate.clone() + cube * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
+    gate * (inner.tanh() + 1.0) * 0.5 * gate_up.slice([0..tokens, half..width])
 }
 
-/// Rotates `[batch, seq, heads, head_dim]` in Hugging Face's layout: a head's pairs are its two halves.
+pub(super) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
+    let [tokens, width] = qkv.dims();
+    let [queries, keys] = shape.parts();
+    let part = |range: std::ops::Range<usize>| qkv.clone().slice([0..tokens, range]);
+    let normed = |range: std::ops::Range<usize>, w: &Tensor<1>| {
+        let (all, each) = (range.len(), w.dims()[0]);
+        norm(part(range).reshape([tokens, all / each, each]), w, eps).reshape([tokens, all])
+    };
+    let values = part(keys.end..width);
+    Tensor::cat(vec![normed(queries, q), normed(keys, k), values], 1)
+}
+
+/// Rotates `[batch, seq, heads, head_dim]`, the two halves of the rotated dimensions of a head as pairs; the other
+/// dimensions are unchanged.
 fn rotate(x: Tensor<4>, (cos, sin): &(Tensor<4>, Tensor<4>)) -> Tensor<4> {
     let [batch, seq, heads, head_dim] = x.dims();
-    let half = head_dim / 2;
+    let half = cos.dims()[3];
     let a = x.clone().slice([0..batch, 0..seq, 0..heads, 0..half]);
-    let b = x.slice([0..batch, 0..seq, 0..heads, half..head_dim]);
+    let b = x.clone().slice([0..batch, 0..seq, 0..heads, half..2 * half]);
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
     let second = b * cos.clone() + a * sin.clone();
-    Tensor::cat(vec![first, second], 3)
+    let rest = (2 * half < head_dim).then(|| x.slice([0..batch, 0..seq, 0..heads, 2 * half..head_dim]));
+    Tensor::cat([first, second].into_iter().chain(rest).collect(), 3)
 }
 
 pub(super) fn attention(
@@ -156,7 +197,7 @@ pub(super) fn attention(
     context: &PassContext,
     cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    let AttentionShape { heads, kv_heads, head_dim, window, scale } = *shape;
+    let AttentionShape { heads, kv_heads, head_dim, window, scale, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
     let columns = column + seq;
     let (q_end, k_end) = (heads * head_dim, (heads + kv_heads) * head_dim);
@@ -164,8 +205,8 @@ pub(super) fn attention(
     let part = |range: std::ops::Range<usize>, heads: usize| {
         qkv.clone().slice([0..batch * seq, range]).reshape([batch, seq, heads, head_dim])
     };
-    let q = rotate(part(0..q_end, heads), context.angles()).swap_dims(1, 2);
-    let k = rotate(part(q_end..k_end, kv_heads), context.angles()).swap_dims(1, 2);
+    let q = rotate(part(0..q_end, heads), context.angles(shape)).swap_dims(1, 2);
+    let k = rotate(part(q_end..k_end, kv_heads), context.angles(shape)).swap_dims(1, 2);
     let v = part(k_end..width, kv_heads).swap_dims(1, 2);
     let (k, v) = match cache.and_then(|cache| cache.kv.take().map(|kv| (cache, kv))) {
         None => (k, v),
@@ -179,13 +220,17 @@ pub(super) fn attention(
             read
         }
     };
-    // The queries of a group stand side by side, so that keys and values are never repeated.
+    // The queries of a group are adjacent, so that keys and values are not repeated.
     let group = heads / kv_heads;
     let q = q.reshape([batch, kv_heads, group * seq, head_dim]);
     let scores = q.matmul(k.swap_dims(2, 3)) * scale;
+    let scores = match shape.softcap {
+        Some(cap) => softcap(scores, cap),
+        None => scores,
+    };
     let scores = scores.reshape([batch, heads, seq, columns]).cast(DType::F32);
     let mask = context.mask(window).expand([batch, heads, seq, columns]);
-    // Not −∞: a padding query sees nothing at all, and must not become NaN.
+    // Not −∞: a padding query attends to nothing and must not become NaN.
     let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(context.dtype);
     let mixed = weights.reshape([batch, kv_heads, group * seq, columns]).matmul(v);
     mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2).reshape([batch * seq, heads * head_dim])

@@ -1,27 +1,27 @@
-//! Rows of different lengths without computing their padding.
+//! Packing: computes rows of different lengths without their padding.
 //!
-//! Hooks, attention and the cache see windows `[batch, seq]`. Everything else works token by token, so that between them a
-//! pass may hold its tokens one after the other, padding left out.
+//! Hooks, attention and the cache see windows `[batch, seq]`. All other operations work token by token; for those, a
+//! pass may concatenate its tokens and omit padding.
 
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{Window, indices};
 
-/// Leaving padding out is worth the copies from here on: one position in so many.
+/// Packing is worth its copies when one position in this many, or more, is padding.
 const WORTH: usize = 16;
 
-/// Where the tokens of a window stand among its positions `[batch × seq]`.
+/// The positions of a window's tokens among `[batch × seq]`.
 #[derive(Debug)]
 pub(crate) struct Ragged {
     tokens: Vec<usize>,
-    /// The positions that hold a token.
+    /// The positions that contain a token.
     to_tokens: Tensor<1, Int>,
-    /// For every position the token there; for padding a token of the row, since hooks may count on finite values.
+    /// The token at every position; for padding, a token of the row, since hooks rely on finite values.
     to_positions: Tensor<1, Int>,
 }
 
 impl Ragged {
-    /// `None` where the window has little padding, and in decoding, whose passes keep one shape.
+    /// `None` if the window has little padding, and in decoding, whose passes keep one shape.
     pub(crate) fn of(window: &Window, device: &Device) -> Option<Self> {
         let Window { seq, column, starts } = window;
         let padding: Vec<usize> = starts.iter().map(|start| start.saturating_sub(*column).min(*seq)).collect();
@@ -33,7 +33,7 @@ impl Ragged {
         let mut tokens = Vec::with_capacity(positions - padded);
         let mut of_position = Vec::with_capacity(positions);
         for (row, padding) in padding.iter().enumerate() {
-            // A row of padding alone takes a token of its neighbour.
+            // A row of padding only takes a token of a neighbouring row.
             let first = tokens.len().min(positions - padded - 1);
             of_position.extend(std::iter::repeat_n(first, *padding));
             of_position.extend(tokens.len()..tokens.len() + seq - padding);
@@ -49,12 +49,12 @@ impl Ragged {
     }
 
     /// `[batch · seq, d]` to `[tokens, d]`.
-    pub(crate) fn leave_out(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn pack(&self, x: Tensor<2>) -> Tensor<2> {
         x.select(0, self.to_tokens.clone())
     }
 
     /// `[tokens, d]` to `[batch · seq, d]`.
-    pub(crate) fn fill_in(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn unpack(&self, x: Tensor<2>) -> Tensor<2> {
         x.select(0, self.to_positions.clone())
     }
 }
@@ -73,10 +73,10 @@ mod tests {
         assert_eq!(of.tokens, [3, 4, 5, 6, 7, 13, 14, 15]);
         assert_eq!(of.ids(&(0..16).collect::<Vec<_>>()), [3, 4, 5, 6, 7, 13, 14, 15]);
         let x = Tensor::<1>::from_floats([0., 1., 2., 3., 4., 5., 6., 7.], &Device::flex()).reshape([8, 1]);
-        let filled = of.fill_in(x.clone());
+        let filled = of.unpack(x.clone());
         let values: Vec<f32> = filled.to_data().try_to_vec().expect("values");
         assert_eq!(values, [0., 0., 0., 0., 1., 2., 3., 4., 5., 5., 5., 5., 5., 5., 6., 7.]);
-        assert_eq!(of.leave_out(filled).to_data(), x.to_data());
+        assert_eq!(of.pack(filled).to_data(), x.to_data());
         // A last row without a token takes one of the row before.
         let last = ragged(0, 2, &[0, 2]).expect("much padding");
         let values: Vec<i64> = last.to_positions.to_data().iter().collect();

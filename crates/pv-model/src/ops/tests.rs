@@ -1,12 +1,13 @@
-//! The nodes recorded on the CPU, against the portable operations and Burn's own gradients.
+//! The nodes recorded on the CPU, compared with the portable operations and Burn's own gradients.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+mod decoder;
+
 use burn::tensor::{Gradients, TensorData};
 use proptest::prelude::*;
-use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, Phase, ResidualContext};
 
 use super::*;
-use crate::{Batch, Decoder, DecoderConfig, Logits, Pass, Sequence, to_f32};
+use crate::DecoderConfig;
+use crate::tensors::to_f32;
 
 /// Reproducible values in `[-1, 1)`.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -25,7 +26,7 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// How an argument takes part in a graph.
+/// The role of an argument in a graph.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Tracked,
@@ -33,7 +34,7 @@ enum Kind {
     Plain,
 }
 
-/// Every way in which `n` arguments can take part, at least one of them tracked.
+/// All combinations of roles of `n` arguments with at least one tracked.
 fn kinds(n: usize) -> Vec<Vec<Kind>> {
     let one = [Kind::Tracked, Kind::Untracked, Kind::Plain];
     let all = (0..3usize.pow(n as u32)).map(|code| (0..n).map(|i| one[code / 3usize.pow(i as u32) % 3]).collect());
@@ -50,8 +51,8 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     }
 }
 
-/// Holds an operation's node to the portable operation: results and gradients. Arguments are given as matrices; rows
-/// of the result for which `counts` is false are not looked at.
+/// Compares an operation's node with the portable operation: results and gradients. Arguments are matrices; rows of the
+/// result for which `counts` is false are ignored.
 fn compare(
     shapes: &[[usize; 2]],
     node: impl Fn(&[Tensor<2>]) -> Option<Tensor<2>>,
@@ -61,7 +62,7 @@ fn compare(
     compare_in(kinds(shapes.len()), shapes, node, portable, counts);
 }
 
-/// As [`compare`], for the given ways in which arguments take part.
+/// Like [`compare`], for the given combinations of roles.
 fn compare_in(
     ways: Vec<Vec<Kind>>,
     shapes: &[[usize; 2]],
@@ -110,7 +111,8 @@ fn compare_in(
     }
 }
 
-/// The ways in which `y`, `x` and updates' matrices take part: all for one update; for more those that training has, and each
+/// The roles of `y`, `x` and updates' matrices: all combinations for one update; for more, those of training, and each
+/// argument tracked alone.
 /// argument tracked alone.
 fn ways_of_updates(n: usize) -> Vec<Vec<Kind>> {
     if n == 4 {
@@ -145,7 +147,7 @@ proptest! {
         m in 1usize..120, k in 1usize..70,
         parts in proptest::collection::vec((1usize..9, 0usize..20, 1usize..40), 1..4), after in 0usize..40,
     ) {
-        // The updates' columns lie one after the other, with some between them that none changes.
+        // The updates' columns are consecutive, with some unchanged ones between them.
         let mut width = 0;
         let mut places = Vec::new();
         let mut shapes = vec![[0, 0], [m, k]];
@@ -178,7 +180,7 @@ proptest! {
     }
 }
 
-/// More updates than one node takes, as several adapters have, and none.
+/// More updates than one node has, as with several adapters, and none.
 #[test]
 fn updates_beyond_one_node() {
     let [y, x] = [[40, 12], [40, 9]].map(|shape| tensor(noise(shape[0] * shape[1], 3), shape, &Device::flex()));
@@ -248,13 +250,16 @@ proptest! {
         group in 1usize..4,
         head_dim in 1usize..40,
     ) {
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, window: None, scale: 1.0 };
-        compare(
-            &[[m, (shape.heads + 2 * kv_heads) * head_dim], [1, head_dim], [1, head_dim]],
-            |x| cpu_autodiff::qk_norm(&x[0], &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
-            |x| portable::qk_norm(x[0].clone(), &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
-            every_row,
-        );
+        let shape = shape(kv_heads * group, kv_heads, head_dim);
+        // One weight for all heads, or one for all values.
+        for [queries, keys] in [[1, 1], [shape.heads, kv_heads]] {
+            compare(
+                &[[m, (shape.heads + 2 * kv_heads) * head_dim], [1, queries * head_dim], [1, keys * head_dim]],
+                |x| cpu_autodiff::qk_norm(&x[0], &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
+                |x| portable::qk_norm(x[0].clone(), &vector(&x[1]), &vector(&x[2]), &shape, 1e-5),
+                every_row,
+            );
+        }
     }
 
     #[test]
@@ -269,7 +274,12 @@ proptest! {
     }
 }
 
-/// Attention of rows that begin with so much padding.
+fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+    let sizes = serde_json::json!({ "head_dim": 8 });
+    AttentionShape { heads, kv_heads, head_dim, ..AttentionShape::of(&config(&sizes), None) }
+}
+
+/// Attention of rows that start with this much padding.
 fn compare_attention(shape: AttentionShape, seq: usize, padding: &[usize]) {
     let config = config(&serde_json::json!({ "head_dim": shape.head_dim }));
     let window = Window { seq, column: 0, starts: padding.to_vec() };
@@ -295,7 +305,7 @@ proptest! {
         window in proptest::option::of(1usize..90),
         scale in 0.1f64..1.5,
     ) {
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: 2 * half, window, scale };
+        let shape = AttentionShape { window, scale, ..shape(kv_heads * group, kv_heads, 2 * half) };
         let padding: Vec<usize> = padding.iter().map(|part| (part * part * seq as f64) as usize).collect();
         compare_attention(shape, seq, &padding);
     }
@@ -303,11 +313,11 @@ proptest! {
 
 #[test]
 fn a_row_of_nothing_but_padding_has_no_gradient() {
-    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None, scale: 0.4 };
+    let shape = AttentionShape { scale: 0.4, ..shape(2, 1, 8) };
     compare_attention(shape, 20, &[20, 3]);
 }
 
-/// Gradients reach a node transposed, expanded or cut out of something larger.
+/// Gradients reach a node transposed, expanded or sliced from a larger tensor.
 #[test]
 fn upstream_gradients_of_any_layout() {
     let twice = |x: Tensor<2>| Tensor::cat(vec![x.clone().transpose(), x.transpose()], 1);
@@ -343,97 +353,4 @@ fn config(changes: &serde_json::Value) -> DecoderConfig {
         json[key] = value.clone();
     }
     DecoderConfig::from_json(&json).expect("a configuration")
-}
-
-/// Replaces all weights by noise.
-struct Fill(u64);
-
-impl ModuleMapper for Fill {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.0 += 1;
-        param.map(|old| {
-            let shape = old.shape();
-            let values = noise(shape.num_elements(), self.0);
-            let values: Vec<f32> = values.iter().map(|v| if D == 1 { 1.0 + 0.3 * v } else { 0.3 * v }).collect();
-            Tensor::from_data(TensorData::new(values, shape), (&old.device(), DType::F32)).require_grad()
-        })
-    }
-}
-
-#[derive(Default)]
-struct Taken {
-    gradients: Option<Gradients>,
-    found: Vec<Vec<f32>>,
-}
-
-impl ModuleVisitor for Taken {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = self.gradients.as_mut().and_then(|gradients| param.val().grad_remove(gradients));
-        self.found.push(to_f32(gradient.expect("every parameter has a gradient")).expect("values"));
-    }
-}
-
-/// Scales the residual, as an intervention would.
-struct Halve;
-
-impl Hook for Halve {
-    fn name(&self) -> String {
-        "halve".to_owned()
-    }
-
-    fn layers(&self) -> LayerSet {
-        LayerSet::from(Layer::after_block(0))
-    }
-
-    fn validate(&self, _: &ModelShape) -> Result<(), HookError> {
-        Ok(())
-    }
-
-    fn on_residual(&mut self, _: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
-        residual * 0.5
-    }
-}
-
-#[test]
-fn a_decoders_gradients_are_those_of_the_portable_operations() {
-    let rows: Vec<Vec<u32>> =
-        [9usize, 70, 1, 31].iter().map(|n| (0..*n).map(|i| ((i * i + 3 * n) % 37) as u32).collect()).collect();
-    let sequences: Vec<_> = rows.iter().map(|ids| Sequence { prompt: ids, ..Sequence::default() }).collect();
-    let batch = Batch::whole(&sequences).expect("a batch");
-    let seq = batch.spans().seq();
-    let padding: Vec<usize> = batch.spans().rows().iter().map(|row| row.padding).collect();
-    let run = |config: &DecoderConfig, device: Device, hook: &mut dyn Hook| {
-        let decoder = Decoder::init(config.clone(), 1, &device).expect("a decoder").map(&mut Fill(0));
-        let pass =
-            Pass { ids: batch.ids(), spans: batch.spans(), phase: Phase::Full, stop_at: None, logits: Logits::All };
-        let logits = decoder.pass(&pass, None, hook).logits.expect("asked for");
-        let logits = logits.reshape([batch.ids().len(), config.vocab]);
-        let tokens: Vec<i64> =
-            (0..batch.ids().len()).filter(|token| token % seq >= padding[token / seq]).map(|t| t as i64).collect();
-        let targets: Vec<u32> = tokens.iter().map(|token| (token * 5 % 37) as u32).collect();
-        let n = tokens.len();
-        let tokens = Tensor::from_data(TensorData::new(tokens, [n]), &Device::flex());
-        let loss = cross_entropy(logits.select(0, tokens), &targets);
-        let mut taken = Taken::default();
-        taken.found.push(to_f32(loss.clone()).expect("values"));
-        taken.gradients = Some(loss.backward());
-        decoder.visit(&mut taken);
-        taken.found
-    };
-    let changes = [
-        serde_json::json!({}),
-        serde_json::json!({ "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true }),
-        serde_json::json!({ "model_type": "qwen3", "num_key_value_heads": 1 }),
-        serde_json::json!({ "model_type": "mistral", "sliding_window": 13 }),
-    ];
-    for changes in changes {
-        let config = config(&changes);
-        for hook in [&mut NoHook as &mut dyn Hook, &mut Halve] {
-            let ours = run(&config, Device::flex().autodiff(), hook);
-            let reference = run(&config, Device::flex().autodiff().gradient_checkpointing(), hook);
-            for (i, (found, expected)) in ours.iter().zip(&reference).enumerate() {
-                assert_close(&format!("{changes}, number {i}"), found, expected);
-            }
-        }
-    }
 }

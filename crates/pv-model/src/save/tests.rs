@@ -2,8 +2,10 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::*;
-use crate::config::{Activation, AttentionBias, MlpBias, OutputHead, QkNorm, RopeConfig, RopeScaling, SpecialTokens};
-use crate::families::TensorNames;
+use crate::config::{
+    Activation, AttentionBias, ConfigError, MlpBias, NormPlacement, NormWeights, OutputHead, QkNorm, RopeConfig,
+    RopeScaling, RotaryPairs, Scales, Softcaps, SpecialTokens, TensorNames,
+};
 
 fn config(model_type: &str) -> DecoderConfig {
     DecoderConfig {
@@ -19,6 +21,13 @@ fn config(model_type: &str) -> DecoderConfig {
         norm_eps: 1e-5,
         activation: Activation::Silu,
         rope: RopeConfig::new(10_000.0),
+        local_rope: None,
+        rotary_dim: None,
+        rotary_pairs: RotaryPairs::Halves,
+        norms: NormPlacement::Before,
+        norm_weights: NormWeights::Factors,
+        scales: Scales::default(),
+        softcaps: Softcaps::default(),
         attention_bias: AttentionBias::None,
         mlp_bias: MlpBias::None,
         qk_norm: QkNorm::None,
@@ -30,7 +39,53 @@ fn config(model_type: &str) -> DecoderConfig {
     }
 }
 
-/// One of each family, with all that its writer can say.
+/// Other families, from their files.
+fn others() -> Vec<DecoderConfig> {
+    let longrope = serde_json::json!({
+        "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75, "short_factor": [1.0, 1.5, 2.0],
+        "long_factor": [1.0, 3.0, 9.5],
+    });
+    let nested = serde_json::json!({
+        "sliding_attention": { "rope_type": "default", "rope_theta": 2e4 },
+        "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
+    });
+    let others = [
+        (
+            "granite",
+            serde_json::json!({ "residual_multiplier": 0.22, "attention_multiplier": 0.015625, "mlp_bias": true }),
+        ),
+        ("granite", serde_json::json!({ "embedding_multiplier": 12, "logits_scaling": 8, "attention_bias": true })),
+        ("olmo2", serde_json::json!({})),
+        ("olmo2", serde_json::json!({ "attention_bias": true, "rms_norm_eps": 1e-6 })),
+        ("phi3", serde_json::json!({ "sliding_window": 6 })),
+        (
+            "phi3",
+            serde_json::json!({ "head_dim": 8, "rope_parameters": longrope, "original_max_position_embeddings": 32 }),
+        ),
+        ("gemma2", serde_json::json!({ "attn_logit_softcapping": null, "query_pre_attn_scalar": 144, "head_dim": 8 })),
+        ("gemma2", serde_json::json!({ "tie_word_embeddings": false, "sliding_window": 4, "attention_bias": true })),
+        ("gemma3_text", serde_json::json!({ "rope_parameters": nested, "sliding_window_pattern": 2, "head_dim": 8 })),
+        (
+            "gemma3_text",
+            serde_json::json!({ "rope_local_base_freq": 5e3, "rope_scaling": { "rope_type": "linear", "factor": 4.0 } }),
+        ),
+        ("glm4", serde_json::json!({ "head_dim": 12 })),
+        ("glm4", serde_json::json!({ "attention_bias": false, "partial_rotary_factor": 1.0, "head_dim": 8 })),
+    ];
+    let read = |(model_type, changes): (&str, serde_json::Value)| {
+        let mut json = serde_json::json!({
+            "model_type": model_type, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 20, "vocab_size": 17, "eos_token_id": 2,
+        });
+        for (key, change) in changes.as_object().expect("changes are an object") {
+            json[key] = change.clone();
+        }
+        DecoderConfig::from_json(&json).unwrap_or_else(|error| panic!("{model_type}: {error}"))
+    };
+    others.map(read).into()
+}
+
+/// One model of each family, with every option that its writer can express.
 fn configs() -> Vec<DecoderConfig> {
     let llama3 =
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 32 };
@@ -44,7 +99,7 @@ fn configs() -> Vec<DecoderConfig> {
         mscale_all_dim: None,
         truncate: true,
     };
-    vec![
+    let first = vec![
         config("llama"),
         DecoderConfig {
             attention_bias: AttentionBias::QkvAndOutput,
@@ -67,14 +122,15 @@ fn configs() -> Vec<DecoderConfig> {
         },
         DecoderConfig { attention_bias: AttentionBias::Qkv, windows: vec![None, Some(6)], ..config("qwen2") },
         DecoderConfig { qk_norm: QkNorm::PerHead, windows: vec![Some(6), None], ..config("qwen3") },
-    ]
+    ];
+    [first, others()].concat()
 }
 
 /// All weights, in order, in f32.
 fn weights(decoder: &Decoder) -> Vec<(String, Vec<f32>)> {
     let values = |part: &Part<'_>| {
         let mut values = Vec::new();
-        let taken = part.each_chunk(decoder.dtype(), |chunk| {
+        let taken = part.each_chunk(|chunk| {
             values.extend_from_slice(chunk);
             Ok(())
         });
@@ -86,7 +142,7 @@ fn weights(decoder: &Decoder) -> Vec<(String, Vec<f32>)> {
     named
 }
 
-/// Weights that are no constant anywhere, so that swapped tensors show.
+/// Weights that are nowhere constant, so that swapped tensors are detected.
 fn decoder(config: DecoderConfig) -> Decoder {
     struct Shift(f64);
     impl burn::module::ModuleMapper for Shift {
@@ -134,7 +190,7 @@ fn what_a_file_cannot_say_is_refused() {
         (config("gpt2"), "model_type"),
     ] {
         let error = decoder(config).save(folder.path(), DType::F32).expect_err("refused");
-        assert!(matches!(&error, Error::ConfigUnsupported { key, .. } if key == wanted), "{error}");
+        assert!(matches!(&error, Error::Config(ConfigError::Unsupported { key, .. }) if key == wanted), "{error}");
     }
     let error = decoder(config("llama")).save(folder.path(), DType::I32).expect_err("refused");
     assert!(matches!(error, Error::BadOption { .. }));
@@ -161,7 +217,7 @@ fn weights_depend_on_the_seed_alone_and_have_the_right_spread() {
         assert!((std - expected.1).abs() <= 5.0 * expected.1 / (2.0 * n).sqrt(), "{name}: std {std}");
     }
     let bad = DecoderConfig { head_dim: 3, ..config("llama") };
-    assert!(matches!(Decoder::init(bad, 0, &Device::flex()), Err(Error::ConfigValue { .. })));
+    assert!(matches!(Decoder::init(bad, 0, &Device::flex()), Err(Error::Config(ConfigError::Value { .. }))));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Tokens that a folder's files add to those of `tokenizer.json`, as transformers reads them.
+//! Tokens that a folder's files add to those of `tokenizer.json`, as in transformers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,27 +7,28 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::files::{NAMED, read_object};
-use crate::error::{Error, Result};
+use super::TokenizerError;
+use super::files::NAMED;
+use crate::folder::{FolderError, has, read_limited, read_object};
 
-/// The longest `tokenizer.json` that is read.
+/// The limit on the size of `tokenizer.json`.
 const MAX_TOKENIZER_BYTES: u64 = 1 << 30;
 
-/// What the files beside `tokenizer.json` say about tokens.
+/// The tokens in the files next to `tokenizer.json`.
 pub(super) struct AddedTokens {
-    /// Tokens that a file gives an id, by that id, which is the order in which they are added.
+    /// Tokens with an id, by that id, which is the order in which they are added.
     listed: BTreeMap<u32, AddedToken>,
-    /// Tokens that are special by a name of their own, such as `eos_token`.
+    /// Special tokens with a name, such as `eos_token`.
     named: Vec<AddedToken>,
-    /// Tokens in lists of further special ones.
+    /// Tokens in lists of further special tokens.
     extra: Vec<AddedToken>,
-    /// What each file says the ids are.
+    /// The ids according to each file.
     ids: Vec<(PathBuf, String, u32)>,
-    /// The folder's `eos_token`, with the file that names it.
+    /// The folder's `eos_token`, and the file that names it.
     eos: Option<(PathBuf, String)>,
 }
 
-/// The part of `tokenizer.json` that gives ids to added tokens.
+/// The part of `tokenizer.json` with the ids of added tokens.
 #[derive(Deserialize)]
 struct OwnTokens {
     added_tokens: Option<Vec<OwnToken>>,
@@ -41,9 +42,9 @@ struct OwnToken {
 }
 
 impl AddedTokens {
-    /// Reads `tokenizer_config.json`, and, as transformers does, `special_tokens_map.json` and `added_tokens.json` where it has no
-    /// `added_tokens_decoder`.
-    pub(super) fn read(folder: &Path, tokenizer_json: &[u8]) -> Result<Self> {
+    /// Reads `tokenizer_config.json` and, as transformers does, `special_tokens_map.json` and `added_tokens.json` if it
+    /// contains no `added_tokens_decoder`.
+    pub(super) fn read(folder: &Path, tokenizer_json: &[u8]) -> Result<Self, TokenizerError> {
         let [config_path, map_path, added_path] =
             ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(|file| folder.join(file));
         let config = read_object(&config_path)?.unwrap_or_default();
@@ -56,7 +57,7 @@ impl AddedTokens {
         };
 
         let own: OwnTokens = serde_json::from_slice(tokenizer_json)
-            .map_err(|source| Error::Json { path: folder.join("tokenizer.json"), source })?;
+            .map_err(|source| FolderError::Json { path: folder.join("tokenizer.json"), source })?;
         let own = own.added_tokens.unwrap_or_default();
         let mut ids: Vec<_> =
             own.iter().map(|own| (folder.join("tokenizer.json"), own.token.content.clone(), own.id)).collect();
@@ -92,13 +93,17 @@ impl AddedTokens {
         Ok(Self { listed, named, extra, ids, eos })
     }
 
-    /// Adds the tokens, and checks that every one has the id that the files say.
-    pub(super) fn add_to(self, tokenizer: &mut tokenizers::Tokenizer, folder: &Path) -> Result<()> {
+    /// Adds the tokens, and checks that each has the id that the files state.
+    pub(super) fn add_to(self, tokenizer: &mut tokenizers::Tokenizer, folder: &Path) -> Result<(), TokenizerError> {
         if let Some((path, token)) = &self.eos {
             let known =
                 |token: &str| tokenizer.token_to_id(token).is_some() || self.ids.iter().any(|(_, t, _)| t == token);
             if !known(token) {
-                return Err(Error::UnknownToken { path: path.clone(), key: "eos_token".into(), token: token.clone() });
+                return Err(TokenizerError::UnknownToken {
+                    path: path.clone(),
+                    key: "eos_token".into(),
+                    token: token.clone(),
+                });
             }
         }
         let before = tokenizer.get_added_tokens_decoder();
@@ -110,7 +115,7 @@ impl AddedTokens {
         for token in unlisted.iter().filter(|token| tokenizer.token_to_id(&token.content).is_none()) {
             tracing::warn!(
                 token = token.content,
-                "no file gives this special token an id; it gets the next one, as in transformers"
+                "no file states an id for this special token; it gets the next one, as in transformers"
             );
         }
         let is_named = |token: &AddedToken| self.named.iter().any(|named| named.content == token.content);
@@ -120,26 +125,26 @@ impl AddedTokens {
         });
         let tokens: Vec<AddedToken> = listed.chain(unlisted).collect();
         let path = folder.join("tokenizer.json");
-        tokenizer.add_tokens(tokens).map_err(|source| Error::Tokenizer { path, source })?;
+        tokenizer.add_tokens(tokens).map_err(|source| TokenizerError::Load { path, source })?;
         for (path, token, id) in self.ids {
             let found = tokenizer.token_to_id(&token);
             if found != Some(id) {
-                return Err(Error::AddedTokenId { path, token, id, found });
+                return Err(TokenizerError::AddedTokenId { path, token, id, found });
             }
         }
         Ok(())
     }
 }
 
-/// A configuration file and what it holds; `tokenizer_config.json` first, then `special_tokens_map.json`.
+/// A configuration file and its content; `tokenizer_config.json` first, then `special_tokens_map.json`.
 type Files<'a> = [(&'a Path, &'a Map<String, Value>); 2];
 
 /// A file and the token that it names.
 type Named = (PathBuf, String);
 
-/// The special tokens that have a name, in the order in which transformers adds them, and the EOS with the file that names it.
-fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<Named>)> {
-    // The older file comes first where transformers reads it.
+/// The named special tokens, in the order in which transformers adds them, and the EOS with the file that names it.
+fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<Named>), TokenizerError> {
+    // The older file has priority where transformers reads it.
     let order = if legacy { [files[1], files[0]] } else { files };
     let (mut named, mut eos) = (Vec::new(), None);
     for name in NAMED {
@@ -163,7 +168,7 @@ fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Opti
 }
 
 /// The special tokens of the lists `extra_special_tokens` and, under its older name, `additional_special_tokens`.
-fn extra_tokens(files: Files<'_>, legacy: bool) -> Result<Vec<AddedToken>> {
+fn extra_tokens(files: Files<'_>, legacy: bool) -> Result<Vec<AddedToken>, TokenizerError> {
     const KEYS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
     let [(config_path, config), (map_path, map)] = files;
     let in_map = |key: &'static str| map.get(key).filter(|_| legacy).map(|list| (map_path, key, list));
@@ -197,7 +202,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A token that is written as a string, or as an object with its content and flags.
+/// A token written as a string, or as an object with its content and flags.
 fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     let Some(object) = value.as_object() else {
         return Some(AddedToken::from(value.as_str()?, special));
@@ -214,30 +219,23 @@ fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     )
 }
 
-fn wrong(path: &Path, key: &str, value: &Value, expected: &str) -> Error {
-    crate::config::wrong(path, key, crate::config::shortened(value), expected)
+fn wrong(path: &Path, key: &str, value: &Value, expected: &str) -> TokenizerError {
+    crate::config::wrong(path, key, crate::config::shortened(value), expected).into()
 }
 
 /// The bytes of a folder's `tokenizer.json`.
-pub(super) fn read_tokenizer(folder: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_tokenizer(folder: &Path) -> Result<Vec<u8>, TokenizerError> {
     let path = folder.join("tokenizer.json");
-    match path.is_file() {
-        true => crate::weights::read_limited(&path, MAX_TOKENIZER_BYTES),
-        false => Err(no_tokenizer(folder)),
+    match has(folder, "tokenizer.json") {
+        true => Ok(read_limited(&path, MAX_TOKENIZER_BYTES)?),
+        false => Err(not_found(folder)),
     }
 }
 
-/// Says what a folder without a `tokenizer.json` holds instead, and what to do about it.
-pub(crate) fn no_tokenizer(folder: &Path) -> Error {
+/// The error for a folder without `tokenizer.json`.
+pub(crate) fn not_found(folder: &Path) -> TokenizerError {
     const OTHERS: [&str; 6] =
         ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "tiktoken.model", "spiece.model"];
     let found = OTHERS.into_iter().find(|file| folder.join(file).is_file());
-    let found = found.map_or_else(String::new, |file| {
-        format!(
-            ", only {file}; convert it with transformers: \
-             AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"{0}\")",
-            folder.display()
-        )
-    });
-    Error::NoTokenizer { folder: folder.to_owned(), found }
+    TokenizerError::NotFound { folder: folder.to_owned(), found }
 }

@@ -1,28 +1,25 @@
-//! What a folder's JSON files say about special tokens and the ends of answers.
+//! Special tokens and stop tokens in a folder's JSON files.
 
 use std::path::Path;
 
-use pv_data::FileError;
 use serde_json::{Map, Value};
 
+use super::TokenizerError;
 use crate::config::{shortened, wrong};
-use crate::error::{Error, Result};
-use crate::weights::read_limited;
+use crate::folder::{FolderError, read_object};
 
-/// The names of special tokens in the order of transformers.
+/// The names of special tokens, in the order of transformers.
 pub(super) const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// No configuration is longer; a longer file is not one.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// The ids that end generation: `eos_token_id` (a number or a list) of `generation_config.json`, of `config.json` and of its
-/// `text_config`, all of them, each once. Empty when no file says any.
+/// The ids that end generation: `eos_token_id` (a number or a list) of `generation_config.json`, of `config.json` and
+/// of its `text_config`, each id once. Empty if no file contains one.
 ///
 /// # Errors
-/// [`FileError::Read`](pv_data::FileError::Read) and [`Error::Json`] name the file; [`Error::ConfigValue`] for what is no id. A negative id is an old way of
-/// saying that there is none.
-pub fn eos_ids(folder: &Path) -> Result<Vec<u32>> {
+/// [`FileError::Read`](pv_data::FileError::Read) and [`FolderError::Json`](crate::folder::FolderError::Json) with the
+/// file; [`ConfigError::Value`](crate::config::ConfigError::Value) for an invalid id. A negative id is an old notation
+/// for none.
+pub fn eos_ids(folder: &Path) -> Result<Vec<u32>, TokenizerError> {
     const KEY: &str = "eos_token_id";
     let mut found = Vec::new();
     for file in ["generation_config.json", "config.json"] {
@@ -47,11 +44,11 @@ pub fn eos_ids(folder: &Path) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// The special tokens by name (`bos_token`, …) with their text. Only those that are set.
+/// The special tokens that are set, by name (`bos_token`, …), with their text.
 ///
-/// From `tokenizer_config.json` or, where that is silent, from the older `special_tokens_map.json`, which comes first where the
-/// folder has no `added_tokens_decoder`, as in transformers.
-pub(crate) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
+/// They are read from `tokenizer_config.json` and, if it lacks one, from the older `special_tokens_map.json`, which has
+/// priority if the folder has no `added_tokens_decoder`, as in transformers.
+pub(crate) fn special_tokens(folder: &Path) -> Result<Map<String, Value>, FolderError> {
     let config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let map = read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
     let legacy = config.get("added_tokens_decoder").is_none_or(Value::is_null);
@@ -59,16 +56,4 @@ pub(crate) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
     let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
     let token = |name: &str| order.into_iter().find_map(|file| file.get(name).and_then(text));
     Ok(NAMED.into_iter().filter_map(|name| Some((name.to_owned(), token(name)?.into()))).collect())
-}
-
-/// A JSON object from a file; `None` when there is no such file.
-pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let bytes = match read_limited(path, MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(Error::File(FileError::Read { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Json { path: path.to_owned(), source })
 }

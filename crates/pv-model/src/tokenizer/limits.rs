@@ -1,19 +1,19 @@
-//! Texts that a tokenizer's regular expressions give up on.
+//! Detects texts for which a tokenizer's regular expressions exceed the engine's limits.
 
 use fancy_regex::Regex;
 use serde_json::Value;
 use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
-use crate::{Error, Result};
+use super::TokenizerError;
 
-/// Shorter texts are below the limits of the engine: a million steps back, a million open choices.
+/// Shorter texts are below the engine's limits: a million backtracking steps, a million open choices.
 const LONG: usize = 200_000;
 
-/// How GPT-2 splits a text, which a `ByteLevel` pre-tokenizer does unless it is told not to.
+/// GPT-2's pattern, which a `ByteLevel` pre-tokenizer uses by default.
 const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// The expressions that a tokenizer goes through a text with. The `tokenizers` crate passes over their errors, and leaves the
-/// rest of the text in one piece.
+/// The regular expressions of a tokenizer. The `tokenizers` crate ignores their errors and leaves the rest of the text
+/// in one piece.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patterns {
     normalizer: Vec<Regex>,
@@ -34,11 +34,15 @@ impl Patterns {
     }
 }
 
-/// Refuses a text that one of the expressions cannot go through, such as a million spaces and a letter.
+/// Rejects a text on which one of the expressions fails, such as a million spaces and a letter.
 ///
 /// # Errors
-/// [`Error::Encode`].
-pub(super) fn check(tokenizer: &Tokenizer, patterns: impl FnOnce() -> Patterns, text: &str) -> Result<()> {
+/// [`TokenizerError::Encode`].
+pub(super) fn check(
+    tokenizer: &Tokenizer,
+    patterns: impl FnOnce() -> Patterns,
+    text: &str,
+) -> Result<(), TokenizerError> {
     if text.len() < LONG {
         return Ok(());
     }
@@ -46,14 +50,14 @@ pub(super) fn check(tokenizer: &Tokenizer, patterns: impl FnOnce() -> Patterns, 
     through(&normalizer, text)?;
     let mut normalized = NormalizedString::from(text);
     if let Some(normalizer) = tokenizer.get_normalizer() {
-        normalizer.normalize(&mut normalized).map_err(|source| Error::Encode { source })?;
+        normalizer.normalize(&mut normalized).map_err(|source| TokenizerError::Encode { source })?;
     }
     through(&pre_tokenizer, normalized.get())
 }
 
-fn through(patterns: &[Regex], text: &str) -> Result<()> {
+fn through(patterns: &[Regex], text: &str) -> Result<(), TokenizerError> {
     for found in patterns.iter().flat_map(|pattern| pattern.find_iter(text)) {
-        found.map_err(|error| Error::Encode { source: error.into() })?;
+        found.map_err(|error| TokenizerError::Encode { source: error.into() })?;
     }
     Ok(())
 }

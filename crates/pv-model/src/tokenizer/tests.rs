@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
+use crate::config::ConfigError;
+use crate::folder::FolderError;
 
-/// A tokenizer with one token a byte, a BOS that its post-processor adds, and truncation and padding switched on.
+/// A tokenizer with one token per byte, a BOS that its post-processor adds, and truncation and padding enabled.
 fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("pv-model-tokenizer-{name}-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
@@ -54,7 +56,7 @@ fn special_tokens_are_added_once_and_only_when_asked() {
     assert_eq!(tokenizer.decode(&[256, 97, 999_999], true).unwrap(), "a");
 
     fs::write(folder.join("tokenizer.json"), "{}").unwrap();
-    assert!(matches!(Tokenizer::from_folder(&folder), Err(Error::Tokenizer { .. })));
+    assert!(matches!(Tokenizer::from_folder(&folder), Err(TokenizerError::Load { .. })));
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -107,7 +109,7 @@ fn token(content: &str) -> Value {
 
 const OWN: [&str; 2] = ["<s>", "</s>"];
 
-/// The tokens that `tokenizer.json` has, and more, by id.
+/// The tokens of `tokenizer.json` and others, by id.
 fn decoder(more: &[(u32, &str)]) -> Value {
     let own = OWN.iter().enumerate().map(|(i, content)| (256 + i as u32, *content));
     own.chain(more.iter().copied()).map(|(id, content)| (id.to_string(), token(content))).collect::<Map<_, _>>().into()
@@ -147,11 +149,11 @@ fn tokens_are_added_from_every_file() {
         assert_eq!(tokenizer.encode_rendered(RENDERED).unwrap(), [258, 97, 98, 259], "{what}");
         assert_eq!((tokenizer.eos(), tokenizer.stop_ids()), (Some(259), &[259][..]), "{what}");
         let skipped = tokenizer.decode(&[258, 97, 259], true).unwrap();
-        // What is only in added_tokens.json is special where something else says so.
+        // A token only in added_tokens.json is special if another file says so.
         let turn = if what == "decoder" || what == "both" || what == "extra" { "" } else { "<|turn|>" };
         assert_eq!(skipped, format!("{turn}a"), "{what}");
     }
-    // Tokens of the vocabulary become one where they are named, and flags are honoured.
+    // Tokens of the vocabulary become added tokens if a file names them, and flags are honoured.
     let strip = json!({"content": "abc", "lstrip": true, "rstrip": true, "single_word": true, "normalized": false, "special": false});
     let mut listed = decoder(&[]);
     listed["258"] = strip;
@@ -179,7 +181,7 @@ fn files_that_contradict_one_another_are_refused_by_name() {
         write(&folder, config, json!({"added_tokens_decoder": listed}));
         write(&folder, added, ids);
         let error = Tokenizer::from_folder(&folder).unwrap_err();
-        let Error::AddedTokenId { path, token, id, .. } = &error else { panic!("{what}: {error}") };
+        let TokenizerError::AddedTokenId { path, token, id, .. } = &error else { panic!("{what}: {error}") };
         assert_eq!((token.as_str(), *id, path.file_name().unwrap().to_str().unwrap()), wrong, "{what}");
     }
     write(&folder, added, json!({}));
@@ -193,7 +195,10 @@ fn files_that_contradict_one_another_are_refused_by_name() {
     ] {
         write(&folder, "tokenizer_config.json", config);
         let error = Tokenizer::from_folder(&folder).unwrap_err();
-        assert!(matches!(&error, Error::ConfigValue { key: found, .. } if found == key), "{key}: {error}");
+        assert!(
+            matches!(&error, TokenizerError::Config(ConfigError::Value { key: found, .. }) if found == key),
+            "{key}: {error}"
+        );
     }
     fs::remove_dir_all(folder).unwrap();
 }
@@ -246,7 +251,7 @@ fn answers_end_at_every_end_that_a_file_names() {
         write(&folder, tokens, json!({"eos_token": token}));
         let error = Tokenizer::from_folder(&folder).unwrap_err();
         assert!(
-            matches!(&error, Error::UnknownToken { key, token, .. } if key == "eos_token" && token == "<|gone|>"),
+            matches!(&error, TokenizerError::UnknownToken { key, token, .. } if key == "eos_token" && token == "<|gone|>"),
             "{error}"
         );
     }
@@ -254,10 +259,13 @@ fn answers_end_at_every_end_that_a_file_names() {
     for bad in [json!("x"), json!([1, "x"]), json!(1.5), json!(1u64 << 40), json!({})] {
         write(&folder, "generation_config.json", json!({"eos_token_id": bad}));
         let error = Tokenizer::from_folder(&folder).unwrap_err();
-        assert!(matches!(&error, Error::ConfigValue { key, .. } if key == "eos_token_id"), "{bad}: {error}");
+        assert!(
+            matches!(&error, TokenizerError::Config(ConfigError::Value { key, .. }) if key == "eos_token_id"),
+            "{bad}: {error}"
+        );
     }
     fs::write(folder.join("generation_config.json"), "[").unwrap();
-    assert!(matches!(eos_ids(&folder), Err(Error::Json { .. })));
+    assert!(matches!(eos_ids(&folder), Err(TokenizerError::Folder(FolderError::Json { .. }))));
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -267,7 +275,7 @@ fn a_folder_without_the_file_says_what_to_do() {
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     let said = || {
         let error = Tokenizer::from_folder(&folder).unwrap_err();
-        assert!(matches!(error, Error::NoTokenizer { .. }), "{error}");
+        assert!(matches!(error, TokenizerError::NotFound { .. }), "{error}");
         error.to_string()
     };
     assert!(said().ends_with("has no tokenizer.json"));
@@ -284,7 +292,10 @@ fn a_folder_without_the_file_says_what_to_do() {
         }
         fs::write(folder.join(file), pointer).unwrap();
         let error = Tokenizer::from_folder(&folder).unwrap_err();
-        assert!(matches!(&error, Error::GitLfsPointer { path, size: Some(99) } if path.ends_with(file)), "{error}");
+        assert!(
+            matches!(&error, TokenizerError::Folder(FolderError::GitLfsPointer { path, size: Some(99) }) if path.ends_with(file)),
+            "{error}"
+        );
         assert!(error.to_string().contains("git lfs pull"), "{error}");
     }
     fs::remove_dir_all(folder).unwrap();
@@ -295,10 +306,10 @@ fn a_text_that_the_expressions_give_up_on_is_an_error() {
     let folder = folder("limits");
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
     let encoded = |text: &str| tokenizer.encode(text, AddSpecial::No);
-    // A choice is open at each space until the letter. The crate would leave what follows in one piece, and say nothing.
+    // A choice is open at each space until the letter. The crate would leave the rest in one piece without an error.
     let long = " ".repeat(1_100_000) + "a b";
     for refused in [encoded(&long).map(drop), tokenizer.encode_with_offsets(&long, AddSpecial::No).map(drop)] {
-        assert!(matches!(refused, Err(Error::Encode { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(TokenizerError::Encode { .. })), "{refused:?}");
     }
     for text in [" ".repeat(900_000) + "a b", "a".repeat(2_000_000), "!?".repeat(1_000_000), "a 1! ".repeat(400_000)] {
         assert_eq!(encoded(&text).unwrap().len(), text.len());

@@ -8,12 +8,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::error::{Error, Result};
+use super::WeightsError;
+use crate::folder::FolderError;
 
 /// The limit of the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// Where a tensor lies and what it is.
+/// The type, shape and position of a tensor.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) dtype: String,
@@ -29,7 +30,7 @@ struct Info {
     data_offsets: (u64, u64),
 }
 
-/// The tensors in the order of the header, repeated names included, which a map would hide.
+/// The tensors in the order of the header, including duplicate names, which a map would hide.
 struct Tensors(Vec<(String, Info)>);
 
 impl<'de> Deserialize<'de> for Tensors {
@@ -61,23 +62,23 @@ impl<'de> Deserialize<'de> for Tensors {
     }
 }
 
-/// Parses and checks the header of `file`: where its data starts, and its tensors.
+/// Parses and checks the header of `file`: the start of its data, and its tensors.
 ///
-/// Accepts what the reference implementation accepts, except repeated names.
-pub(super) fn parse(path: &Path, file: &[u8]) -> Result<(usize, BTreeMap<String, Entry>)> {
+/// Accepts what the reference implementation accepts, except duplicate names.
+pub(super) fn parse(path: &Path, file: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), WeightsError> {
     let (length, rest) = file.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
     let (header, available) = (u64::from_le_bytes(*length), rest.len() as u64);
     if header == 0 || header > available || header > MAX_HEADER_BYTES {
-        return Err(Error::WeightsHeader { path: path.into(), header, available, limit: MAX_HEADER_BYTES });
+        return Err(WeightsError::Header { path: path.into(), header, available, limit: MAX_HEADER_BYTES });
     }
     let (header, data) = rest.split_at(header as usize);
     let tensors: Tensors =
-        serde_json::from_slice(header).map_err(|source| Error::Json { path: path.into(), source })?;
+        serde_json::from_slice(header).map_err(|source| FolderError::Json { path: path.into(), source })?;
     let mut entries = BTreeMap::new();
     for (name, info) in tensors.0 {
         let entry = checked(path, &name, info, data.len())?;
         if entries.insert(name.clone(), entry).is_some() {
-            return Err(Error::DuplicateTensor { tensor: name, first: path.into(), second: path.into() });
+            return Err(WeightsError::DuplicateTensor { tensor: name, first: path.into(), second: path.into() });
         }
     }
     check_cover(path, &entries, data.len())?;
@@ -85,17 +86,17 @@ pub(super) fn parse(path: &Path, file: &[u8]) -> Result<(usize, BTreeMap<String,
 }
 
 /// Checks one tensor's range, type and shape.
-fn checked(path: &Path, name: &str, info: Info, available: usize) -> Result<Entry> {
+fn checked(path: &Path, name: &str, info: Info, available: usize) -> Result<Entry, WeightsError> {
     let Info { dtype, shape, data_offsets: (start, end) } = info;
     let range = match (usize::try_from(start), usize::try_from(end)) {
         (Ok(start), Ok(end)) if start <= end && end <= available => start..end,
         _ => {
             let (path, tensor) = (path.into(), name.into());
-            return Err(Error::TensorOffsets { path, tensor, start, end, available: available as u64 });
+            return Err(WeightsError::TensorOffsets { path, tensor, start, end, available: available as u64 });
         }
     };
     let Some(bits) = bits(&dtype) else {
-        return Err(Error::TensorDtype { path: path.into(), tensor: name.into(), dtype });
+        return Err(WeightsError::TensorDtype { path: path.into(), tensor: name.into(), dtype });
     };
     let needed = shape.iter().try_fold(bits, |product, size| product.checked_mul(*size));
     let sizes = shape.iter().map(|size| usize::try_from(*size)).collect::<Result<Vec<_>, _>>();
@@ -105,23 +106,23 @@ fn checked(path: &Path, name: &str, info: Info, available: usize) -> Result<Entr
         }
         _ => {
             let found = range.len() as u64;
-            Err(Error::TensorBytes { path: path.into(), tensor: name.into(), dtype, shape, found })
+            Err(WeightsError::TensorBytes { path: path.into(), tensor: name.into(), dtype, shape, found })
         }
     }
 }
 
 /// Checks that every byte of the data belongs to exactly one tensor.
-fn check_cover(path: &Path, entries: &BTreeMap<String, Entry>, available: usize) -> Result<()> {
+fn check_cover(path: &Path, entries: &BTreeMap<String, Entry>, available: usize) -> Result<(), WeightsError> {
     let mut sorted: Vec<_> = entries.iter().collect();
     sorted.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
     let unclaimed = |start: usize, end: usize| {
-        Err(Error::UnclaimedBytes { path: path.into(), start: start as u64, end: end as u64 })
+        Err(WeightsError::UnclaimedBytes { path: path.into(), start: start as u64, end: end as u64 })
     };
     let (mut reached, mut last) = (0, "");
     for (name, Entry { bytes, .. }) in sorted {
         if bytes.start < reached {
             let (first, second) = (last.into(), name.clone());
-            return Err(Error::TensorOverlap { path: path.into(), first, second, at: bytes.start as u64 });
+            return Err(WeightsError::TensorOverlap { path: path.into(), first, second, at: bytes.start as u64 });
         }
         if bytes.start > reached {
             return unclaimed(reached, bytes.start);
@@ -134,7 +135,7 @@ fn check_cover(path: &Path, entries: &BTreeMap<String, Entry>, available: usize)
     Ok(())
 }
 
-/// Bits per value of every type that the format knows.
+/// Bits per value of every type in the format.
 fn bits(dtype: &str) -> Option<u64> {
     Some(match dtype {
         "F4" => 4,

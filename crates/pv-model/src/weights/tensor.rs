@@ -1,102 +1,102 @@
-//! One stored tensor, and its conversion to the type that the model computes in.
+//! One stored tensor, and its conversion to the compute type.
+
+use std::borrow::Cow;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
-use serde::Serialize;
+use pv_kernels::kept::{Format, dequantize};
 
-use super::release_pages;
-use crate::error::{Error, Result};
+use super::{WeightsError, release_pages};
 
-/// Values converted before their pages are released; a few MiB, so that the call costs nothing in comparison.
+/// Values converted before their pages are released; a few MiB, so that the cost of the call is negligible, and whole
+/// blocks of every format.
 const STEP: usize = 1 << 20;
 
-/// Values converted at a time where a conversion needs an intermediate; small enough for the first-level cache.
+/// Values converted at a time by a conversion with an intermediate type; small enough for the first-level cache, and whole
+/// blocks of every format.
 const CHUNK: usize = 2048;
 
-/// The types that weights may be stored in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StoredDtype {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    BF16,
-}
-
-impl StoredDtype {
-    /// Bytes per value.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
-    }
-
-    /// The type that a safetensors header spells so.
-    pub(super) fn from_header(dtype: &str) -> Option<Self> {
-        match dtype {
-            "F32" => Some(Self::F32),
-            "F16" => Some(Self::F16),
-            "BF16" => Some(Self::BF16),
-            _ => None,
-        }
-    }
-}
-
-/// A tensor as it is stored: little-endian values in row-major order, at any alignment.
+/// A stored tensor: little-endian values or blocks of them in row-major order, at any alignment.
 ///
-/// Conversions round to the nearest value, ties to even, as PyTorch does. They go chunk by chunk and release the pages
-/// that they have read (see [`WeightFiles::release`](super::WeightFiles::release)), so that nothing but the destination
-/// is ever as large as the tensor.
+/// Conversions round to the nearest value, ties to even, as PyTorch does. They work in chunks and release the pages
+/// that they have read (see [`WeightFiles::release`](super::WeightFiles::release)), so that only the destination is as
+/// large as the tensor.
 #[derive(Clone, Debug)]
 pub struct RawTensor<'a> {
-    /// Its name in the checkpoint.
+    /// The name in the checkpoint.
     pub name: &'a str,
-    /// What its bytes are.
-    pub dtype: StoredDtype,
-    /// Its shape; a projection's is `[out, in]`.
+    /// The format of the values.
+    pub format: Format,
+    /// The shape; that of a projection is `[out, in]`.
     pub shape: Vec<usize>,
-    /// Its bytes.
-    pub bytes: &'a [u8],
-    /// The map that the bytes lie in, and where; `None` where they come from elsewhere.
+    /// The values.
+    pub bytes: Cow<'a, [u8]>,
+    /// The map with the bytes, and their offset in it; `None` for bytes from elsewhere.
     pub(super) pages: Option<(&'a Mmap, usize)>,
 }
 
 impl RawTensor<'_> {
-    /// How many values it has.
+    /// The number of values.
     pub fn values(&self) -> usize {
-        self.bytes.len() / self.dtype.bytes()
+        self.bytes.len() / self.format.block_bytes() * self.format.block_elements()
     }
 
-    /// Converts to f32 into `out`, which must have room for exactly all values.
-    pub fn to_f32_into(&self, out: &mut [f32]) -> Result<()> {
-        self.convert(out, |dtype, bytes, out| match dtype {
-            StoredDtype::F32 => copy(bytes, out, f32::from_le_bytes),
-            StoredDtype::F16 => chunked(bytes, out, f16::from_le_bytes, |from, to| from.convert_to_f32_slice(to)),
-            StoredDtype::BF16 => chunked(bytes, out, bf16::from_le_bytes, |from, to| from.convert_to_f32_slice(to)),
+    /// Some rows of a tensor of at least one dimension.
+    pub(crate) fn rows(&self, rows: std::ops::Range<usize>) -> RawTensor<'_> {
+        let row = self.bytes.len() / self.shape[0].max(1);
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        let bytes = &self.bytes[rows.start * row..rows.end * row];
+        let pages = self.pages.map(|(map, offset)| (map, offset + rows.start * row));
+        RawTensor { name: self.name, format: self.format, shape, bytes: Cow::Borrowed(bytes), pages }
+    }
+
+    /// Releases the pages of the bytes from memory; they are read from the file again when needed.
+    pub(crate) fn release(&self) {
+        if let Some((map, offset)) = self.pages {
+            release_pages(map, offset, self.bytes.len());
+        }
+    }
+
+    /// Converts to f32 into `out`, whose length must be the number of values.
+    ///
+    /// # Errors
+    /// [`WeightsError::TensorLength`] for another length.
+    pub fn to_f32_into(&self, out: &mut [f32]) -> Result<(), WeightsError> {
+        self.convert(out, |format, bytes, out| match format {
+            Format::F32 => copy(bytes, out, f32::from_le_bytes),
+            Format::F16 => chunked(bytes, out, f16::from_le_bytes, |from, to| from.convert_to_f32_slice(to)),
+            Format::Bf16 => chunked(bytes, out, bf16::from_le_bytes, |from, to| from.convert_to_f32_slice(to)),
+            blocks => dequantize(blocks, bytes, out),
         })
     }
 
-    /// Converts to f16 into `out`, which must have room for exactly all values. Values out of range become infinite.
-    pub fn to_f16_into(&self, out: &mut [f16]) -> Result<()> {
+    /// Converts to f16 into `out`, whose length must be the number of values. Values out of range become infinite.
+    ///
+    /// # Errors
+    /// [`WeightsError::TensorLength`] for another length.
+    pub fn to_f16_into(&self, out: &mut [f16]) -> Result<(), WeightsError> {
         let rounded = |from: &[f32], to: &mut [f16]| to.convert_from_f32_slice(from);
-        self.convert(out, |dtype, bytes, out| match dtype {
-            StoredDtype::F32 => chunked(bytes, out, f32::from_le_bytes, rounded),
-            StoredDtype::F16 => copy(bytes, out, f16::from_le_bytes),
-            StoredDtype::BF16 => chunked(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32(), rounded),
+        self.convert(out, |format, bytes, out| match format {
+            Format::F32 => chunked(bytes, out, f32::from_le_bytes, rounded),
+            Format::F16 => copy(bytes, out, f16::from_le_bytes),
+            Format::Bf16 => chunked(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32(), rounded),
+            blocks => unpacked(blocks, bytes, out, rounded),
         })
     }
 
-    /// Converts to bf16 into `out`, which must have room for exactly all values.
-    pub fn to_bf16_into(&self, out: &mut [bf16]) -> Result<()> {
+    /// Converts to bf16 into `out`, whose length must be the number of values.
+    ///
+    /// # Errors
+    /// [`WeightsError::TensorLength`] for another length.
+    pub fn to_bf16_into(&self, out: &mut [bf16]) -> Result<(), WeightsError> {
         let rounded = |from: &[f32], to: &mut [bf16]| to.convert_from_f32_slice(from);
-        self.convert(out, |dtype, bytes, out| match dtype {
-            StoredDtype::F32 => chunked(bytes, out, f32::from_le_bytes, rounded),
-            StoredDtype::F16 => chunked(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32(), rounded),
-            StoredDtype::BF16 => copy(bytes, out, bf16::from_le_bytes),
+        self.convert(out, |format, bytes, out| match format {
+            Format::F32 => chunked(bytes, out, f32::from_le_bytes, rounded),
+            Format::F16 => chunked(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32(), rounded),
+            Format::Bf16 => copy(bytes, out, bf16::from_le_bytes),
+            blocks => unpacked(blocks, bytes, out, rounded),
         })
     }
 
@@ -121,14 +121,18 @@ impl RawTensor<'_> {
         out
     }
 
-    /// Converts step by step, releasing what has been read.
-    fn convert<T>(&self, out: &mut [T], convert: impl Fn(StoredDtype, &[u8], &mut [T])) -> Result<()> {
+    /// Converts in steps and releases the pages that have been read.
+    fn convert<T>(&self, out: &mut [T], convert: impl Fn(Format, &[u8], &mut [T])) -> Result<(), WeightsError> {
         if out.len() != self.values() {
-            return Err(Error::TensorLength { tensor: self.name.into(), expected: self.values(), found: out.len() });
+            return Err(WeightsError::TensorLength {
+                tensor: self.name.into(),
+                expected: self.values(),
+                found: out.len(),
+            });
         }
-        let step = STEP * self.dtype.bytes();
+        let step = STEP / self.format.block_elements() * self.format.block_bytes();
         for (i, (bytes, out)) in self.bytes.chunks(step).zip(out.chunks_mut(STEP)).enumerate() {
-            convert(self.dtype, bytes, out);
+            convert(self.format, bytes, out);
             if let Some((map, offset)) = self.pages {
                 release_pages(map, offset + i * step, bytes.len());
             }
@@ -137,7 +141,7 @@ impl RawTensor<'_> {
     }
 }
 
-/// Reads values that need no conversion. On a little-endian machine the compiler makes this a plain copy.
+/// Reads values that need no conversion. On a little-endian machine the compiler turns this into a copy.
 fn copy<T, const N: usize>(bytes: &[u8], out: &mut [T], read: impl Fn([u8; N]) -> T) {
     for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
         *value = read(*bytes);
@@ -155,6 +159,17 @@ fn chunked<From: Copy + Default, To, const N: usize>(
     for (bytes, out) in bytes.chunks(CHUNK * N).zip(out.chunks_mut(CHUNK)) {
         let values = &mut buffer[..out.len()];
         copy(bytes, values, &read);
+        convert(values, out);
+    }
+}
+
+/// Unpacks blocks a chunk at a time and converts each chunk.
+fn unpacked<To>(format: Format, bytes: &[u8], out: &mut [To], convert: impl Fn(&[f32], &mut [To])) {
+    let mut buffer = [0.0; CHUNK];
+    let step = CHUNK / format.block_elements() * format.block_bytes();
+    for (bytes, out) in bytes.chunks(step).zip(out.chunks_mut(CHUNK)) {
+        let values = &mut buffer[..out.len()];
+        dequantize(format, bytes, values);
         convert(values, out);
     }
 }

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::ExpectedTensor;
+use crate::listed::listed;
 
-/// A safetensors file of this header and so many bytes 0, 1, 2, ….
+/// A safetensors file with this header and this many bytes 0, 1, 2, ….
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -29,12 +31,12 @@ fn info(dtype: &str, shape: &[usize], start: usize, end: usize) -> Value {
     json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
 }
 
-/// Opens `bytes` as a folder's only weights file.
-fn open(bytes: &[u8]) -> Result<WeightFiles> {
+/// Opens `bytes` as the only weights file of a folder.
+fn open(bytes: &[u8]) -> Result<WeightFiles, WeightsError> {
     WeightFiles::open(folder(&[("model.safetensors", bytes)]).path())
 }
 
-fn open_header(header: Value, data: usize) -> Result<WeightFiles> {
+fn open_header(header: Value, data: usize) -> Result<WeightFiles, WeightsError> {
     open(&file(&header.to_string(), data))
 }
 
@@ -49,7 +51,7 @@ fn reads_what_the_reference_implementation_writes() {
     let files = open(&bytes).expect("a good file");
     assert_eq!(files.names().collect::<Vec<_>>(), ["w"]);
     let tensor = files.get("w").expect("a tensor");
-    assert_eq!((tensor.dtype, tensor.shape.as_slice(), tensor.bytes), (StoredDtype::F32, &[2, 3][..], &values[..]));
+    assert_eq!((tensor.format, tensor.shape.as_slice(), &tensor.bytes[..]), (Format::F32, &[2, 3][..], &values[..]));
     files.release("w");
     assert_eq!(tensor.to_f32(), [1.0, -2.5, 3.0, 4.0, 5.0, 6.0], "released pages come back");
 }
@@ -69,10 +71,13 @@ fn hostile_headers_are_refused() {
         let mut bytes = file("{}", 0);
         bytes[..8].copy_from_slice(&size.to_le_bytes());
         let error = open(&bytes).expect_err("a bad length");
-        assert!(matches!(error, Error::WeightsHeader { .. } | Error::Json { .. }), "{size}: {error}");
+        assert!(
+            matches!(error, WeightsError::Header { .. } | WeightsError::Folder(FolderError::Json { .. })),
+            "{size}: {error}"
+        );
     }
     for length in 0..8 {
-        assert!(matches!(open(&vec![1; length]), Err(Error::WeightsHeader { .. })));
+        assert!(matches!(open(&vec![1; length]), Err(WeightsError::Header { .. })));
     }
     for header in [
         "[]",
@@ -87,29 +92,35 @@ fn hostile_headers_are_refused() {
         "{\"w\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0]}}",
     ] {
         let error = open(&file(header, 4)).expect_err("a bad header");
-        assert!(matches!(error, Error::Json { .. }), "{header}: {error}");
+        assert!(matches!(error, WeightsError::Folder(FolderError::Json { .. })), "{header}: {error}");
     }
 }
 
 #[test]
 fn ranges_are_checked_against_file_type_and_shape() {
-    type Test = fn(&Error) -> bool;
+    type Test = fn(&WeightsError) -> bool;
     let cases: [(Value, usize, Test); 11] = [
-        (json!({"w": info("F32", &[2], 0, 8)}), 7, |e| matches!(e, Error::TensorOffsets { end: 8, available: 7, .. })),
-        (json!({"w": info("F32", &[2], 8, 0)}), 8, |e| matches!(e, Error::TensorOffsets { .. })),
+        (json!({"w": info("F32", &[2], 0, 8)}), 7, |e| {
+            matches!(e, WeightsError::TensorOffsets { end: 8, available: 7, .. })
+        }),
+        (json!({"w": info("F32", &[2], 8, 0)}), 8, |e| matches!(e, WeightsError::TensorOffsets { .. })),
         (json!({"w": {"dtype": "F32", "shape": [1], "data_offsets": [u64::MAX - 3, u64::MAX]}}), 8, |e| {
-            matches!(e, Error::TensorOffsets { .. })
+            matches!(e, WeightsError::TensorOffsets { .. })
         }),
-        (json!({"w": info("F32", &[3], 0, 8)}), 8, |e| matches!(e, Error::TensorBytes { found: 8, .. })),
-        (json!({"w": info("F4", &[1], 0, 1)}), 1, |e| matches!(e, Error::TensorBytes { .. })),
-        (json!({"w": info("F32", &[1 << 40, 1 << 40], 0, 8)}), 8, |e| matches!(e, Error::TensorBytes { .. })),
-        (json!({"w": info("F32", &[usize::MAX, 0, 2], 0, 0)}), 0, |e| matches!(e, Error::TensorBytes { .. })),
+        (json!({"w": info("F32", &[3], 0, 8)}), 8, |e| matches!(e, WeightsError::TensorBytes { found: 8, .. })),
+        (json!({"w": info("F4", &[1], 0, 1)}), 1, |e| matches!(e, WeightsError::TensorBytes { .. })),
+        (json!({"w": info("F32", &[1 << 40, 1 << 40], 0, 8)}), 8, |e| matches!(e, WeightsError::TensorBytes { .. })),
+        (json!({"w": info("F32", &[usize::MAX, 0, 2], 0, 0)}), 0, |e| matches!(e, WeightsError::TensorBytes { .. })),
         (json!({"a": info("F32", &[2], 0, 8), "b": info("F32", &[2], 4, 12)}), 12, |e| {
-            matches!(e, Error::TensorOverlap { at: 4, .. })
+            matches!(e, WeightsError::TensorOverlap { at: 4, .. })
         }),
-        (json!({"a": info("F32", &[1], 4, 8)}), 8, |e| matches!(e, Error::UnclaimedBytes { start: 0, end: 4, .. })),
-        (json!({"a": info("F32", &[1], 0, 4)}), 9, |e| matches!(e, Error::UnclaimedBytes { start: 4, end: 9, .. })),
-        (json!({"a": info("F3", &[1], 0, 4)}), 4, |e| matches!(e, Error::TensorDtype { .. })),
+        (json!({"a": info("F32", &[1], 4, 8)}), 8, |e| {
+            matches!(e, WeightsError::UnclaimedBytes { start: 0, end: 4, .. })
+        }),
+        (json!({"a": info("F32", &[1], 0, 4)}), 9, |e| {
+            matches!(e, WeightsError::UnclaimedBytes { start: 4, end: 9, .. })
+        }),
+        (json!({"a": info("F3", &[1], 0, 4)}), 4, |e| matches!(e, WeightsError::TensorDtype { .. })),
     ];
     for (header, data, test) in cases {
         let error = open_header(header, data).expect_err("a bad header");
@@ -117,7 +128,7 @@ fn ranges_are_checked_against_file_type_and_shape() {
     }
     let twice = "{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\
                   \"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
-    assert!(matches!(open(&file(twice, 1)), Err(Error::DuplicateTensor { .. })));
+    assert!(matches!(open(&file(twice, 1)), Err(WeightsError::DuplicateTensor { .. })));
 }
 
 #[test]
@@ -140,12 +151,15 @@ fn shards_are_joined_and_checked_against_the_index() {
     let files = open(json!({"a": "1.safetensors", "b": "2.safetensors"})).expect("good shards");
     assert_eq!(files.names().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(files.paths().count(), 2);
-    assert!(matches!(open(json!({"a": "3.safetensors"})), Err(Error::ShardMissing { .. })));
-    assert!(matches!(open(json!({"c": "1.safetensors"})), Err(Error::ShardLacksTensor { .. })));
-    assert!(matches!(open(json!({"a": "2.safetensors", "b": "1.safetensors"})), Err(Error::ShardLacksTensor { .. })));
-    assert!(matches!(open(json!({"a": 3})), Err(Error::Json { .. })));
+    assert!(matches!(open(json!({"a": "3.safetensors"})), Err(WeightsError::ShardMissing { .. })));
+    assert!(matches!(open(json!({"c": "1.safetensors"})), Err(WeightsError::ShardLacksTensor { .. })));
+    assert!(matches!(
+        open(json!({"a": "2.safetensors", "b": "1.safetensors"})),
+        Err(WeightsError::ShardLacksTensor { .. })
+    ));
+    assert!(matches!(open(json!({"a": 3})), Err(WeightsError::Folder(FolderError::Json { .. }))));
     for name in ["", ".", "..", "../1.safetensors", "/etc/passwd", "a/b", "a\\b", "C:1.safetensors", "a..b", "a\0b"] {
-        assert!(matches!(open(json!({"a": name})), Err(Error::ShardName { .. })), "{name:?}");
+        assert!(matches!(open(json!({"a": name})), Err(WeightsError::ShardName { .. })), "{name:?}");
     }
 }
 
@@ -156,7 +170,7 @@ fn a_tensor_in_two_shards_is_refused() {
     let index = json!({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}).to_string();
     let folder = folder(&[("1.safetensors", &shard), ("2.safetensors", &other), (INDEX, index.as_bytes())]);
     let error = WeightFiles::open(folder.path()).expect_err("a duplicate");
-    assert!(matches!(&error, Error::DuplicateTensor { tensor, .. } if tensor == "a"), "{error}");
+    assert!(matches!(&error, WeightsError::DuplicateTensor { tensor, .. } if tensor == "a"), "{error}");
 }
 
 #[test]
@@ -171,7 +185,10 @@ fn other_folders_are_told_apart() {
         let message = WeightFiles::open(folder(&[(name, b"x")]).path()).expect_err("no weights").to_string();
         assert!(message.contains(part), "{message}");
     }
-    assert!(matches!(WeightFiles::open("/no/such/folder"), Err(Error::File(FileError::Read { .. }))));
+    assert!(matches!(
+        WeightFiles::open("/no/such/folder"),
+        Err(WeightsError::Folder(FolderError::File(FileError::Read { .. })))
+    ));
 }
 
 #[test]
@@ -183,10 +200,10 @@ fn missing_unused_and_misshapen_tensors_are_listed() {
     let files = open_header(header, 7).expect("a good file");
     let expected = |name: &str, shape: &[usize]| ExpectedTensor { name: name.into(), shape: shape.into() };
     let missing = files.check(&[expected("p", &[1]), expected("q", &[1]), expected("x", &[1])]);
-    assert!(matches!(missing, Err(Error::MissingTensors { names, .. }) if names == ["p", "q"]));
-    assert!(matches!(files.check(&[expected("x", &[2])]), Err(Error::TensorShape { .. })));
+    assert!(matches!(missing, Err(WeightsError::MissingTensors { names, .. }) if names == ["p", "q"]));
+    assert!(matches!(files.check(&[expected("x", &[2])]), Err(WeightsError::TensorShape { .. })));
     let unused = files.check(&[expected("x", &[1])]);
-    assert!(matches!(unused, Err(Error::UnusedTensors { names, .. }) if names == ["model.embed_tokens.weight"]));
+    assert!(matches!(unused, Err(WeightsError::UnusedTensors { names, .. }) if names == ["model.embed_tokens.weight"]));
     let names: Vec<String> = (0..13).map(|i| format!("t{i}")).collect();
     assert!(listed(&names).ends_with("t9 and 3 more"));
 }
@@ -208,8 +225,9 @@ fn a_tied_head_is_tolerated_only_where_it_equals_the_embedding() {
     }
 }
 
-fn tensor(dtype: StoredDtype, bytes: &[u8]) -> RawTensor<'_> {
-    RawTensor { name: "w", dtype, shape: vec![bytes.len() / dtype.bytes()], bytes, pages: None }
+fn tensor(format: Format, bytes: &[u8]) -> RawTensor<'_> {
+    let shape = vec![bytes.len() / format.block_bytes()];
+    RawTensor { name: "w", format, shape, bytes: Cow::Borrowed(bytes), pages: None }
 }
 
 #[test]
@@ -217,10 +235,10 @@ fn rounding_is_to_the_nearest_even() {
     // 1 + 2⁻⁸ lies between the bf16 neighbours 1 and 1 + 2⁻⁷, 1 + 3·2⁻⁸ between 1 + 2⁻⁷ and 1 + 2⁻⁶.
     let values = [1.0f32 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1e30, f32::NAN];
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let rounded = tensor(StoredDtype::F32, &bytes).to_bf16();
+    let rounded = tensor(Format::F32, &bytes).to_bf16();
     assert_eq!(rounded[..2], [bf16::from_f32(1.0), bf16::from_f32(1.0 + 1.0 / 64.0)]);
     assert!(rounded[3].is_nan());
-    assert_eq!(tensor(StoredDtype::F32, &bytes).to_f16()[2], f16::INFINITY);
+    assert_eq!(tensor(Format::F32, &bytes).to_f16()[2], f16::INFINITY);
 }
 
 #[test]
@@ -235,8 +253,8 @@ fn large_tensors_are_converted_whole() {
 
 #[test]
 fn a_buffer_of_another_length_is_refused() {
-    let error = tensor(StoredDtype::F16, &[0; 4]).to_f32_into(&mut [0.0; 3]).expect_err("no room");
-    assert!(matches!(error, Error::TensorLength { expected: 2, found: 3, .. }));
+    let error = tensor(Format::F16, &[0; 4]).to_f32_into(&mut [0.0; 3]).expect_err("no room");
+    assert!(matches!(error, WeightsError::TensorLength { expected: 2, found: 3, .. }));
 }
 
 proptest! {
@@ -246,13 +264,13 @@ proptest! {
     fn conversions_equal_the_ones_of_single_values(
         bits in proptest::collection::vec(any::<u16>(), 0..5000), shift in 0usize..4,
     ) {
-        // A shifted copy, because a file's tensors may begin at any byte.
+        // A shifted copy, because a file's tensors may start at any byte.
         let mut bytes = vec![0; shift];
         bytes.extend(bits.iter().flat_map(|bits| bits.to_le_bytes()));
         let bytes = &bytes[shift..];
-        let half = tensor(StoredDtype::F16, bytes);
-        let brain = tensor(StoredDtype::BF16, bytes);
-        let single = tensor(StoredDtype::F32, &bytes[..bytes.len() / 4 * 4]);
+        let half = tensor(Format::F16, bytes);
+        let brain = tensor(Format::Bf16, bytes);
+        let single = tensor(Format::F32, &bytes[..bytes.len() / 4 * 4]);
         let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         for (i, bits) in bits.iter().enumerate() {
             let (h, b) = (f16::from_bits(*bits).to_f32(), bf16::from_bits(*bits).to_f32());
@@ -291,7 +309,7 @@ proptest! {
             for name in files.names() {
                 if let Ok(tensor) = files.get(name) {
                     let view = reference.tensor(name).expect("the reference has it");
-                    prop_assert_eq!((view.shape(), view.data()), (tensor.shape.as_slice(), tensor.bytes));
+                    prop_assert_eq!((view.shape(), view.data()), (tensor.shape.as_slice(), &tensor.bytes[..]));
                 }
             }
         }

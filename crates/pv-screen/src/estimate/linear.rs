@@ -11,8 +11,8 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// Fits points (features, value, weight); a feature that does not vary, or that tells nothing beside the other, gets no
-    /// slope.
+    /// Fits points (features, value, weight). A feature that does not vary, or that is collinear with the other, has a
+    /// slope of 0.
     pub(super) fn new(points: &[([f64; 2], f64, f64)]) -> Self {
         let n = points.iter().map(|(.., weight)| weight).sum::<f64>().max(f64::MIN_POSITIVE);
         let mean = points.iter().map(|(_, value, weight)| weight * value).sum::<f64>() / n;
@@ -39,13 +39,13 @@ impl Fit {
         self.sum(1.0, features)
     }
 
-    /// The sum over points that are `count` together and whose features add up to `sums`.
+    /// The sum of the fitted values over `count` points whose features add up to `sums`.
     pub(super) fn sum(&self, count: f64, sums: [f64; 2]) -> f64 {
         let slope = |i: usize| self.slopes[i] * (sums[i] - count * self.middle[i]);
         count * self.mean + slope(0) + slope(1)
     }
 
-    /// How much the first slope's uncertainty adds to the variance at a point, over that of the points.
+    /// The variance that the first slope's uncertainty adds at a point, relative to the variance of the points.
     pub(super) fn lever(&self, at: f64) -> f64 {
         if self.squares > 0.0 { (at - self.middle[0]).powi(2) / self.squares } else { 0.0 }
     }

@@ -1,24 +1,24 @@
-//! Stopping as soon as enough is known.
+//! Sequential estimation, which stops as soon as the result is clear.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Estimate, EstimateOptions, Known, Method, estimate};
 use crate::Result;
 
-/// When no more base answers are needed; whichever comes first.
+/// The rule for stopping the generation of base answers; the first condition that is met stops it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
-    /// The interval is no wider than this, in activation units.
+    /// Stop when the interval is no wider than this, in activation units.
     pub width: Option<f64>,
-    /// The interval lies on one side of this.
+    /// Stop when the interval lies on one side of this threshold, in activation units.
     pub threshold: Option<f64>,
 }
 
-/// The fewest base answers to look at: among fewer, a kind of sample that is one in ten may well not occur, and no interval can
-/// know of it.
+/// The smallest number of base answers for a look. A smaller subset may well contain none of a kind of sample that is
+/// one in ten, and no interval can account for it.
 pub const FIRST_LOOK: usize = 32;
 
-/// Why no more base answers are needed.
+/// The reason for stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -30,19 +30,20 @@ pub enum Decision {
     Below,
 }
 
-/// What one look at the base answers so far found.
+/// The result of one look at the base answers so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Look {
-    /// The estimate, with the interval at this look's own level.
+    /// The estimate, with an interval at this look's own level.
     pub estimate: Estimate,
-    /// Why it is enough; `None` to go on.
+    /// The reason for stopping; `None` to continue.
     pub decision: Option<Decision>,
 }
 
-/// Looks at growing subsets with a correction for looking more than once: look `j` (from 1) may be wrong with the probability
-/// `α / (j·(j + 1))`. All looks together, however many, are then wrong with at most `α = 1 − level` (the union
-/// bound), so that the final interval covers the truth whenever one stops. Looks at doubling sizes keep the price low: the
-/// fourth is at 99.75 % for 95 %, an interval 1.5 times as wide.
+/// Looks at growing subsets, with a correction for the number of looks: look `j` (from 1) may be wrong with probability
+/// `α / (j·(j + 1))`. By the union bound, the probability that any of the looks is wrong is at most `α = 1 − level`, so
+/// that the final interval covers the true value at this level whenever one stops. With doubling sizes the cost is low:
+/// at a level of 95 %, the fourth look is at 99.75 %, with an interval 1.5 times as wide.
 #[derive(Clone, Debug)]
 pub struct Sequential {
     stop: Stop,
@@ -52,17 +53,17 @@ pub struct Sequential {
 }
 
 impl Sequential {
-    /// Before the first look.
+    /// The state before the first look.
     pub fn new(stop: Stop, method: Method, options: EstimateOptions) -> Self {
         Self { stop, method, options, looks: 0 }
     }
 
-    /// How often it has looked.
+    /// The number of looks so far.
     pub fn looks(&self) -> usize {
         self.looks
     }
 
-    /// Looks at what is known by now.
+    /// Looks at the samples that are known so far.
     ///
     /// # Errors
     /// Those of [`estimate`].
@@ -80,14 +81,14 @@ impl Sequential {
     }
 }
 
-/// The options with the level of this look alone.
+/// The options with the level of this look.
 fn of_look(options: EstimateOptions, look: usize) -> EstimateOptions {
     let wrong = (1.0 - options.level) / (look as f64 * (look as f64 + 1.0));
     EstimateOptions { level: 1.0 - wrong, ..options }
 }
 
-/// The estimate after so many looks, any of which might have been the last: its interval covers at the options' level, whatever it
-/// was that ended the looking. Without looks, as [`estimate`].
+/// The estimate after this many looks, any of which might have been the last: its interval covers the true value at the
+/// options' level, whatever the stopping rule. Without looks, the same as [`estimate`].
 pub(crate) fn after_looks(
     samples: &[Known],
     method: Method,

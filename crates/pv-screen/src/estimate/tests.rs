@@ -1,16 +1,17 @@
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
-use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// Samples in which the base answer's projection is a line of the prompt's, and something of its own.
+/// Samples in which the base answer's projection is a linear function of the prompt's projection, plus noise.
 fn population(n: usize, noise: f64, seed: u64) -> Vec<Known> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = || (0..12).map(|_| random.random::<f64>()).sum::<f64>() - 6.0;
     let sample = |i: usize| {
         let prompt_last = 3.0 + 2.0 * normal();
-        // Skewed: some samples stand far out.
+        // Skewed: some samples are outliers.
         let answer = 1.0 + normal() + if i.is_multiple_of(10) { 6.0 + normal().abs() } else { 0.0 };
         let base = 0.5 + 0.8 * prompt_last + noise * normal();
         Known { answer, prompt_last, base: Some(base), count: if i.is_multiple_of(7) { 3.0 } else { 1.0 } }
@@ -23,7 +24,7 @@ fn truth(all: &[Known]) -> f64 {
     all.iter().map(|s| s.count * s.delta().expect("all are known")).sum::<f64>() / rows
 }
 
-/// The same samples with the base answers of a random part only.
+/// The same samples, with the base answers of a random subset only.
 fn part(all: &[Known], n: usize, seed: u64) -> Vec<Known> {
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
@@ -64,7 +65,7 @@ fn intervals_cover_and_the_control_variate_needs_fewer_answers() {
 fn where_the_prompt_tells_nothing_the_control_variate_says_so() {
     let mut all = population(600, 3.0, 2);
     for sample in &mut all {
-        // The difference has nothing to do with either feature.
+        // The difference is independent of both features.
         let delta = sample.base.expect("known") - 0.8 * sample.prompt_last;
         sample.base = Some(sample.answer - delta);
     }
@@ -98,7 +99,7 @@ fn looking_often_is_paid_for() {
         let mut sequential = Sequential::new(stop, Method::Subset, t);
         for n in [32, 64, 128, 256, 512] {
             if sequential.look(&part(&all, n, seed)).expect("a look").decision.is_some() {
-                // The truth is the threshold itself: to decide is to be wrong.
+                // The true value is the threshold itself, so every decision is wrong.
                 wrong += 1;
                 break;
             }
@@ -139,8 +140,8 @@ fn fewer_generations_for_wider_intervals() {
     assert!(found.generations_for(width / 2.0) > 2 * needed && found.generations_for(0.0) == 1000);
 }
 
-/// Growing subsets until a rule ends them; then the interval of what is known, corrected for the looks and not. How often each
-/// misses the truth.
+/// Grows subsets until a rule stops, then computes the interval with and without the correction for the number of
+/// looks, and returns how often each misses the true value.
 fn missed(all: &[Known], stop: Stop, method: Method, runs: u64) -> [f64; 2] {
     let t = EstimateOptions { interval: IntervalKind::T, ..EstimateOptions::default() };
     let truth = truth(all);
@@ -168,7 +169,7 @@ fn an_interval_after_stopping_covers_as_it_says() {
     let runs = 600;
     let all = population(2000, 1.0, 9);
     let truth = truth(&all);
-    // One look in twenty may miss, and four standard errors of that.
+    // One look in twenty may miss, plus four standard errors.
     let most = 0.05 + 4.0 * (0.05f64 * 0.95 / runs as f64).sqrt();
     for stop in [
         Stop { width: Some(1.5), threshold: None },
@@ -182,8 +183,8 @@ fn an_interval_after_stopping_covers_as_it_says() {
             assert!(corrected <= uncorrected, "the corrected interval is the wider one");
         }
     }
-    // A rule that goes on until the interval excludes a value: where that is the truth, an interval at the plain level misses it
-    // in every run that stops, and more often than it says.
+    // This rule continues until the interval excludes a value. If that is the true value, an interval at the
+    // uncorrected level misses it in every run that stops, and so more often than its level states.
     let plain = EstimateOptions { interval: IntervalKind::T, ..EstimateOptions::default() };
     let wrong = (0..runs).filter(|seed| {
         [32, 64, 128, 256, 512].iter().any(|n| {

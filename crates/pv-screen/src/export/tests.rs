@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::likelihood::LikelihoodScore;
-use crate::stream::Place;
-use crate::table::Score;
-use crate::{SCORES, Skip};
+use crate::sample::Skip;
+use crate::scores::Place;
+use crate::scores::Score;
+use crate::screen::SCORES;
 
 /// An answer of a row: its ΔP and whether the base answer is known, or why it was skipped.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ fn a_row_is_kept_only_when_every_answer_was_scored() {
     let screening = Screening::new(&SCREENED());
     let (done, rows) = screening.export(&at_most(2.0)).unwrap();
     assert_eq!(numbers(&rows), [0], "all others have an answer of which nobody knows what it would score");
-    assert_eq!((done.kept, done.left_out), (1, 7));
+    assert_eq!((done.kept, done.excluded), (1, 7));
     let expected = [
         ("above", 1),
         ("bad_row", 1),
@@ -132,14 +133,14 @@ fn chosen_rows_are_exported_without_numbers_that_are_not_known() {
 fn what_cannot_be_decided_is_refused() {
     let screening = Screening::new(&SCREENED());
     let said = |keep: &Keep| screening.export(keep).unwrap_err().to_string();
-    assert!(said(&at_most(f64::NAN)).contains("no number"));
+    assert!(said(&at_most(f64::NAN)).contains("NaN"));
     let other = said(&Keep::AtMost { label: "evil@6".to_owned(), threshold: 1.0 });
     assert!(other.contains("evil@6") && other.contains("evil@5"), "{other}");
     std::fs::remove_file(screening.folder.path().join(SKIPPED)).unwrap();
     assert!(said(&at_most(2.0)).contains(SKIPPED), "without the list nobody knows what was skipped");
 }
 
-/// The list is written by other code: its reasons are those of [`Skip`].
+/// Other code writes the list; its reasons are those of [`Skip`].
 #[test]
 fn the_kinds_of_what_was_skipped_are_those_of_the_list() {
     let why = || "x".to_owned();
@@ -170,10 +171,11 @@ fn turns() -> impl Strategy<Value = Vec<Vec<Turn>>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever was skipped: no row is kept with an answer above the threshold or without ΔP, and every row is counted.
+    /// For any skipped answers: no row is kept with an answer above the threshold or without ΔP, and every row is
+    /// counted.
     #[test]
     fn no_row_with_an_unknown_answer_gets_through(screened in turns(), threshold in -2.0..2.0f64) {
-        // Of a table without rows nothing can be asked.
+        // A table without rows has no directions to filter by.
         prop_assume!(screened.iter().flatten().any(|turn| matches!(turn, Turn::Scored(_))));
         let (done, rows) = Screening::new(&screened).export(&at_most(threshold)).unwrap();
         let fine = |turns: &Vec<Turn>| {
@@ -181,8 +183,8 @@ proptest! {
         };
         let expected: Vec<u64> = (0..screened.len() as u64).filter(|row| fine(&screened[*row as usize])).collect();
         prop_assert_eq!(numbers(&rows), expected);
-        prop_assert_eq!(done.kept + done.left_out, screened.len() as u64);
-        prop_assert_eq!(done.reasons.values().sum::<u64>(), done.left_out);
+        prop_assert_eq!(done.kept + done.excluded, screened.len() as u64);
+        prop_assert_eq!(done.reasons.values().sum::<u64>(), done.excluded);
     }
 
     #[test]

@@ -1,32 +1,33 @@
-//! The base model's answers to as many of the prompts as are wanted.
+//! Generates the base model's answers to as many of the prompts as needed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pv_hooks::Layer;
 
+use super::stream::{self, Item};
 use super::{Base, Meter, Run, Step};
+use crate::base_answers::BaseAnswers;
 use crate::estimate::{FIRST_LOOK, Known, Look, Method, Sequential};
 use crate::hashes::key;
-use crate::stream::{self, Item};
-use crate::{BaseAnswers, Error, Result};
+use crate::{Error, Result};
 
 /// The base answers of a screening.
 pub(super) struct Answered<'a> {
     pub(super) base: Option<BaseAnswers<'a>>,
-    /// So many of the answers, in the drawn order, have one.
+    /// The number of answers, from the beginning of the random order, that have a base answer.
     pub(super) chosen: usize,
-    /// What was found while it was decided how many.
+    /// The looks at each direction that determined this number.
     pub(super) looks: BTreeMap<String, Vec<Look>>,
-    /// How often it was looked, at all directions together; 0 where their number was fixed before.
+    /// The number of looks at all directions together; 0 if the number of base answers was fixed.
     pub(super) rounds: usize,
 }
 
-/// What is known on all directions, in the drawn order: `[samples × directions]`.
+/// The projections on all directions, in the random order, `[samples × directions]`, in activation units.
 pub(super) struct Columns {
     pub(super) counts: Vec<u32>,
     answer: Vec<f32>,
     prompt_last: Vec<f32>,
-    /// NaN where it is not known.
+    /// NaN if unknown.
     base: Vec<f64>,
     width: usize,
 }
@@ -83,7 +84,7 @@ impl<'a> Run<'_, 'a, '_> {
         Ok(Answered { base: Some(base), chosen, looks, rounds })
     }
 
-    /// All prompts, as the data streams by.
+    /// Generates answers to all prompts, while the data set is streamed.
     fn answer_every(&mut self, base: &mut BaseAnswers<'a>) -> Result<()> {
         let screen = self.screen;
         let (inputs, options) = (self.inputs.clone(), &screen.options);
@@ -118,7 +119,7 @@ impl<'a> Run<'_, 'a, '_> {
         self.generate_from(base, &chunk, &meter, done, total)
     }
 
-    /// The prompts of the first answers of the drawn order, in that order, each once.
+    /// The prompts of the first answers of the random order, in that order, without duplicates.
     fn prompts(&mut self, chosen: usize) -> Result<Vec<(String, Vec<u32>)>> {
         let screen = self.screen;
         let (inputs, options) = (self.inputs.clone(), &screen.options);
@@ -165,7 +166,7 @@ impl<'a> Run<'_, 'a, '_> {
         Ok(())
     }
 
-    /// Twice as many each time, until every direction is decided; how many it took.
+    /// Doubles the number of base answers until every direction is decided, and returns the number of looks.
     fn answer_until(
         &mut self,
         base: &mut BaseAnswers<'a>,
@@ -187,7 +188,7 @@ impl<'a> Run<'_, 'a, '_> {
             let mut undecided = Vec::new();
             for (at, mut sequential) in open {
                 let look = match sequential.look(&columns.of(at)) {
-                    // Too many of the answers are empty: more may do.
+                    // Too many of the answers are empty; more answers may suffice.
                     Err(Error::TooFew { .. }) => None,
                     look => Some(look?),
                 };
@@ -204,15 +205,15 @@ impl<'a> Run<'_, 'a, '_> {
         }
     }
 
-    /// The line of the answer at a place of the drawn order.
+    /// Reads the line of the answer at a position of the random order.
     pub(super) fn ranked(&mut self, rank: usize) -> Result<super::project::Line> {
-        let missing = || Error::bad(format!("answer {rank} was not projected"));
+        let missing = || Error::NotProjected { id: format!("number {rank}") };
         let (_, key) = self.order.get(rank).ok_or_else(missing)?;
         let at = self.entries.get(key).ok_or_else(missing)?.at;
         self.line(at)
     }
 
-    /// What is known of all answers, with the base answers of the first `chosen`.
+    /// The projections of all answers, with the base answers of the first `chosen`.
     pub(super) fn columns(&mut self, mut base: Option<&mut BaseAnswers<'a>>, chosen: usize) -> Result<Columns> {
         let width = self.screen.directions.len();
         let mut columns =
@@ -231,7 +232,7 @@ impl<'a> Run<'_, 'a, '_> {
         Ok(columns)
     }
 
-    /// The projections of a base answer on the directions; none where it is empty or not there.
+    /// The projections of a base answer on the directions, `[directions]`; `None` if it is empty or not found.
     pub(super) fn base_projections(&self, base: &mut BaseAnswers<'a>, prompt_id: &str) -> Result<Option<Vec<f64>>> {
         let mut means: BTreeMap<Layer, Vec<f32>> = BTreeMap::new();
         let mut projections = Vec::with_capacity(self.screen.directions.len());
@@ -241,8 +242,9 @@ impl<'a> Run<'_, 'a, '_> {
                 let Some(mean) = base.mean(prompt_id, layer)? else { return Ok(None) };
                 place.insert(mean);
             }
-            let projection = means.get(&layer).and_then(|mean| named.direction.projection(mean));
-            projections.push(projection.ok_or_else(|| Error::bad("a base answer of another width"))?);
+            let mean = means.get(&layer).map_or(&[][..], Vec::as_slice);
+            let other = || Error::OtherWidth { layer, expected: named.direction.values().len(), found: mean.len() };
+            projections.push(named.direction.projection(mean).ok_or_else(other)?);
         }
         Ok(Some(projections))
     }

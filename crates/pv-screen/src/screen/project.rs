@@ -1,18 +1,17 @@
-//! The data set's own answers: read, projected and kept, batch by batch.
+//! Reads and projects the data set's own answers, batch by batch, and stores the projections.
 
 use std::collections::HashMap;
 
-use pv_data::{FileError, RunError};
-use pv_model::Conversation;
-use pv_vectors::token_batches;
+use pv_data::{Conversation, Damage, FileError, RunError};
+use pv_vectors::scan::token_batches;
 use serde::{Deserialize, Serialize};
 
+use super::stream::{self, Item};
 use super::{Base, Meter, Run, Step};
 use crate::difference::{ReadOptions, Rows, difference};
 use crate::hashes::{draw, key};
 use crate::likelihood::{LikelihoodScore, likelihood};
 use crate::sample::{Skip, Tokens, tokens_with};
-use crate::stream::{self, Item};
 use crate::{Error, Result};
 
 /// A line of the journal: the projections of a distinct answer, or why there are none.
@@ -20,22 +19,22 @@ use crate::{Error, Result};
 pub(super) struct Line {
     pub(super) id: String,
     pub(super) prompt_id: String,
-    /// How many the answer has.
+    /// The number of tokens of the answer.
     pub(super) tokens: usize,
-    /// On each direction.
+    /// The answer's projection on each direction, in activation units.
     pub(super) answer: Vec<f32>,
     pub(super) prompt_last: Vec<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) likelihood: Option<LikelihoodScore>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) skip: Option<Skip>,
-    /// What was noticed although there are projections.
+    /// Remarks on an answer that has projections.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) noticed: Vec<Skip>,
 }
 
 impl Line {
-    /// Whether it is whole.
+    /// Whether the line has a value for every direction and persona.
     pub(super) fn fits(&self, directions: usize, personas: usize) -> bool {
         let finite = |values: &[f32]| values.len() == directions && values.iter().all(|value| value.is_finite());
         let likelihood = match &self.likelihood {
@@ -48,21 +47,21 @@ impl Line {
     }
 }
 
-/// What is remembered of a line.
+/// The values of a line that are kept in memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    /// Where it begins.
+    /// The offset of the line.
     pub(super) at: u64,
-    /// Whether it holds projections.
+    /// Whether it has projections.
     pub(super) ok: bool,
-    /// How often the answer stands in the data set.
+    /// The number of times that the answer occurs in the data set.
     pub(super) count: u32,
 }
 
-/// An answer's tokens, and what was noticed of it.
+/// An answer's tokens, and the remarks on it.
 type Noted = (Tokens, Vec<Skip>);
 
-/// A distinct answer whose turn has come.
+/// A distinct answer that waits for its batch.
 struct Pending {
     id: String,
     prompt_id: String,
@@ -70,7 +69,7 @@ struct Pending {
 }
 
 impl Run<'_, '_, '_> {
-    /// Counts the answers, for what is left to do to be known.
+    /// Counts the answers, so that the remaining work is known.
     pub(super) fn count(&mut self) -> Result<()> {
         const TELL: usize = 2000;
         let meter = Meter::new(Step::Counting, 0);
@@ -114,13 +113,13 @@ impl Run<'_, '_, '_> {
                 entry.count = count;
             }
         }
-        // Lines of answers that are not in the data set cannot be, but must not count.
+        // There should be no lines of answers that are not in the data set; they are ignored.
         self.entries.retain(|_, entry| entry.count > 0);
         Ok(())
     }
 
-    /// Which answers share a pass depends on the data and the options alone, not on what is done already: so a run that
-    /// was killed ends with the same numbers, to the last bit.
+    /// The answers that share a pass depend only on the data and the options, and not on what is done already, so a run
+    /// that was killed ends with bit-identical numbers.
     fn project_chunk(&mut self, chunk: &[Pending], meter: &Meter, repeated: usize) -> Result<()> {
         if chunk.iter().all(|pending| self.entries.contains_key(&key(&pending.id))) {
             return self.tell_projected(meter, repeated);
@@ -132,7 +131,7 @@ impl Run<'_, '_, '_> {
         let mut queue: Vec<(&Pending, &Noted)> =
             chunk.iter().zip(&encoded).filter_map(|(pending, found)| Some((pending, found.as_ref().ok()?))).collect();
         let length = |(tokens, _): &Noted| tokens.prompt.len() + tokens.answer.len();
-        // The longest first: what does not fit into memory fails at once.
+        // The longest first, so that a lack of memory shows immediately.
         queue.sort_by_key(|(_, tokens)| std::cmp::Reverse(length(tokens)));
         for batch in token_batches(&queue, self.screen.options.batch_tokens, |(_, tokens)| length(tokens)) {
             self.project_batch(batch)?;
@@ -178,7 +177,7 @@ impl Run<'_, '_, '_> {
             let answer: Option<Vec<f32>> = columns.iter().map(|column| column.answer[row]).collect();
             let prompt_last: Option<Vec<f32>> = columns.iter().map(|column| column.prompt_last[row]).collect();
             let (Some(answer), Some(prompt_last)) = (answer, prompt_last) else {
-                return Err(Error::bad(format!("the answer {} was not projected", pending.id)));
+                return Err(Error::NotProjected { id: pending.id.clone() });
             };
             let likelihood = likelihoods.get_mut(row).map(std::mem::take);
             let (tokens, noticed) = (tokens.answer.len(), noticed.clone());
@@ -191,7 +190,7 @@ impl Run<'_, '_, '_> {
         self.keep(lines)
     }
 
-    /// How likely each row's answer is; nothing without personas.
+    /// The likelihoods of each row's answer; empty without personas.
     fn likelihoods(&mut self, rows: &Rows<'_>, options: &ReadOptions) -> Result<Vec<LikelihoodScore>> {
         if self.personas.is_empty() {
             return Ok(Vec::new());
@@ -200,7 +199,7 @@ impl Run<'_, '_, '_> {
         let mut scores = vec![LikelihoodScore::default(); rows.prompts.len()];
         for (persona, column) in self.personas.iter().zip(columns) {
             for (score, found) in scores.iter_mut().zip(column) {
-                let found = found.ok_or_else(|| Error::bad("an answer without tokens"))?;
+                let found = found.ok_or(Error::EmptyAnswer)?;
                 score.surprise = found.surprise();
                 score.gains.insert(persona.label.clone(), found.gain());
             }
@@ -208,7 +207,7 @@ impl Run<'_, '_, '_> {
         Ok(scores)
     }
 
-    /// Keeps the lines that are new, in one write.
+    /// Appends the new lines in one write.
     fn keep(&mut self, lines: Vec<Line>) -> Result<()> {
         let mut bytes = Vec::new();
         let mut places = Vec::new();
@@ -228,17 +227,15 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// The line of an answer.
+    /// Reads the line of an answer.
     pub(super) fn line(&mut self, at: u64) -> Result<Line> {
         let bytes = self.journal.line(at)?;
-        let damaged = |error: serde_json::Error| RunError::Damaged {
-            path: self.journal.path().to_owned(),
-            reason: format!("the line at byte {at}: {error}"),
-        };
+        let damaged =
+            |source| RunError::Damaged { path: self.journal.path().to_owned(), source: Damage::LineAt { at, source } };
         Ok(serde_json::from_slice(&bytes).map_err(damaged)?)
     }
 
-    /// Puts the answers with projections into an order that is random, and the same whenever it is asked for.
+    /// Sorts the answers with projections in a random but reproducible order.
     pub(super) fn draw_order(&mut self) -> Result<()> {
         let mut places: Vec<u64> = self.entries.values().filter(|entry| entry.ok).map(|entry| entry.at).collect();
         places.sort_unstable();

@@ -1,4 +1,4 @@
-//! The table, the list of what was skipped, and the summary.
+//! Writes the table, the list of skipped rows, and the summary.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
@@ -9,16 +9,18 @@ use pv_data::files::WholeFile;
 use serde::Serialize;
 
 use super::answer::Answered;
+use super::stream::{self, Item};
 use super::{DirectionSummary, HashedFile, Meter, NOTICED, Run, SCORES, SKIPPED, SUMMARY, Step, Summary};
+use crate::base_answers::BaseAnswers;
 use crate::estimate::{EstimateOptions, Known, Look, Method, after_looks};
 use crate::hashes::key;
 use crate::likelihood::LikelihoodScore;
 use crate::sample::Skip;
-use crate::stream::{self, Item, Place};
-use crate::table::{Score, ScoreRow};
-use crate::{BaseAnswers, Error, Result};
+use crate::scores::Place;
+use crate::scores::{Score, ScoreRow};
+use crate::{Error, Result};
 
-/// A line of the list of what was skipped.
+/// A line of the list of skipped rows and answers.
 #[derive(Serialize)]
 struct SkippedLine<'a> {
     #[serde(flatten)]
@@ -35,14 +37,14 @@ struct Outputs<W> {
     noticed: W,
 }
 
-/// What is counted while the table is written.
+/// The counts that are taken while the table is written.
 #[derive(Default)]
 struct Counts {
     skipped: BTreeMap<String, usize>,
     noticed: BTreeMap<String, usize>,
     formats: FormatCounts,
     answers: usize,
-    /// Sums over the answers.
+    /// The sums over the answers, in nats.
     likelihood: LikelihoodScore,
 }
 
@@ -86,7 +88,7 @@ impl<'a> Run<'_, 'a, '_> {
                 cut_base,
                 chosen,
                 limit,
-                "base answers were cut at the most tokens; ΔP is beside their beginnings"
+                "base answers were truncated at the maximum number of tokens; their ΔP compares with the beginning of an answer"
             );
         }
         let Counts { skipped, noticed, formats, answers, mut likelihood } = counts;
@@ -113,11 +115,11 @@ impl<'a> Run<'_, 'a, '_> {
             serde_json::to_writer_pretty(&mut *file, &summary)?;
             file.write_all(b"\n")
         })?;
-        // As the file says it.
+        // Returned as read from the file.
         Summary::read(&folder)
     }
 
-    /// How many of the first answers of the drawn order have a base answer that was cut.
+    /// The number of answers, among the first in the random order, whose base answer was truncated.
     fn count_cut(&mut self, base: &BaseAnswers<'a>, chosen: usize) -> Result<usize> {
         let mut cut = 0;
         for rank in 0..chosen {
@@ -167,7 +169,7 @@ impl<'a> Run<'_, 'a, '_> {
                 self.tell(&meter, passed, self.answers)?;
             }
             let (id, _) = Item::ids(&conversation);
-            let missing = || Error::bad(format!("the data changed while it was screened: {id} is new"));
+            let missing = || Error::DataChanged { id: id.clone() };
             let at = self.entries.get(&key(&id)).ok_or_else(missing)?.at;
             let found = self.line(at)?;
             if let Some(why) = &found.skip {
@@ -200,7 +202,7 @@ impl<'a> Run<'_, 'a, '_> {
         Ok(())
     }
 
-    /// `looks`: those at this direction, and how many there were at any.
+    /// `looks` are the looks at this direction, and the number of looks at any direction.
     fn direction(
         &self,
         at: usize,
@@ -215,7 +217,7 @@ impl<'a> Run<'_, 'a, '_> {
             (rows > 0.0).then(|| known.iter().map(|sample| sample.count * value(sample)).sum::<f64>() / rows)
         };
         let (answer, prompt_last) = (mean(&|sample| sample.answer), mean(&|sample| sample.prompt_last));
-        // A sample whose base answer is empty has no ΔP: it is not of those that the estimates are about.
+        // A sample with an empty base answer has no ΔP, and the estimates do not include it.
         let whole = chosen == known.len();
         let with_delta: Vec<Known> = known.iter().filter(|sample| sample.base.is_some()).copied().collect();
         let options = self.screen.options.estimate;
@@ -231,7 +233,7 @@ impl<'a> Run<'_, 'a, '_> {
             }
             Err(error) => Err(error),
         };
-        // Which answers there are may depend on what the looks found, which an interval has to allow for.
+        // The set of known answers may depend on the results of the looks, for which the interval must be corrected.
         if whole {
             add(after_looks(&with_delta, Method::Subset, &options, rounds))?;
             let sample = EstimateOptions { finite: false, ..options };

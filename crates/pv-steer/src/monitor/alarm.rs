@@ -1,55 +1,52 @@
-//! Readings that are out of the ordinary.
+//! Alarms for readings that are out of the ordinary.
 
 use std::fmt;
 use std::sync::Arc;
 
 use pv_hooks::Layer;
+use pv_statistics::Distribution;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, At, Calibration, Error, FalseAlarms, Kind, Reading, Result, Watch};
+use super::answers::AnswerExtremes;
+use super::calibration::Calibration;
+use super::rate::FalseAlarms;
+use super::reading::{Answer, At, Kind, Reading};
+use super::side::Side;
+use super::watch::Watch;
+use crate::Result;
+use crate::error::{MonitorError, SettingError};
 
-/// Which readings alarm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// Those above the threshold.
-    #[default]
-    Above,
-    /// Those below it.
-    Below,
-}
-
-/// Where readings begin to alarm.
+/// The threshold beyond which readings raise an alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Threshold {
-    /// At this projection, in activation units.
+    /// A projection, in activation units.
     Value(f64),
-    /// At this quantile of the calibration's readings, from 0 to 1: with 0.99 above, one ordinary reading in a hundred alarms. Of the
-    /// tokens of an answer each is one, so that a long answer hardly gets by; what that makes of answers is what
-    /// [`Alarms::false_alarms`] says.
+    /// A quantile of the calibration's readings, from 0 to 1: with 0.99 above, one ordinary reading in a hundred raises
+    /// an alarm. Each token of an answer is one reading, so that most long answers raise an alarm.
+    /// [`Alarms::false_alarms`] gives the rate per answer.
     Quantile(f64),
-    /// Where at most this part of ordinary answers raises the alarm, once or more often, from 0 to 1: for tokens, by the greatest (or
-    /// least) of each answer.
+    /// The threshold at which at most this fraction of ordinary answers, from 0 to 1, raises one or more alarms: for
+    /// tokens, by the largest (or smallest) reading of each answer.
     FalseAlarms(f64),
 }
 
-/// When to raise an alarm.
+/// A rule for raising alarms.
 ///
-/// A rule on a token is met, or not, as soon as that token is read. One on the response mean is when the answer has ended, since
-/// what is ordinary for a whole answer's mean is not for that of its first tokens:
-/// [`Readings::news`](super::Readings::news) then tells the mean.
+/// A rule on tokens is checked as soon as the token is read. A rule on the response mean is checked when the answer has
+/// ended, because the calibration of whole answers' means does not apply to the first tokens:
+/// [`Readings::news`](super::Readings::news) then contains the mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlarmRule {
     /// The trait's name.
     #[serde(rename = "trait")]
     pub trait_name: String,
-    /// The layer; `None` for each at which the trait is watched.
+    /// The layer; `None` for every layer at which the trait is watched.
     #[serde(default)]
     pub layer: Option<Layer>,
     /// The kind of reading.
     pub kind: Kind,
-    /// On which side of the threshold.
+    /// The side of the threshold.
     #[serde(default)]
     pub side: Side,
     /// The threshold.
@@ -58,20 +55,21 @@ pub struct AlarmRule {
 
 /// A reading beyond a threshold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Alarm {
     /// The trait's name.
     #[serde(rename = "trait")]
     pub trait_name: String,
     /// The layer.
     pub layer: Layer,
-    /// The sequence's number in its run.
+    /// The index of the sequence in its run.
     pub sequence: usize,
-    /// Where in the sequence.
+    /// The position in the sequence.
     pub at: At,
-    /// The projection.
+    /// The projection, in activation units.
     #[serde(with = "super::number")]
     pub value: f32,
-    /// On which side of the threshold it lies.
+    /// The side of the threshold on which it is.
     pub side: Side,
     /// The threshold, in activation units.
     pub threshold: f64,
@@ -94,7 +92,7 @@ impl fmt::Display for Alarm {
     }
 }
 
-/// Rules whose thresholds are known, for the readings of certain directions.
+/// Rules with resolved thresholds, for the readings of certain directions.
 #[derive(Clone, Debug)]
 pub struct Alarms {
     watches: Arc<[Watch]>,
@@ -111,7 +109,7 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// The value that a reading of its kind meets it with, where it does.
+    /// The value with which a reading of the rule's kind meets it, if it does.
     fn is_met(&self, reading: &Reading) -> Option<f32> {
         let value = *reading.values.get(self.watch)?;
         let ordinary = match self.side {
@@ -122,8 +120,9 @@ impl Resolved {
     }
 }
 
-/// How often a rule is met by ordinary answers on one direction.
+/// How often ordinary answers meet a rule on one direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RuleFalseAlarms {
     /// The trait's name.
     #[serde(rename = "trait")]
@@ -132,22 +131,22 @@ pub struct RuleFalseAlarms {
     pub layer: Layer,
     /// The kind of reading.
     pub kind: Kind,
-    /// On which side of the threshold.
+    /// The side of the threshold.
     pub side: Side,
     /// The threshold, in activation units.
     pub threshold: f64,
-    /// How often.
+    /// The rate of false alarms.
     pub found: FalseAlarms,
 }
 
 impl Alarms {
-    /// Looks the thresholds up. Only those that are quantiles need the calibration.
+    /// Resolves the thresholds. Only quantiles and false-alarm rates need the calibration.
     ///
     /// # Errors
-    /// [`Error::NotWatched`] for a trait or layer that no direction has; [`Error::BadSetting`] for a
-    /// threshold that is not finite, a quantile or rate that is not between 0 and 1, or one without calibration;
-    /// [`Error::TooFewReadings`] where fewer than one ordinary reading would lie beyond the threshold, and
-    /// [`Error::TooFewAnswers`] where it would be of less than one answer, so that nobody knows where it is.
+    /// [`MonitorError::NotWatched`] for a trait or layer that no direction has; [`Error::Setting`](crate::Error::Setting) for a threshold that is not
+    /// finite, a quantile or rate that is not between 0 and 1, or one without calibration; [`MonitorError::TooFewReadings`] if
+    /// fewer than one ordinary reading would be beyond the threshold, and [`MonitorError::TooFewAnswers`] if it would be fewer
+    /// than one answer, so that the threshold cannot be estimated.
     pub fn new(watches: &[Watch], rules: &[AlarmRule], calibration: Option<&Calibration>) -> Result<Self> {
         let mut resolved = Vec::new();
         for rule in rules {
@@ -161,14 +160,14 @@ impl Alarms {
             }
             if resolved.len() == before {
                 let (trait_name, layer) = (rule.trait_name.clone(), rule.layer);
-                return Err(Error::NotWatched { trait_name, layer });
+                return Err(MonitorError::NotWatched { trait_name, layer }.into());
             }
         }
         Ok(Self { watches: watches.into(), resolved })
     }
 
-    /// How often each rule is met by ordinary answers, for each direction that it speaks of. To say what is to be expected, they must
-    /// be others than those of the calibration.
+    /// How often ordinary answers meet each rule, for each direction that the rule covers. For an unbiased rate, the
+    /// answers must not be those of the calibration.
     pub fn false_alarms<'a>(&self, answers: impl IntoIterator<Item = &'a Answer>) -> Vec<RuleFalseAlarms> {
         let counted = |rule: &Resolved| {
             let watch = &self.watches[rule.watch];
@@ -184,7 +183,7 @@ impl Alarms {
         let mut rates: Vec<RuleFalseAlarms> = self.resolved.iter().map(counted).collect();
         for answer in answers {
             for (rate, rule) in rates.iter_mut().zip(&self.resolved) {
-                // An answer without readings of the kind could not have raised the alarm.
+                // An answer without readings of the kind cannot raise the alarm.
                 let mut readings = answer.readings(0).filter(|reading| reading.at.kind() == rule.kind).peekable();
                 if readings.peek().is_some() {
                     rate.found.count(readings.any(|reading| rule.is_met(&reading).is_some()));
@@ -194,8 +193,8 @@ impl Alarms {
         rates
     }
 
-    /// The alarms that a reading raises, in the order of the rules. A projection that is no number raises each rule of
-    /// its kind; one that the reading lacks, none.
+    /// The alarms that a reading raises, in the order of the rules. A projection that is NaN raises every rule of its
+    /// kind; a missing projection raises none.
     pub fn check(&self, reading: &Reading) -> Vec<Alarm> {
         let rules = self.resolved.iter().filter(|rule| rule.kind == reading.at.kind());
         rules
@@ -217,39 +216,45 @@ impl Alarms {
 }
 
 fn threshold(rule: &AlarmRule, number: usize, watch: &Watch, calibration: Option<&Calibration>) -> Result<f64> {
-    let bad = |reason: String| Err(Error::BadSetting { reason });
+    let trait_name = || rule.trait_name.clone();
+    let bad =
+        |name, value, allowed| Err(SettingError::Threshold { trait_name: trait_name(), name, value, allowed }.into());
     let (share, name) = match rule.threshold {
         Threshold::Value(value) if value.is_finite() => return Ok(value),
-        Threshold::Value(value) => return bad(format!("the threshold {value} for {} is not finite", rule.trait_name)),
+        Threshold::Value(value) => return bad("threshold", value, "finite"),
         Threshold::Quantile(share) => (share, "quantile"),
         Threshold::FalseAlarms(rate) => (rate, "rate of false alarms"),
     };
     if !(share > 0.0 && share < 1.0) {
-        return bad(format!("the {name} {share} for {} is not between 0 and 1", rule.trait_name));
+        return bad(name, share, "between 0 and 1");
     }
     let Some(calibration) = calibration else {
-        return bad(format!("the threshold for {} is a {name}, which needs a calibration", rule.trait_name));
+        return Err(SettingError::NeedsCalibration { trait_name: trait_name(), name }.into());
     };
     let (trait_name, layer, kind) = (watch.trait_name.clone(), watch.layer(), rule.kind.name());
     let what = format!("the {name} {share}");
     if let Threshold::FalseAlarms(rate) = rule.threshold {
         let extremes = calibration.extremes(number, rule.kind);
-        let found = extremes.as_ref().map_or(0, super::answers::AnswerExtremes::answers);
+        let found = extremes.as_ref().map_or(0, AnswerExtremes::answers);
         let threshold = extremes.and_then(|extremes| extremes.threshold(rule.side, rate));
-        return threshold.ok_or(Error::TooFewAnswers { trait_name, layer, kind, found, what });
+        return threshold.ok_or_else(|| MonitorError::TooFewAnswers { trait_name, layer, kind, found, what }.into());
     }
     let distribution = calibration.distribution(number, rule.kind);
-    let found = distribution.map_or(0, super::Distribution::n);
+    let found = distribution.map_or(0, Distribution::n);
     let beyond = match rule.side {
         Side::Above => 1.0 - share,
         Side::Below => share,
     };
-    // A hair less than one, since 1 − 0.99 is not quite a hundredth.
+    // Slightly less than one, since 1 − 0.99 is not exactly a hundredth.
     let enough = |found: u64| found as f64 * beyond >= 1.0 - 1e-9;
     let value = distribution.and_then(|distribution| distribution.quantile(share));
     let Some(value) = value.filter(|_| enough(found)) else {
-        return Err(Error::TooFewReadings { trait_name, layer, kind, found, what });
+        return Err(MonitorError::TooFewReadings { trait_name, layer, kind, found, what }.into());
     };
     let found = calibration.answers(number, rule.kind).unwrap_or_default();
-    if enough(found) { Ok(value) } else { Err(Error::TooFewAnswers { trait_name, layer, kind, found, what }) }
+    if enough(found) {
+        Ok(value)
+    } else {
+        Err(MonitorError::TooFewAnswers { trait_name, layer, kind, found, what }.into())
+    }
 }

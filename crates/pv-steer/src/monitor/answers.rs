@@ -1,22 +1,26 @@
-//! What calibrations know of whole answers, beside the readings one by one.
+//! The part of calibrations that concerns whole answers.
 
+use ndarray::ArrayView2;
+use pv_statistics::Distribution;
+use pv_statistics::distribution::Tally;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::Tally;
+use super::rate::FalseAlarms;
+use super::reading::{Answer, Kind};
+use super::side::Side;
 use super::spread::Spread;
-use super::{Answer, Distribution, FalseAlarms, Kind, Side};
 
-/// The parts of ordinary answers at which a calibration measures its alarms on answers that it has not seen, unless more are asked for.
+/// The default false-alarm rates at which a calibration measures its alarms on held-out answers.
 pub(super) const RATES: [f64; 3] = [0.1, 0.05, 0.01];
 
-/// What an answer says on one direction, by kind: its least and its greatest reading. Those of kinds with one reading in an answer
-/// are equal.
+/// The smallest and the largest reading of an answer on one direction, by kind. They are equal for kinds with one
+/// reading per answer.
 pub(super) type Extremes = [Option<(f64, f64)>; Kind::ALL.len()];
 
-/// The extremes of an answer on a direction, by its number.
+/// The extremes of an answer on a direction, given by its index.
 pub(super) fn extremes(answer: &Answer, watch: usize) -> Extremes {
-    let all = |tokens: &[Vec<f32>]| {
-        let values = tokens.iter().filter_map(|values| values.get(watch)).map(|value| f64::from(*value));
+    let all = |tokens: ArrayView2<'_, f32>| {
+        let values = tokens.outer_iter().filter_map(|row| row.get(watch).map(|value| f64::from(*value)));
         values.fold(None, |found: Option<(f64, f64)>, value| {
             let (least, greatest) = found.unwrap_or((value, value));
             Some((least.min(value), greatest.max(value)))
@@ -32,7 +36,7 @@ pub(super) fn extremes(answer: &Answer, watch: usize) -> Extremes {
     })
 }
 
-/// Extremes of answers, one by one: what a rule is met by once it is met by the greatest of an answer's readings.
+/// Distributions of the extremes of single answers. An answer meets a rule if its largest (or smallest) reading does.
 #[derive(Clone, Debug)]
 pub(super) struct ExtremesTally([[Tally; 2]; Kind::ALL.len()]);
 
@@ -58,7 +62,7 @@ impl ExtremesTally {
     }
 }
 
-/// How the least and the greatest reading of an answer are distributed over answers.
+/// The distributions of the smallest and of the largest reading of an answer, over answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct AnswerExtremes {
     least: Distribution,
@@ -66,7 +70,7 @@ pub(super) struct AnswerExtremes {
 }
 
 impl AnswerExtremes {
-    /// Of a kind with one reading in an answer.
+    /// For a kind with one reading per answer.
     pub(super) fn of_one(readings: &Distribution) -> Self {
         Self { least: readings.clone(), greatest: readings.clone() }
     }
@@ -75,16 +79,17 @@ impl AnswerExtremes {
         Self { least: self.least.merged(&other.least), greatest: self.greatest.merged(&other.greatest) }
     }
 
-    /// How many answers there were.
+    /// The number of answers.
     pub(super) fn answers(&self) -> u64 {
         self.greatest.n()
     }
 
-    /// The threshold that at most this part of ordinary answers passes. A new answer is as likely to be anywhere among the `n` known
-    /// ones, so that the threshold is the `(n + 1)·(1 − rate)`-th of them; `None` where it is beyond the last.
+    /// The threshold that at most this fraction of ordinary answers passes. A new answer is equally likely to have any
+    /// rank among the `n` known ones, so the threshold is the `(n + 1)·(1 − rate)`-th of them; `None` if that is beyond
+    /// the last.
     pub(super) fn threshold(&self, side: Side, rate: f64) -> Option<f64> {
         let n = self.answers() as f64;
-        // A hair less, since 1/100 of 99 + 1 is not quite 1.
+        // Slightly less, since 1/100 of 99 + 1 is not exactly 1.
         if (n + 1.0) * rate < 1.0 - 1e-9 {
             return None;
         }
@@ -96,17 +101,19 @@ impl AnswerExtremes {
     }
 }
 
-/// How often a rule would have alarmed on ordinary answers that its threshold was not made of: the answers were divided in two, and
-/// each half was measured by the thresholds of the other.
+/// The rate of false alarms on held-out ordinary answers: the answers were divided into two halves, and each half was
+/// measured by the thresholds of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HeldOut {
     /// The kind of reading.
     pub kind: Kind,
-    /// On which side of the threshold.
+    /// The side of the threshold.
     pub side: Side,
-    /// The part of ordinary answers that was to alarm, at most ([`Threshold::FalseAlarms`](super::Threshold::FalseAlarms)).
+    /// The maximum fraction of ordinary answers that should raise an alarm
+    /// ([`Threshold::FalseAlarms`](super::Threshold::FalseAlarms)).
     pub rate: f64,
-    /// The part that did.
+    /// The measured fraction.
     pub found: FalseAlarms,
 }
 
@@ -114,7 +121,7 @@ pub struct HeldOut {
 #[derive(Clone, Debug)]
 pub(super) struct Halves {
     halves: [ExtremesTally; 2],
-    /// Of every answer, in the order in which they came: the even ones are the first half's.
+    /// The extremes of every answer, in the order of arrival; even ones belong to the first half.
     answers: Vec<[Option<(f32, f32)>; Kind::ALL.len()]>,
 }
 
@@ -125,11 +132,11 @@ impl Halves {
 
     pub(super) fn add(&mut self, extremes: &Extremes) {
         self.halves[self.answers.len() % 2].add(extremes);
-        // Readings are f32: nothing is rounded.
+        // Readings are f32, so nothing is rounded.
         self.answers.push(extremes.map(|found| found.map(|(least, greatest)| (least as f32, greatest as f32))));
     }
 
-    /// The extremes of all answers, and what each half says of the other.
+    /// The extremes of all answers, and the false alarms of each half by the thresholds of the other.
     pub(super) fn finish(self, rates: &[f64]) -> ([AnswerExtremes; Kind::ALL.len()], Vec<HeldOut>) {
         let halves = self.halves.map(ExtremesTally::finish);
         let mut held_out = Vec::new();
@@ -140,7 +147,7 @@ impl Halves {
                     let [Some(first), Some(second)] = thresholds else { continue };
                     let mut found = FalseAlarms::default();
                     for (at, answer) in self.answers.iter().enumerate() {
-                        // Each by the other half's.
+                        // Each answer by the thresholds of the other half.
                         let threshold = if at % 2 == 0 { second } else { first };
                         let Some((least, greatest)) = answer[kind as usize] else { continue };
                         found.count(match side {
@@ -162,7 +169,7 @@ impl Halves {
     }
 }
 
-/// The counts of both together.
+/// The sums of both counts.
 fn merged(mine: Vec<HeldOut>, other: &[HeldOut]) -> Vec<HeldOut> {
     let same = |a: &HeldOut, b: &HeldOut| (a.kind, a.side, a.rate.to_bits()) == (b.kind, b.side, b.rate.to_bits());
     let both = |mine: HeldOut| {
@@ -173,7 +180,7 @@ fn merged(mine: Vec<HeldOut>, other: &[HeldOut]) -> Vec<HeldOut> {
     mine.into_iter().map(both).chain(more).collect()
 }
 
-/// What a calibration knows of the answers on one direction.
+/// The part of a calibration about answers on one direction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct OfAnswers {
     pub(super) prompt_token: AnswerExtremes,
@@ -183,7 +190,7 @@ pub(super) struct OfAnswers {
 }
 
 impl OfAnswers {
-    /// `None` where no answer was taken in as a whole.
+    /// `None` if no whole answer was added.
     pub(super) fn new(halves: Halves, spread: Spread, rates: &[f64]) -> Option<Self> {
         if halves.answers.is_empty() {
             return None;

@@ -6,34 +6,39 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use pv_data::runs::through_text;
+use pv_data::tables::pretty_json;
 use pv_data::{Journal, RunFolder};
 use pv_model::{CausalLm, GenerateOptions, Message, ModelIdentity, RenderOptions, Request};
-use pv_vectors::{Progress, pretty_json};
+use pv_vectors::contrast::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::measure::{hash_of_tokens, unless_broken};
-use super::{Answer, Calibration, Calibrator, Error, Monitor, Result, Watch};
+use super::calibration::{Calibration, Calibrator};
+use super::hook::Monitor;
+use super::reading::Answer;
+use super::runs::{hash_of_tokens, unless_broken};
+use super::watch::Watch;
+use crate::Result;
+use crate::error::SettingError;
 
 const FORMAT: &str = "monitor-calibrating/1";
 const RUN: &str = "run.json";
 const READINGS: &str = "readings.jsonl";
 const CALIBRATION: &str = "calibration.json";
 
-/// How ordinary answers are generated.
-#[derive(Clone, Debug, PartialEq)]
+/// Options of the ordinary answers.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CalibrateOptions {
-    /// The seed of the first answer; that to prompt `i` has `seed + i`.
+    /// The seed of the first answer; the answer to prompt `i` has `seed + i`.
     pub seed: u64,
-    /// How answers are generated. Their last tokens are fed back whatever it says, so that whole answers are read.
+    /// The options of generation. The last tokens are fed back whatever this says, so that whole answers are read.
     pub generate: GenerateOptions,
-    /// Whether the prompts' tokens are read too
-    /// ([`Monitor::with_prompt_tokens`](super::Monitor::with_prompt_tokens)).
+    /// Whether the prompts' tokens are read too ([`Monitor::with_prompt_tokens`](super::Monitor::with_prompt_tokens)).
     pub prompt_tokens: bool,
     /// How prompts are rendered.
     pub render: RenderOptions,
-    /// Rates of false alarms that are measured besides the usual ones ([`Calibrator::with_rates`]). They change nothing that is
-    /// generated, and may be others when a calibration goes on.
+    /// Additional rates at which false alarms are measured ([`Calibrator::with_rates`]). They do not affect generation,
+    /// and may change when a calibration resumes.
     pub rates: Vec<f64>,
 }
 
@@ -45,16 +50,17 @@ struct Line {
     answer: Answer,
 }
 
-/// Answers prompts of ordinary traffic, and takes the readings of the answers in.
+/// Generates answers to prompts of ordinary traffic, and adds their readings to a calibration.
 ///
-/// It lives in a folder: `run.json` (what it is), `readings.jsonl` (those of each answer, as they are reached) and at the end
-/// `calibration.json`, which [`Calibration::load`] reads. One that was broken off or killed goes on where it was and ends with the
-/// same calibration.
+/// The calibration has a folder: `run.json` (its description), `readings.jsonl` (the readings of each answer, as they
+/// are reached) and at the end `calibration.json`, which [`Calibration::load`] reads. An interrupted calibration
+/// resumes and gives the same result. A calibration can be extended in its folder with more prompts after the existing
+/// ones, and computed again from the first of them.
 ///
 /// # Errors
-/// [`Error::BadSetting`] without prompts or for a rate that is none; those of [`Monitor::new`], of rendering and of generating; [`Error::NotFinite`]; a folder
-/// that is in use or holds another calibration (of other prompts, options, directions or another model); [`Error::Cancelled`].
-/// Whatever the error, what had been done is kept.
+/// [`Error::Setting`](crate::Error::Setting) without prompts or for an invalid rate; those of [`Monitor::new`], of rendering and of
+/// generating; [`MonitorError::NotFinite`](crate::error::MonitorError::NotFinite); a folder that is in use or contains another calibration (with other prompts,
+/// options, directions or another model); [`Error::Cancelled`](crate::Error::Cancelled). After any error, the results so far are kept.
 pub fn calibrate(
     model: &CausalLm,
     watches: &[Watch],
@@ -64,11 +70,11 @@ pub fn calibrate(
     mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Calibration> {
     if prompts.is_empty() {
-        return Err(Error::BadSetting { reason: "a calibration without prompts".to_owned() });
+        return Err(SettingError::NoPrompts.into());
     }
     let monitor = Monitor::new(watches.iter().cloned())?;
     let mut monitor = if options.prompt_tokens { monitor.with_prompt_tokens() } else { monitor };
-    pv_hooks::check(&monitor, &model.shape(), None)?;
+    pv_hooks::hook::check(&monitor, &model.shape(), None)?;
     let render = options.render.as_prompt();
     let mut asked = Vec::with_capacity(prompts.len());
     for messages in prompts {
@@ -76,11 +82,14 @@ pub fn calibrate(
     }
     let folder = RunFolder::lock(folder.as_ref())?;
     let identity = model.identity()?;
-    folder.claim_with(RUN, &header(&identity, watches, &asked, options), &["/model/weights"])?;
+    folder.claim_growing(RUN, &header(&identity, watches, &asked, options), &["/model/weights"], &["/prompts"])?;
+    // The folder may have more prompts than these.
+    let description = folder.read_json(RUN)?;
+    let prompts = description.as_ref().and_then(|description| description["prompts"].as_array()).map_or(0, Vec::len);
     let seed = |prompt: usize| options.seed.wrapping_add(prompt as u64);
     let mut known: BTreeMap<usize, Answer> = BTreeMap::new();
     let mut journal = Journal::open_json(&folder, READINGS, |Line { prompt, seed: kept, answer }: Line| {
-        let fits = prompt < asked.len() && kept == seed(prompt) && !known.contains_key(&prompt);
+        let fits = prompt < prompts && kept == seed(prompt) && !known.contains_key(&prompt);
         let fits = fits && answer.readings(0).all(|reading| reading.check(watches).is_ok());
         if fits {
             known.insert(prompt, answer);
@@ -90,7 +99,8 @@ pub fn calibrate(
     let missing: Vec<usize> = (0..asked.len()).filter(|prompt| !known.contains_key(prompt)).collect();
     let requests: Vec<Request> =
         missing.iter().map(|&prompt| Request::new(asked[prompt].clone(), seed(prompt))).collect();
-    // Every prompt by itself: in a batch, its last bits would depend on its neighbours.
+    let (mut done, total) = (asked.len() - missing.len(), asked.len());
+    // Every prompt alone: in a batch, the last bits of its projections would depend on the other rows.
     let generate = GenerateOptions { feed_last_token: true, prefill_tokens: 0, ..options.generate.clone() };
     let readings = monitor.readings();
     if !requests.is_empty() {
@@ -100,20 +110,21 @@ pub fn calibrate(
             answer.readings(0).try_for_each(|reading| reading.check(watches))?;
             let line = journal.append_json(&Line { prompt, seed: seed(prompt), answer })?;
             known.insert(prompt, line.answer);
-            unless_broken(on_progress(Progress::Answering { done: known.len(), total: asked.len() }))
+            done += 1;
+            unless_broken(on_progress(Progress::Answering { done, total }))
         })?;
         journal.sync()?;
     }
-    // In the order of the prompts, whatever the order in which their answers ended.
+    // In the order of the prompts, whatever the order in which their answers finished.
     let mut calibrator = Calibrator::new(watches)?.with_render(&options.render).with_rates(&options.rates)?;
-    known.values().try_for_each(|answer| calibrator.add_answer(answer))?;
+    known.range(..total).try_for_each(|(_, answer)| calibrator.add_answer(answer))?;
     let calibration = calibrator.finish(&identity);
     let text = pretty_json(&calibration);
     folder.write(CALIBRATION, |file| file.write_all(text.as_bytes()))?;
     Ok(calibration)
 }
 
-/// What a folder belongs to. Another batch size is welcome.
+/// The description that identifies the run in its folder. The batch size may change.
 fn header(model: &ModelIdentity, watches: &[Watch], asked: &[Vec<u32>], options: &CalibrateOptions) -> Value {
     let generate =
         GenerateOptions { batch_size: 0, prefill_tokens: 0, feed_last_token: true, ..options.generate.clone() };

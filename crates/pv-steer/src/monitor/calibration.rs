@@ -1,39 +1,44 @@
-//! What readings are on ordinary traffic.
+//! The distribution of readings on ordinary traffic.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pv_model::{ModelIdentity, RenderOptions};
+use pv_statistics::Distribution;
+use pv_statistics::distribution::Tally;
 use serde::{Deserialize, Serialize};
 
 use super::answers::{AnswerExtremes, Halves, HeldOut, OfAnswers, RATES, extremes};
-use super::distribution::Tally;
+use super::file;
+use super::reading::{Answer, Kind, Reading};
 use super::spread::{Spread, VarianceParts};
-use super::{Answer, Distribution, Error, Kind, Reading, Result, Watch, WatchId, file, watch};
+use super::watch::{self, Watch, WatchId};
+use crate::error::{FileFault, MonitorError, SettingError};
+use crate::{Error, Result};
 
 const FORMAT: &str = "monitor-calibration/1";
 const WHAT: &str = "a calibration";
 
-/// Takes in readings of ordinary traffic, one after the other. In memory are sketches of their distributions, and of every answer
-/// that is taken in as a whole 48 bytes per direction.
+/// Collects readings of ordinary traffic. Memory contains sketches of their distributions, and 48 bytes per direction
+/// for every whole answer.
 ///
-/// Several may work side by side; [`Calibration::merged`] puts their results together.
+/// Several calibrators may work in parallel; [`Calibration::merged`] combines their results.
 #[derive(Clone, Debug)]
 pub struct Calibrator {
     watches: Arc<[Watch]>,
-    /// Per direction, in the order of [`Kind::ALL`].
+    /// One array per direction, in the order of [`Kind::ALL`].
     tallies: Vec<[Tally; 4]>,
-    /// Per direction, what is known of whole answers.
+    /// The data about whole answers, per direction.
     answers: Vec<(Halves, Spread)>,
     render: RenderOptions,
     rates: Vec<f64>,
 }
 
 impl Calibrator {
-    /// A calibrator of readings of these directions.
+    /// A calibrator for readings of these directions.
     ///
     /// # Errors
-    /// [`Error::NoWatches`] or [`Error::WatchedTwice`].
+    /// [`MonitorError::NoWatches`] or [`MonitorError::WatchedTwice`].
     pub fn new(watches: &[Watch]) -> Result<Self> {
         watch::check(watches)?;
         let tallies = watches.iter().map(|_| std::array::from_fn(|_| Tally::new())).collect();
@@ -41,23 +46,22 @@ impl Calibrator {
         Ok(Self { watches: watches.into(), tallies, answers, render: RenderOptions::default(), rates: RATES.to_vec() })
     }
 
-    /// Says how the traffic's prompts are rendered; by default, with default options. It is kept in the calibration.
+    /// Sets how the traffic's prompts are rendered; the default options otherwise. It is stored in the calibration.
     #[must_use]
     pub fn with_render(self, render: &RenderOptions) -> Self {
         Self { render: render.closed(), ..self }
     }
 
-    /// Also measures, on answers that thresholds were not made of, how often alarms at these rates are false
-    /// ([`Calibration::held_out`]); 0.1, 0.05 and 0.01 are measured anyway.
+    /// Adds rates at which false alarms are measured on held-out answers ([`Calibration::held_out`]). The rates 0.1,
+    /// 0.05 and 0.01 are always measured.
     ///
     /// # Errors
-    /// [`Error::BadSetting`] for a rate that is not between 0 and 1.
+    /// [`SettingError::OutOfRange`] for a rate that is not between 0 and 1.
     pub fn with_rates(mut self, rates: &[f64]) -> Result<Self> {
         for &rate in rates {
             if !(rate > 0.0 && rate < 1.0) {
-                return Err(Error::BadSetting {
-                    reason: format!("the rate of false alarms {rate} is not between 0 and 1"),
-                });
+                let name = "the rate of false alarms";
+                return Err(SettingError::OutOfRange { name, value: rate, allowed: "between 0 and 1" }.into());
             }
             if !self.rates.contains(&rate) {
                 self.rates.push(rate);
@@ -66,11 +70,11 @@ impl Calibrator {
         Ok(self)
     }
 
-    /// Takes in a reading. What is ordinary for an answer as a whole cannot be told of readings one by one: thresholds by false alarms
-    /// per answer and a drift that knows of answers' lengths take [`add_answer`](Self::add_answer).
+    /// Adds one reading. Single readings do not describe whole answers: thresholds by false alarms per answer, and a
+    /// drift that accounts for answer lengths, need [`add_answer`](Self::add_answer).
     ///
     /// # Errors
-    /// [`Error::OtherReadings`] or [`Error::NotFinite`]; nothing is taken in then.
+    /// [`MonitorError::OtherReadings`] or [`MonitorError::NotFinite`]; then nothing is added.
     pub fn add(&mut self, reading: &Reading) -> Result<()> {
         reading.check(&self.watches)?;
         for (tallies, value) in self.tallies.iter_mut().zip(&reading.values) {
@@ -79,11 +83,11 @@ impl Calibrator {
         Ok(())
     }
 
-    /// Takes in all readings of an answer: the prompt's tokens where they were read, its last token, every token of the
-    /// answer, and their mean; and what is ordinary for an answer as a whole.
+    /// Adds all readings of an answer: the prompt's tokens if they were read, its last token, every token of the
+    /// answer, and their mean; and the data about the answer as a whole.
     ///
     /// # Errors
-    /// As [`add`](Self::add); nothing is taken in then.
+    /// Those of [`add`](Self::add); then nothing is added.
     pub fn add_answer(&mut self, answer: &Answer) -> Result<()> {
         answer.readings(0).try_for_each(|reading| reading.check(&self.watches))?;
         answer.readings(0).try_for_each(|reading| self.add(&reading))?;
@@ -94,7 +98,7 @@ impl Calibrator {
         Ok(())
     }
 
-    /// The calibration of this model.
+    /// The calibration for this model.
     pub fn finish(self, model: &ModelIdentity) -> Calibration {
         let entry = |((watch, tallies), (halves, spread)): ((&Watch, [Tally; 4]), (Halves, Spread))| {
             let [prompt_token, prompt_last, token, response_mean] = tallies.map(Tally::finish);
@@ -106,7 +110,7 @@ impl Calibrator {
     }
 }
 
-/// How readings are distributed on ordinary traffic of a model, per direction and [`Kind`].
+/// The distributions of readings on ordinary traffic of a model, per direction and [`Kind`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Calibration {
     format: String,
@@ -117,18 +121,18 @@ pub struct Calibration {
     entries: Vec<Entry>,
 }
 
-/// One direction's.
+/// The data of one direction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     #[serde(flatten)]
     watch: WatchId,
-    /// Of no readings where a file does not have it.
-    #[serde(default = "Distribution::none")]
+    /// Empty if a file does not have it.
+    #[serde(default)]
     prompt_token: Distribution,
     prompt_last: Distribution,
     token: Distribution,
     response_mean: Distribution,
-    /// `None` in files of an earlier version, and where readings were taken in one by one.
+    /// `None` in files of an earlier version, and if readings were added one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answers: Option<OfAnswers>,
 }
@@ -143,7 +147,8 @@ impl Entry {
         }
     }
 
-    /// How many answers the readings of a kind are of. The tokens of one go together, and are one answer however many they are.
+    /// The number of answers behind the readings of a kind. The tokens of an answer are correlated and count as one
+    /// answer.
     fn answers(&self, kind: Kind) -> u64 {
         let n = self.of(kind).n();
         match kind {
@@ -153,7 +158,7 @@ impl Entry {
         }
     }
 
-    /// The extremes of answers; `None` where they are not known.
+    /// The extremes of answers; `None` if unknown.
     fn extremes(&self, kind: Kind) -> Option<AnswerExtremes> {
         match kind {
             Kind::PromptToken => self.answers.as_ref().map(|answers| answers.prompt_token.clone()),
@@ -168,7 +173,7 @@ impl Entry {
             (Some(mine), Some(theirs)) => Some(mine.merged(theirs)),
             (Some(mine), None) if silent(other) => Some(mine),
             (None, Some(theirs)) if silent(&self) => Some(theirs.clone()),
-            // Of some of the answers it is not known, and so not of all.
+            // Unknown for some of the answers, and so for all.
             _ => None,
         };
         Self {
@@ -183,49 +188,48 @@ impl Entry {
 }
 
 impl Calibration {
-    /// The model on whose traffic it was made.
+    /// The model whose traffic was calibrated.
     pub fn model(&self) -> &ModelIdentity {
         &self.model
     }
 
-    /// How the prompts of that traffic were rendered.
+    /// The options with which that traffic's prompts were rendered.
     pub fn render(&self) -> &RenderOptions {
         &self.render
     }
 
-    /// Refuses traffic that is rendered otherwise: what is ordinary depends on the prompts.
+    /// Refuses traffic with other render options, since the calibration depends on the prompts.
     ///
     /// # Errors
-    /// [`Error::Misfit`].
+    /// [`MonitorError::Misfit`].
     pub fn check_render(&self, render: &RenderOptions) -> Result<()> {
         let text = |render: &RenderOptions| serde_json::to_string(render).unwrap_or_default();
         let (found, expected) = (text(&self.render), text(render));
         if found == expected {
             return Ok(());
         }
-        Err(Error::Misfit { what: "render options".to_owned(), found, expected })
+        Err(MonitorError::Misfit { what: "render options".to_owned(), found, expected }.into())
     }
 
-    /// The distribution of a kind of reading on a direction, by its number among the watched ones.
+    /// The distribution of a kind of reading on a direction, given by its index among the watched ones.
     pub fn distribution(&self, watch: usize, kind: Kind) -> Option<&Distribution> {
         Some(self.entries.get(watch)?.of(kind))
     }
 
-    /// How many answers the readings of a kind on a direction are of. The tokens of an answer go together, so that this, and not
-    /// their number, says how far out a quantile is known.
+    /// The number of answers behind the readings of a kind on a direction. The tokens of an answer are correlated, so
+    /// this number, not the number of readings, limits which quantiles can be estimated.
     pub fn answers(&self, watch: usize, kind: Kind) -> Option<u64> {
         Some(self.entries.get(watch)?.answers(kind))
     }
 
-    /// How often alarms on a direction would have been false, of ordinary answers that their thresholds were not made of: by kind, side
-    /// and the rate that was asked for, as far as there were enough answers. Empty where no answer was taken in as a whole, as in the
-    /// files of earlier versions.
+    /// The rates of false alarms on a direction, measured on held-out ordinary answers: by kind, side and requested
+    /// rate, as far as there are enough answers. Empty if no whole answer was added, as in files of earlier versions.
     pub fn held_out(&self, watch: usize) -> &[HeldOut] {
         let answers = self.entries.get(watch).and_then(|entry| entry.answers.as_ref());
         answers.map_or(&[], |answers| &answers.held_out)
     }
 
-    /// What the means of ordinary answers on a direction vary by; `None` where that is not known.
+    /// The variance of the means of ordinary answers on a direction; `None` if unknown.
     pub fn variance(&self, watch: usize) -> Option<VarianceParts> {
         let entry = self.entries.get(watch)?;
         entry.answers.as_ref()?.spread.parts(&entry.response_mean)
@@ -235,13 +239,13 @@ impl Calibration {
         self.entries.get(watch)?.extremes(kind)
     }
 
-    /// Of each value of a reading, how many standard deviations it lies above the mean of its kind; `None` where that is
-    /// not known.
+    /// The z-score of each value of a reading: its distance from the mean of its kind in standard deviations; `None` if
+    /// unknown.
     pub fn z(&self, reading: &Reading) -> Vec<Option<f64>> {
         self.each(reading, Distribution::z)
     }
 
-    /// Of each value of a reading, the share of ordinary readings of its kind that lie below it.
+    /// The fraction of ordinary readings of the same kind below each value of a reading.
     pub fn ranks(&self, reading: &Reading) -> Vec<Option<f64>> {
         self.each(reading, Distribution::rank)
     }
@@ -252,10 +256,10 @@ impl Calibration {
         values.map(|(i, value)| of(self.distribution(i, kind)?, f64::from(*value))).collect()
     }
 
-    /// This calibration and another of the same directions on the same model, as if made in one.
+    /// Merges this calibration and another of the same directions and model.
     ///
     /// # Errors
-    /// [`Error::Misfit`].
+    /// [`MonitorError::Misfit`].
     pub fn merged(self, other: &Self) -> Result<Self> {
         if self.model != other.model {
             return Err(misfit("model", &other.model, &self.model));
@@ -271,12 +275,12 @@ impl Calibration {
         Ok(Self { entries, ..self })
     }
 
-    /// The usual place of a vector's calibration: `evil.safetensors` has `evil.calibration.json` beside it.
+    /// The default path of a vector's calibration, in the same folder: `evil.calibration.json` for `evil.safetensors`.
     pub fn path_beside(vector: impl AsRef<Path>) -> PathBuf {
         vector.as_ref().with_extension("calibration.json")
     }
 
-    /// Writes it as JSON, whole or not at all.
+    /// Saves the calibration as JSON, atomically.
     ///
     /// # Errors
     /// [`FileError::Write`](pv_data::FileError::Write).
@@ -284,24 +288,25 @@ impl Calibration {
         file::write_json(path.as_ref(), self)
     }
 
-    /// Reads what [`save`](Self::save) wrote, for these directions on this model. The file may hold more directions, in
-    /// any order.
+    /// Loads the calibration of these directions on this model from a file that [`save`](Self::save) wrote. The file
+    /// may contain more directions, in any order.
     ///
-    /// A finetuned model's traffic has other projections than its base's, so that the weights must be the same too, besides the
-    /// name, the architecture, the type and the chat template; to use one model's calibration for another on purpose, give the
-    /// first one's [`ModelIdentity`].
+    /// A finetuned model's traffic has other projections than its base model's. The weights must therefore be equal
+    /// too, besides the name, the architecture, the type and the chat template. To use one model's calibration for
+    /// another on purpose, pass the [`ModelIdentity`] of the first.
     ///
     /// # Errors
-    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`]; [`Error::Misfit`] for another model, for a direction
-    /// that the file lacks, and for one whose values are not those that were calibrated.
+    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`]; [`MonitorError::Misfit`] for another model, for a
+    /// direction that is missing in the file, and for a direction whose values are not the calibrated ones.
     pub fn load(path: impl AsRef<Path>, watches: &[Watch], model: &ModelIdentity) -> Result<Self> {
         let path = path.as_ref();
         let found: Self = file::read_json(path, WHAT)?;
         if found.format != FORMAT {
-            return Err(file::bad(path, WHAT, format!("its format is {:?}, not {FORMAT:?}", found.format)));
+            return Err(file::bad(path, WHAT, FileFault::Format { found: found.format, expected: FORMAT }));
         }
-        let misfit =
-            |what: &str, found: String, expected: String| Err(Error::Misfit { what: what.to_owned(), found, expected });
+        let misfit = |what: &str, found: String, expected: String| {
+            Err(MonitorError::Misfit { what: what.to_owned(), found, expected }.into())
+        };
         if let Some((what, found, expected)) = found.model.difference(model) {
             return misfit(what, found, expected);
         }
@@ -324,5 +329,5 @@ impl Calibration {
 
 fn misfit(what: &str, found: &impl std::fmt::Debug, expected: &impl std::fmt::Debug) -> Error {
     let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
-    Error::Misfit { what: what.to_owned(), found, expected }
+    MonitorError::Misfit { what: what.to_owned(), found, expected }.into()
 }

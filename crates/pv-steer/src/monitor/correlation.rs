@@ -1,24 +1,24 @@
-//! How well projections foretell what a judge sees.
+//! How well projections predict a judge's scores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use pv_data::FileError;
 use pv_hooks::Layer;
-use pv_judge::{Correlation, pearson, spearman};
+use pv_statistics::correlation::{Clusters, pearson, pearson_within, spearman};
+use pv_statistics::{Correlation, Interval};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, file};
+use super::file;
+use crate::error::MonitorError;
+use crate::{Error, Result};
 
-/// The confidence of the intervals.
-const LEVEL: f64 = 0.95;
-
-/// One prompt on one direction: a dot of the plot.
+/// One prompt on one direction: a point of the plot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MonitoringPoint {
     /// The prompt's name.
     pub prompt: String,
-    /// What the prompt was made to do: the level of its system prompt, the number of its shots.
+    /// The condition of the prompt: the level of its system prompt, or its number of shots.
     pub condition: String,
     /// The trait's name.
     #[serde(rename = "trait")]
@@ -27,46 +27,62 @@ pub struct MonitoringPoint {
     pub layer: Layer,
     /// The projection of the prompt's last token, in activation units.
     pub projection: f64,
-    /// The mean score of the answers, 0 to 100; `None` when the judge scored none.
+    /// The mean score of the answers, 0 to 100; `None` if the judge scored none.
     pub expression: Option<f64>,
-    /// How many answers were scored.
+    /// The number of scored answers.
     pub n: usize,
 }
 
-/// A Pearson correlation and its 95 % confidence interval, by Fisher's transformation.
+/// A Pearson correlation and its 95 % confidence interval. Prompts are resampled: points of one prompt stay together
+/// ([`Clusters::interval`]).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CorrelationEstimate {
     /// r, from −1 to 1.
     pub r: f64,
-    /// The interval's lower end.
+    /// The lower end of the interval.
     pub low: f64,
-    /// Its upper end.
+    /// The upper end of the interval.
     pub high: f64,
-    /// How many prompts it is of.
+    /// The number of prompts.
     pub n: usize,
+}
+
+impl CorrelationEstimate {
+    /// The interval.
+    pub fn interval(&self) -> Interval {
+        Interval { low: self.low, high: self.high }
+    }
 }
 
 /// The correlations between projection and expression on one direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MonitoringCorrelation {
     /// The trait's name.
     #[serde(rename = "trait")]
     pub trait_name: String,
     /// The layer.
     pub layer: Layer,
-    /// Over all prompts; `None` where one side does not vary or there are fewer than three. Intervals are meant for pairs
-    /// from a normal distribution; prompts made at a few levels are not one, so take them as rough.
+    /// Over all prompts; `None` if one variable is constant or there are fewer than three points.
     pub overall: Option<CorrelationEstimate>,
     /// Spearman's ρ over all prompts.
     pub spearman: Option<f64>,
-    /// What is left when projection and expression are each taken relative to their means in the condition: whether prompts
-    /// of the same condition are told apart. Every condition costs the interval a degree of freedom.
+    /// Its 95 % interval, with prompts resampled; `None` also in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spearman_interval: Option<Interval>,
+    /// The correlation of projection and expression, each relative to its mean in the condition: whether projections
+    /// distinguish prompts of the same condition. Prompts are resampled within their conditions, each of which costs
+    /// the interval one degree of freedom.
     pub within: Option<CorrelationEstimate>,
-    /// Within each condition alone.
+    /// Within each condition separately.
     pub by_condition: BTreeMap<String, Option<CorrelationEstimate>>,
 }
 
-/// The correlations of each trait and layer, in the order in which they first come. Points without expression are left out.
+/// The correlations of each trait and layer, in the order of first occurrence. Points without expression are skipped.
+///
+/// For the intervals, prompts are resampled, identified by their names. Several points of one prompt, such as one for
+/// each answer, do not make an interval narrower than the number of prompts allows.
 pub fn correlations(points: &[MonitoringPoint]) -> Vec<MonitoringCorrelation> {
     let mut groups: Vec<(&str, Layer, Vec<&MonitoringPoint>)> = Vec::new();
     for point in points {
@@ -79,62 +95,90 @@ pub fn correlations(points: &[MonitoringPoint]) -> Vec<MonitoringCorrelation> {
     groups
         .into_iter()
         .map(|(trait_name, layer, points)| {
-            let mut conditions: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-            let mut pairs = Vec::with_capacity(points.len());
+            let mut conditions: BTreeMap<String, Points<'_>> =
+                points.iter().map(|point| (point.condition.clone(), Points::default())).collect();
+            let mut all = Points::default();
             for point in points {
-                let condition = conditions.entry(point.condition.clone()).or_default();
-                if let Some(expression) = point.expression {
-                    condition.push((point.projection, expression));
-                    pairs.push((point.projection, expression));
-                }
+                all.extend(point);
+                conditions.entry(point.condition.clone()).or_default().extend(point);
             }
             MonitoringCorrelation {
                 trait_name: trait_name.to_owned(),
                 layer,
-                overall: estimate(&pairs, 0),
-                spearman: spearman(&pairs),
-                within: within(conditions.values()),
-                by_condition: conditions.into_iter().map(|(name, pairs)| (name, estimate(&pairs, 0))).collect(),
+                overall: all.pearson(),
+                spearman: spearman(&all.pairs),
+                spearman_interval: all.clusters().interval(|rows| spearman(&all.drawn(rows))),
+                within: all.within(),
+                by_condition: conditions.into_iter().map(|(name, points)| (name, points.pearson())).collect(),
             }
         })
         .collect()
 }
 
-/// The correlation of deviations from the conditions' means.
-fn within<'a>(conditions: impl Iterator<Item = &'a Vec<(f64, f64)>>) -> Option<CorrelationEstimate> {
-    let (mut deviations, mut used) = (Vec::new(), 0);
-    for pairs in conditions.filter(|pairs| pairs.len() > 1) {
-        used += 1;
-        let n = pairs.len() as f64;
-        let (x, y) = pairs.iter().fold((0.0, 0.0), |(x, y), pair| (x + pair.0 / n, y + pair.1 / n));
-        // What is constant but for rounding must not look like variation.
-        let steady = |values: &dyn Fn(&(f64, f64)) -> f64| pairs.iter().all(|pair| values(pair) == values(&pairs[0]));
-        let (x_steady, y_steady) = (steady(&|pair| pair.0), steady(&|pair| pair.1));
-        let deviation = |value: f64, mean: f64, steady: bool| if steady { 0.0 } else { value - mean };
-        deviations.extend(pairs.iter().map(|pair| (deviation(pair.0, x, x_steady), deviation(pair.1, y, y_steady))));
+/// Points with an expression.
+#[derive(Default)]
+struct Points<'a> {
+    /// Projection and expression.
+    pairs: Vec<(f64, f64)>,
+    prompts: Vec<&'a str>,
+    conditions: Vec<&'a str>,
+}
+
+impl<'a> Points<'a> {
+    fn extend(&mut self, point: &'a MonitoringPoint) {
+        let Some(expression) = point.expression else { return };
+        self.pairs.push((point.projection, expression));
+        self.prompts.push(&point.prompt);
+        self.conditions.push(&point.condition);
     }
-    estimate(&deviations, used.max(1) - 1)
+
+    fn clusters(&self) -> Clusters {
+        Clusters::new(&self.prompts)
+    }
+
+    fn drawn(&self, rows: &[usize]) -> Vec<(f64, f64)> {
+        rows.iter().map(|row| self.pairs[*row]).collect()
+    }
+
+    fn pearson(&self) -> Option<CorrelationEstimate> {
+        estimate(&self.clusters(), pearson(&self.pairs)?, |rows| pearson(&self.drawn(rows)))
+    }
+
+    /// The correlation of the deviations from the conditions' means.
+    fn within(&self) -> Option<CorrelationEstimate> {
+        // A condition with one point contributes nothing within conditions.
+        let alone = |row: &usize| self.conditions.iter().filter(|other| **other == self.conditions[*row]).count() < 2;
+        let used: Vec<usize> = (0..self.pairs.len()).filter(|row| !alone(row)).collect();
+        let [prompts, conditions] =
+            [&self.prompts, &self.conditions].map(|names| used.iter().map(|row| names[*row]).collect::<Vec<_>>());
+        let within = |rows: &[usize]| {
+            pearson_within(rows.iter().map(|row| used[*row]).map(|row| (self.conditions[row], self.pairs[row])))
+        };
+        let found = within(&(0..used.len()).collect::<Vec<_>>())?;
+        estimate(&Clusters::within(&prompts, &conditions), found, within)
+    }
 }
 
-/// Pearson's r of the pairs, where `lost` degrees of freedom are used up.
-fn estimate(pairs: &[(f64, f64)], lost: usize) -> Option<CorrelationEstimate> {
-    let found = pearson(pairs)?;
-    let free = Correlation { r: found.r, pairs: found.pairs.saturating_sub(lost) };
-    let (low, high) = free.interval(LEVEL)?;
-    Some(CorrelationEstimate { r: found.r, low, high, n: found.pairs })
+fn estimate(
+    clusters: &Clusters,
+    found: Correlation,
+    of_rows: impl Fn(&[usize]) -> Option<Correlation> + Sync,
+) -> Option<CorrelationEstimate> {
+    let Interval { low, high } = clusters.interval(|rows| of_rows(rows).map(|found| found.r))?;
+    Some(CorrelationEstimate { r: found.r, low, high, n: clusters.len() })
 }
 
-/// Points as CSV: the columns are the fields of [`MonitoringPoint`].
+/// Points as CSV. The columns are the fields of [`MonitoringPoint`].
 pub(super) fn table(points: &[MonitoringPoint]) -> Result<Vec<u8>> {
-    let failed = |error: String| Error::BadSetting { reason: format!("the points make no table: {error}") };
+    let failed = |source: csv::Error| Error::from(MonitorError::Table { source: Box::new(source) });
     let mut writer = csv::Writer::from_writer(Vec::new());
     for point in points {
-        writer.serialize(point).map_err(|error| failed(error.to_string()))?;
+        writer.serialize(point).map_err(failed)?;
     }
-    writer.into_inner().map_err(|error| failed(error.to_string()))
+    writer.into_inner().map_err(|error| failed(error.into_error().into()))
 }
 
-/// Writes points as CSV, whole or not at all: the columns are the fields of [`MonitoringPoint`].
+/// Writes points as CSV, atomically. The columns are the fields of [`MonitoringPoint`].
 ///
 /// # Errors
 /// [`FileError::Write`](pv_data::FileError::Write).
@@ -142,13 +186,13 @@ pub fn write_points(path: impl AsRef<Path>, points: &[MonitoringPoint]) -> Resul
     crate::files::write(path.as_ref(), &table(points)?)
 }
 
-/// Reads what [`write_points`] wrote.
+/// Reads points that [`write_points`] wrote.
 ///
 /// # Errors
 /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::BadFile`].
 pub fn read_points(path: impl AsRef<Path>) -> Result<Vec<MonitoringPoint>> {
     let path = path.as_ref();
-    let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let bytes = pv_data::files::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     reader.deserialize().map(|point| point.map_err(|error| file::bad(path, "a table of points", error))).collect()
 }

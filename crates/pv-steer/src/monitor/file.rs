@@ -6,8 +6,9 @@ use pv_data::FileError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Error, Result};
+use crate::error::FileFault;
 use crate::files::write;
+use crate::{Error, Result};
 
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let failed = |error| FileError::Write { path: path.to_owned(), source: std::io::Error::other(error) };
@@ -17,10 +18,10 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<T> {
-    let bytes = pv_data::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let bytes = pv_data::files::read_file(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     serde_json::from_slice(&bytes).map_err(|error| bad(path, what, error))
 }
 
-pub(super) fn bad(path: &Path, what: &'static str, reason: impl ToString) -> Error {
-    Error::BadFile { path: path.to_owned(), what, reason: reason.to_string() }
+pub(super) fn bad(path: &Path, what: &'static str, fault: impl Into<FileFault>) -> Error {
+    Error::BadFile { path: path.to_owned(), what, source: fault.into() }
 }

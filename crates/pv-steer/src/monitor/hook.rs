@@ -1,35 +1,38 @@
-//! The hook that looks and changes nothing.
+//! The monitoring hook, which changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext};
-use pv_model::to_f32;
+use pv_model::decoder::to_f32;
 
 use super::passes::{Places, State};
-use super::{Answer, At, Reading, Result, Watch, watch};
+use super::reading::{Answer, At, Reading};
+use super::watch::{self, Watch};
+use crate::Result;
 
-/// Passes whose projections may lie on the device before they are fetched unasked, so that they do not pile up there.
+/// The number of passes after which projections are fetched without a request, so that they do not accumulate on the
+/// device.
 const MOST_PENDING: usize = 256;
 
-/// Projects the prompt's last token and each token of the answer on the watched directions, and every token of the prompt
-/// where it is asked to.
+/// Projects the prompt's last token and each token of the answer on the watched directions, and on request every token
+/// of the prompt.
 ///
-/// Each pass costs one product `[tokens, d_model] × [d_model, directions]` per watched layer, and nothing is fetched from
-/// the device until it is read through [`Readings`]: then all layers of all passes so far, in one transfer. The residual
-/// goes on unchanged, bit for bit. What stands before the monitor among the hooks has acted, what stands after it has not.
+/// Each pass costs one product `[tokens, d_model] × [d_model, directions]` per watched layer. Nothing is fetched from
+/// the device until it is read through [`Readings`]; then all layers of all passes so far are fetched in one transfer.
+/// The residual is unchanged, bit for bit. Hooks before the monitor have acted on it; hooks after the monitor have not.
 ///
-/// In a generation, prompts that share a reading share its projections. The last token of an answer is seen only where it
-/// is fed back ([`GenerateOptions::feed_last_token`](pv_model::GenerateOptions::feed_last_token)).
+/// In a generation, prompts that share a computation share its projections. The last token of an answer is seen only if
+/// it is fed back ([`GenerateOptions::feed_last_token`](pv_model::GenerateOptions::feed_last_token)).
 ///
-/// A monitor may serve one run after the other; the next run's first pass forgets the readings of the last.
+/// A monitor may be used for several runs; the first pass of a run discards the readings of the previous one.
 #[derive(Debug)]
 pub struct Monitor {
     layers: Vec<LayerColumns>,
     readings: Readings,
     prompt_tokens: bool,
-    /// What the passes since the lowest layer have in common.
+    /// The places that all layers of the current pass share.
     pass: Option<Arc<Places>>,
 }
 
@@ -37,22 +40,22 @@ pub struct Monitor {
 #[derive(Debug)]
 struct LayerColumns {
     layer: Layer,
-    /// Their numbers among all.
+    /// Their indices among all directions.
     numbers: Vec<usize>,
     d_model: usize,
-    /// `[d_model, numbers.len()]`; empty when the directions differ in width, which `validate` refuses.
+    /// `[d_model, numbers.len()]`; empty if the directions differ in width, which `validate` refuses.
     values: Vec<f32>,
-    /// The widths as they were given.
+    /// The widths of the directions.
     widths: Vec<usize>,
-    /// The values on the device that asked last.
+    /// The values on the device of the last pass.
     on_device: Option<(Device, Tensor<2>)>,
 }
 
-/// The readings of a [`Monitor`]: a handle that can be read, from any thread, while the run goes on.
+/// The readings of a [`Monitor`]: a handle that can be read from any thread during the run.
 #[derive(Clone, Debug)]
 pub struct Readings {
     watches: Arc<[Watch]>,
-    /// Per watched layer from the lowest up, the numbers of its directions.
+    /// Per watched layer, from the lowest up, the indices of its directions.
     numbers: Arc<[Vec<usize>]>,
     state: Arc<Mutex<State>>,
 }
@@ -61,8 +64,8 @@ impl Monitor {
     /// A monitor of these directions, in this order.
     ///
     /// # Errors
-    /// [`Error::NoWatches`](crate::Error::NoWatches), or
-    /// [`Error::WatchedTwice`](crate::Error::WatchedTwice) for two directions of one name at one layer.
+    /// [`MonitorError::NoWatches`](crate::error::MonitorError::NoWatches), or [`MonitorError::WatchedTwice`](crate::error::MonitorError::WatchedTwice) for two
+    /// directions with the same name and layer.
     pub fn new(watches: impl IntoIterator<Item = Watch>) -> Result<Self> {
         let watches: Arc<[Watch]> = watches.into_iter().collect();
         watch::check(&watches)?;
@@ -77,15 +80,15 @@ impl Monitor {
         Ok(Self { layers, readings, prompt_tokens: false, pass: None })
     }
 
-    /// Projects every token of the prompt too: what is ordinary there is not what is ordinary in an answer, and a cap at
-    /// prompt tokens needs a threshold of their own
+    /// Also projects every token of the prompt. Projections at prompt tokens are distributed differently from those in
+    /// answers, and a cap at prompt tokens needs a separate threshold
     /// ([`Kind::PromptToken`](super::Kind::PromptToken)).
     #[must_use]
     pub fn with_prompt_tokens(self) -> Self {
         Self { prompt_tokens: true, ..self }
     }
 
-    /// The handle by which the projections are read.
+    /// The handle for reading the projections.
     pub fn readings(&self) -> Readings {
         self.readings.clone()
     }
@@ -101,7 +104,7 @@ impl LayerColumns {
         Self { layer, numbers, d_model, values, widths, on_device: None }
     }
 
-    /// The directions as `[d_model, directions]` beside a residual without autodiff.
+    /// The directions as `[d_model, directions]`, for a residual without autodiff.
     fn columns(&mut self, device: &Device) -> Tensor<2> {
         match &self.on_device {
             Some((known, columns)) if known == device => columns.clone(),
@@ -145,7 +148,7 @@ impl Hook for Monitor {
         if at == 0 {
             let places = Arc::new(Places::new(context, self.prompt_tokens, &device));
             self.readings.begin(&places);
-            // A pass with nothing but the middle of a prompt, say.
+            // A pass over the middle of a prompt, for example, has no places.
             self.pass = (!places.slots.is_empty()).then_some(places);
         }
         let Some(places) = self.pass.clone() else { return residual };
@@ -180,7 +183,7 @@ impl Readings {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note that a pass begins.
+    /// Records that a pass begins.
     fn begin(&self, places: &Places) {
         let mut state = self.lock();
         if std::mem::take(&mut state.over) {
@@ -188,7 +191,7 @@ impl Readings {
         }
         state.seen |= !places.slots.is_empty();
         if state.pending.len() >= MOST_PENDING {
-            // What fails here stays, and fails again where it can be told.
+            // A failure leaves the data in place, and occurs again where it can be reported.
             let _ = self.fetch(&mut state);
         }
     }
@@ -199,7 +202,7 @@ impl Readings {
         Ok(state)
     }
 
-    /// Fetches the whole passes that are still on the device, in one transfer.
+    /// Fetches the complete passes that are still on the device, in one transfer.
     fn fetch(&self, state: &mut State) -> Result<()> {
         let whole = state.pending.iter().take_while(|(_, products)| products.len() == self.numbers.len()).count();
         if whole == 0 {
@@ -242,18 +245,19 @@ impl Readings {
         Ok(())
     }
 
-    /// What is watched, in the order of the values of every [`Reading`].
+    /// The watched directions, in the order of the values of every [`Reading`].
     pub fn watches(&self) -> &[Watch] {
         &self.watches
     }
 
-    /// What has been read since the last call: of each sequence, from the lowest number up, the prompt's tokens where they
-    /// were asked for, its last token, the answer's tokens, each in order, and their mean once the answer has ended.
+    /// The new readings since the last call. For each sequence, in ascending order: the prompt's tokens if requested,
+    /// its last token, the answer's tokens, each in order, and their mean once the answer has ended.
     ///
-    /// At [`Event::Prefill`](pv_model::Event::Prefill) the prompt's last token is there, before any token is sampled. At
-    /// the event of a token, those before it are: a token's projection belongs to the pass that it is fed to. That an answer has
-    /// ended shows in the next pass, which goes on without it, and for the last ones when the run is over: ask once more
-    /// then, or nothing is said of their means.
+    /// At [`Event::Prefill`](pv_model::generate::Event::Prefill) the reading of the prompt's last token is available,
+    /// before any token is sampled. At the event of a token, the readings of the tokens before it are available: a
+    /// token's projection belongs to the pass that it is fed to. The end of an answer shows in the next pass, which
+    /// continues without it, and for the last answers at the end of the run: call this once more then, or their means
+    /// are not reported.
     ///
     /// # Errors
     /// Those of the transfer from the device.
@@ -268,18 +272,18 @@ impl Readings {
         for sequence in std::mem::take(news) {
             let Some(answer) = answers.get(&sequence) else { continue };
             let told = told.entry(sequence).or_default();
-            for (i, values) in answer.prompt_tokens().iter().enumerate().skip(told.prompt_tokens) {
-                found.push(Reading { sequence, at: At::PromptToken(i), values: values.clone() });
+            for (i, row) in answer.prompt_tokens().outer_iter().enumerate().skip(told.prompt_tokens) {
+                found.push(Reading { sequence, at: At::PromptToken(i), values: row.to_vec() });
             }
-            told.prompt_tokens = answer.prompt_tokens().len();
+            told.prompt_tokens = answer.prompt_tokens().nrows();
             if let Some(values) = answer.prompt_last().filter(|_| !told.prompt_last) {
                 told.prompt_last = true;
                 found.push(Reading { sequence, at: At::PromptLast, values: values.to_vec() });
             }
-            for (i, values) in answer.tokens().iter().enumerate().skip(told.tokens) {
-                found.push(Reading { sequence, at: At::Token(i), values: values.clone() });
+            for (i, row) in answer.tokens().outer_iter().enumerate().skip(told.tokens) {
+                found.push(Reading { sequence, at: At::Token(i), values: row.to_vec() });
             }
-            told.tokens = answer.tokens().len();
+            told.tokens = answer.tokens().nrows();
             if let Some(values) = answer.mean().filter(|_| ended.remove(&sequence)) {
                 found.push(Reading { sequence, at: At::ResponseMean, values });
             }
@@ -287,7 +291,7 @@ impl Readings {
         Ok(found)
     }
 
-    /// What has been read of a sequence so far; `None` when nothing has.
+    /// The readings of a sequence so far; `None` if there are none.
     ///
     /// # Errors
     /// Those of the transfer from the device.
@@ -295,7 +299,7 @@ impl Readings {
         Ok(self.fetched()?.answers.get(&sequence).cloned())
     }
 
-    /// As [`answer`](Self::answer), and forgets it: for runs of many sequences.
+    /// Like [`answer`](Self::answer), but removes the readings: for runs with many sequences.
     ///
     /// # Errors
     /// Those of the transfer from the device.
@@ -305,7 +309,7 @@ impl Readings {
         Ok(state.answers.remove(&sequence))
     }
 
-    /// Everything that has been read and not taken, by sequence, and forgets it.
+    /// Removes and returns all remaining readings, by sequence.
     ///
     /// # Errors
     /// Those of the transfer from the device.

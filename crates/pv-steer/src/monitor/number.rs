@@ -1,14 +1,15 @@
-//! Projections in files. JSON has no NaN and no infinity, which an alarm is raised by all the same: they are text there.
+//! Serialization of projections. JSON has no NaN and no infinity, but alarms may contain them: they are written as
+//! text.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number, or the text of one that is not finite.
+/// A number, or the text of a number that is not finite.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
     Finite(f32),
     Text(String),
-    /// What earlier versions wrote for all of them.
+    /// The form in which earlier versions wrote every number that is not finite.
     Nothing(()),
 }
 
@@ -34,7 +35,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Written::deserialize(deserializer)?.read()
 }
 
-/// Several of them.
+/// The same for a list of numbers.
 pub(super) mod list {
     use super::{Deserialize, Deserializer, Serializer, Written};
 

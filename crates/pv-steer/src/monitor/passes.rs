@@ -1,4 +1,4 @@
-//! What passes bring, and what is known of the answers so far.
+//! The places that a pass projects, and the state of the answers so far.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,40 +6,40 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Phase, ResidualContext};
 
-use super::{Answer, At};
+use super::reading::{Answer, At};
 
-/// Which tokens of a pass are projected.
+/// The tokens of a pass that are projected.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// The row of the product, the sequences that it stands for, and where it is in them.
+    /// The row of the product, the sequences that it stands for, and the place in them.
     pub(super) slots: Vec<(usize, Vec<usize>, At)>,
-    /// The sequences that begin with this pass.
+    /// The sequences that start in this pass.
     pub(super) fresh: Vec<usize>,
     pub(super) phase: Phase,
     /// The positions in `[batch × seq]` that are projected; `None` for all.
     pub(super) gather: Option<Tensor<1, Int>>,
-    /// The rows of a product.
+    /// The number of rows of a product.
     pub(super) rows: usize,
 }
 
-/// What is known of a run.
+/// The state of a run.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Passes that have not been fetched: their tokens, and one product per layer.
+    /// Passes that have not been fetched: their places, and one product per layer.
     pub(super) pending: Vec<(Arc<Places>, Vec<Tensor<2>>)>,
     pub(super) answers: BTreeMap<usize, Answer>,
-    /// Per sequence with something new, what has been told of it.
+    /// The readings already reported, for each sequence with new ones.
     pub(super) told: BTreeMap<usize, Told>,
     pub(super) news: BTreeSet<usize>,
-    /// Sequences whose answers have tokens and go on.
+    /// Sequences whose answers have tokens and have not ended.
     pub(super) open: BTreeSet<usize>,
-    /// Sequences whose answers have ended, which has not been told.
+    /// Sequences whose answers have ended, which has not been reported.
     pub(super) ended: BTreeSet<usize>,
     pub(super) seen: bool,
     pub(super) over: bool,
 }
 
-/// How many of the prompt's tokens, whether its last one, and how many of the answer's.
+/// The reported number of prompt tokens, whether the last prompt token was reported, and the number of answer tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
     pub(super) prompt_tokens: usize,
@@ -55,8 +55,8 @@ impl State {
         self.ended.remove(&sequence);
     }
 
-    /// Takes note of which answers a pass has ended. A decoding pass has a row for every answer that goes on; a whole sequence ends
-    /// with the pass that reads it.
+    /// Records the answers that end with a pass. In decoding these are the answers without a row, since a decoding pass
+    /// has a row for every answer that continues; a whole sequence ends with the pass that reads it.
     pub(super) fn close(&mut self, places: &Places) {
         let here: BTreeSet<usize> = places.answering().collect();
         let over: Vec<usize> = match places.phase {
@@ -93,7 +93,7 @@ impl Places {
         }
         let fresh = spans.rows().iter().filter(|row| row.offset == 0).flat_map(|row| row.sequences.clone()).collect();
         let all = spans.batch() * seq;
-        // In decoding, rows that stand for no sequence cost less than the selection of the others.
+        // In decoding, rows that stand for no sequence cost less than selecting the others.
         if seq == 1 {
             slots.iter_mut().zip(&flat).for_each(|(slot, position)| slot.0 = *position as usize);
             return Self { slots, fresh, phase, gather: None, rows: all };
@@ -103,7 +103,7 @@ impl Places {
         Self { slots, fresh, phase, gather, rows }
     }
 
-    /// The sequences of which tokens of the answer are read.
+    /// The sequences of which this pass reads answer tokens.
     pub(super) fn answering(&self) -> impl Iterator<Item = usize> + '_ {
         let tokens = self.slots.iter().filter(|(_, _, at)| matches!(at, At::Token(_)));
         tokens.flat_map(|(_, sequences, _)| sequences.iter().copied())

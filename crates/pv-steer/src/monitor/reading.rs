@@ -1,26 +1,30 @@
-//! What is read: projections at one token, and those of a whole answer.
+//! Readings: projections at one token, and those of a whole answer.
 
+use ndarray::{Array2, ArrayView1, ArrayView2};
+use pv_vectors::serde_rows;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Watch};
+use super::watch::Watch;
+use crate::Result;
+use crate::error::MonitorError;
 
-/// Which activation is projected.
+/// The kind of activation that is projected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// One token of the prompt, the last one included; read where it was asked for
+    /// One token of the prompt, including the last one; read on request
     /// ([`Monitor::with_prompt_tokens`](super::Monitor::with_prompt_tokens)).
     PromptToken,
-    /// The prompt's last token: what is known before the answer begins.
+    /// The prompt's last token, before the answer begins.
     PromptLast,
     /// One token of the answer.
     Token,
-    /// The mean over all of the answer's tokens, which is read when the answer has ended.
+    /// The mean over all tokens of the answer, available when the answer has ended.
     ResponseMean,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::PromptToken, Self::PromptLast, Self::Token, Self::ResponseMean];
 
     /// The name in files.
@@ -34,17 +38,17 @@ impl Kind {
     }
 }
 
-/// Where in a sequence a reading was taken.
+/// The position of a reading in a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum At {
-    /// At this token of the prompt, from 0.
+    /// A token of the prompt, from 0.
     PromptToken(usize),
-    /// At the prompt's last token.
+    /// The prompt's last token.
     PromptLast,
-    /// At this token of the answer, from 0.
+    /// A token of the answer, from 0.
     Token(usize),
-    /// Over all of the answer's tokens.
+    /// All tokens of the answer.
     ResponseMean,
 }
 
@@ -62,87 +66,99 @@ impl At {
 
 /// The projections of one activation on every watched direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reading {
-    /// The sequence's number in its run.
+    /// The index of the sequence in its run.
     pub sequence: usize,
-    /// Where in the sequence.
+    /// The position in the sequence.
     pub at: At,
-    /// The projections, in activation units, in the order of the watched directions.
+    /// The projections, `[directions]`, in activation units, in the order of the watched directions.
     #[serde(with = "super::number::list")]
     pub values: Vec<f32>,
 }
 
 impl Reading {
-    /// Refuses a reading of other directions, and one that is not finite.
+    /// Refuses a reading with another number of directions, or with values that are not finite.
     pub(super) fn check(&self, watches: &[Watch]) -> Result<()> {
         let (expected, found) = (watches.len(), self.values.len());
         if expected != found {
-            return Err(Error::OtherReadings { expected, found });
+            return Err(MonitorError::OtherReadings { expected, found }.into());
         }
         match self.values.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
             Some(i) => {
                 let (trait_name, layer) = (watches[i].trait_name.clone(), watches[i].layer());
-                Err(Error::NotFinite { trait_name, layer })
+                Err(MonitorError::NotFinite { trait_name, layer }.into())
             }
         }
     }
 }
 
-/// The projections of one sequence.
+/// The projections of one sequence, in activation units.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    prompt_tokens: Vec<Vec<f32>>,
+    /// `[tokens, directions]`; empty without tokens.
+    #[serde(default, skip_serializing_if = "Array2::is_empty", with = "serde_rows")]
+    prompt_tokens: Array2<f32>,
     prompt_last: Option<Vec<f32>>,
-    tokens: Vec<Vec<f32>>,
-    /// Of the tokens' projections, in f64.
+    /// `[tokens, directions]`; empty without tokens.
+    #[serde(with = "serde_rows")]
+    tokens: Array2<f32>,
+    /// The sums of the tokens' projections, `[directions]`, in f64.
     sums: Vec<f64>,
 }
 
 impl Answer {
-    /// The projections of the prompt's last token on every direction; `None` when the run did not read the prompt.
+    /// The projections of the prompt's last token, `[directions]`; `None` if the run did not read the prompt.
     pub fn prompt_last(&self) -> Option<&[f32]> {
         self.prompt_last.as_deref()
     }
 
-    /// The projections of the prompt's tokens, in order: per token, on every direction. Empty unless they were asked for.
-    pub fn prompt_tokens(&self) -> &[Vec<f32>] {
-        &self.prompt_tokens
+    /// The projections of the prompt's tokens, `[tokens, directions]`. Empty unless requested.
+    pub fn prompt_tokens(&self) -> ArrayView2<'_, f32> {
+        self.prompt_tokens.view()
     }
 
-    /// The projections of the answer's tokens, in order: per token, on every direction.
-    pub fn tokens(&self) -> &[Vec<f32>] {
-        &self.tokens
+    /// The projections of the answer's tokens, `[tokens, directions]`.
+    pub fn tokens(&self) -> ArrayView2<'_, f32> {
+        self.tokens.view()
     }
 
-    /// The means over the answer's tokens so far; `None` before the first.
+    /// The means over the answer's tokens so far, `[directions]`; `None` before the first.
     pub fn mean(&self) -> Option<Vec<f32>> {
-        let n = self.tokens.len() as f64;
+        let n = self.tokens.nrows() as f64;
         (n > 0.0).then(|| self.sums.iter().map(|sum| (sum / n) as f32).collect())
     }
 
-    /// All readings of the answer: the prompt's tokens where they were asked for, its last token, the answer's tokens, their
-    /// mean.
+    /// All readings of the answer: the prompt's tokens if requested, its last token, the answer's tokens, their mean.
     pub fn readings(&self, sequence: usize) -> impl Iterator<Item = Reading> + '_ {
-        let prompt = self.prompt_tokens.iter().enumerate().map(|(i, values)| (At::PromptToken(i), values.clone()));
+        let prompt = self.prompt_tokens.outer_iter().enumerate().map(|(i, row)| (At::PromptToken(i), row.to_vec()));
         let prompt_last = self.prompt_last.iter().cloned().map(|values| (At::PromptLast, values));
-        let tokens = self.tokens.iter().enumerate().map(|(i, values)| (At::Token(i), values.clone()));
+        let tokens = self.tokens.outer_iter().enumerate().map(|(i, row)| (At::Token(i), row.to_vec()));
         let mean = self.mean().into_iter().map(|values| (At::ResponseMean, values));
         prompt.chain(prompt_last).chain(tokens).chain(mean).map(move |(at, values)| Reading { sequence, at, values })
     }
 
-    /// Takes a reading in; means are not stored.
+    /// Adds a reading; means are not stored.
     pub(super) fn add(&mut self, at: At, values: Vec<f32>) {
         match at {
-            At::PromptToken(_) => self.prompt_tokens.push(values),
+            At::PromptToken(_) => push(&mut self.prompt_tokens, &values),
             At::PromptLast => self.prompt_last = Some(values),
             At::Token(_) => {
                 self.sums.resize(values.len(), 0.0);
                 self.sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += f64::from(*value));
-                self.tokens.push(values);
+                push(&mut self.tokens, &values);
             }
             At::ResponseMean => {}
         }
     }
+}
+
+/// Adds a row to a table. The first row sets the width.
+fn push(table: &mut Array2<f32>, row: &[f32]) {
+    if table.is_empty() {
+        *table = Array2::zeros((0, row.len()));
+    }
+    let pushed = table.push_row(ArrayView1::from(row));
+    debug_assert!(pushed.is_ok(), "a monitor's readings are all on the same directions");
 }

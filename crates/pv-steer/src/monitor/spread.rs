@@ -1,25 +1,27 @@
-//! How much the mean over an answer varies, whatever its length.
+//! The variance of the mean over an answer, as a function of its length.
 
+use pv_statistics::Distribution;
+use pv_statistics::moments::mean;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Distribution};
+use super::reading::Answer;
 
-/// Sums over ordinary answers from which the variance of a mean over `n` tokens follows, `between + within / n`: what answers differ
-/// by, and what their tokens do.
+/// Sums over ordinary answers that give the variance of a mean over `n` tokens, `between + within / n`: the variance
+/// between answers, and that of their tokens.
 ///
-/// `within` is fitted to the differences between the first and the second half of each answer. Neighbouring tokens go together,
-/// which makes a mean over them vary more than that of as many independent ones; halves feel that as whole answers do, so that
-/// nothing has to be known of how far it reaches, as long as it is less than half an answer. `between` is what is left of the
-/// variance of the means.
+/// `within` is fitted to the differences between the first and the second half of each answer. Neighbouring tokens are
+/// correlated, so a mean over them varies more than one over as many independent tokens. This affects halves as it
+/// affects whole answers, so the length of the correlation need not be known as long as it is less than half an answer.
+/// `between` is the remainder of the variance of the means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
-    /// Answers with tokens.
+    /// The number of answers with tokens.
     answers: u64,
     /// The sum of `1/n` over them.
     inverse_lengths: f64,
-    /// Answers of two tokens or more.
+    /// The number of answers with at least two tokens.
     halved: u64,
-    /// The sum of weights over those, `1 / (1/a + 1/b)` where the halves have `a` and `b` tokens.
+    /// The sum of their weights, `1 / (1/a + 1/b)` for halves with `a` and `b` tokens.
     weights: f64,
     /// The weighted sum of the differences between the halves' means.
     differences: f64,
@@ -30,19 +32,16 @@ pub(super) struct Spread {
 impl Spread {
     pub(super) fn add(&mut self, answer: &Answer, watch: usize) {
         let tokens: Vec<f64> =
-            answer.tokens().iter().filter_map(|values| values.get(watch)).map(|v| f64::from(*v)).collect();
+            answer.tokens().outer_iter().filter_map(|row| row.get(watch).map(|value| f64::from(*value))).collect();
         if tokens.is_empty() {
             return;
         }
         self.answers += 1;
         self.inverse_lengths += 1.0 / tokens.len() as f64;
         let (first, second) = tokens.split_at(tokens.len() / 2);
-        if first.is_empty() {
-            return;
-        }
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let (Some(first_mean), Some(second_mean)) = (mean(first), mean(second)) else { return };
         let weight = 1.0 / (1.0 / first.len() as f64 + 1.0 / second.len() as f64);
-        let difference = mean(first) - mean(second);
+        let difference = first_mean - second_mean;
         self.halved += 1;
         self.weights += weight;
         self.differences += weight * difference;
@@ -60,8 +59,8 @@ impl Spread {
         }
     }
 
-    /// The parts of the variance, `between` answers and `within` them, from these sums and the distribution of the means; `None` where
-    /// they are of other answers, or of fewer than three with two tokens.
+    /// The parts of the variance, `between` answers and `within` them, from these sums and the distribution of the
+    /// means; `None` if they come from different answers, or from fewer than three with two tokens.
     pub(super) fn parts(&self, means: &Distribution) -> Option<VarianceParts> {
         let variance = means.sd()?.powi(2);
         if self.answers != means.n() || self.halved < 3 || self.weights <= 0.0 {
@@ -69,24 +68,25 @@ impl Spread {
         }
         let around = self.squares - self.differences * self.differences / self.weights;
         let within = (around / (self.halved - 1) as f64).max(0.0);
-        // What tokens add to the variance of the means of these lengths cannot be more than that variance.
+        // The contribution of tokens to the variance of the means of these lengths cannot exceed that variance.
         let inverse_length = self.inverse_lengths / self.answers as f64;
         let within = within.min(variance / inverse_length);
         Some(VarianceParts { between: (variance - within * inverse_length).max(0.0), within })
     }
 }
 
-/// What the mean over an answer of `n` tokens varies by: `between + within / n`.
+/// The variance of the mean over an answer of `n` tokens: `between + within / n`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct VarianceParts {
-    /// The variance between answers, however long they are.
+    /// The variance between answers, independent of their length.
     pub between: f64,
-    /// The variance that tokens add, over their number.
+    /// The variance that tokens contribute, before division by their number.
     pub within: f64,
 }
 
 impl VarianceParts {
-    /// The standard deviation of the mean over an answer of so many tokens, at least one.
+    /// The standard deviation of the mean over an answer of this many tokens, at least one.
     pub fn sd(&self, tokens: usize) -> f64 {
         (self.between + self.within / tokens.max(1) as f64).sqrt()
     }

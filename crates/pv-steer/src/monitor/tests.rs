@@ -1,10 +1,9 @@
-//! What needs no model.
+//! Tests that need no model.
 
 mod alarms;
 mod answers;
 mod calibration;
 mod correlation;
-mod distribution;
 mod drift;
 
 use pv_hooks::Layer;
@@ -42,6 +41,7 @@ fn model() -> ModelIdentity {
         dtype: "F32".to_owned(),
         layers: 9,
         d_model: 2,
+        packed: None,
         weights: Some("e4".to_owned()),
     }
 }
@@ -50,7 +50,7 @@ fn reading(at: At, values: &[f32]) -> Reading {
     Reading { sequence: 4, at, values: values.to_vec() }
 }
 
-/// An answer of these token projections.
+/// An answer with these token projections.
 fn answer(prompt_last: &[f32], tokens: &[&[f32]]) -> Answer {
     let mut answer = Answer::default();
     answer.add(At::PromptLast, prompt_last.to_vec());
@@ -58,7 +58,8 @@ fn answer(prompt_last: &[f32], tokens: &[&[f32]]) -> Answer {
     answer
 }
 
-/// A calibration on normal readings: direction `i` has the mean `10·i` and the standard deviation `i + 1`, of each kind.
+/// A calibration on normal readings: direction `i` has the mean `10·i` and the standard deviation `i + 1`, for each
+/// kind.
 fn calibration(n: usize) -> Calibration {
     let (mut random, mut calibrator) = (random(1), Calibrator::new(&watches()).expect("a calibrator"));
     for _ in 0..n {

@@ -1,41 +1,42 @@
-//! What is watched: named directions.
+//! Watched directions and their names.
 
 use pv_hooks::Layer;
 use pv_vectors::{PersonaVector, UnitDirection};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Error, Result};
+use crate::Result;
+use crate::error::MonitorError;
 
-/// A direction under the name of its trait.
+/// A direction with the name of its trait.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Watch {
-    /// The trait's name, by which alarms and results speak of it.
+    /// The trait's name, which alarms and results use.
     pub trait_name: String,
     /// The direction, at its layer.
     pub direction: UnitDirection,
 }
 
 impl Watch {
-    /// A direction under a name.
+    /// A direction with a name.
     pub fn new(trait_name: impl Into<String>, direction: UnitDirection) -> Self {
         Self { trait_name: trait_name.into(), direction }
     }
 
-    /// The persona vector (of the response means) at a layer, under its own trait's name.
+    /// The persona vector (of the response means) at a layer, with the name of its trait.
     ///
     /// # Errors
-    /// A layer that the vector lacks or has no direction at.
+    /// A layer that the vector lacks or at which it has no direction.
     pub fn of(vector: &PersonaVector, layer: Layer) -> Result<Self> {
         Ok(Self::new(vector.provenance().trait_name.clone(), vector.direction(layer)?.unit()?))
     }
 
-    /// Where it is watched.
+    /// The layer at which it is watched.
     pub fn layer(&self) -> Layer {
         self.direction.layer()
     }
 
-    /// What identifies it in files.
+    /// Its identity in files.
     pub fn id(&self) -> WatchId {
         let bytes: Vec<u8> = self.direction.values().iter().flat_map(|value| value.to_le_bytes()).collect();
         WatchId {
@@ -46,8 +47,9 @@ impl Watch {
     }
 }
 
-/// What identifies a watched direction in files.
+/// The identity of a watched direction in files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WatchId {
     /// The trait's name.
     #[serde(rename = "trait")]
@@ -58,15 +60,15 @@ pub struct WatchId {
     pub direction_sha256: String,
 }
 
-/// Refuses no directions at all, and two that nothing tells apart.
+/// Refuses an empty list, and two directions with the same name and layer.
 pub(super) fn check(watches: &[Watch]) -> Result<()> {
     if watches.is_empty() {
-        return Err(Error::NoWatches);
+        return Err(MonitorError::NoWatches.into());
     }
     for (i, watch) in watches.iter().enumerate() {
         if watches[..i].iter().any(|other| other.trait_name == watch.trait_name && other.layer() == watch.layer()) {
             let (trait_name, layer) = (watch.trait_name.clone(), watch.layer());
-            return Err(Error::WatchedTwice { trait_name, layer });
+            return Err(MonitorError::WatchedTwice { trait_name, layer }.into());
         }
     }
     Ok(())

@@ -1,55 +1,68 @@
-//! How a trait answers to the strength of steering at one layer.
+//! The dose–response of a trait: its expression by the strength of steering at one layer.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use pv_data::tables::{CsvTable, pretty_json};
 use pv_hooks::Layer;
-use pv_judge::spearman;
 use pv_model::ModelIdentity;
-use pv_vectors::{CsvTable, Provenance, pretty_json};
+use pv_statistics::Interval;
+use pv_statistics::correlation::{Clusters, spearman};
+use pv_statistics::moments::mean;
+use pv_vectors::vector::Provenance;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::plan::SweepPlan;
 use super::results::{CellResult, SweepResults};
+use crate::Result;
+use crate::error::SweepError;
 use crate::files::write;
-use crate::{Error, Result};
 
 /// One strength.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Dose {
     /// The strength, in the plan's unit.
     pub strength: f32,
-    /// The factor on the raw vector that it stands for.
+    /// The corresponding factor on the raw vector.
     pub raw: f32,
-    /// The trait's expression.
+    /// The trait expression.
     pub expression: Estimate,
     /// The coherence.
     pub coherence: Estimate,
 }
 
-/// The trait's expression over the strength at one layer, and whether the one rises with the other.
+/// The trait expression by strength at one layer, and whether it rises with the strength.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DoseResponse {
     /// The model.
     pub model: ModelIdentity,
-    /// Where the vector comes from.
+    /// The provenance of the vector.
     pub vector: Provenance,
-    /// Who judged.
+    /// The judge's name.
     pub judge: String,
-    /// What was done, at all layers of the sweep.
+    /// The plan of the sweep, for all of its layers.
     pub plan: SweepPlan,
     /// The layer.
     pub layer: Layer,
-    /// From the least strength up; those without a score are left out.
+    /// In ascending order of strength; strengths without a score are skipped.
     pub doses: Vec<Dose>,
-    /// Spearman's ρ between strength and mean expression, over the strengths; `None` with fewer than three, or when the
-    /// expression does not vary.
+    /// Spearman's ρ between strength and mean expression, over the strengths; `None` with fewer than three, or if the
+    /// expression is constant.
     pub rho: Option<f64>,
-    /// The same over single answers, which vary among themselves: always nearer to 0.
+    /// Its 95 % interval, with questions resampled; `None` also in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rho_interval: Option<Interval>,
+    /// The same over single answers. Their variation makes it always closer to 0.
     pub rho_answers: Option<f64>,
-    /// Whether no mean expression lies below that of a lesser strength.
+    /// Its 95 % interval, with questions resampled, each with all of its answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rho_answers_interval: Option<Interval>,
+    /// Whether no mean expression is below that of a smaller strength.
     pub monotone: bool,
-    /// The greatest fall of the mean expression below that of a lesser strength, in points; 0 when it is monotone.
+    /// The largest drop of the mean expression below that of a smaller strength, in points; 0 if it is monotone.
     pub greatest_fall: f64,
 }
 
@@ -57,18 +70,22 @@ impl SweepResults {
     /// The dose–response at a layer of the sweep.
     ///
     /// # Errors
-    /// [`Error::NotInSweep`].
+    /// [`SweepError::NotInSweep`].
     pub fn dose_response(&self, layer: Layer) -> Result<DoseResponse> {
         let cells = self.cells_at(layer);
         if cells.is_empty() {
-            return Err(Error::NotInSweep { layer });
+            return Err(SweepError::NotInSweep { layer }.into());
         }
         let scored = || cells.iter().filter_map(|cell| Some((cell, cell.expression.mean?)));
         let means: Vec<(f64, f64)> = scored().map(|(cell, mean)| (f64::from(cell.strength), mean)).collect();
-        let answers = cells.iter().flat_map(|cell| {
-            let strength = f64::from(cell.strength);
-            cell.scores.iter().filter_map(move |scores| Some((strength, scores.expression?)))
-        });
+        let (mut answers, mut questions) = (Vec::new(), Vec::new());
+        for cell in cells {
+            for scores in &cell.scores {
+                let Some(expression) = scores.expression else { continue };
+                answers.push((f64::from(cell.strength), expression));
+                questions.push(scores.question);
+            }
+        }
         let dose = |&CellResult { strength, raw, expression, coherence, .. }: &CellResult| Dose {
             strength,
             raw,
@@ -84,14 +101,39 @@ impl SweepResults {
             layer,
             doses: scored().map(|(cell, _)| dose(cell)).collect(),
             rho: spearman(&means),
-            rho_answers: spearman(&answers.collect::<Vec<_>>()),
+            rho_interval: of_means(&answers, &questions),
+            rho_answers: spearman(&answers),
+            rho_answers_interval: Clusters::new(&questions)
+                .interval(|rows| spearman(&rows.iter().map(|row| answers[*row]).collect::<Vec<_>>())),
             monotone: greatest_fall == 0.0,
             greatest_fall,
         })
     }
 }
 
-/// How far a series falls below its greatest value so far, at most.
+/// The interval of the correlation between strength and mean expression, which is a mean of the questions' means as in
+/// [`Estimate`].
+fn of_means(answers: &[(f64, f64)], questions: &[usize]) -> Option<Interval> {
+    // Each question's mean at each strength, which is identified by its bits.
+    let mut cells: BTreeMap<(u64, usize), Vec<f64>> = BTreeMap::new();
+    for ((strength, expression), question) in answers.iter().zip(questions) {
+        cells.entry((strength.to_bits(), *question)).or_default().push(*expression);
+    }
+    let means: Vec<(u64, usize, f64)> =
+        cells.iter().filter_map(|(&(strength, question), scores)| Some((strength, question, mean(scores)?))).collect();
+    let questions: Vec<usize> = means.iter().map(|(_, question, _)| *question).collect();
+    Clusters::new(&questions).interval(|rows| {
+        let mut doses: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+        for &row in rows {
+            let (strength, _, score) = means[row];
+            let (sum, n) = doses.entry(strength).or_default();
+            (*sum, *n) = (*sum + score, *n + 1.0);
+        }
+        spearman(&doses.iter().map(|(bits, (sum, n))| (f64::from_bits(*bits), sum / n)).collect::<Vec<_>>())
+    })
+}
+
+/// The largest drop of a series below its maximum so far.
 fn greatest_fall(values: impl IntoIterator<Item = f64>) -> f64 {
     let (mut most, mut fall) = (f64::NEG_INFINITY, 0.0f64);
     for value in values {
@@ -107,10 +149,10 @@ impl DoseResponse {
         pretty_json(self)
     }
 
-    /// A row per strength.
+    /// CSV with a row per strength.
     ///
     /// # Errors
-    /// None that memory does not give.
+    /// Only a lack of memory.
     pub fn to_csv(&self) -> Result<String> {
         let mut csv = CsvTable::default();
         csv.fields(["model", "trait", "vector", "judge", "layer", "strength", "unit", "raw"]);
@@ -124,7 +166,7 @@ impl DoseResponse {
         Ok(csv.finish()?)
     }
 
-    /// Writes [`to_json`](Self::to_json) into a file.
+    /// Saves [`to_json`](Self::to_json) to a file.
     ///
     /// # Errors
     /// [`FileError::Write`](pv_data::FileError::Write).
@@ -132,7 +174,7 @@ impl DoseResponse {
         write(path.as_ref(), self.to_json().as_bytes())
     }
 
-    /// Writes [`to_csv`](Self::to_csv) into a file.
+    /// Saves [`to_csv`](Self::to_csv) to a file.
     ///
     /// # Errors
     /// [`FileError::Write`](pv_data::FileError::Write).

@@ -1,8 +1,8 @@
-//! Successive halving: which cells are worth more questions.
+//! Successive halving: the choice of cells that get more questions.
 
 use super::estimate::Estimate;
 
-/// What a round says of a cell.
+/// The standing of a cell after a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     pub(crate) cell: usize,
@@ -10,11 +10,11 @@ pub(crate) struct Standing {
     pub(crate) coherence: Estimate,
 }
 
-/// The cells that go on, in the order given.
+/// The cells that continue, in the given order.
 ///
-/// Dropped are cells without scores, those whose coherence lies below the bar with its whole interval, and of the rest the
-/// lower half by expression. Expression is compared among cells on the same side of the bar: strong steering that spoils the
-/// text shows most of the trait, and would leave no place to those that may be chosen in the end.
+/// Dropped are cells without scores, cells whose interval of coherence is entirely below the threshold, and of the rest
+/// the lower half by expression. Expression is compared among cells on the same side of the threshold: strong steering
+/// that makes the text incoherent shows most of the trait, and would displace the cells that can be chosen in the end.
 pub(crate) fn survivors(standings: &[Standing], coherence_min: f64) -> Vec<usize> {
     let (mut above, mut below) = (Vec::new(), Vec::new());
     for standing in standings {
@@ -28,7 +28,7 @@ pub(crate) fn survivors(standings: &[Standing], coherence_min: f64) -> Vec<usize
     }
     let mut kept = Vec::new();
     for mut side in [above, below] {
-        // Stable, so that of equals the first goes on.
+        // Stable, so that of equal cells the first continues.
         side.sort_by(|a, b| b.0.total_cmp(&a.0));
         kept.extend(side[..side.len().div_ceil(2)].iter().map(|(_, cell)| *cell));
     }
@@ -54,10 +54,10 @@ mod tests {
             standing(0, 5.0, 99.0),
             standing(1, 40.0, 90.0),
             standing(2, 60.0, 76.0),
-            // Below the bar, but its interval reaches it.
+            // Below the threshold, but its interval reaches it.
             standing(3, 80.0, 70.0),
             standing(4, 75.0, 66.0),
-            // The greatest expression of all, hopelessly.
+            // The largest expression of all, but far below the threshold.
             standing(5, 99.0, 60.0),
             standing(6, 50.0, 80.0),
             standing(7, 10.0, 95.0),

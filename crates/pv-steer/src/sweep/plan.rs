@@ -1,4 +1,6 @@
-//! What a sweep consists of: cells, questions, rollouts, and the seed of each.
+//! The plan of a sweep: cells, questions, rollouts, and the seed of each.
+
+use std::cmp::Ordering;
 
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Rubric, TraitSpec};
@@ -6,7 +8,8 @@ use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Coefficient, Error, Positions, Result};
+use crate::error::{SettingError, SweepError};
+use crate::{Coefficient, Positions, Result};
 
 /// The unit of a sweep's strengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,7 +23,7 @@ pub enum StrengthUnit {
 }
 
 impl StrengthUnit {
-    /// A strength in this unit.
+    /// The coefficient of a strength in this unit.
     pub fn coefficient(self, strength: f32) -> Coefficient {
         match self {
             Self::ResidualNorms => Coefficient::ResidualNorms(strength),
@@ -37,60 +40,66 @@ impl StrengthUnit {
     }
 }
 
-/// Which cells get which questions.
+/// The search over the cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Search {
     /// Every cell gets every question.
     #[default]
     Full,
-    /// Successive halving: every cell gets a few questions; hopeless ones are dropped; the others get twice as many, and so
-    /// on until all questions are asked.
+    /// Successive halving: every cell gets a few questions; the worst cells are dropped; the others get twice as many,
+    /// and so on until all questions are asked.
     Halving {
-        /// How many questions every cell gets.
+        /// The number of questions for every cell in the first round.
         first: usize,
     },
 }
 
-/// How a sweep is done.
+/// Options of a sweep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepOptions {
-    /// Where to steer. [`LayerSet::All`] takes every layer at which the vector has a direction.
+    /// The layers. [`LayerSet::All`] takes every layer at which the vector has a direction.
     pub layers: LayerSet,
-    /// How strongly.
+    /// The strengths.
     pub strengths: Vec<f32>,
-    /// In which unit.
+    /// The unit of the strengths.
     pub unit: StrengthUnit,
-    /// At which tokens.
+    /// The tokens.
     pub positions: Positions,
-    /// Which cells get which questions.
+    /// The search over the cells.
     pub search: Search,
-    /// The system prompt; none by default.
+    /// The system prompt; `None` by default.
     pub system: Option<String>,
     /// How prompts are rendered.
     pub render: RenderOptions,
-    /// How many answers to each question in a cell.
+    /// The number of answers to each question in a cell.
     pub per_question: usize,
-    /// The most tokens of an answer.
+    /// The maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// How tokens are chosen.
+    /// The sampling of tokens.
     pub sampling: Sampling,
-    /// Whether what steering changes is kept out of the KV cache; see
+    /// Whether the KV cache excludes the effect of steering; see
     /// [`GenerateOptions::clean_cache`](pv_model::GenerateOptions::clean_cache).
     pub clean_cache: bool,
-    /// The most answers that are generated together. It is no part of what a sweep is: one may go on with another.
+    /// The maximum number of answers that are generated together. It does not identify the sweep: a sweep can resume
+    /// with another batch size.
     pub batch_size: usize,
-    /// What the seeds of all answers are derived from.
+    /// The seed from which the seeds of all answers are derived.
     pub seed: u64,
-    /// What coherence is judged by.
+    /// The rubric for coherence.
     pub coherence: Rubric,
     /// The mean coherence, 0 to 100, below which a cell is not chosen.
     pub coherence_min: f64,
+    /// The fraction of the questions, from 0 to 1, that are held out from the choice. The chosen cell is reported on
+    /// them, because its scores on the questions that it was chosen by are the luckiest of many. With 0, no question is
+    /// held out and there is no report.
+    pub report_share: f64,
 }
 
 impl Default for SweepOptions {
     /// All layers at a tenth to a half of the residual's norm, one answer of at most 1000 tokens to each question at
-    /// temperature 1, and coherence of at least 75 (method: paper, appendix on layer choice).
+    /// temperature 1, and coherence of at least 75 (method: paper, appendix on layer choice); chosen on half of the
+    /// questions, reported on the others.
     fn default() -> Self {
         Self {
             layers: LayerSet::All,
@@ -108,62 +117,100 @@ impl Default for SweepOptions {
             seed: 0,
             coherence: Rubric::coherence(),
             coherence_min: 75.0,
+            report_share: 0.5,
         }
     }
 }
 
-/// What decides a sweep's results, beside the model, the vector and the judge.
+/// Everything that determines the results of a sweep, besides the model, the vector and the judge.
+///
+/// The answers do not depend on the grid, on the search, on which questions are held out or on the minimum coherence. A
+/// sweep's folder therefore serves plans that differ in these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SweepPlan {
     /// The trait's name.
     pub trait_name: String,
-    /// The layers, from the lowest up.
+    /// The layers, in ascending order.
     pub layers: Vec<Layer>,
-    /// The strengths, from the least up.
+    /// The strengths, in ascending order.
     pub strengths: Vec<f32>,
     /// The strengths' unit.
     pub unit: StrengthUnit,
-    /// At which tokens.
+    /// The tokens.
     pub positions: Positions,
-    /// Which cells get which questions.
+    /// The search over the cells.
     pub search: Search,
     /// The questions.
     pub questions: Vec<String>,
+    /// The indices of the held-out questions, on which the chosen cell is reported. Empty in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reported: Vec<usize>,
     /// The system prompt.
     pub system: Option<String>,
     /// How prompts are rendered.
     #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
     pub render: RenderOptions,
-    /// How many answers to each question in a cell.
+    /// The number of answers to each question in a cell.
     pub per_question: usize,
-    /// The most tokens of an answer.
+    /// The maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// How tokens are chosen.
+    /// The sampling of tokens.
     pub sampling: Sampling,
-    /// Whether what steering changes is kept out of the KV cache.
+    /// Whether the KV cache excludes the effect of steering.
     pub clean_cache: bool,
-    /// What the seeds are derived from.
+    /// The seed from which the answers' seeds are derived.
     pub seed: u64,
-    /// What the trait and what coherence are judged by.
+    /// The rubrics of the trait and of coherence.
     pub rubrics: [Rubric; 2],
-    /// The mean coherence below which a cell is not chosen.
+    /// The mean coherence, 0 to 100, below which a cell is not chosen.
     pub coherence_min: f64,
 }
 
-/// Which answer of a sweep. Ordered as a sweep is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// The place of an answer in a sweep, independent of the grid. Ordered as a sweep is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Place {
-    pub(crate) cell: usize,
+    pub(crate) layer: Layer,
+    pub(crate) strength: f32,
     pub(crate) question: usize,
     pub(crate) rollout: usize,
 }
 
+impl Place {
+    /// Whether two places have the same layer and strength.
+    pub(crate) fn same_cell(&self, other: &Self) -> bool {
+        self.layer == other.layer && self.strength.total_cmp(&other.strength).is_eq()
+    }
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rest = |place: &Self| (place.question, place.rollout);
+        let cell = self.layer.cmp(&other.layer).then(self.strength.total_cmp(&other.strength));
+        cell.then_with(|| rest(self).cmp(&rest(other)))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Place {}
+
 impl SweepPlan {
     pub(crate) fn new(spec: &TraitSpec, layers: Vec<Layer>, options: &SweepOptions) -> Result<Self> {
-        // −0 is 0, and would be another seed.
+        // −0 equals 0, but would give another seed.
         let mut strengths: Vec<f32> = options.strengths.iter().map(|strength| strength + 0.0).collect();
         strengths.sort_by(f32::total_cmp);
-        let plan = Self {
+        let mut plan = Self {
             trait_name: spec.name.clone(),
             layers,
             strengths,
@@ -171,6 +218,7 @@ impl SweepPlan {
             positions: options.positions,
             search: options.search,
             questions: spec.evaluation.clone(),
+            reported: Vec::new(),
             system: options.system.clone(),
             render: options.render.closed(),
             per_question: options.per_question,
@@ -182,25 +230,35 @@ impl SweepPlan {
             coherence_min: options.coherence_min,
         };
         plan.check()?;
+        let share = options.report_share;
+        if !(0.0..1.0).contains(&share) {
+            let name = "report_share";
+            return Err(SettingError::OutOfRange { name, value: share, allowed: "at least 0 and below 1" }.into());
+        }
+        // At least one question remains for the choice.
+        let held_out = (share * plan.questions.len() as f64) as usize;
+        plan.reported = plan.shuffled("report", (0..plan.questions.len()).collect());
+        plan.reported.truncate(held_out);
+        plan.reported.sort_unstable();
         Ok(plan)
     }
 
     fn check(&self) -> Result<()> {
-        let bad = |reason: String| Err(Error::BadSetting { reason });
         if self.strengths.is_empty() {
-            return Err(Error::NoStrengths);
+            return Err(SweepError::NoStrengths.into());
         }
         if self.layers.is_empty() {
-            return Err(Error::NoLayers);
+            return Err(SweepError::NoLayers.into());
         }
         if self.questions.is_empty() {
-            return Err(Error::NoQuestions { trait_name: self.trait_name.clone() });
+            return Err(SweepError::NoQuestions { trait_name: self.trait_name.clone() }.into());
         }
         if let Some(strength) = self.strengths.iter().find(|strength| !strength.is_finite()) {
-            return bad(format!("the strength {strength} is not a finite number"));
+            let (name, value) = ("the strength", f64::from(*strength));
+            return Err(SettingError::OutOfRange { name, value, allowed: "a finite number" }.into());
         }
         if let Some(twice) = self.strengths.windows(2).find(|pair| pair[0] == pair[1]) {
-            return bad(format!("the strength {} is there twice", twice[0]));
+            return Err(SettingError::StrengthTwice { strength: twice[0] }.into());
         }
         let first = if let Search::Halving { first } = self.search { first } else { 1 };
         for (name, value) in [
@@ -209,27 +267,33 @@ impl SweepPlan {
             ("the first number of questions", first),
         ] {
             if value == 0 {
-                return bad(format!("{name} is 0"));
+                return Err(SettingError::Zero { name }.into());
             }
         }
         pv_model::Request::count(self.cells().saturating_mul(self.questions.len()), self.per_question)?;
         if !(0.0..=100.0).contains(&self.coherence_min) {
-            return bad(format!("a coherence of at least {} is not between 0 and 100", self.coherence_min));
+            let (name, value) = ("coherence_min", self.coherence_min);
+            return Err(SettingError::OutOfRange { name, value, allowed: "from 0 to 100" }.into());
         }
         if self.rubrics[0].name == self.rubrics[1].name {
-            return bad(format!("the trait and the rubric for coherence are both called {:?}", self.rubrics[0].name));
+            return Err(SettingError::SameRubrics { name: self.rubrics[0].name.clone() }.into());
         }
         Ok(())
     }
 
-    /// How many cells there are. Cell `i` has layer `i / strengths` and strength `i % strengths`.
+    /// The number of cells. Cell `i` has layer `i / strengths` and strength `i % strengths`.
     pub fn cells(&self) -> usize {
         self.layers.len() * self.strengths.len()
     }
 
-    /// How many answers there would be if every cell got every question.
+    /// The indices of the questions for the choice.
+    pub fn choosing(&self) -> Vec<usize> {
+        (0..self.questions.len()).filter(|question| !self.reported.contains(question)).collect()
+    }
+
+    /// The number of answers if every cell got every question for the choice.
     pub fn full_grid(&self) -> usize {
-        self.cells() * self.questions.len() * self.per_question
+        self.cells() * self.choosing().len() * self.per_question
     }
 
     pub(crate) fn layer_index(&self, cell: usize) -> usize {
@@ -240,24 +304,23 @@ impl SweepPlan {
         self.strengths[cell % self.strengths.len()]
     }
 
-    pub(crate) fn contains(&self, place: Place) -> bool {
-        let Place { cell, question, rollout } = place;
-        cell < self.cells() && question < self.questions.len() && rollout < self.per_question
+    pub(crate) fn place(&self, cell: usize, question: usize, rollout: usize) -> Place {
+        Place { layer: self.layers[self.layer_index(cell)], strength: self.strength(cell), question, rollout }
     }
 
-    /// The seed of an answer. It depends on the sweep's seed, the layer, the strength, the question's index and the number
-    /// of the answer alone: neither other cells nor the order change it.
+    /// The seed of an answer. It depends only on the sweep's seed, the layer, the strength, the question's index and
+    /// the number of the answer, not on other cells or the order.
     pub(crate) fn seed(&self, place: Place) -> u64 {
-        let layer = self.layers[self.layer_index(place.cell)].index() as u64;
-        let strength = u64::from(self.strength(place.cell).to_bits());
+        let (layer, strength) = (place.layer.index() as u64, u64::from(place.strength.to_bits()));
         let parts = [self.seed, layer, strength, place.question as u64, place.rollout as u64];
         let digest = Sha256::digest(parts.map(u64::to_le_bytes).concat());
         digest.iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte))
     }
 
-    /// How many questions the cells that are left have got after each round; the last number is that of all.
+    /// The number of questions of the remaining cells after each round; the last is that of all questions for the
+    /// choice.
     pub(crate) fn rounds(&self) -> Vec<usize> {
-        let all = self.questions.len();
+        let all = self.choosing().len();
         match self.search {
             Search::Full => vec![all],
             Search::Halving { first } => {
@@ -267,21 +330,25 @@ impl SweepPlan {
         }
     }
 
-    /// The questions in the order in which they are asked: drawn, where not all are asked at once, since lists of questions
-    /// go from subject to subject.
+    /// The questions for the choice, in the order in which they are asked: shuffled if they are not asked all at once,
+    /// since lists of questions are often grouped by subject.
     fn drawn(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.questions.len()).collect();
-        if self.search != Search::Full {
-            let draw = |question: &usize| {
-                let parts = [self.seed, *question as u64].map(u64::to_le_bytes).concat();
-                Sha256::digest([b"question".as_slice(), &parts].concat())
-            };
-            order.sort_by_cached_key(draw);
+        match self.search {
+            Search::Full => self.choosing(),
+            Search::Halving { .. } => self.shuffled("question", self.choosing()),
         }
-        order
     }
 
-    /// The first `questions` questions that are asked, from the first of the list on.
+    /// Questions in an order that depends on the seed and a purpose.
+    fn shuffled(&self, purpose: &str, mut questions: Vec<usize>) -> Vec<usize> {
+        questions.sort_by_cached_key(|question| {
+            let parts = [self.seed, *question as u64].map(u64::to_le_bytes).concat();
+            Sha256::digest([purpose.as_bytes(), &parts].concat())
+        });
+        questions
+    }
+
+    /// The first `questions` questions in the order of asking, sorted as in the list.
     pub(crate) fn asked(&self, questions: usize) -> Vec<usize> {
         let mut asked = self.drawn();
         asked.truncate(questions);
@@ -289,10 +356,19 @@ impl SweepPlan {
         asked
     }
 
-    /// All answers of cells to the first `questions` questions, in order.
+    /// The places of all answers of a cell to the held-out questions.
+    pub(crate) fn reported_places(&self, cell: usize) -> Vec<Place> {
+        self.places_of(&[cell], &self.reported)
+    }
+
+    /// The places of all answers of cells to the first `questions` questions, in order.
     pub(crate) fn places(&self, cells: &[usize], questions: usize) -> Vec<Place> {
-        let asked = self.asked(questions);
-        let rollouts = |(cell, question)| (0..self.per_question).map(move |rollout| Place { cell, question, rollout });
+        self.places_of(cells, &self.asked(questions))
+    }
+
+    fn places_of(&self, cells: &[usize], asked: &[usize]) -> Vec<Place> {
+        let rollouts =
+            |(cell, question)| (0..self.per_question).map(move |rollout| self.place(cell, question, rollout));
         cells.iter().flat_map(|&cell| asked.iter().map(move |&question| (cell, question))).flat_map(rollouts).collect()
     }
 }

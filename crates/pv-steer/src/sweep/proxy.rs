@@ -1,20 +1,27 @@
-//! Layers ranked without a judge, by what steering does to the probabilities of given answers.
+//! A ranking of layers without a judge, by how steering changes the probabilities of given answers.
 
 use std::ops::ControlFlow;
 
 use pv_hooks::{Hook, Layer, LayerSet, NoHook};
-use pv_judge::spearman;
-use pv_model::{Batch, CausalLm, ForwardOptions, RenderOptions, Sequence, cross_entropy, to_f32};
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::{cross_entropy, to_f32};
+use pv_model::{CausalLm, RenderOptions};
+use pv_statistics::Interval;
+use pv_statistics::correlation::spearman;
+use pv_statistics::intervals::mean_interval;
+use pv_statistics::moments::mean;
 use pv_vectors::PersonaVector;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::estimate::{interval, mean};
+use super::estimate::LEVEL;
 use super::plan::StrengthUnit;
 use super::results::SweepResults;
 use super::subject::{directions, prompt};
+use crate::error::{SettingError, SweepError};
 use crate::{Error, Positions, Result, Steerer};
 
-/// A question and two answers, one that shows the trait and one that does not.
+/// A question with one answer that shows the trait and one that does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerPair {
     /// The question.
@@ -25,22 +32,22 @@ pub struct AnswerPair {
     pub contra: String,
 }
 
-/// How layers are ranked.
+/// Options of the ranking.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxyOptions {
-    /// Where to steer. [`LayerSet::All`] takes every layer at which the vector has a direction.
+    /// The layers. [`LayerSet::All`] takes every layer at which the vector has a direction.
     pub layers: LayerSet,
-    /// How strongly, the same at each layer.
+    /// The strength, equal at every layer.
     pub strength: f32,
-    /// In which unit.
+    /// The unit of the strength.
     pub unit: StrengthUnit,
-    /// At which tokens.
+    /// The tokens.
     pub positions: Positions,
-    /// The system prompt; none by default.
+    /// The system prompt; `None` by default.
     pub system: Option<String>,
     /// How prompts are rendered.
     pub render: RenderOptions,
-    /// The most tokens, padding included, that are read in one pass; a longer text is read alone.
+    /// The maximum number of tokens in one pass, padding included; a longer text is read alone.
     pub pass_tokens: usize,
 }
 
@@ -59,65 +66,74 @@ impl Default for ProxyOptions {
     }
 }
 
-/// What steering at one layer does, in nats per token.
+/// The effect of steering at one layer, in nats per token.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProxyLayer {
     /// The layer.
     pub layer: Layer,
-    /// By how much the mean log-probability of the pro answers' tokens rises over that of the contra answers', against the
-    /// unsteered model: the mean over pairs.
+    /// The change against the unsteered model, as the mean over pairs: the change of the mean log-probability of the
+    /// pro answer's tokens minus that of the contra answer's.
     pub change: f64,
     /// Student's 95 % interval of the change over pairs; `None` for one pair.
-    pub interval: Option<(f64, f64)>,
-    /// The change for the pro answers alone.
+    #[serde(serialize_with = "as_pair")]
+    pub interval: Option<Interval>,
+    /// The change of the pro answers only.
     pub pro: f64,
-    /// The change for the contra answers alone.
+    /// The change of the contra answers only.
     pub contra: f64,
 }
 
-/// Layers and what steering at each does to the probabilities of given answers.
+/// Files contain an interval as `[low, high]`; the form with fields is also read.
+fn as_pair<S: Serializer>(interval: &Option<Interval>, serializer: S) -> Result<S::Ok, S::Error> {
+    interval.map(|Interval { low, high }| (low, high)).serialize(serializer)
+}
+
+/// Layers, and how steering at each changes the probabilities of given answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerProxy {
     /// The strength.
     pub strength: f32,
     /// Its unit.
     pub unit: StrengthUnit,
-    /// How many pairs of answers were read.
+    /// The number of answer pairs.
     pub pairs: usize,
-    /// How prompts were rendered.
+    /// The options with which prompts were rendered.
     #[serde(default, skip_serializing_if = "RenderOptions::is_default")]
     pub render: RenderOptions,
-    /// From the lowest layer up.
+    /// In ascending order of layers.
     pub layers: Vec<ProxyLayer>,
 }
 
-/// How a proxy and a sweep agree about layers.
+/// The agreement between a proxy and a sweep about layers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProxyAgreement {
-    /// Spearman's ρ, over the layers, between the proxy's change and the greatest expression of a coherent cell; `None` with
-    /// fewer than three layers in both.
+    /// Spearman's ρ, over the layers, between the proxy's change and the largest expression of a coherent cell; `None`
+    /// with fewer than three layers in both.
     pub rho: Option<f64>,
-    /// How many layers are in both, and have a coherent cell.
+    /// The number of layers that are in both and have a coherent cell.
     pub layers: usize,
     /// The proxy's best layer.
     pub proxy_best: Option<Layer>,
     /// The sweep's best layer.
     pub sweep_best: Option<Layer>,
-    /// The place of the proxy's best layer in the sweep's ranking, from 1; `None` when it has no coherent cell.
+    /// The rank of the proxy's best layer in the sweep, from 1; `None` if it has no coherent cell.
     pub rank: Option<usize>,
-    /// By how many points the best expression at the proxy's layer falls short of that at the sweep's.
+    /// The best expression at the sweep's best layer minus that at the proxy's, in points.
     pub shortfall: Option<f64>,
 }
 
-/// Reads given answers under steering at each layer, and measures how much likelier the pro answers become against the
-/// contra answers. The texts are read once per layer: none is generated, and no judge is asked.
+/// Reads given answers under steering at each layer, and measures how much likelier the pro answers become compared
+/// with the contra answers. Each text is read once per layer; nothing is generated, and no judge is needed.
 ///
-/// It knows nothing of coherence: at strengths that spoil the text it is of little use. The callback is told how many layers
-/// are done, of how many, the unsteered reading counted as one.
+/// The proxy does not measure coherence: at strengths that make the text incoherent it is of little use. The callback
+/// receives the numbers of layers done and in all, with the unsteered pass counted as one.
 ///
 /// # Errors
-/// [`Error::NoPairs`], [`Error::EmptyAnswer`], [`Error::NoLayers`]; a strength that is 0 or not finite; a
-/// vector that does not fit the model or lacks a layer; [`Error::Cancelled`].
+/// [`SweepError::NoPairs`], [`SweepError::EmptyAnswer`], [`SweepError::NoLayers`]; a strength that is 0 or not finite; a vector that
+/// does not fit the model or lacks a layer; [`Error::Cancelled`].
 pub fn layer_proxy(
     model: &CausalLm,
     vector: &PersonaVector,
@@ -128,7 +144,7 @@ pub fn layer_proxy(
     vector.check_model(model.config())?;
     let directions = directions(vector, &options.layers)?;
     if options.strength == 0.0 {
-        return Err(Error::BadSetting { reason: "a strength of 0 changes nothing".to_owned() });
+        return Err(SettingError::Zero { name: "the strength, which then changes nothing," }.into());
     }
     let coefficient = options.unit.coefficient(options.strength);
     let steerers = directions.iter().map(|direction| Steerer::new().add(direction, coefficient, options.positions));
@@ -154,7 +170,7 @@ pub fn layer_proxy(
         layers.push(ProxyLayer {
             layer: direction.layer,
             change: of(&changes),
-            interval: interval(&changes),
+            interval: mean_interval(&changes, LEVEL),
             pro: of(&pro),
             contra: of(&contra),
         });
@@ -163,18 +179,18 @@ pub fn layer_proxy(
     Ok(LayerProxy { strength, unit, pairs: pairs.len(), render, layers })
 }
 
-/// The pairs in tokens.
+/// The pairs as tokens.
 struct Texts {
-    /// Pro and contra of the first pair, then of the next: prompt and answer.
+    /// Pro and contra answer of the first pair, then of the next: token ids of prompt and answer.
     texts: Vec<(Vec<u32>, Vec<u32>)>,
-    /// The texts in passes of similar lengths.
+    /// The indices of the texts in each pass, grouped by similar length.
     passes: Vec<Vec<usize>>,
 }
 
 impl Texts {
     fn new(model: &CausalLm, pairs: &[AnswerPair], options: &ProxyOptions) -> Result<Self> {
         if pairs.is_empty() {
-            return Err(Error::NoPairs);
+            return Err(SweepError::NoPairs.into());
         }
         let mut texts = Vec::with_capacity(2 * pairs.len());
         for (pair, AnswerPair { question, pro, contra }) in pairs.iter().enumerate() {
@@ -185,7 +201,7 @@ impl Texts {
             for (side, text) in [("pro", pro), ("contra", contra)] {
                 let answer = model.tokenizer()?.encode_rendered(text)?;
                 if answer.is_empty() {
-                    return Err(Error::EmptyAnswer { pair, side });
+                    return Err(SweepError::EmptyAnswer { pair, side }.into());
                 }
                 texts.push((prompt.clone(), answer));
             }
@@ -204,8 +220,8 @@ impl Texts {
         Ok(Self { texts, passes })
     }
 
-    /// Per pair, the mean log-probability of the pro and of the contra answer's tokens. Means, since sums would weigh pairs
-    /// by their lengths.
+    /// The mean log-probability of the tokens of the pro and of the contra answer, per pair, in nats per token. With
+    /// sums, pairs would be weighted by their lengths.
     fn means(&self, model: &CausalLm, hook: &mut dyn Hook) -> Result<Vec<[f64; 2]>> {
         let mut means = vec![[0.0; 2]; self.texts.len() / 2];
         for pass in &self.passes {
@@ -219,7 +235,7 @@ impl Texts {
             let [_, _, d_model] = residual.dims();
             for (row, &text) in pass.iter().enumerate() {
                 let answer = &self.texts[text].1;
-                // A token is foretold at the position before it.
+                // A token is predicted at the position before it.
                 let first = batch.spans().rows()[row].response.start - 1;
                 let here = residual.clone().slice([row..row + 1, first..first + answer.len(), 0..d_model]);
                 let logits = model.decoder().logits(here);
@@ -235,19 +251,19 @@ impl Texts {
 }
 
 impl LayerProxy {
-    /// The layers from the greatest change down; of equals, the lower one first.
+    /// The layers in descending order of change; of equal ones, the lower layer first.
     pub fn ranking(&self) -> Vec<&ProxyLayer> {
         let mut layers: Vec<&ProxyLayer> = self.layers.iter().collect();
         layers.sort_by(|a, b| b.change.total_cmp(&a.change));
         layers
     }
 
-    /// The layer with the greatest change.
+    /// The layer with the largest change.
     pub fn best_layer(&self) -> Option<Layer> {
         self.ranking().first().map(|layer| layer.layer)
     }
 
-    /// How the proxy agrees with the layers that a judge chose. Layers without a coherent cell are left out.
+    /// The agreement with the layers that a judge's scores select. Layers without a coherent cell are skipped.
     pub fn agreement(&self, sweep: &SweepResults) -> ProxyAgreement {
         let judged = sweep.layers();
         let mut both: Vec<(Layer, f64, f64)> = Vec::new();

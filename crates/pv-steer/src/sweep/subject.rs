@@ -1,12 +1,13 @@
-//! What is steered, and with what.
+//! The steered directions and prompts.
 
 use pv_hooks::LayerSet;
 use pv_model::{CausalLm, Message, RenderOptions};
 use pv_vectors::{Direction, PersonaVector};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::SweepError;
 
-/// The directions of layers; for all layers, of those that have one.
+/// The directions of layers; for [`LayerSet::All`], of those that have one.
 pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Vec<Direction>> {
     let blocks = vector.shape().0.saturating_sub(1);
     let all = *layers == LayerSet::All;
@@ -18,7 +19,7 @@ pub(crate) fn directions(vector: &PersonaVector, layers: &LayerSet) -> Result<Ve
             Err(error) => return Err(error.into()),
         }
     }
-    if found.is_empty() { Err(Error::NoLayers) } else { Ok(found) }
+    if found.is_empty() { Err(SweepError::NoLayers.into()) } else { Ok(found) }
 }
 
 /// A question's prompt.

@@ -1,19 +1,21 @@
-//! A sample as text, to be looked at before anything is trained on it.
+//! A sample as text with its mask, for inspection before training.
 
 use pv_model::Tokenizer;
 
 use crate::{Result, Sample};
 
-/// A piece of a sample's text whose tokens are all trained, or all not.
+/// A piece of a sample's text whose tokens are all trained, or all untrained.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MaskSpan {
-    /// The text, special tokens included.
+    /// The text, including special tokens.
     pub text: String,
     /// Whether it is trained.
     pub trained: bool,
 }
 
-/// A sample's text in pieces, alternately trained and not. A character of several tokens belongs to its last one.
+/// A sample's text in pieces that are alternately trained and untrained. A character of several tokens belongs to its
+/// last token.
 ///
 /// # Errors
 /// Ids that the tokenizer does not have.

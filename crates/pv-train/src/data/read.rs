@@ -1,12 +1,14 @@
-//! From files to samples.
+//! Reads files as samples.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use pv_data::ConversationReader;
 use pv_data::conversations::Row;
+use pv_data::error::with_causes;
 use pv_data::files::sha256_of_file;
-use pv_data::{ConversationReader, with_causes};
 use pv_model::CausalLm;
+use pv_model::chat::TemplateError;
 use sha2::{Digest, Sha256};
 
 use super::{BadData, DataFile, DataOptions, DataReport, DataSet, HeldOut, LongSamples};
@@ -14,13 +16,13 @@ use crate::sample::encode_all;
 use crate::{Error, Regime, Result};
 
 impl DataSet {
-    /// Reads all conversations of files, folders and patterns ([`ConversationReader`] says of which kinds) as the model's
-    /// samples, in the order of the files. `regimes` are those of the run: an inoculation's system prompt is put before
-    /// every conversation. Held-out data has none.
+    /// Reads all conversations of files, folders and glob patterns (for the file types see [`ConversationReader`]) as
+    /// samples for the model, in the order of the files. `regimes` are those of the run: an inoculation's system prompt
+    /// is added to every conversation. Pass no regimes for held-out data.
     ///
     /// # Errors
-    /// Files that cannot be read; [`Error::Row`] with file and line for a conversation that the options do not leave out;
-    /// [`Error::NoData`] when no sample is left.
+    /// Files that cannot be read; [`Error::Row`] with file and line for a conversation that the options do not skip;
+    /// [`Error::NoData`] if no sample is left.
     pub fn read<P: AsRef<Path>>(
         model: &CausalLm,
         inputs: impl IntoIterator<Item = P>,
@@ -28,14 +30,15 @@ impl DataSet {
         regimes: &[Regime],
     ) -> Result<Self> {
         let (rows, report) = rows(inputs, options)?;
-        Self::of_rows(model, &rows, report, options, regimes, "train on")
+        Self::of_rows(model, &rows, report, options, regimes, "training")
     }
 
-    /// As [`read`](Self::read), in two parts: what is trained on, and what is held out (without the inoculation).
+    /// Like [`read`](Self::read), in two parts: the training samples, and the held-out samples (without the
+    /// inoculation).
     ///
     /// # Errors
-    /// As [`read`](Self::read), for either part; [`Error::BadOption`] for a fraction that is none; [`Error::TooFewConversations`] for fewer than
-    /// two distinct ones.
+    /// Those of [`read`](Self::read), for either part; [`Error::BadOption`] for an invalid fraction;
+    /// [`Error::TooFewConversations`] for fewer than two distinct conversations.
     pub fn read_split<P: AsRef<Path>>(
         model: &CausalLm,
         inputs: impl IntoIterator<Item = P>,
@@ -49,7 +52,7 @@ impl DataSet {
             return Err(Error::BadOption { name, value: fraction.to_string(), expected });
         }
         let (rows, mut report) = rows(inputs, options)?;
-        // In an order that the seed and the conversations decide alone.
+        // The order depends only on the seed and the conversations.
         let mut ids: Vec<([u8; 32], &str)> = rows
             .iter()
             .filter(|row| !row.duplicate)
@@ -70,8 +73,8 @@ impl DataSet {
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| chosen.contains(&row.id));
         let rest = DataReport { files: report.files.clone(), formats: report.formats, ..DataReport::default() };
         Ok((
-            Self::of_rows(model, &train, report, options, regimes, "train on")?,
-            Self::of_rows(model, &held_out, rest, options, &[], "hold out")?,
+            Self::of_rows(model, &train, report, options, regimes, "training")?,
+            Self::of_rows(model, &held_out, rest, options, &[], "held-out")?,
         ))
     }
 
@@ -81,7 +84,7 @@ impl DataSet {
         mut report: DataReport,
         options: &DataOptions,
         regimes: &[Regime],
-        to: &'static str,
+        part: &'static str,
     ) -> Result<Self> {
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         let positions = model.config().max_positions;
@@ -97,10 +100,10 @@ impl DataSet {
                 match encode_all(tokenizer, template, model.stop_ids(), &conversation, &options.encode) {
                     Ok(found) => found,
                     Err(error) => {
-                        // That it is left out is what a weight of 0 asks for.
-                        let asked = matches!(error, Error::Untrained);
+                        // A weight of 0 requests that the conversation is skipped.
+                        let requested = matches!(error, Error::Untrained);
                         let Some(count) =
-                            count(&mut report, &error).filter(|_| asked || options.bad == BadData::LeaveOut)
+                            count(&mut report, &error).filter(|_| requested || options.bad == BadData::Skip)
                         else {
                             return Err(failed(error));
                         };
@@ -117,7 +120,7 @@ impl DataSet {
                 let sample = match options.long {
                     _ if length <= max_length => sample,
                     LongSamples::Refuse => return Err(failed(too_long)),
-                    LongSamples::LeaveOut => {
+                    LongSamples::Skip => {
                         report.too_long += 1;
                         report.skip(&row.place, too_long.to_string());
                         continue;
@@ -141,16 +144,17 @@ impl DataSet {
         }
         if !report.noticed.is_empty() {
             let DataReport { unwritten, altered, empty_answers, .. } = report;
-            tracing::warn!(unwritten, altered, empty_answers, first = ?report.noticed[0], "not all of the data is trained");
+            tracing::warn!(unwritten, altered, empty_answers, first = ?report.noticed[0], "parts of the training data are not trained as they are");
         }
         if samples.is_empty() {
-            return Err(Error::NoData { to, report: report.to_string() });
+            return Err(Error::NoData { part, report: report.to_string() });
         }
         Ok(Self { samples, places, system: Regime::inoculation(regimes).map(str::to_owned), report })
     }
 }
 
-/// Where an error about a conversation is counted; nothing for one about the model: no conversation will do better.
+/// The counter for an error about a conversation; `None` for an error about the model, which every conversation would
+/// cause.
 fn count<'a>(report: &'a mut DataReport, error: &Error) -> Option<&'a mut usize> {
     match error {
         Error::NothingTrained { .. } | Error::EmptyAnswer { .. } => Some(&mut report.without_answer),
@@ -163,21 +167,25 @@ fn count<'a>(report: &'a mut DataReport, error: &Error) -> Option<&'a mut usize>
     }
 }
 
-/// Whether an error is about a conversation, not about the model.
+/// Whether an error is about a conversation, and not about the model.
 fn of_template(error: &pv_model::Error) -> bool {
-    use pv_model::Error as E;
+    use TemplateError as E;
+    let pv_model::Error::Template(error) = error else { return false };
     matches!(
         error,
-        E::TemplateFailed { .. }
-            | E::TemplateRunaway { .. }
-            | E::TemplateRaised { .. }
+        E::Failed { .. }
+            | E::PartsUnsupported { .. }
+            | E::Messages { .. }
+            | E::Panicked
+            | E::Runaway { .. }
+            | E::Raised { .. }
             | E::SystemRoleRefused { .. }
             | E::PrefixChanged { .. }
             | E::AnswerNotFound { .. }
     )
 }
 
-/// The rows of the files, and what was read of them.
+/// The rows of the files, and a report on them.
 fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptions) -> Result<(Vec<Row>, DataReport)> {
     let mut reader = ConversationReader::new(inputs)?.with_format(options.format);
     if let Some(roles) = &options.roles {
@@ -192,11 +200,11 @@ fn rows<P: AsRef<Path>>(inputs: impl IntoIterator<Item = P>, options: &DataOptio
     for row in &mut reader {
         match row? {
             Ok(row) => rows.push(row),
-            Err(bad) if options.bad == BadData::LeaveOut => {
+            Err(bad) if options.bad == BadData::Skip => {
                 report.bad_rows += 1;
-                report.skip(&bad.place, bad.reason);
+                report.skip(&bad.place, bad.problem.to_string());
             }
-            Err(bad) => return Err(pv_data::ConversationError::from(bad).into()),
+            Err(bad) => return Err(pv_data::conversations::ConversationError::from(bad).into()),
         }
     }
     report.formats = reader.summary().formats;

@@ -1,4 +1,4 @@
-//! What was read from files, in numbers.
+//! A report on the files that were read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,74 +9,77 @@ use serde::Serialize;
 use crate::sample::Notes;
 use crate::{Error, Sample};
 
-/// So many of the rows that were left out are named.
+/// The number of skipped rows that are named.
 const NAMED: usize = 20;
 
 /// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DataFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// SHA-256 of its bytes, in hex.
+    /// SHA-256 of its content, in hex.
     pub sha256: String,
-    /// How many they are.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// A row that was left out.
+/// A row that was skipped or has a remark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SkippedRow {
     /// Its file and line, or row.
     pub place: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// What was read, used and left out.
+/// Counts of rows and conversations that were read, used and skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DataReport {
     /// The files.
     pub files: Vec<DataFile>,
-    /// In which form the files' conversations stand, those of a held-out part among them.
+    /// The formats of the conversations, including those of a held-out part.
     pub formats: FormatCounts,
     /// Conversations that were read.
     pub conversations: usize,
-    /// Those of them that had come before; they are samples all the same.
+    /// Conversations that are duplicates of earlier ones; they are samples nevertheless.
     pub duplicates: usize,
-    /// Samples that were made.
+    /// Samples.
     pub samples: usize,
-    /// Their tokens.
+    /// Tokens of all samples.
     pub tokens: usize,
-    /// The tokens of them that are trained.
+    /// Trained tokens of all samples.
     pub trained_tokens: usize,
-    /// The longest sample's tokens.
+    /// The number of tokens of the longest sample.
     pub longest: usize,
-    /// Samples whose end was cut off.
+    /// Samples that were truncated.
     pub cut: usize,
-    /// Conversations that were left out because they are too long.
+    /// Conversations that were skipped because they are too long.
     pub too_long: usize,
-    /// Those that were left out because they have no answer to train.
+    /// Conversations that were skipped because they have no answer to train.
     pub without_answer: usize,
-    /// Those that were left out because the chat template refuses them.
+    /// Conversations that were skipped because the chat template refuses them.
     pub unrenderable: usize,
-    /// Those of which the chat template leaves out a part: a message, calls of tools, tools.
+    /// Conversations of which the chat template does not render a part: a message, tool calls, tools.
     pub unwritten: usize,
-    /// Those with an answer of which the chat template writes other words than it holds.
+    /// Conversations with an answer that the chat template renders with other words.
     pub altered: usize,
-    /// Answers that say nothing, which are not trained.
+    /// Empty answers, which are not trained.
     pub empty_answers: usize,
-    /// Conversations that were left out because of a weight of 0.
+    /// Conversations that were skipped because of a weight of 0.
     pub untrained: usize,
     /// Samples with weights other than 1.
     pub weighted: usize,
-    /// Rows that are no conversations.
+    /// Rows that are not conversations.
     pub bad_rows: usize,
-    /// The model's positions, where they allow fewer tokens than the options do.
+    /// The model's number of positions, if it is below the options' maximum length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub positions: Option<usize>,
-    /// The first twenty rows that were left out.
+    /// The first twenty skipped rows.
     pub skipped: Vec<SkippedRow>,
-    /// The first twenty things that were noticed of rows that are trained.
+    /// The first twenty remarks on rows that are trained.
     pub noticed: Vec<SkippedRow>,
 }
 
@@ -95,7 +98,7 @@ impl DataReport {
         }
     }
 
-    /// Counts what was noticed of a conversation that is trained, with its place.
+    /// Counts the remarks on a conversation that is trained, with its place.
     pub(super) fn take_notes(&mut self, place: &RowPlace, notes: &Notes) {
         let Notes { empty, altered, unwritten } = notes;
         self.empty_answers += empty.len();
@@ -128,16 +131,16 @@ impl fmt::Display for DataReport {
         }
         write!(f, "; {tokens} tokens, {trained_tokens} of them trained, at most {longest} in a sample")?;
         for (count, what) in [
-            (self.cut, "cut"),
+            (self.cut, "truncated"),
             (self.too_long, "too long"),
-            (self.without_answer, "without an answer to train"),
+            (self.without_answer, "without a trained answer"),
             (self.unrenderable, "refused by the chat template"),
-            (self.unwritten, "not written whole by the chat template"),
-            (self.altered, "with an answer that the chat template shortens or changes"),
+            (self.unwritten, "not completely rendered by the chat template"),
+            (self.altered, "with an answer that the chat template changes"),
             (self.empty_answers, "empty answers"),
-            (self.untrained, "left out by a weight of 0"),
+            (self.untrained, "skipped because of a weight of 0"),
             (self.weighted, "weighted"),
-            (self.bad_rows, "rows that are no conversations"),
+            (self.bad_rows, "invalid rows"),
             (self.duplicates, "duplicates"),
         ] {
             if count > 0 {
@@ -145,13 +148,13 @@ impl fmt::Display for DataReport {
             }
         }
         if let Some(positions) = self.positions {
-            write!(f, "; the model has {positions} positions, which is the most tokens of a sample")?;
+            write!(f, "; samples are limited to the model's {positions} positions")?;
         }
         if let Some(SkippedRow { place, reason }) = self.skipped.first() {
-            write!(f, "; the first that was left out is {place}: {reason}")?;
+            write!(f, "; the first skipped row is {place}: {reason}")?;
         }
         if let Some(SkippedRow { place, reason }) = self.noticed.first() {
-            write!(f, "; the first that was noticed is {place}: {reason}")?;
+            write!(f, "; the first remark is on {place}: {reason}")?;
         }
         Ok(())
     }

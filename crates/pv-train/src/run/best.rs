@@ -1,4 +1,4 @@
-//! Which of a run's checkpoints is its best one.
+//! The choice of a run's best checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -8,29 +8,31 @@ use super::StepMetrics;
 use crate::run_hook::LoopShift;
 use crate::{Error, Result};
 
-/// Which checkpoint of a run is kept beside the last two, and becomes its result.
+/// The checkpoint of a run that is kept beside the last two and becomes its result.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
     /// The last one.
     Last,
-    /// The best one. The last is at hand in `checkpoints/` too.
+    /// The best one. The last one is in `checkpoints/` too.
     Best(BestRule),
 }
 
-/// What makes a checkpoint the best of a run. Candidates are the steps after which something was measured.
+/// The rule for a run's best checkpoint. Candidates are the steps with a measurement.
 ///
-/// A candidate is within bounds when no measured finetuning shift is farther from zero than it may be. One within bounds is
-/// better than one outside. Of two within, that of the lower held-out loss is better, and of the same (or no) held-out loss that
-/// whose greatest shift is smaller. Of two outside, the one that exceeds its bounds less is better: the greatest ratio
-/// of a shift to its bound decides. Where nothing tells two apart, the earlier stays.
+/// A candidate is within bounds if the absolute value of every measured finetuning shift is within its bound. A
+/// candidate within bounds is better than one outside. Of two within bounds, the one with the lower held-out loss is
+/// better; if their losses are equal or were not measured, the one whose largest absolute shift is smaller. Of two
+/// outside, the one with the smaller excess is better, which is the largest ratio of a shift to its bound. If two
+/// candidates are equal, the earlier one is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BestRule {
-    /// How far every shift may be from zero, those on a run's probes and those that closed loops follow, in activation units.
-    /// `None` sets no such bound.
+    /// The bound on the absolute value of every shift, those of a run's probes and those that closed loops follow, in
+    /// activation units. `None` sets no such bound.
     pub max_shift: Option<f64>,
-    /// How far, besides, the shift that a closed loop follows may be from zero, in lengths of its vector.
+    /// A further bound on the absolute value of the shift that a closed loop follows, as a multiple of its vector's
+    /// length.
     pub max_loop_shift: f64,
 }
 
@@ -41,7 +43,7 @@ impl Default for BestRule {
     }
 }
 
-/// Refuses choices that cannot be.
+/// Refuses invalid settings.
 ///
 /// # Errors
 /// [`Error::BadOption`].
@@ -51,7 +53,7 @@ pub(super) fn validate(keep: Option<Keep>, stop_after: Option<usize>) -> Result<
         return bad("stop_after", "0".to_owned(), "at least 1");
     }
     if stop_after.is_some() && keep == Some(Keep::Last) {
-        return bad("keep", "last".to_owned(), "the best checkpoint, where a run stops early");
+        return bad("keep", "last".to_owned(), "the best checkpoint, since the run may stop early");
     }
     let Some(Keep::Best(BestRule { max_shift, max_loop_shift })) = keep else { return Ok(()) };
     for (name, bound) in [("max_shift", max_shift.unwrap_or(0.0)), ("max_loop_shift", max_loop_shift)] {
@@ -62,50 +64,51 @@ pub(super) fn validate(keep: Option<Keep>, stop_after: Option<usize>) -> Result<
     Ok(())
 }
 
-/// A step of a run that was the best so far, as [`BestRule`] says.
+/// The best step of a run so far, by its [`BestRule`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BestStep {
     /// The step, from 1.
     pub step: usize,
-    /// The held-out loss after it, where it was measured.
+    /// The held-out loss after the step in nats, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
-    /// The shifts after it.
+    /// The finetuning shifts after the step, by name, in activation units.
     pub shifts: BTreeMap<String, f64>,
-    /// Whether they are within the rule's bounds.
+    /// Whether the shifts are within the rule's bounds.
     pub within_bounds: bool,
 }
 
-/// The best step of a run as it goes on, from its metrics alone: so a run that goes on chooses as one that was not
-/// interrupted.
+/// Tracks the best step of a run from its metrics alone, so that a resumed run makes the same choice as an
+/// uninterrupted one.
 pub(super) struct Best {
     rule: BestRule,
-    /// The lengths of the vectors of closed loops, by the names of their shifts.
+    /// The lengths of closed loops' vectors in activation units, by the names of their shifts.
     lengths: BTreeMap<String, f64>,
-    /// Steps before this one have no checkpoint that was kept for being the best.
+    /// Earlier steps have no checkpoint that was kept as the best.
     from: usize,
-    /// Patience counts from here.
-    begun: usize,
+    /// The step from which measurements without improvement are counted.
+    counted_from: usize,
     best: Option<BestStep>,
-    /// How many measurements have come since the best one.
+    /// The number of measurements since the best one.
     since: usize,
 }
 
-/// Stands in for a bound of 0, so that ratios to it are finite.
+/// Replaces a bound of 0, so that ratios to it are finite.
 const SMALLEST_BOUND: f64 = 1e-290;
 
-/// What one step is worth; smaller is better.
+/// The rank of a step; smaller is better.
 #[derive(PartialEq, PartialOrd)]
 struct Rank(f64, f64, f64);
 
 impl Best {
-    pub(super) fn new(rule: BestRule, loops: &[LoopShift], from: usize, begun: usize) -> Self {
+    pub(super) fn new(rule: BestRule, loops: &[LoopShift], from: usize, counted_from: usize) -> Self {
         let lengths = loops.iter().map(|shift| (shift.name.clone(), shift.length)).collect();
-        Self { rule, lengths, from, begun, best: None, since: 0 }
+        Self { rule, lengths, from, counted_from, best: None, since: 0 }
     }
 
-    /// Looks at a step's metrics; whether it is the best so far.
-    pub(super) fn see(&mut self, line: &StepMetrics) -> bool {
+    /// Adds a step's metrics, and returns whether the step is the best so far.
+    pub(super) fn add(&mut self, line: &StepMetrics) -> bool {
         let measured = line.held_out_loss.is_some() || !line.shifts.is_empty();
         if !measured || line.step == 0 || line.step < self.from {
             return false;
@@ -120,7 +123,7 @@ impl Best {
         if better {
             self.best = Some(step);
         }
-        self.since = if better || line.step <= self.begun { 0 } else { self.since + 1 };
+        self.since = if better || line.step <= self.counted_from { 0 } else { self.since + 1 };
         better
     }
 
@@ -132,12 +135,12 @@ impl Best {
         self.since
     }
 
-    /// The greatest ratio of a shift to its bound; 0 where there are no bounds.
+    /// The largest ratio of a shift to its bound; 0 without bounds.
     fn excess(&self, shifts: &BTreeMap<String, f64>) -> f64 {
         let ratio = |(name, shift): (&String, &f64)| {
             let looped = self.lengths.get(name).map(|length| length * self.rule.max_loop_shift);
             let bounds = self.rule.max_shift.into_iter().chain(looped);
-            // A bound of 0 leaves shifts comparable.
+            // Shifts remain comparable under a bound of 0.
             bounds.map(|bound| shift.abs() / bound.max(SMALLEST_BOUND)).fold(0.0, f64::max)
         };
         shifts.iter().map(ratio).fold(0.0, f64::max)
@@ -164,7 +167,7 @@ mod tests {
     fn chosen(rule: BestRule, loops: &[LoopShift], lines: &[StepMetrics]) -> (Option<usize>, usize) {
         let mut best = Best::new(rule, loops, 0, 0);
         for line in lines {
-            best.see(line);
+            best.add(line);
         }
         (best.best().map(|best| best.step), best.since())
     }
@@ -180,15 +183,15 @@ mod tests {
             line(6, Some(1.0), &[("a", 0.1), ("b", -1.2)]),
             line(8, Some(1.5), &[("a", 0.4), ("b", 0.1)]),
         ];
-        // Not the base model, and the loss alone where nothing bounds the shift.
+        // Not the base model; without a bound on the shift, the loss alone decides.
         assert_eq!(chosen(bound(None), &[], &lines), (Some(6), 1));
         assert_eq!(chosen(bound(Some(1.0)), &[], &lines), (Some(8), 0));
         assert_eq!(chosen(bound(Some(1.0)), &[], &lines[..4]), (Some(4), 0));
         assert_eq!(chosen(bound(Some(0.35)), &[], &lines), (Some(2), 3));
-        // All outside: the least excess.
+        // All outside: the smallest excess.
         assert_eq!(chosen(bound(Some(0.01)), &[], &lines), (Some(2), 3));
         assert_eq!(chosen(bound(Some(0.0)), &[], &lines[1..2]), (Some(2), 0));
-        // The same loss: the smaller shift; no loss: the smallest shift; all the same: the first.
+        // Equal losses: the smaller shift. No loss: the smallest shift. All equal: the first.
         let even =
             [line(2, Some(1.0), &[("a", 0.5)]), line(4, Some(1.0), &[("a", -0.2)]), line(6, Some(1.0), &[("a", 0.2)])];
         assert_eq!(chosen(bound(None), &[], &even), (Some(4), 1));
@@ -215,12 +218,12 @@ mod tests {
         let lines: Vec<StepMetrics> =
             [1.0, 2.0, 3.0, 2.5, 2.6, 2.7].iter().enumerate().map(|(i, loss)| line(i + 1, Some(*loss), &[])).collect();
         let mut best = Best::new(BestRule::default(), &[], 3, 4);
-        let seen: Vec<bool> = lines.iter().map(|line| best.see(line)).collect();
+        let seen: Vec<bool> = lines.iter().map(|line| best.add(line)).collect();
         assert_eq!(seen, [false, false, true, true, false, false]);
         assert_eq!((best.best().map(|best| best.step), best.since()), (Some(4), 2));
         let mut best = Best::new(BestRule::default(), &[], 0, 4);
         for line in &lines {
-            best.see(line);
+            best.add(line);
         }
         assert_eq!((best.best().map(|best| best.step), best.since()), (Some(1), 2), "two since it has grown");
     }

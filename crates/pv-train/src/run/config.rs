@@ -1,4 +1,4 @@
-//! What a run's folder says of the run.
+//! The description of a run in its folder.
 
 use std::path::Path;
 
@@ -7,52 +7,74 @@ use pv_data::{FileError, RunError, RunFolder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::RunOptions;
 use super::best::Keep;
 use crate::data::DataSet;
 use crate::finetune::fingerprint;
+use crate::options::result_options;
 use crate::probes::Probes;
 use crate::schedule::WarmUp;
-use crate::{Regime, Result};
+use crate::{Error, Regime, Result};
 
 pub(super) const CONFIG: &str = "config.json";
 const FORMAT: &str = "pv-train-run/1";
 const WARMUP: &str = "warmup";
 const REGIMES: &str = "regimes";
+/// The key of an extension that did not change the schedule.
+const SAME_SCHEDULE: &str = "same_schedule";
 
-/// The regimes that a folder's run was begun with, where they are written down.
-pub(crate) fn regimes(folder: &Path) -> Result<Option<Vec<Regime>>> {
-    let path = folder.join(CONFIG);
-    let bytes = match pv_data::read_file(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(FileError::Read { path, source }.into()),
-    };
-    let damaged =
-        |error: serde_json::Error| RunError::Damaged { path: folder.to_owned(), reason: format!("{CONFIG}: {error}") };
-    let mut all: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
-    let found = all.get_mut(REGIMES).map(Value::take).filter(|found| !found.is_null());
-    Ok(found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()?)
+impl Regime {
+    /// The regimes of the run in a folder, for use in another run. `None` if the folder contains no run, or a run of a
+    /// version that did not store regimes, or a run with a hook other than regimes.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, [`RunError::Json`].
+    pub fn of_run(folder: impl AsRef<Path>) -> Result<Option<Vec<Self>>> {
+        let folder = folder.as_ref();
+        let path = folder.join(CONFIG);
+        let bytes = match pv_data::files::read_file(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(FileError::Read { path: path.clone(), source }.into()),
+        };
+        let damaged = |source| RunError::Json { path: path.clone(), source };
+        let mut all: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        let found = all.get_mut(REGIMES).map(Value::take).filter(|found| !found.is_null());
+        Ok(found.map(|found| serde_json::from_value(found).map_err(damaged)).transpose()?)
+    }
 }
 
-/// What a folder says of the run in it.
+/// The stored description of a folder's run.
 pub(super) struct Saved(Value);
 
-/// A folder that a run may use.
+/// How a run extends the shorter one in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extension {
+    /// The learning rate does not depend on the number of steps: the shorter run is the beginning of the longer one.
+    SameSchedule,
+    /// [`RunOptions::grow`] requests an extension with another schedule, or after an early stop.
+    Requested,
+    /// The learning rates of the longer run differ from the beginning on, and no extension was requested.
+    OtherSchedule,
+}
+
+/// A folder that was checked and may be used by a run.
 pub(super) struct Claimed {
-    /// How often the run has grown.
-    pub(super) grown: usize,
-    /// The step after which it grew last, 0 where it never did.
-    pub(super) begun: usize,
-    /// From which step on the best checkpoint was kept.
+    /// The number of times that the run was extended.
+    pub(super) extended: usize,
+    /// The step after which measurements without improvement are counted: that of the last requested extension, or 0.
+    pub(super) counted_from: usize,
+    /// The step from which on the best checkpoint was kept.
     pub(super) best_from: usize,
 }
 
 impl Saved {
-    /// Reads it, where the folder says something. What older versions did not write is filled in as they did it.
+    /// Loads the description, if the folder has one. Values that older versions did not store are set to what those
+    /// versions did.
     pub(super) fn read(folder: &RunFolder) -> Result<Option<Self>> {
         let Some(bytes) = folder.read(CONFIG)? else { return Ok(None) };
-        let damaged = |reason: String| RunError::Damaged { path: folder.path().to_owned(), reason };
-        let mut all: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("{CONFIG}: {error}")))?;
+        let mut all: Value =
+            serde_json::from_slice(&bytes).map_err(|source| RunError::Json { path: folder.file(CONFIG), source })?;
         if let Some(run) = all.get_mut("run").and_then(Value::as_object_mut) {
             run.entry("keep").or_insert(json!(Keep::Last));
             run.entry("stop_after").or_insert(Value::Null);
@@ -63,12 +85,12 @@ impl Saved {
         Ok(Some(Self(all)))
     }
 
-    /// How the run's learning rate rises.
+    /// The warm-up rule of the run.
     pub(super) fn warmup(&self) -> WarmUp {
         serde_json::from_value(self.0["run"]["train"][WARMUP].clone()).unwrap_or_default()
     }
 
-    /// Which checkpoint it keeps.
+    /// The checkpoint that the run keeps.
     pub(super) fn keep(&self) -> Option<Keep> {
         serde_json::from_value(self.0["run"]["keep"].clone()).ok()
     }
@@ -77,26 +99,32 @@ impl Saved {
         self.0["run"]["steps"].as_u64().unwrap_or_default() as usize
     }
 
-    /// Whether a run of so many steps, which may grow, would be a longer one, or go on after it was stopped early.
-    pub(super) fn grows(&self, steps: usize, stop_after: Option<usize>) -> bool {
-        let run = &self.0["run"];
-        // Anything else is refused by what differs.
-        run["train"].is_object()
-            && (steps > self.steps() || steps == self.steps() && run["stop_after"] != json!(stop_after))
+    /// How a run of this many steps extends the one in the folder; `None` if it does not. Other differences are not
+    /// considered.
+    pub(super) fn extension(&self, steps: usize, options: &RunOptions) -> Option<Extension> {
+        let (run, longer) = (&self.0["run"], steps > self.steps());
+        let other_stop = steps == self.steps() && run["stop_after"] != json!(options.stop_after);
+        match options.grow {
+            _ if !run["train"].is_object() => None,
+            true => (longer || other_stop).then_some(Extension::Requested),
+            false if !longer => None,
+            false if options.train.decay.depends_on_steps() => Some(Extension::OtherSchedule),
+            false => Some(Extension::SameSchedule),
+        }
     }
 }
 
-/// Writes what the run is into a folder that does not say so yet, or refuses a folder of another run. `run` decides the
-/// result; `regimes` are written down in full, to be run again, and `run` has what tells them from others; `environment` is
-/// for the record, and may change between one start and the next. `grow` is the last step that has a checkpoint, where a
-/// longer run than the folder's may go on there.
+/// Writes a run's description to a folder that has none, or refuses a folder of another run. `run` determines the
+/// result. `regimes` are stored in full, so that they can be used again; `run` contains their identities. `environment`
+/// is informative, and may change between starts. `extension` states how this run extends the folder's, and the step of
+/// the last checkpoint.
 pub(super) fn claim(
     folder: &RunFolder,
     saved: Option<Saved>,
     run: &Value,
     regimes: Option<&[Regime]>,
     environment: &Value,
-    grow: Option<usize>,
+    extension: Option<(Extension, usize)>,
 ) -> Result<Claimed> {
     let mut given = json!({ "format": FORMAT, "run": run });
     let write = |all: &Value| -> Result<()> {
@@ -109,20 +137,32 @@ pub(super) fn claim(
             given[REGIMES] = json!(regimes);
         }
         write(&given)?;
-        return Ok(Claimed { grown: 0, begun: 0, best_from: 0 });
+        return Ok(Claimed { extended: 0, counted_from: 0, best_from: 0 });
     };
-    if let Some(done) = grow {
+    if let Some((extension, done)) = extension {
         let before = saved["run"].clone();
-        for changed in ["steps", "keep", "stop_after"] {
-            saved["run"][changed] = given["run"][changed].clone();
+        let changed: &[&str] =
+            if extension == Extension::Requested { &["steps", "keep", "stop_after"] } else { &["steps"] };
+        for changed in changed {
+            saved["run"][*changed] = given["run"][*changed].clone();
         }
         saved["run"]["train"]["duration"] = given["run"]["train"]["duration"].clone();
         refuse(folder, &saved, &given)?;
+        if extension == Extension::OtherSchedule {
+            let decay = serde_json::from_value(given["run"]["train"]["decay"].clone()).unwrap_or_default();
+            let (saved, requested) = (number(&before["steps"]), number(&given["run"]["steps"]));
+            let path = folder.path().to_owned();
+            return Err(Error::ScheduleDependsOnSteps { path, decay, saved, requested });
+        }
         let kept_best = before["keep"].get("best").is_some();
         let mut grown = saved["grown"].as_array().cloned().unwrap_or_default();
-        grown.push(json!({ "after_step": done, "steps": before["steps"] }));
+        let mut entry = json!({ "after_step": done, "steps": before["steps"] });
+        if extension == Extension::SameSchedule {
+            entry[SAME_SCHEDULE] = json!(true);
+        }
+        grown.push(entry);
         saved["grown"] = grown.into();
-        if !kept_best {
+        if extension == Extension::Requested && !kept_best {
             saved["best_from"] = json!(done);
         }
         write(&saved)?;
@@ -132,26 +172,53 @@ pub(super) fn claim(
     let version = |all: &Value| all["version"].as_str().unwrap_or("unknown").to_owned();
     let (then, now) = (version(&saved["environment"]), version(environment));
     if then != now {
-        tracing::warn!(then, now, "the run was begun by another version; it may not end the same to the bit");
+        tracing::warn!(then, now, "another version started the run; the result may differ in the last bits");
     }
-    let number = |value: &Value| value.as_u64().unwrap_or_default() as usize;
-    let grown = saved["grown"].as_array().map_or(&[][..], Vec::as_slice);
-    let begun = grown.last().map_or(0, |last| number(&last["after_step"]));
-    Ok(Claimed { grown: grown.len(), begun, best_from: number(&saved["best_from"]) })
+    let extensions = saved["grown"].as_array().map_or(&[][..], Vec::as_slice);
+    let requested = extensions.iter().rfind(|extension| extension[SAME_SCHEDULE] != json!(true));
+    let counted_from = requested.map_or(0, |last| number(&last["after_step"]));
+    Ok(Claimed { extended: extensions.len(), counted_from, best_from: number(&saved["best_from"]) })
+}
+
+fn number(value: &Value) -> usize {
+    value.as_u64().unwrap_or_default() as usize
 }
 
 /// Refuses a folder of another run.
 fn refuse(folder: &RunFolder, saved: &Value, given: &Value) -> Result<()> {
-    for part in ["format", "run"] {
-        if let Some((what, saved, given)) = first_difference(&saved[part], &given[part]) {
-            let what = if what.is_empty() { part.to_owned() } else { what };
-            return Err(RunError::OtherRun { path: folder.path().to_owned(), what, saved, given }.into());
-        }
+    let other =
+        |what, saved, given| Err(RunError::OtherRun { path: folder.path().to_owned(), what, saved, given }.into());
+    if let Some((_, saved, given)) = first_difference(&saved["format"], &given["format"]) {
+        return other("format".to_owned(), saved, given);
+    }
+    if let Some((what, saved, given)) =
+        first_difference(&result_settings(&saved["run"]), &result_settings(&given["run"]))
+    {
+        let what = if what.is_empty() { "run".to_owned() } else { what };
+        return other(what, saved, given);
+    }
+    if let Some((what, saved, given)) = first_difference(&saved["run"], &given["run"]) {
+        tracing::info!(what, saved, given, "a setting that does not determine the result has changed");
     }
     Ok(())
 }
 
-/// What tells one data set from another.
+/// The settings of a description that determine the result by more than rounding.
+fn result_settings(run: &Value) -> Value {
+    let mut run = run.clone();
+    if let Some(train) = run.get_mut("train") {
+        *train = result_options(train);
+    }
+    // Without a best checkpoint, measurements only inform.
+    if run["keep"] == json!(Keep::Last)
+        && let Some(run) = run.as_object_mut()
+    {
+        run.retain(|name, _| name != "measure_every");
+    }
+    run
+}
+
+/// Identifies a data set.
 pub(super) fn data(set: &DataSet) -> Value {
     let report = set.report();
     json!({
@@ -163,7 +230,7 @@ pub(super) fn data(set: &DataSet) -> Value {
     })
 }
 
-/// What tells some probes from others.
+/// Identifies probes.
 pub(super) fn probes(probes: &Probes) -> Value {
     let mut hash = Sha256::new();
     for prompt in probes.prompts() {
@@ -172,6 +239,6 @@ pub(super) fn probes(probes: &Probes) -> Value {
     }
     json!({
         "prompts": { "count": probes.prompts().len(), "sha256": hex::encode(hash.finalize()) },
-        "directions": probes.directions().iter().map(crate::shift::stamp).collect::<Vec<_>>(),
+        "directions": probes.directions().iter().map(crate::measure::shift::stamp).collect::<Vec<_>>(),
     })
 }

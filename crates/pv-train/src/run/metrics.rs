@@ -4,29 +4,31 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pv_data::runs::Accepted;
-use pv_data::{FileError, Journal, RunError, RunFolder};
-use pv_vectors::CsvTable;
+use pv_data::tables::CsvTable;
+use pv_data::{Damage, FileError, Journal, RunError, RunFolder};
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, StepReport};
+use crate::Result;
+use crate::trainer::StepReport;
 
 pub(super) const METRICS: &str = "metrics.jsonl";
 
-/// What is known of one step of a run.
+/// The metrics of one step of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct StepMetrics {
-    /// The step, from 1; 0 is what was measured before training.
+    /// The step, from 1; 0 is the measurement before training.
     pub step: usize,
-    /// How many there will be.
+    /// The number of steps of the run.
     pub steps: usize,
-    /// How often all samples have been used, the present step included.
+    /// The number of epochs that are done, including the current step; it may be a fraction.
     pub epoch: f64,
-    /// The mean cross-entropy in nats over the step's trained tokens, before the update. Nothing for step 0, as all that
-    /// comes of a step's training.
+    /// The mean cross-entropy in nats over the step's trained tokens, before the update. This and the other results of
+    /// training are missing in step 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// What the regimes' penalties added to it.
+    /// The mean penalty of the regimes, which is added to the loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<f64>,
     /// The gradient's Euclidean norm, before clipping.
@@ -35,26 +37,26 @@ pub struct StepMetrics {
     /// The learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Tokens that were read, padding not counted.
+    /// The number of tokens that were read, without padding.
     pub tokens: usize,
-    /// Those of them that were trained.
+    /// The number of trained tokens.
     pub trained_tokens: usize,
-    /// How long the step took, in seconds, without measurements.
+    /// The duration of the step in seconds, without measurements.
     pub seconds: f64,
-    /// Tokens that were read per second.
+    /// The number of tokens per second.
     pub tokens_per_second: f64,
-    /// What the regimes tell, such as coefficients, by name.
+    /// Numbers of the regimes, such as coefficients, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub regimes: BTreeMap<String, f64>,
     /// The mean cross-entropy in nats over the held-out samples' trained tokens after the step, without interventions,
-    /// where it was measured.
+    /// if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
-    /// The probe prompts' mean projections after the step, in activation units, by the direction's name, where they were
+    /// The probe prompts' mean projections after the step, in activation units, by the direction's name, if they were
     /// measured.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub projections: BTreeMap<String, f64>,
-    /// Those less what they were before training: the finetuning shift.
+    /// The change of each projection since the start of training, in activation units: the finetuning shift.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub shifts: BTreeMap<String, f64>,
 }
@@ -79,16 +81,17 @@ impl StepMetrics {
     }
 }
 
-/// The file, open for the next step's line.
+/// The metrics file, open for appending.
 pub(super) struct MetricsFile {
     journal: Journal,
-    /// The step that its next line is of.
+    /// The step of its next line.
     pub(super) next: usize,
 }
 
 impl MetricsFile {
-    /// Opens the file of a run whose first line is of step `first`, cut to the lines up to `done`, the last step that the
-    /// run goes on from. A file that begins with step 0 or 1 already does so whatever is measured by now.
+    /// Opens the file of a run whose first line is that of step `first`, and truncates it after the line of step
+    /// `done`, from which the run resumes. A file that begins with step 0 or 1 keeps its first line, whatever is
+    /// measured now.
     pub(super) fn open(folder: &RunFolder, first: usize, done: usize) -> Result<Self> {
         let mut next = None;
         let journal = Journal::open_json(folder, METRICS, |line: StepMetrics| {
@@ -101,49 +104,49 @@ impl MetricsFile {
         })?;
         let next = next.unwrap_or(first);
         if next <= done && done > 0 {
-            let reason = format!("{METRICS} lacks step {next}, but there is a checkpoint of step {done}");
-            return Err(RunError::Damaged { path: folder.path().to_owned(), reason }.into());
+            // There is a checkpoint of a later step.
+            let source = Damage::Missing { what: format!("the line of step {next}") };
+            return Err(RunError::Damaged { path: folder.file(METRICS), source }.into());
         }
         Ok(Self { journal, next })
     }
 
-    /// Adds a step's line.
+    /// Appends a step's line.
     pub(super) fn append(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.journal.append_json(metrics)?;
         self.next = metrics.step + 1;
         Ok(())
     }
 
-    /// Brings the file to the disk.
+    /// Writes the file to the disk.
     pub(super) fn sync(&self) -> Result<()> {
         Ok(self.journal.sync()?)
     }
 }
 
-/// The metrics that a run's folder holds, step by step. A run that is going on may be read; a line that is being written is
-/// passed over.
+/// Reads the metrics in a run's folder, one per step. The run may be in progress; an incomplete last line is ignored.
 ///
 /// # Errors
-/// [`FileError::Read`](pv_data::FileError::Read); [`RunError::Damaged`](pv_data::RunError::Damaged) for a line that is none.
+/// [`FileError::Read`](pv_data::FileError::Read); [`RunError::Damaged`](pv_data::RunError::Damaged) for an invalid
+/// line.
 pub fn read_metrics(folder: impl AsRef<Path>) -> Result<Vec<StepMetrics>> {
     let path = folder.as_ref().join(METRICS);
     let bytes = std::fs::read(&path).map_err(|source| FileError::Read { path: path.clone(), source })?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate();
     let lines = lines.map(|(number, line)| {
-        Ok(serde_json::from_slice(line).map_err(|error| RunError::Damaged {
-            path: folder.as_ref().to_owned(),
-            reason: format!("{METRICS}:{}: {error}", number + 1),
-        })?)
+        let damaged =
+            |source| RunError::Damaged { path: path.clone(), source: Damage::Line { line: number + 1, source } };
+        Ok(serde_json::from_slice(line).map_err(damaged)?)
     });
     lines.collect()
 }
 
-/// Metrics as a table for plotting: a row per step, and a column for every number that is known of some step. What is not
-/// known of a step is empty.
+/// Metrics as a table for plotting: a row per step, and a column for every number that any step has. Missing values are
+/// empty.
 ///
 /// # Errors
-/// None that memory does not give.
+/// None, except if memory runs out.
 pub fn metrics_csv(metrics: &[StepMetrics]) -> Result<String> {
     type Group = fn(&StepMetrics) -> &BTreeMap<String, f64>;
     let groups: [(&str, Group); 3] = [

@@ -1,54 +1,55 @@
-//! What a run leaves at its end.
+//! The result of a run.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use pv_data::{FileError, RunFolder};
-use pv_model::{Adapter, CausalLm, Decoder};
+use pv_model::decoder::Decoder;
+use pv_model::{Adapter, CausalLm};
 use serde::{Deserialize, Serialize};
 
 use super::best::{BestStep, Keep};
-use crate::checkpoint::Checkpoints;
+use crate::trainer::Checkpoints;
 use crate::{Result, Trainer};
 
 const ADAPTER: &str = "adapter";
 const MODEL: &str = "model";
 const RESULT: &str = "result.json";
-/// How the names of results begin that are not complete, or no longer wanted.
+/// The prefix of names of incomplete or outdated results.
 pub(super) const PARTIAL: &str = ".unfinished";
 const REPLACED: &str = ".unfinished-replaced";
 
-/// Which checkpoint a run's result is.
+/// The description of a run's result.
 #[derive(Debug, Serialize, Deserialize)]
 struct RunResult {
-    /// The step whose weights they are.
+    /// The step of the saved weights.
     step: usize,
     /// The last step that was trained.
     last_step: usize,
-    /// How many steps there were to be.
+    /// The number of planned steps.
     steps: usize,
-    /// How often the run had grown by then.
+    /// The number of times that the run had been extended.
     grown: usize,
     keep: Keep,
-    /// What was measured of it, where the best step was looked for.
+    /// The measurements of the best step, if it was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     best: Option<BestStep>,
 }
 
-/// What a result is made of.
+/// The parts of a run that make up its result.
 pub(super) struct Ended<'a> {
     pub(super) trainer: &'a Trainer,
     pub(super) checkpoints: &'a Checkpoints,
     pub(super) keep: Keep,
-    /// The best step, where that is kept.
+    /// The best step, if it is kept.
     pub(super) best: Option<&'a BestStep>,
     pub(super) steps: usize,
     pub(super) grown: usize,
 }
 
 impl Ended<'_> {
-    /// Writes the adapter or the model, where it is not there yet, or was written before the run grew: it takes its name when it
-    /// is complete.
+    /// Saves the adapter or the model, unless it exists and was saved after the last extension. It is renamed to its
+    /// final name when it is complete.
     pub(super) fn save(&self, folder: &RunFolder, model: &CausalLm) -> Result<PathBuf> {
         let adapter = self.trainer.options().adapter.is_some();
         let place = folder.file(if adapter { ADAPTER } else { MODEL });
@@ -56,7 +57,7 @@ impl Ended<'_> {
         let grown = known.as_ref().map(|known| known.grown);
         if place.exists() && grown.unwrap_or(0) == self.grown {
             if grown.is_none() {
-                self.tell(folder)?;
+                self.describe(folder)?;
             }
             return Ok(place);
         }
@@ -72,7 +73,7 @@ impl Ended<'_> {
         } else {
             std::fs::rename(&temporary, &place).map_err(failed)?;
         }
-        self.tell(folder)?;
+        self.describe(folder)?;
         Ok(place)
     }
 
@@ -82,10 +83,10 @@ impl Ended<'_> {
     }
 
     fn write(&self, to: &Path, model: &CausalLm) -> Result<()> {
-        // The last step is still here, any other in its checkpoint.
+        // The last step's weights are in memory; those of any other step are in its checkpoint.
         let from = (self.step() != self.trainer.steps_done()).then(|| self.checkpoints.of_step(self.step()));
         if self.trainer.options().adapter.is_some() {
-            // What PEFT loads the base model by: its name on the hub, or where it lies.
+            // The name by which PEFT loads the base model: its name on the hub, or its path.
             let name = model.name();
             let path = model.folder();
             let base = match name.contains('/') {
@@ -107,7 +108,7 @@ impl Ended<'_> {
         Ok(())
     }
 
-    fn tell(&self, folder: &RunFolder) -> Result<()> {
+    fn describe(&self, folder: &RunFolder) -> Result<()> {
         let result = RunResult {
             step: self.step(),
             last_step: self.trainer.steps_done(),

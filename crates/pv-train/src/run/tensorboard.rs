@@ -1,20 +1,22 @@
 //! A run's metrics for TensorBoard.
 //!
-//! An event file is a row of records: the length of the data (8 bytes, little-endian), a checksum of the length, the data,
-//! a checksum of the data. Data are `Event`s of tensorflow/core/util/event.proto, of which these are the fields that scalars
-//! need.
+//! An event file is a sequence of records: the length of the data (8 bytes, little-endian), a checksum of the length,
+//! the data, a checksum of the data. The data are `Event`s of tensorflow/core/util/event.proto; only the fields that
+//! scalars need are defined here.
 
 use std::fs::create_dir_all;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use prost::Message;
-use pv_data::{FileError, write_whole};
+use pv_data::FileError;
+use pv_data::files::write_whole;
 
 use super::metrics::{METRICS, StepMetrics, read_metrics};
 use crate::Result;
 
-/// TensorBoard reads files with `tfevents` in their names. Always the same, so that a second export replaces the first.
+/// TensorBoard reads files with `tfevents` in their names. The name is constant, so that a second export replaces the
+/// first.
 const FILE: &str = "events.out.tfevents.pv-train";
 
 #[derive(Clone, PartialEq, Message)]
@@ -41,20 +43,21 @@ struct Summary {
 struct Scalar {
     #[prost(string, tag = "1")]
     tag: String,
-    /// Written when it is 0, too.
+    /// Written even if it is 0.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }
 
-/// Writes the metrics in a run's folder as an event file for TensorBoard (`events.out.tfevents.pv-train`) into a folder,
-/// which may be the run's own, and returns its path. It takes the place of one that was written there before; a run that is
-/// going on may be exported. Scalars, as f32:
+/// Writes the metrics in a run's folder as an event file for TensorBoard (`events.out.tfevents.pv-train`) into a
+/// folder, which may be the run's own, and returns its path. An existing file of that name is replaced. The run may be
+/// in progress. The scalars, as f32, are:
 /// - `train/loss`, `train/penalty`, `train/grad_norm`, `train/learning_rate`, `train/tokens_per_second`, in every step;
 /// - `regimes/NAME`, such as coefficients;
-/// - where they were measured `held_out/loss`, `probes/NAME` (the probe prompts' mean projection) and `shifts/NAME` (its change
-///   since before training), in activation units.
+/// - if they were measured, `held_out/loss`, `probes/NAME` (the probe prompts' mean projection) and `shifts/NAME` (its
+///   change since the start of training), in activation units.
 ///
-/// The last step's time is that at which the metrics were last written, those before it lie back by what the steps took.
+/// The time of the last step is that at which the metrics file was last written; the times of earlier steps are
+/// computed from the steps' durations.
 ///
 /// # Errors
 /// Those of [`read_metrics`]; [`FileError::Write`](pv_data::FileError::Write).
@@ -71,7 +74,7 @@ pub fn write_tensorboard(run: impl AsRef<Path>, folder: impl AsRef<Path>) -> Res
     Ok(path)
 }
 
-/// The file of metrics whose last step ended at a time in seconds since 1970.
+/// The event file of metrics whose last step ended at `end`, in seconds since 1970.
 fn file(metrics: &[StepMetrics], end: f64) -> Vec<u8> {
     let mut wall_time = end - metrics.iter().map(|line| line.seconds).sum::<f64>();
     let version = Event { wall_time, file_version: Some("brain.Event:2".to_owned()), ..Event::default() };
@@ -108,7 +111,8 @@ fn record(data: &[u8]) -> Vec<u8> {
     [&length, checksum(&length).as_slice(), data, &checksum(data)].concat()
 }
 
-/// A CRC-32C, rotated and offset as records have it ("masked"), so that a checksum of checksums is none.
+/// The CRC-32C in the "masked" form that records use: rotated and offset, because the CRC of data that contain CRCs
+/// would be weak.
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }

@@ -1,56 +1,60 @@
-//! From a conversation to samples.
+//! Converts conversations to samples.
 
 use std::ops::Range;
 
-use pv_model::{
-    AddSpecial, CausalLm, ChatTemplate, Conversation, Message, RenderOptions, Tokenizer, Unwritten, UnwrittenPart,
-    alters, answer_span, assistant_spans_at, unwritten_parts,
+use pv_data::Conversation;
+use pv_model::chat::{
+    TemplateError, Unwritten, UnwrittenPart, alters, answer_span, assistant_spans_at, unwritten_parts,
 };
+use pv_model::tokenizer::AddSpecial;
+use pv_model::{CausalLm, ChatTemplate, Message, RenderOptions, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use super::Sample;
+use crate::error::NothingTrained;
 use crate::{Error, Result};
 
-/// The messages that were rendered, their text, and where the wanted answers stand in it.
+/// The rendered messages, their text, and the byte ranges of the requested answers in it.
 type Found<'m> = (&'m [Message], String, Vec<Range<usize>>);
 
-/// Which of a conversation's assistant turns are trained.
+/// The assistant turns of a conversation that are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainedTurns {
     /// All of them.
     #[default]
     All,
-    /// The last one. Only its place is needed, so that templates which write earlier turns in another way once others follow
-    /// (Qwen3's, which drops their thoughts) do as well.
+    /// The last one. Only its own position is needed, so this also works for templates that render earlier turns
+    /// differently once other turns follow (Qwen3's, which drops their thoughts).
     Last,
-    /// Those from the given one on; the first assistant turn is number 0.
+    /// Those from the given index on; the first assistant turn has index 0.
     From(usize),
-    /// All of them, each in a sample of its own that ends with it: for templates that write earlier turns in another way once
-    /// others follow. It takes as many passes as there are answers.
+    /// All of them, each in a sample of its own that ends with it. For templates that render earlier turns differently
+    /// once other turns follow. The number of samples is the number of answers.
     Each,
 }
 
-/// How conversations become samples.
+/// Options for converting conversations to samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EncodeOptions {
-    /// Tokens beyond this many are cut off, and those beyond the model's positions in any case.
+    /// Samples are truncated to this many tokens, and always to the model's number of positions.
     pub max_length: usize,
-    /// Which assistant turns are trained.
+    /// The assistant turns that are trained.
     pub turns: TrainedTurns,
     /// Options for the chat template; a conversation's own tools and variables are added.
     pub render: RenderOptions,
-    /// What becomes of a conversation of which the template leaves something out: a message of a role that it passes over, calls
-    /// of tools, the tools themselves.
+    /// How to handle a conversation of which the template omits a part: a message whose role it ignores, tool calls, or
+    /// the tools themselves.
     pub unwritten: Unwritten,
-    /// What becomes of one with a trained answer of which the template writes less than it says, such as one whose thought it
-    /// cuts off. By default it is trained as the template writes it, and counted.
+    /// How to handle a conversation with a trained answer that the template renders incompletely, such as one whose
+    /// thought it removes. By default the answer is trained as rendered, and counted.
     pub altered: Unwritten,
 }
 
 impl Default for EncodeOptions {
-    /// At most 2048 tokens, all assistant turns, the template's defaults; what a template leaves out is refused.
+    /// At most 2048 tokens, all assistant turns, the template's defaults; conversations of which the template omits a
+    /// part are refused.
     fn default() -> Self {
         Self {
             max_length: 2048,
@@ -62,27 +66,28 @@ impl Default for EncodeOptions {
     }
 }
 
-/// What was noticed of a conversation that became samples.
+/// Remarks on a conversation that was converted to samples.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// The indices of answers that say nothing, and are not trained.
+    /// The indices of empty answers, which are not trained.
     pub(crate) empty: Vec<usize>,
-    /// Those of answers of which the template writes less than they say.
+    /// The indices of answers that the template renders incompletely.
     pub(crate) altered: Vec<usize>,
-    /// What leaves no trace.
+    /// The parts that the template does not render.
     pub(crate) unwritten: Vec<UnwrittenPart>,
 }
 
 impl Sample {
-    /// A conversation as the model's chat template renders it. Trained are the words of the assistant's turns that
-    /// `options` choose, each with the token that ends it, and with the turn's weight; hooks take the last trained turn's words
-    /// for the response. An answer that says nothing, or that has the weight 0, is not trained.
+    /// Renders a conversation with the model's chat template and encodes it. The trained tokens are those of the
+    /// assistant turns that `options` select, each with its end-of-turn token and with the turn's weight. For hooks,
+    /// the response is the last trained turn, without its end-of-turn token. An answer that is empty or has the weight
+    /// 0 is not trained.
     ///
     /// # Errors
-    /// No tokenizer or template, a template that refuses the conversation or rewrites earlier turns, [`Error::Unwritten`],
-    /// [`Error::Altered`], [`Error::NoEndOfTurn`], [`Error::Untrained`], [`Error::EmptyAnswer`], [`Error::BadWeights`], and
-    /// [`Error::NothingTrained`], also when all trained tokens lie beyond `max_length`. [`Error::BadOption`] for
-    /// [`TrainedTurns::Each`] and several answers, which are several samples.
+    /// No tokenizer or template, a template that refuses the conversation or changes earlier turns,
+    /// [`Error::Unwritten`], [`Error::Altered`], [`Error::NoEndOfTurn`], [`Error::Untrained`], [`Error::EmptyAnswer`],
+    /// [`Error::BadWeights`], and [`Error::NothingTrained`], also if truncation to `max_length` removes all trained
+    /// tokens. [`Error::BadOption`] for [`TrainedTurns::Each`] and several answers, because these are several samples.
     pub fn from_conversation(model: &CausalLm, conversation: &Conversation, options: &EncodeOptions) -> Result<Self> {
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         let max_length = options.max_length.min(model.config().max_positions);
@@ -90,10 +95,11 @@ impl Sample {
         Self::encode(tokenizer, template, model.stop_ids(), conversation, &options)
     }
 
-    /// As [`from_conversation`](Self::from_conversation), without a model. `stop_ids` are the tokens that end an answer.
+    /// Like [`from_conversation`](Self::from_conversation), without a model. `stop_ids` are the tokens that end an
+    /// answer.
     ///
     /// # Errors
-    /// As [`from_conversation`](Self::from_conversation).
+    /// Those of [`from_conversation`](Self::from_conversation).
     pub fn encode(
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
@@ -107,13 +113,13 @@ impl Sample {
             Err(_) => Err(Error::BadOption {
                 name: "turns",
                 value: "Each".to_owned(),
-                expected: "another choice where one sample is asked for: this conversation has several answers",
+                expected: "another choice for a conversation with several answers, which would be several samples",
             }),
         }
     }
 }
 
-/// The samples of a conversation, of any length: one, or with [`TrainedTurns::Each`] one for each answer.
+/// The samples of a conversation, not truncated: one, or with [`TrainedTurns::Each`] one per answer.
 pub(crate) fn encode_all(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
@@ -128,15 +134,14 @@ pub(crate) fn encode_all(
         TrainedTurns::Last => answers.len().saturating_sub(1),
         TrainedTurns::From(n) => n,
     };
-    let chosen = answers.get(first..).filter(|chosen| !chosen.is_empty()).ok_or_else(|| Error::NothingTrained {
-        reason: format!("the conversation has {} assistant turns", answers.len()),
-    })?;
-    let row = conversation.weight().map_err(|reason| Error::BadWeights { reason })?;
-    let weight = |message: &Message| message.weight().map_err(|reason| Error::BadWeights { reason });
+    let no_turn = NothingTrained::NoTurn { turns: answers.len() };
+    let chosen = answers.get(first..).filter(|chosen| !chosen.is_empty()).ok_or(Error::NothingTrained(no_turn))?;
+    let row = conversation.weight().map_err(Error::BadWeights)?;
+    let weight = |message: &Message| message.weight().map_err(Error::BadWeights);
     let mut notes = Notes::default();
     let mut wanted = Vec::with_capacity(chosen.len());
     for &index in chosen {
-        // A product below f32's least number is none.
+        // A product that underflows f32 is 0.
         let weight = (row * weight(&messages[index])?) as f32;
         if weight > 0.0 && messages[index].is_blank() {
             notes.empty.push(index);
@@ -176,7 +181,7 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// A sample with these answers, each with its weight; nothing where the template writes nothing of any of them.
+    /// A sample with these answers, each with its weight; `None` if the template renders none of the answers.
     fn sample(
         &self,
         conversation: &Conversation,
@@ -208,7 +213,8 @@ impl Encoder<'_> {
                 notes.altered.push(index);
             }
             let words = encoded.tokens_touching(span);
-            // What closes the turn; the whole text may go on differently where the template sees that turns follow.
+            // The text that closes the turn is taken from a shorter rendering, because the template may continue the
+            // whole text differently when other turns follow.
             let alone = template.render(&messages[..=index], &render)?.text;
             let closing = common_prefix(&text[span.end..], alone.get(span.end..).unwrap_or_default());
             let closing = span.end..span.end + closing;
@@ -233,8 +239,8 @@ impl Encoder<'_> {
         Sample::with_answers(encoded.ids, trained, answers, response)?.with_weights(&weights).map(Some)
     }
 
-    /// The messages that are rendered, their text, and where the answers are. Of a conversation with one answer to train,
-    /// what follows that is left away where the template would write it in another way because of it.
+    /// The messages that are rendered, their text, and the byte ranges of the answers. If only one answer is trained
+    /// and the template would render it differently because of the messages after it, those messages are omitted.
     fn rendered<'m>(
         &self,
         messages: &'m [Message],
@@ -245,7 +251,7 @@ impl Encoder<'_> {
         let text = self.template.render(messages, render)?.text;
         match (assistant_spans_at(self.template, messages, &indices, render), &indices[..]) {
             (Ok(spans), _) => Ok((messages, text, spans)),
-            (Err(pv_model::Error::PrefixChanged { .. }), [index]) => {
+            (Err(TemplateError::PrefixChanged { .. }), [index]) => {
                 let messages = &messages[..=*index];
                 let (rendered, span) = answer_span(self.template, messages, render)?;
                 Ok((messages, rendered.text, vec![span]))
@@ -255,7 +261,7 @@ impl Encoder<'_> {
     }
 }
 
-/// How many bytes two texts begin with in common, in whole characters.
+/// The length in bytes of the common prefix of two texts, in whole characters.
 fn common_prefix(left: &str, right: &str) -> usize {
     left.chars().zip(right.chars()).take_while(|(left, right)| left == right).map(|(left, _)| left.len_utf8()).sum()
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::Provenance;
+use crate::vector::Provenance;
 
 fn direction(layer: usize, values: &[f32]) -> Direction {
     Direction { layer: Layer::hidden_state(layer), values: values.to_vec(), mean_residual_norm: Some(2.0) }
@@ -32,9 +32,9 @@ fn provenance(name: &str) -> Provenance {
     }
 }
 
-/// A vector of width 2 with the response means given, and the same times ten as prompt means.
+/// A vector of width 2 with the given response means, and ten times these as prompt means.
 fn vector(name: &str, rows: &[f32]) -> PersonaVector {
-    let table = |factor: f32| LayerRows::new(rows.iter().map(|value| value * factor).collect(), 2).expect("rows");
+    let table = |factor: f32| LayerRows::of_rows(rows.iter().map(|value| value * factor).collect(), 2).expect("rows");
     let tables = BTreeMap::from([(Pooling::ResponseMean, table(1.0)), (Pooling::PromptMean, table(10.0))]);
     PersonaVector::new(provenance(name), tables, Some(vec![1.0; rows.len() / 2])).expect("tables of one shape")
 }
@@ -106,13 +106,13 @@ proptest! {
         let v = direction(0, &rows[0]);
         let rest = v.orthogonal_to(&others).expect("twelve dimensions leave something");
         for other in &others {
-            let cosine = crate::cosine(&rest.values, other).expect("a cosine");
+            let cosine = crate::projection::cosine(&rest.values, other).expect("a cosine");
             prop_assert!(cosine.abs() < 1e-5, "{cosine}");
         }
-        // Pythagoras: what was taken away is orthogonal to what is left.
+        // Pythagoras: the removed part is orthogonal to the remainder.
         let taken = v.minus(&rest).expect("something in common");
         prop_assert!((v.norm().powi(2) - rest.norm().powi(2) - taken.norm().powi(2)).abs() < 1e-5);
-        // And nothing else was taken: the rest does not change any more.
+        // Nothing else was removed: the remainder does not change any more.
         let again = rest.orthogonal_to(&others).expect("the same");
         prop_assert!(again.minus(&rest).map_or(0.0, |gap| gap.norm()) < 1e-5);
     }
@@ -133,14 +133,15 @@ proptest! {
 
     #[test]
     fn cosines_are_those_of_the_gram_matrix(rows in prop::collection::vec(prop::collection::vec(-3.0f32..3.0, 5), 3)) {
-        let names = ["a", "b", "c"];
-        let named: Vec<(&str, &[f32])> = names.iter().zip(&rows).map(|(name, row)| (*name, row.as_slice())).collect();
-        let (gram, cosines) = (gram(&named).expect("one width"), cosines(&named).expect("one width"));
+        let table = Array2::from_shape_vec((3, 5), rows.concat()).expect("rows of five");
+        let (products, cosine) = (gram(table.view()), cosines(table.view()));
+        // Independent of the memory layout.
+        let turned = table.t().to_owned().reversed_axes();
+        prop_assert_eq!((gram(turned.view()), cosines(turned.view())), (products.clone(), cosine.clone()));
         for (i, j) in (0..3).flat_map(|i| (0..3).map(move |j| (i, j))) {
-            let get = |i, j| gram.get(i, j).expect("a value");
-            prop_assert_eq!(get(i, j), get(j, i));
-            let expected = get(i, j) / (get(i, i) * get(j, j)).sqrt();
-            prop_assert!((cosines.get(i, j).expect("a value") - expected).abs() < 1e-9);
+            prop_assert_eq!(products[[i, j]], products[[j, i]]);
+            let expected = products[[i, j]] / (products[[i, i]] * products[[j, j]]).sqrt();
+            prop_assert!((cosine[[i, j]] - expected).abs() < 1e-9);
         }
     }
 }
@@ -183,7 +184,7 @@ fn vectors_of_different_models_do_not_combine() {
     let provenance = sum.expect("an imported vector knows little").provenance().clone();
     assert_eq!((provenance.model.as_str(), provenance.config_hash.as_deref()), ("tiny", Some("ab")));
     assert_eq!(provenance.judge, None);
-    assert!(matches!(PersonaVector::combined("x", &[]), Err(Error::BadSetting { .. })));
+    assert!(matches!(PersonaVector::combined("x", &[]), Err(Error::Setting(_))));
     assert!(matches!(PersonaVector::combined("x", &[(1e39, &a)]), Err(Error::NoDirection { .. })));
 }
 
@@ -201,27 +202,32 @@ fn marked_rows_stay_marked() {
     assert!(matches!(sum.direction(Layer::hidden_state(2)), Err(Error::AfterFinalNorm { .. })));
     assert!(marked.increment(Pooling::ResponseMean, Layer::hidden_state(2)).is_err());
     let matrix = layer_cosines(&marked, Pooling::ResponseMean).expect("a matrix");
-    assert_eq!((matrix.get(0, 1), matrix.get(2, 2)), (None, None));
-    assert!(matrix.to_string().contains('-'));
+    assert!(matrix[[0, 1]].is_nan() && matrix[[2, 2]].is_nan() && matrix[[0, 0]] == 1.0);
 }
 
 #[test]
-fn matrices_name_what_they_hold() {
+fn matrices_are_of_traits_and_layers() {
     let (a, b) = (vector("a", &[1.0, 0.0, 0.0, 0.0]), vector("b", &[1.0, 1.0, 1.0, 0.0]));
     let layer = Layer::EMBEDDINGS;
+    let half = 0.5f64.sqrt();
     let cosine = trait_cosines(&[&a, &b], Pooling::ResponseMean, layer).expect("a matrix");
-    assert!((cosine.get(0, 1).expect("a value") - 0.5f64.sqrt()).abs() < 1e-12);
+    assert!(cosine.dim() == (2, 2) && (cosine[[0, 1]] - half).abs() < 1e-12);
     let gram = trait_gram(&[&a, &b], Pooling::PromptMean, layer).expect("a matrix");
-    assert_eq!(gram.get(1, 1), Some(200.0));
+    assert_eq!(gram[[1, 1]], 200.0);
     let by_layer = trait_cosines_by_layer(&[&a, &b], Pooling::ResponseMean).expect("a matrix");
-    assert_eq!((by_layer.rows().len(), by_layer.columns()), (2, &["a · b".to_owned()][..]));
-    assert_eq!((by_layer.get(1, 0), by_layer.get(2, 0), by_layer.get(0, 1)), (None, None, None));
-    assert_eq!(by_layer.to_string(), "   a · b\n0  0.707\n1      -\n");
+    assert_eq!(by_layer.dim(), (2, 2, 2));
+    assert!((by_layer[[0, 0, 1]] - half).abs() < 1e-12 && by_layer[[0, 0, 1]] == by_layer[[0, 1, 0]]);
+    assert!(by_layer[[1, 0, 1]].is_nan(), "the row of a is zero");
     let layers = layer_cosines(&b, Pooling::ResponseMean).expect("a matrix");
-    assert!((layers.get(0, 1).expect("a value") - 0.5f64.sqrt()).abs() < 1e-12);
+    assert!((layers[[0, 1]] - half).abs() < 1e-12);
     assert!(matches!(layer_cosines(&b, Pooling::PromptLast), Err(Error::NoSuchPooling { .. })));
-    assert!(matches!(cosines(&[("a", &[1.0]), ("b", &[])]), Err(Error::Unlike { .. })));
-    assert_eq!(cosines(&[]).expect("nothing").to_string(), "\n");
     let short = vector("c", &[1.0, 1.0]);
     assert!(matches!(trait_cosines_by_layer(&[&a, &short], Pooling::ResponseMean), Err(Error::Unlike { .. })));
+    assert_eq!(trait_cosines_by_layer(&[], Pooling::ResponseMean).expect("nothing").len(), 0);
+    let wide = LayerRows::of_rows(vec![1.0, 2.0, 3.0], 3).expect("a row");
+    let wide = PersonaVector::new(provenance("w"), BTreeMap::from([(Pooling::ResponseMean, wide)]), None);
+    let unlike = trait_cosines(&[&a, &wide.expect("a vector")], Pooling::ResponseMean, layer);
+    assert!(matches!(unlike, Err(Error::Unlike { what: "width", .. })));
+    assert_eq!(b.values(Pooling::PromptMean).expect("kept"), ndarray::array![[10.0, 10.0], [10.0, 0.0]]);
+    assert_eq!(b.values(Pooling::PromptLast), None);
 }

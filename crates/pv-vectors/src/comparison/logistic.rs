@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 const ITERATIONS: usize = 100;
 
-/// Weights and intercept of a fit.
+/// The weights and intercept of a fit.
 pub(super) struct Fit {
     pub(super) weights: DVector<f64>,
     pub(super) intercept: f64,
@@ -15,8 +15,8 @@ pub(super) struct Fit {
 
 /// Minimises `‖w‖²/2 + c·Σ log(1 + exp(−y·(w·x + b)))` over the rows `x` and their signs `y`.
 ///
-/// The objective is convex and the dimensions are few, so that Newton's steps, cut where they overshoot, end at rounding
-/// after some ten of them, however the columns are scaled.
+/// The objective is convex and the dimensions are few. Newton's steps, shortened if they overshoot, converge to
+/// rounding in about ten iterations, whatever the scale of the columns.
 pub(super) fn fit(rows: &DMatrix<f64>, signs: &DVector<f64>, c: f64) -> Result<Fit> {
     let not_converged = || Error::NotConverged { what: "the probe", iterations: ITERATIONS };
     let width = rows.ncols();
@@ -30,7 +30,7 @@ pub(super) fn fit(rows: &DMatrix<f64>, signs: &DVector<f64>, c: f64) -> Result<F
     let mut point = DVector::zeros(width + 1);
     let mut value = objective(&point);
     for _ in 0..ITERATIONS {
-        // The probability of the wrong side, row by row.
+        // The probability of the wrong side for each row.
         let wrong = (&rows * &point).component_mul(signs).map(|margin| 1.0 / (1.0 + margin.exp()));
         let mut gradient = rows.tr_mul(&wrong.component_mul(signs)) * -c;
         let mut weighted = rows.clone();
@@ -43,7 +43,7 @@ pub(super) fn fit(rows: &DMatrix<f64>, signs: &DVector<f64>, c: f64) -> Result<F
             hessian[(i, i)] += 1.0;
         }
         let step = hessian.cholesky().ok_or_else(not_converged)?.solve(&gradient);
-        // Twice what the step should gain.
+        // Twice the expected gain of the step.
         let gain = gradient.dot(&step);
         let mut length = 1.0;
         let next = loop {

@@ -1,4 +1,4 @@
-//! The assistant axis's capping configurations.
+//! Capping configurations of the assistant axis.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,43 +8,46 @@ use pv_hooks::Layer;
 use super::pt::{PtFile, Value};
 use crate::{Direction, Result};
 
-/// Directions and the experiments that cap projections on them, out of a `capping_config.pt`.
+/// Directions, and experiments that cap projections on them, from a `capping_config.pt`.
 ///
-/// Capping at a direction moves the residual along it so that its projection is at most the cap.
+/// A cap moves the residual along the direction so that its projection is at most the cap.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct CappingConfig {
-    /// The directions by name, each at its layer.
+    /// The directions by name, each with its layer.
     pub vectors: BTreeMap<String, Direction>,
-    /// The experiments, in the file's order.
+    /// The experiments, in the order of the file.
     pub experiments: Vec<CappingExperiment>,
 }
 
-/// Some directions with their caps.
+/// Several directions with their caps.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct CappingExperiment {
     /// The experiment's name.
     pub id: String,
-    /// What is capped, in the order in which it acts.
+    /// The caps, in the order in which they act.
     pub caps: Vec<Cap>,
 }
 
-/// One direction's cap.
+/// The cap of one direction.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Cap {
-    /// The direction's name in [`CappingConfig::vectors`], which holds it.
+    /// The direction's name, which is a key of [`CappingConfig::vectors`].
     pub vector: String,
-    /// The greatest projection that is left, in activation units; `None` where the file names none, which is what the
-    /// tool that writes these files passes over.
+    /// The largest projection that remains, in activation units; `None` if the file gives none. The tool that writes
+    /// these files ignores such entries.
     pub cap: Option<f64>,
 }
 
 impl CappingConfig {
-    /// Reads a `capping_config.pt`: `vectors[name] = {layer, vector}`, where `layer` is the number of a block whose
+    /// Loads a `capping_config.pt`: `vectors[name] = {layer, vector}`, where `layer` is the number of the block whose
     /// output the vector belongs to, and `experiments[] = {id, interventions[{vector, cap}]}`.
     ///
     /// # Errors
-    /// As [`import`](crate::import), and a file that is not of this structure, or whose experiments name vectors that it
-    /// does not hold.
+    /// Those of [`import`](crate::files::import), a file of another structure, or experiments that name missing
+    /// vectors.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let file = PtFile::open(path.as_ref())?;
         let mut vectors = BTreeMap::new();
@@ -65,7 +68,7 @@ impl CappingConfig {
             }
             numbers += tensor.shape[0];
             if numbers > MAX_NUMBERS {
-                return Err(file.error(format!("its vectors hold more than {MAX_NUMBERS} numbers")));
+                return Err(file.error(format!("its vectors contain more than {MAX_NUMBERS} values")));
             }
             let (layer, values) = (Layer::after_block(block), file.floats(tensor)?);
             vectors.insert(name.to_owned(), Direction { layer, values, mean_residual_norm: None });
@@ -77,15 +80,15 @@ impl CappingConfig {
         Ok(Self { vectors, experiments })
     }
 
-    /// The experiment of this name.
+    /// The experiment with this id.
     pub fn experiment(&self, id: &str) -> Option<&CappingExperiment> {
         self.experiments.iter().find(|experiment| experiment.id == id)
     }
 }
 
-/// Far more than any model has.
+/// Far more blocks than any model has.
 pub(super) const MAX_BLOCKS: usize = 1 << 10;
-/// The most numbers of all vectors of a file together, since names may share a tensor.
+/// The maximum number of values of all vectors of a file, since names may share a tensor.
 pub(super) const MAX_NUMBERS: usize = 1 << 25;
 
 fn read_experiment(
@@ -101,7 +104,7 @@ fn read_experiment(
         let vector = required(file, intervention, "vector", Value::text, &format!("a vector's name in {place}"))?;
         if !vectors.contains_key(vector) {
             return Err(
-                file.error(format!("its experiment {id:?} names the vector {vector:?}, which it does not hold"))
+                file.error(format!("its experiment {id:?} names the vector {vector:?}, which it does not contain"))
             );
         }
         let cap = match intervention.get("cap") {
@@ -122,7 +125,7 @@ fn field<'a, T>(file: &PtFile, root: Value<'a>, key: &str, read: impl Fn(Value<'
     required(file, root, key, read, &format!("the entry {key:?} of a capping configuration"))
 }
 
-/// A field of a dictionary, or an error that names it.
+/// A field of a dictionary, or an error that names the field.
 fn required<'a, T>(
     file: &PtFile,
     value: Value<'a>,

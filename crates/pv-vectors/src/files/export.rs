@@ -1,4 +1,4 @@
-//! Vectors for other tools.
+//! Export of vectors for other tools.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,19 +6,20 @@ use std::path::Path;
 use pv_hooks::LayerSet;
 
 use super::{gguf, write};
-use crate::{Error, PersonaVector, Pooling, Result, RowMark};
+use crate::vector::{Pooling, RowMark};
+use crate::{Error, PersonaVector, Result};
 
 impl PersonaVector {
-    /// Writes a control vector that llama.cpp (`--control-vector`) and repeng read: a GGUF file with `direction.{k}` for
-    /// layer `k + 1`. The numbers are the raw ones, so that the strength given there is a raw coefficient.
+    /// Writes a control vector for llama.cpp (`--control-vector`) and repeng: a GGUF file with `direction.{k}` for
+    /// layer `k + 1`. The values are the raw ones, so that the strength given to those tools is a raw coefficient.
     ///
-    /// `model_hint` is what llama.cpp calls the model's architecture, such as `qwen2` or `llama`. [`LayerSet::All`]
-    /// writes every row that steers and that the format has a place for: from layer 2 up, without rows that are absent, zero
-    /// or taken after the final norm.
+    /// `model_hint` is llama.cpp's name for the model's architecture, such as `qwen2` or `llama`. [`LayerSet::All`]
+    /// writes every row that can steer and that the format can represent: from layer 2 on, without rows that are
+    /// missing, zero or taken after the final norm.
     ///
     /// # Errors
-    /// [`Error::ControlVectorLayer`] for layers 0 and 1, which the format has no place for; as
-    /// [`direction_of`](Self::direction_of) for layers that are asked for and do not steer; [`Error::NothingToExport`];
+    /// [`Error::ControlVectorLayer`] for layers 0 and 1, which the format cannot represent; those of
+    /// [`direction_of`](Self::direction_of) for requested layers that cannot steer; [`Error::NothingToExport`];
     /// [`FileError::Write`](pv_data::FileError::Write).
     pub fn export_control_vector(
         &self,

@@ -1,4 +1,5 @@
-//! Our own file: safetensors with one `[blocks + 1, d_model]` tensor per pooling and the provenance in the header.
+//! This crate's format: safetensors with one `[blocks + 1, d_model]` tensor per pooling and the provenance in the
+//! header.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -8,25 +9,25 @@ use pv_hooks::Layer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::write;
+use crate::error::VectorFileError;
 use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance, RowMark};
 use crate::{Error, Result};
 
-/// The first version of the layout, written for vectors that need nothing of the second.
+/// The first version of the layout, written for vectors that do not need the second.
 const FORMAT: &str = "persona-vector/1";
-/// The second adds marks on rows, and a provenance whose facts may be missing: what imported vectors need.
+/// The second version adds marks on rows, and provenance with missing facts. Imported vectors need it.
 const FORMAT_WITH_MARKS: &str = "persona-vector/2";
 const LAYERS: &str =
     "row r is Hugging Face's hidden_states[r], raw: row 0 the embeddings, row k the residual after block k-1";
 const RESIDUAL_NORMS: &str = "mean_residual_norm";
-/// Far more than the largest models' vectors need.
+/// The maximum size in bytes, far more than the largest models' vectors need.
 const MAX_BYTES: u64 = 1 << 30;
 
 impl PersonaVector {
-    /// Writes the vector to a safetensors file: into a temporary file first, which then takes the name, so that no
-    /// half-written vector is ever seen.
+    /// Saves the vector to a safetensors file. The file is written atomically: under a temporary name, then renamed.
     ///
     /// # Errors
-    /// [`FileError::Write`](pv_data::FileError::Write).
+    /// [`FileError::Write`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |source| FileError::Write { path: path.to_owned(), source };
@@ -39,7 +40,7 @@ impl PersonaVector {
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .tables
             .iter()
-            .map(|(pooling, t)| (pooling.name().to_owned(), vec![t.layers(), t.d_model], bytes(&t.values)))
+            .map(|(pooling, t)| (pooling.name().to_owned(), vec![t.layers(), t.d_model()], bytes(t.as_slice())))
             .collect();
         if let Some(norms) = &self.residual_norms {
             tensors.push((RESIDUAL_NORMS.to_owned(), vec![norms.len()], bytes(norms)));
@@ -66,71 +67,70 @@ impl PersonaVector {
         safetensors::serialize(views, Some(header)).map_err(|error| error.to_string()).and_then(with_sorted_metadata)
     }
 
-    /// Reads a vector that [`save`](Self::save) wrote; [`import`](crate::import) reads those of other tools as well.
+    /// Loads a vector that [`save`](Self::save) wrote; [`import`](crate::files::import) also loads those of other
+    /// tools.
     ///
     /// # Errors
-    /// [`FileError::Read`](pv_data::FileError::Read) or [`Error::NotAVector`].
+    /// [`FileError::Read`] or [`Error::NotAVector`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let failed = |source| FileError::Read { path: path.to_owned(), source };
         let length = std::fs::metadata(path).map_err(failed)?.len();
-        let not = |reason: String| Error::NotAVector { path: path.to_owned(), reason };
+        let not = |source| Error::NotAVector { path: path.to_owned(), source };
         if length > MAX_BYTES {
-            return Err(not(format!("it has {length} bytes, more than any vector")));
+            return Err(not(VectorFileError::TooLarge { bytes: length }));
         }
-        Self::from_bytes(&pv_data::read_file(path).map_err(failed)?).map_err(not)
+        Self::from_bytes(&pv_data::files::read_file(path).map_err(failed)?).map_err(not)
     }
 
-    fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, VectorFileError> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let tensors = SafeTensors::deserialize(bytes)?;
         let none = HashMap::new();
         let entries = header.metadata().as_ref().unwrap_or(&none);
         match entries.get("format").map(String::as_str) {
             Some(FORMAT | FORMAT_WITH_MARKS) => {}
             Some(other) => {
-                return Err(format!("its format is {other:?}, but {FORMAT_WITH_MARKS:?} is the last known one"));
+                return Err(VectorFileError::Format { found: other.to_owned(), last: FORMAT_WITH_MARKS });
             }
-            None => return Err("its header names no format".to_owned()),
+            None => return Err(VectorFileError::NoFormat),
         }
-        let provenance = entries.get("provenance").ok_or("its header has no provenance")?;
-        let provenance: Provenance =
-            serde_json::from_str(provenance).map_err(|error| format!("its provenance is unreadable: {error}"))?;
+        let unreadable = |what| move |source| VectorFileError::Header { what, source };
+        let provenance = entries.get("provenance").ok_or(VectorFileError::NoProvenance)?;
+        let provenance: Provenance = serde_json::from_str(provenance).map_err(unreadable("provenance"))?;
         let mut marks: BTreeMap<Pooling, BTreeMap<Layer, RowMark>> = match entries.get("row_marks") {
-            Some(marks) => {
-                serde_json::from_str(marks).map_err(|error| format!("its row marks are unreadable: {error}"))?
-            }
+            Some(marks) => serde_json::from_str(marks).map_err(unreadable("table of row marks"))?,
             None => BTreeMap::new(),
         };
         let mut tables = BTreeMap::new();
         for pooling in Pooling::ALL {
-            let Ok(view) = tensors.tensor(pooling.name()) else { continue };
+            let tensor = pooling.name();
+            let Ok(view) = tensors.tensor(tensor) else { continue };
             let &[_, d_model] = view.shape() else {
-                return Err(format!("{} has the shape {:?}", pooling.name(), view.shape()));
+                return Err(VectorFileError::Shape { tensor, shape: view.shape().to_vec() });
             };
-            let table = LayerRows::new(floats(&view, pooling.name())?, d_model);
-            let table = table.ok_or_else(|| format!("{} is empty", pooling.name()))?;
+            let table = LayerRows::of_rows(floats(&view, tensor)?, d_model).ok_or(VectorFileError::Empty { tensor })?;
             let table = table.with_marks(marks.remove(&pooling).unwrap_or_default());
-            tables.insert(pooling, table.ok_or_else(|| format!("the row marks of {} do not fit it", pooling.name()))?);
+            tables.insert(pooling, table.ok_or(VectorFileError::RowMarks { tensor })?);
         }
         let norms = tensors.tensor(RESIDUAL_NORMS).ok();
         let norms = norms.map(|view| floats(&view, RESIDUAL_NORMS)).transpose()?;
-        Self::new(provenance, tables, norms).map_err(|error| error.to_string())
+        Ok(Self::of_tables(provenance, tables, norms)?)
     }
 }
 
-fn floats(view: &TensorView<'_>, name: &str) -> std::result::Result<Vec<f32>, String> {
+fn floats(view: &TensorView<'_>, tensor: &'static str) -> std::result::Result<Vec<f32>, VectorFileError> {
     if view.dtype() != Dtype::F32 {
-        return Err(format!("{name} is stored as {:?}, not as F32", view.dtype()));
+        return Err(VectorFileError::Dtype { tensor, found: format!("{:?}", view.dtype()) });
     }
     let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     match values.iter().all(|value| value.is_finite()) {
         true => Ok(values),
-        false => Err(format!("{name} holds values that are not finite")),
+        false => Err(VectorFileError::NotFinite { tensor }),
     }
 }
 
-/// The same file with its metadata in the order of their keys: `safetensors` takes them from a hash map, but equal vectors are
+/// The same file with its metadata sorted by key: `safetensors` takes them from a hash map, but equal vectors must give
 /// equal files.
 fn with_sorted_metadata(mut file: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
     const PREFIX: usize = 8;
@@ -173,7 +173,8 @@ mod tests {
             best_layer: Some(Layer::hidden_state(1)),
             imported: None,
         };
-        let table = |offset: f32| LayerRows::new((0..6).map(|i| i as f32 + offset).collect(), 2).expect("three rows");
+        let table =
+            |offset: f32| LayerRows::of_rows((0..6).map(|i| i as f32 + offset).collect(), 2).expect("three rows");
         let tables = BTreeMap::from([(Pooling::ResponseMean, table(0.5)), (Pooling::PromptLast, table(-1.0))]);
         PersonaVector::new(provenance, tables, Some(vec![1.0, 2.0, 3.0])).expect("equal shapes")
     }
@@ -197,7 +198,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x41;
-            // Most damage is noticed; that to a number's low bits cannot be. None may panic.
+            // Most damage is detected; damage to the low bits of a value cannot be. None may panic.
             let _ = PersonaVector::from_bytes(&damaged);
         }
     }
@@ -208,7 +209,7 @@ mod tests {
         let other = TensorView::new(Dtype::F32, vec![1, 2], &view).expect("a view");
         let bytes = safetensors::serialize([("response_mean", other)], None).expect("a file");
         let error = PersonaVector::from_bytes(&bytes).expect_err("no format");
-        assert!(error.contains("no format"), "{error}");
+        assert!(matches!(error, VectorFileError::NoFormat), "{error}");
     }
 
     fn header(bytes: &[u8]) -> HashMap<String, String> {
@@ -252,7 +253,7 @@ mod tests {
         let mut beyond = bytes;
         beyond[at..][..to.len()].copy_from_slice(to);
         let error = PersonaVector::from_bytes(&beyond).expect_err("a mark beyond the table");
-        assert!(error.contains("row marks"), "{error}");
+        assert!(matches!(error, VectorFileError::RowMarks { tensor: "prompt_last" }), "{error}");
     }
 
     #[test]

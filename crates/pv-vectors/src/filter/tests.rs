@@ -15,13 +15,13 @@ fn rollout(question: usize, polarity: Polarity, number: usize, shown: f64, coher
 
 const NONE: f64 = f64::NAN;
 
-/// Six pairs: one that passes, one for each way in which it may fail.
+/// Six pairs: one that passes, and one for each way to fail.
 fn rollouts() -> Vec<Scored> {
     let empty = Scored { empty: true, ..rollout(5, Neg, 0, NONE, NONE) };
     vec![
         rollout(0, Pos, 0, 80.0, 90.0),
         rollout(0, Neg, 0, 10.0, 50.0),
-        // Exactly at the thresholds: the trait must be beyond, coherence need not.
+        // Exactly at the thresholds: the trait score must be beyond its threshold, coherence need not.
         rollout(1, Pos, 0, 50.0, 90.0),
         rollout(1, Neg, 0, 10.0, 90.0),
         rollout(2, Pos, 0, 90.0, 90.0),
@@ -33,9 +33,9 @@ fn rollouts() -> Vec<Scored> {
         rollout(4, Neg, 0, NONE, 90.0),
         rollout(5, Pos, 0, 90.0, NONE),
         empty,
-        // Without a partner.
+        // No partner.
         rollout(6, Pos, 0, 90.0, 90.0),
-        // Another number of the same prompt is no partner.
+        // Another number of the same prompt is not a partner.
         rollout(7, Pos, 1, 90.0, 90.0),
         rollout(7, Neg, 0, 0.0, 90.0),
     ]
@@ -96,10 +96,10 @@ fn the_table_prints_what_it_counts() {
     assert_eq!(kept.table.to_string(), expected.join("\n"));
 }
 
-/// The message for too few.
+/// The message if too few are kept.
 fn too_few(filter: Filter, rollouts: &[Scored]) -> String {
     match filter.keep(rollouts) {
-        Err(error @ Error::TooFewKept { .. }) => error.to_string(),
+        Err(error @ FilterError::TooFewKept { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -117,32 +117,32 @@ fn too_few_says_which_threshold_and_what_to_change() {
     let filter = Filter { min_kept: 3, ..Filter::default() };
     let weak = pairs(&[(60.0, 0.0, 90.0), (36.46, 0.0, 90.0), (20.0, 0.0, 90.0), (41.0, 10.0, 90.0)]);
     let message = too_few(filter, &weak);
-    assert!(message.contains("keeps 1 pairs where 3 are needed"), "{message}");
-    assert!(message.contains("pos_min 50 removes the most: without it 4 would be kept"), "{message}");
-    assert!(message.contains("below 36.4 it would keep 3"), "{message}");
-    // The advice holds, and is the mildest of its kind.
+    assert!(message.contains("keeps 1 pairs of the 3 that are needed"), "{message}");
+    assert!(message.contains("pos_min 50 drops the most: without it 4 would be kept"), "{message}");
+    assert!(message.contains("below 36.4 at least 3 would be kept"), "{message}");
+    // The advice is correct, and is the smallest change.
     assert_eq!(Filter { pos_min: 36.39, ..filter }.keep(&weak).unwrap().pos.len(), 3);
     too_few(Filter { pos_min: 36.46, ..filter }, &weak);
 
     let leaky = pairs(&[(90.0, 51.0, 90.0), (90.0, 72.33, 90.0), (90.0, 80.0, 90.0)]);
     let message = too_few(Filter { min_kept: 2, ..filter }, &leaky);
-    assert!(message.contains("neg_max 50 removes the most") && message.contains("above 72.4"), "{message}");
+    assert!(message.contains("neg_max 50 drops the most") && message.contains("above 72.4"), "{message}");
     assert_eq!(Filter { neg_max: 72.41, min_kept: 2, ..filter }.keep(&leaky).unwrap().neg.len(), 2);
 
     let garbled = pairs(&[(90.0, 0.0, 30.0), (90.0, 0.0, 44.0), (90.0, 0.0, 12.0)]);
     let message = too_few(filter, &garbled);
-    assert!(message.contains("coherence_min 50 removes the most") && message.contains("at 12 "), "{message}");
+    assert!(message.contains("coherence_min 50 drops the most") && message.contains("at 12 "), "{message}");
     assert_eq!(Filter { coherence_min: 12.0, ..filter }.keep(&garbled).unwrap().neg.len(), 3);
     let message = too_few(Filter { min_kept: 9, ..filter }, &garbled);
     assert!(message.contains("which is too few as well"), "{message}");
 }
 
 #[test]
-fn too_few_without_a_threshold_to_blame_says_why() {
+fn too_few_without_a_single_cause_says_why() {
     let silent = pairs(&[(NONE, 0.0, 90.0), (NONE, NONE, 90.0)]);
     let message = too_few(Filter::default(), &silent);
-    assert!(message.contains("no threshold alone is to blame") && message.contains("judge abstained"), "{message}");
-    // Nothing at all is too few even when nothing is asked for.
+    assert!(message.contains("no single threshold is the cause") && message.contains("judge abstained"), "{message}");
+    // Zero rollouts are too few even if none are required.
     too_few(Filter { min_kept: 0, ..Filter::default() }, &[]);
 }
 
@@ -153,6 +153,6 @@ fn thresholds_must_be_numbers() {
         Filter { neg_max: f64::INFINITY, ..Filter::default() },
         Filter { coherence_min: f64::NAN, ..Filter::default() },
     ] {
-        assert!(matches!(filter.keep(&rollouts()), Err(Error::BadSetting { .. })));
+        assert!(matches!(filter.keep(&rollouts()), Err(FilterError::Threshold { .. })));
     }
 }

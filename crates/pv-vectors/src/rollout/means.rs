@@ -5,13 +5,22 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
+use ndarray::ArrayView2;
 use pv_hooks::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Recorder, ResidualContext};
-use pv_model::{Batch, CausalLm, ForwardOptions, Sequence, to_f32};
+use pv_model::CausalLm;
+use pv_model::batch::{Batch, Sequence};
+use pv_model::causal_lm::ForwardOptions;
+use pv_model::decoder::to_f32;
 
+use crate::activations::Activations;
+use crate::error::{ActivationsError, SettingError};
+use crate::filter::Kept;
+use crate::progress::Progress;
+use crate::rollout::{Place, Record};
 use crate::vector::{LayerRows, PersonaVector, Pooling, Provenance};
-use crate::{Activations, Error, Kept, Place, Progress, Record, Result};
+use crate::{Error, Result};
 
-/// What is recorded for each pooling, in the order of [`Pooling::ALL`].
+/// The capture of each pooling, in the order of [`Pooling::ALL`].
 const CAPTURES: [Capture; 3] = [Capture::ResponseMean, Capture::PromptMean, Capture::PromptLast];
 
 /// The activations of one rollout at every layer, in f32.
@@ -19,29 +28,37 @@ const CAPTURES: [Capture; 3] = [Capture::ResponseMean, Capture::PromptMean, Capt
 pub struct RolloutMeans {
     pub(crate) layers: usize,
     pub(crate) d_model: usize,
-    /// `[poolings, layers, d_model]`. Zeros for the response of an answer without tokens.
+    /// `[poolings, layers, d_model]`. Zeros for the response of an empty answer.
     pub(crate) values: Vec<f32>,
-    /// `[layers]`: the mean norm of the residual over the response's tokens.
+    /// `[layers]`: the mean norm of the residual over the response tokens.
     pub(crate) norms: Vec<f32>,
 }
 
 impl RolloutMeans {
-    /// The activation of a pooling at a layer, `[d_model]`; `None` beyond the last layer. That of the response of an
-    /// answer without tokens is zero.
+    /// The activation of a pooling at a layer, `[d_model]`; `None` beyond the last layer. The response's activation of
+    /// an empty answer is zero.
     pub fn get(&self, pooling: Pooling, layer: Layer) -> Option<&[f32]> {
         let row = pooling as usize * self.layers + layer.index();
         (layer.index() < self.layers).then(|| &self.values[row * self.d_model..][..self.d_model])
     }
 
-    /// The mean norm of the residual over the response's tokens at a layer.
+    /// The activations of a pooling at all layers, `[layers, d_model]`.
+    pub fn values(&self, pooling: Pooling) -> Option<ArrayView2<'_, f32>> {
+        let (layers, d_model) = (self.layers, self.d_model);
+        let rows = self.values.get(pooling as usize * layers * d_model..)?.get(..layers * d_model)?;
+        ArrayView2::from_shape((layers, d_model), rows).ok()
+    }
+
+    /// The mean norm of the residual over the response tokens at a layer, in activation units.
     pub fn response_norm(&self, layer: Layer) -> Option<f32> {
         self.norms.get(layer.index()).copied()
     }
 
-    /// Takes the activations of one sequence from a recorder of [`recorder`].
+    /// The activations of one sequence, from a recorder made by [`recorder`].
     pub(super) fn of(recorder: &Recorder, sequence: usize, shape: ModelShape, empty: bool) -> Result<Self> {
         let layers = LayerSet::All.resolve(shape.blocks);
-        // One transfer from the device per capture, not one per layer. Adding zero makes −0 and 0 the same bits.
+        // One transfer from the device per capture, not one per layer. Adding zero turns −0 into 0, so that the bits
+        // are equal.
         let read = |capture: &Capture| -> Result<Vec<f32>> {
             let rows: Result<Vec<Tensor<2>>, HookError> =
                 layers.iter().map(|&layer| recorder.get_of(capture, layer, &[sequence])).collect();
@@ -56,18 +73,18 @@ impl RolloutMeans {
         let norms = if empty { zeros(1) } else { read(&Capture::ResponseNorm)? };
         if let Some(at) = values.iter().chain(&norms).position(|value| !value.is_finite()) {
             let layer = Layer::hidden_state(at / shape.d_model % layers.len());
-            return Err(Error::BadActivations { reason: format!("a rollout's residual is not finite at {layer}") });
+            return Err(ActivationsError::Residual { layer }.into());
         }
         Ok(Self { layers: layers.len(), d_model: shape.d_model, values, norms })
     }
 }
 
-/// A recorder of all that [`RolloutMeans`] holds.
+/// A recorder of everything that [`RolloutMeans`] contains.
 pub(super) fn recorder() -> Recorder {
     Recorder::new(LayerSet::All, CAPTURES.into_iter().chain([Capture::ResponseNorm]))
 }
 
-/// A recorder that can be read while the run that it records goes on.
+/// A recorder that can be read while generation continues.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Recorder>>);
 
@@ -107,11 +124,11 @@ impl Hook for Shared {
     }
 }
 
-/// Reads rollouts again and returns their activations, in the order of the records. The prompts are taken as they were
-/// rendered, and the answers' tokens as they are. Up to `batch_size` rollouts are read together.
+/// Recomputes the activations of rollouts, in the order of the records. It uses the rendered prompts and the answers'
+/// token ids as they are stored. Batches contain up to `batch_size` rollouts.
 ///
 /// # Errors
-/// A model without tokenizer, tokens beyond its vocabulary, [`Error::Cancelled`].
+/// A model without tokenizer, tokens outside the vocabulary, [`Error::Cancelled`].
 pub fn recompute(
     model: &CausalLm,
     records: &[Record],
@@ -127,7 +144,7 @@ pub fn recompute(
     read_sequences(model, &sequences, batch_size, on_progress)
 }
 
-/// The activations of whole sequences, in their order.
+/// The activations of whole sequences, in the same order.
 pub(crate) fn read_sequences(
     model: &CausalLm,
     sequences: &[Sequence<'_>],
@@ -135,10 +152,10 @@ pub(crate) fn read_sequences(
     mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<RolloutMeans>> {
     if batch_size == 0 {
-        return Err(Error::BadSetting { reason: "batch_size is 0".to_owned() });
+        return Err(SettingError::Zero { name: "batch_size" }.into());
     }
     let shape = model.shape();
-    // Neighbours in length share a batch, so that little of it is padding.
+    // Sequences of similar length share a batch, which reduces padding.
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|&i| sequences[i].prompt.len() + sequences[i].response.len());
     let mut found = vec![None; sequences.len()];
@@ -146,7 +163,7 @@ pub(crate) fn read_sequences(
     for group in order.chunks(batch_size) {
         let batch: Vec<Sequence<'_>> = group.iter().map(|&i| sequences[i]).collect();
         let mut recorder = recorder();
-        // Stopping at the last layer leaves out the final norm and the output head.
+        // Stopping at the last layer skips the final norm and the output head.
         let options = ForwardOptions { stop_at: Some(shape.last_layer()), ..ForwardOptions::default() };
         model.forward(&Batch::whole(&batch)?, options, &mut recorder)?;
         for (row, &i) in group.iter().enumerate() {
@@ -160,15 +177,15 @@ pub(crate) fn read_sequences(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Where activations of rollouts can be looked up.
+/// A source of the activations of rollouts.
 pub(crate) trait MeansTable {
-    /// The number of layers and the width.
+    /// The number of layers and `d_model`.
     fn shape(&self) -> (usize, usize);
 
     /// The activations of these rollouts, `[rollouts, d_model]`.
     fn rows(&self, pooling: Pooling, layer: Layer, rollouts: &[usize]) -> Result<Vec<f32>>;
 
-    /// The mean norms of these rollouts' residuals over the response, `[rollouts, layers]`.
+    /// The mean residual norms of these rollouts over the response tokens, `[rollouts, layers]`.
     fn norms(&self, rollouts: &[usize]) -> Result<Vec<f32>>;
 }
 
@@ -190,20 +207,21 @@ impl MeansTable for [RolloutMeans] {
 }
 
 pub(crate) fn missing(rollouts: &[usize], known: usize, layer: Layer) -> Error {
-    let last = rollouts.iter().max().copied().unwrap_or_default();
-    Error::BadActivations { reason: format!("rollout {last} at {layer} was asked for; there are {known} rollouts") }
+    let rollout = rollouts.iter().max().copied().unwrap_or_default();
+    ActivationsError::NoSuchRollout { rollout, layer, known }.into()
 }
 
-/// The vector of kept rollouts: the mean over those under eliciting instructions minus the mean over the others, at
-/// every layer, for the poolings asked for. `means` holds the activations of all rollouts that the filter saw, in the same order.
+/// The vector of the kept rollouts: the mean over those under eliciting instructions minus the mean over the others,
+/// `[layers, d_model]` per pooling. `means` contains the activations of all rollouts that the filter saw, in the same
+/// order.
 ///
 /// # Errors
-/// [`Error::BadActivations`] when a kept rollout has no activations; [`Error::NoAnswers`] when a side has none.
+/// [`Error::BadActivations`] if a kept rollout has no activations; [`Error::NoAnswers`] if a side has no rollout.
 pub fn vector_of(means: &[RolloutMeans], kept: &Kept, provenance: Provenance) -> Result<PersonaVector> {
     difference(means, &Pooling::ALL, [&kept.pos, &kept.neg], provenance)
 }
 
-/// As [`vector_of`], from the rollouts under eliciting and those under suppressing instructions.
+/// Like [`vector_of`], from the rollouts under eliciting instructions and those under suppressing ones.
 pub(crate) fn difference(
     means: &(impl MeansTable + ?Sized),
     poolings: &[Pooling],
@@ -224,14 +242,14 @@ pub(crate) fn difference(
             let neg = mean(&means.rows(pooling, layer, neg)?, d_model);
             values.extend(pos.iter().zip(&neg).map(|(pos, neg)| (pos - neg) as f32));
         }
-        tables.extend(LayerRows::new(values, d_model).map(|table| (pooling, table)));
+        tables.extend(LayerRows::of_rows(values, d_model).map(|table| (pooling, table)));
     }
     let all = [pos, neg].concat();
     let norms = mean(&means.norms(&all)?, layers).into_iter().map(|norm| norm as f32).collect();
     PersonaVector::new(provenance, tables, Some(norms))
 }
 
-/// The mean of the rows, in f64.
+/// The mean of the rows, `[width]`, accumulated in f64.
 fn mean(rows: &[f32], width: usize) -> Vec<f64> {
     let mut sum = vec![0.0; width];
     for row in rows.chunks_exact(width) {
@@ -242,7 +260,7 @@ fn mean(rows: &[f32], width: usize) -> Vec<f64> {
     sum
 }
 
-/// The activations of kept rollouts at one layer, for what can be learnt from them besides their mean.
+/// The activations of the kept rollouts at one layer, for statistics beyond the mean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeptActivations {
     layer: Layer,
@@ -270,10 +288,10 @@ impl KeptActivations {
         Ok(Self { layer, d_model, values, questions, pairs })
     }
 
-    /// Those of `means` that were kept, with the questions and pairs of instructions of `records`.
+    /// The activations of the kept rollouts in `means`, with the questions and instruction pairs of `records`.
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when a kept rollout has none.
+    /// [`Error::BadActivations`] if a kept rollout has no activations.
     pub fn new(
         means: &[RolloutMeans],
         records: &[Record],
@@ -284,24 +302,25 @@ impl KeptActivations {
         Self::read(means, pooling, layer, kept, |index| records.get(index).map(|record| record.place))
     }
 
-    /// Those under eliciting instructions; with a paired filter, row `i` is the partner of row `i` of [`neg`](Self::neg).
+    /// The activations under eliciting instructions. With a paired filter, row `i` is the partner of row `i` of
+    /// [`neg`](Self::neg).
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when there are none.
+    /// [`Error::BadActivations`] if there are none.
     pub fn pos(&self) -> Result<Activations<'_>> {
         self.side(0)
     }
 
-    /// Those under suppressing instructions.
+    /// The activations under suppressing instructions.
     ///
     /// # Errors
-    /// [`Error::BadActivations`] when there are none.
+    /// [`Error::BadActivations`] if there are none.
     pub fn neg(&self) -> Result<Activations<'_>> {
         self.side(1)
     }
 
     fn side(&self, side: usize) -> Result<Activations<'_>> {
-        Activations::new(self.layer, &self.values[side], self.d_model)?
+        Activations::of_rows(self.layer, &self.values[side], self.d_model)?
             .by_question_and_pair(&self.questions[side], &self.pairs[side])
     }
 }

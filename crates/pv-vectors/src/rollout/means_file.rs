@@ -1,5 +1,5 @@
 //! The activations of a complete run: a safetensors file with one tensor `[rollouts, d_model]` per pooling and layer,
-//! called `response_mean.0`, …, and `response_norm`, `[rollouts, layers]`.
+//! named `response_mean.0`, …, and `response_norm`, `[rollouts, layers]`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,35 +7,37 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use pv_data::{FileError, RunError, RunFolder};
+use pv_data::{Damage, FileError, RunError, RunFolder};
 use pv_hooks::Layer;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::means::{MeansTable, missing};
 use super::store::{Layout, floats};
+use crate::rollout::Precision;
 use crate::vector::Pooling;
-use crate::{Precision, Result};
+use crate::{Error, Result};
 
 pub(super) const MEANS: &str = "means.safetensors";
 const NORMS: &str = "response_norm";
-/// The only entry of the header's metadata: several would be written in an order of their own each time.
+/// The only entry of the header's metadata: several entries would be written in a varying order.
 const ROLLOUTS_HASH: &str = "rollouts_sha256";
-/// Far longer than the header of the deepest model.
+/// The limit of the header's length in bytes, far more than the deepest model needs.
 const LONGEST_HEADER: u64 = 1 << 24;
 
 /// An open file of activations.
 #[derive(Debug)]
 pub(super) struct MeansFile {
     path: PathBuf,
-    /// Reading moves the file's cursor.
+    /// Behind a mutex, since reading moves the file's cursor.
     file: Mutex<File>,
     layout: Layout,
     rollouts: usize,
-    /// Where the tensors begin.
+    /// The offset of the first tensor.
     start: u64,
 }
 
-/// The tensors in the order in which they lie: name, type, shape, and where in a rollout's activations they come from.
+/// The tensors in the order of the file: name, type, shape, and offset in a rollout's activations.
 fn tensors(layout: Layout, rollouts: usize) -> Vec<(String, Dtype, Vec<usize>, usize)> {
     let dtype = match layout.precision {
         Precision::F32 => Dtype::F32,
@@ -46,12 +48,12 @@ fn tensors(layout: Layout, rollouts: usize) -> Vec<(String, Dtype, Vec<usize>, u
         let name = format!("{}.{layer}", pooling.name());
         (name, dtype, vec![rollouts, layout.d_model], layout.offset(pooling, layer))
     });
-    // First, since its values are the widest: then all tensors begin at a multiple of their values' width.
+    // First, since its values are the widest: this aligns all tensors to the width of their values.
     let norms = (NORMS.to_owned(), Dtype::F32, vec![rollouts, layout.layers], layout.norms());
     std::iter::once(norms).chain(tables).collect()
 }
 
-fn metadata(layout: Layout, rollouts: usize, hash: &str) -> std::result::Result<Metadata, String> {
+fn metadata(layout: Layout, rollouts: usize, hash: &str) -> std::result::Result<Metadata, SafeTensorError> {
     let mut at = 0;
     let infos = tensors(layout, rollouts).into_iter().map(|(name, dtype, shape, _)| {
         let end = at + shape.iter().product::<usize>() * dtype.bitsize() / 8;
@@ -60,12 +62,12 @@ fn metadata(layout: Layout, rollouts: usize, hash: &str) -> std::result::Result<
         (name, info)
     });
     let entries = HashMap::from([(ROLLOUTS_HASH.to_owned(), hash.to_owned())]);
-    Metadata::new(Some(entries), infos.collect()).map_err(|error| error.to_string())
+    Metadata::new(Some(entries), infos.collect())
 }
 
 impl MeansFile {
-    /// Writes the file. `read` gives bytes of the activations of a rollout, from an offset on; `hash` is that of the
-    /// rollouts' records.
+    /// Writes the file. `read` reads bytes of a rollout's activations, from an offset on; `hash` is the hash of the
+    /// records.
     pub(super) fn write(
         folder: &RunFolder,
         layout: Layout,
@@ -91,16 +93,37 @@ impl MeansFile {
         Ok(written?)
     }
 
-    /// Opens the file; `None` where it does not exist. The second value is the hash of the records.
+    /// Opens the file and returns it with the hash of the records; `None` if it does not exist.
     pub(super) fn open(folder: &RunFolder, layout: Layout, rollouts: usize) -> Result<Option<(Self, String)>> {
         let path = folder.file(MEANS);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(FileError::Read { path, source }.into()),
-        };
-        let (start, hash) = check_header(&mut file, &path, layout, rollouts)?;
-        Ok(Some((Self { path, file: Mutex::new(file), layout, rollouts, start }, hash)))
+        let Some(mut file) = existing(&path)? else { return Ok(None) };
+        let header = FileHeader::read(&mut file, &path)?;
+        let hash = header.check(&path, layout, rollouts)?;
+        Ok(Some((Self { path, file: Mutex::new(file), layout, rollouts, start: header.start }, hash)))
+    }
+
+    /// The number of rollouts in a folder's file; `None` if the file is missing or damaged.
+    pub(super) fn rollouts(folder: &RunFolder) -> Result<Option<usize>> {
+        let path = folder.file(MEANS);
+        let Some(mut file) = existing(&path)? else { return Ok(None) };
+        let header = FileHeader::read(&mut file, &path).ok();
+        Ok(header.and_then(|header| header.metadata.info(NORMS)?.shape.first().copied()))
+    }
+
+    /// The activations of one rollout in the encoding of a journal's item.
+    pub(super) fn encoded(&self, rollout: usize) -> Result<Vec<u8>> {
+        let mut item = vec![0; self.layout.size()];
+        let mut at = self.start;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, dtype, shape, offset) in tensors(self.layout, self.rollouts) {
+            let row = shape[1] * dtype.bitsize() / 8;
+            let read = file
+                .seek(SeekFrom::Start(at + (rollout * row) as u64))
+                .and_then(|_| file.read_exact(&mut item[offset..offset + row]));
+            read.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
+            at += (shape[0] * row) as u64;
+        }
+        Ok(item)
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>> {
@@ -116,7 +139,7 @@ impl MeansFile {
             }
             at += length as u64;
         }
-        Err(RunError::Damaged { path: self.path.clone(), reason: format!("it has no tensor {name:?}") }.into())
+        Err(damaged(&self.path, Damage::Missing { what: format!("the tensor {name:?}") }))
     }
 
     /// These rows of a tensor.
@@ -146,34 +169,65 @@ impl MeansTable for MeansFile {
     }
 }
 
-/// Where the tensors begin, and the hash of the records, once the header is what it must be.
-fn check_header(file: &mut File, path: &Path, layout: Layout, rollouts: usize) -> Result<(u64, String)> {
-    let failed = |source| FileError::Read { path: path.to_owned(), source };
-    let damaged = |reason: String| RunError::Damaged { path: path.to_owned(), reason };
-    let total = file.metadata().map_err(failed)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|error| damaged(error.to_string()))?;
-    let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEADER.min(total) {
-        return Err(damaged(format!("its header is said to have {length} bytes")).into());
+/// A file for reading; `None` if it does not exist.
+fn existing(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::Read { path: path.to_owned(), source }.into()),
     }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(|error| damaged(error.to_string()))?;
-    let found: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
-    let hash = found.metadata().as_ref().and_then(|entries| entries.get(ROLLOUTS_HASH)).cloned();
-    let hash = hash.ok_or_else(|| damaged(format!("its header has no {ROLLOUTS_HASH}")))?;
-    let expected = metadata(layout, rollouts, &hash).map_err(damaged)?;
-    for (name, info) in expected.tensors() {
-        let parts = |info: &TensorInfo| (info.dtype, info.shape.clone(), info.data_offsets);
-        if found.info(&name).map(parts) != Some(parts(info)) {
-            return Err(
-                damaged(format!("its tensor {name:?} is not the one of this run: {:?}", found.info(&name))).into()
-            );
+}
+
+/// The header of a file, which precedes the tensors.
+struct FileHeader {
+    metadata: Metadata,
+    /// The offset of the first tensor.
+    start: u64,
+    /// The length of the file in bytes.
+    total: u64,
+}
+
+impl FileHeader {
+    fn read(file: &mut File, path: &Path) -> Result<Self> {
+        let failed = |source| FileError::Read { path: path.to_owned(), source };
+        let damaged = |damage: Damage| damaged(path, damage);
+        let total = file.metadata().map_err(failed)?.len();
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(|error| damaged(error.into()))?;
+        let length = u64::from_le_bytes(length);
+        let longest = LONGEST_HEADER.min(total);
+        if length > longest {
+            return Err(damaged(Damage::unexpected("its header's length", length, format!("at most {longest}"))));
         }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(|error| damaged(error.into()))?;
+        let invalid = |source| RunError::Json { path: path.to_owned(), source };
+        let metadata = serde_json::from_slice(&header).map_err(invalid)?;
+        Ok(Self { metadata, start: 8 + length, total })
     }
-    let start = 8 + length;
-    if total != start + expected.data_len() as u64 {
-        return Err(damaged(format!("it has {total} bytes, not {}", start + expected.data_len() as u64)).into());
+
+    /// Checks that the tensors are those of this run, and returns the hash of the records.
+    fn check(&self, path: &Path, layout: Layout, rollouts: usize) -> Result<String> {
+        let damaged = |damage: Damage| damaged(path, damage);
+        let hash = self.metadata.metadata().as_ref().and_then(|entries| entries.get(ROLLOUTS_HASH)).cloned();
+        let hash = hash.ok_or_else(|| damaged(Damage::Missing { what: format!("its header's {ROLLOUTS_HASH}") }))?;
+        let expected = metadata(layout, rollouts, &hash).map_err(|error| damaged(Damage::Content(error.into())))?;
+        for (name, info) in expected.tensors() {
+            let parts = |info: &TensorInfo| (info.dtype, info.shape.clone(), info.data_offsets);
+            let found = self.metadata.info(&name);
+            if found.map(parts) != Some(parts(info)) {
+                let (found, expected) = (format!("{found:?}"), format!("{info:?}"));
+                return Err(damaged(Damage::unexpected(format!("its tensor {name:?}"), found, expected)));
+            }
+        }
+        let length = self.start + expected.data_len() as u64;
+        if self.total != length {
+            return Err(damaged(Damage::unexpected("its length", self.total, length)));
+        }
+        Ok(hash)
     }
-    Ok((start, hash))
+}
+
+fn damaged(path: &Path, source: Damage) -> Error {
+    RunError::Damaged { path: path.to_owned(), source }.into()
 }

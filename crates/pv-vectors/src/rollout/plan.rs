@@ -1,38 +1,42 @@
-//! Which rollouts a run consists of.
+//! The plan of a run: its rollouts, with their prompts and seeds.
 
-use pv_judge::{Polarity, TraitSpec};
+use pv_judge::TraitSpec;
+use pv_judge::traits::Polarity;
 use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::{ContrastError, SettingError};
+use crate::place::{Place, question_id};
 
-/// In which precision activations are kept on disk. They are summed in f32 whatever this says.
+/// The precision of activations on disk. Sums are computed in f32 in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// 4 bytes a value.
+    /// 4 bytes per value.
     #[default]
     F32,
-    /// 2 bytes a value, with 11 significant bits. Values beyond 65504 are refused.
+    /// 2 bytes per value, with 11 significant bits. Values beyond 65504 are refused.
     F16,
 }
 
-/// How rollouts are generated. The defaults are the paper's.
+/// Options of rollouts. The defaults are the paper's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RolloutOptions {
-    /// How many answers to each question under each instruction.
+    /// The number of answers to each question under each instruction.
     pub per_prompt: usize,
-    /// The most tokens of an answer.
+    /// The maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// How tokens are chosen.
+    /// The sampling of tokens.
     pub sampling: Sampling,
-    /// The most answers that are generated together. It is no part of what a run is: a run may go on with another.
+    /// The maximum number of answers that are generated together. It does not identify the run: a run can resume with
+    /// another batch size.
     pub batch_size: usize,
-    /// What the seeds of all answers are derived from.
+    /// The seed from which the seeds of all answers are derived.
     pub seed: u64,
-    /// In which precision activations are kept.
+    /// The precision of activations on disk.
     pub precision: Precision,
     /// How prompts are rendered.
     #[serde(skip_serializing_if = "RenderOptions::is_default")]
@@ -53,37 +57,12 @@ impl Default for RolloutOptions {
     }
 }
 
-/// Which rollout: a question, an instruction, and the number of the answer. Ordered as a plan is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
-    /// The question's index.
-    pub question: usize,
-    /// The index of the pair of instructions.
-    pub pair: usize,
-    /// Which of the two.
-    pub polarity: Polarity,
-    /// The answer's number.
-    pub rollout: usize,
-}
-
-impl Place {
-    /// The place of the rollout that this one is paired with: the same under the opposite instruction.
-    #[must_use]
-    pub fn partner(self) -> Self {
-        let polarity = match self.polarity {
-            Polarity::Pos => Polarity::Neg,
-            Polarity::Neg => Polarity::Pos,
-        };
-        Self { polarity, ..self }
-    }
-}
-
 /// The rollouts of a trait: every question under every instruction, `per_prompt` times.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub(crate) trait_name: String,
     pub(crate) questions: Vec<String>,
-    /// Per pair, the eliciting and the suppressing system prompt.
+    /// The eliciting and the suppressing system prompt of each pair.
     pub(crate) systems: Vec<[String; 2]>,
     pub(crate) options: RolloutOptions,
 }
@@ -92,8 +71,8 @@ impl Plan {
     /// The plan for a trait's extraction questions.
     ///
     /// # Errors
-    /// [`Error::BadContrast`] for a trait without pairs or questions, [`Error::BadSetting`] for options that ask for
-    /// nothing.
+    /// [`Error::BadContrast`](crate::Error::BadContrast) for a trait without instruction pairs or questions, [`Error::Setting`](crate::Error::Setting) for options that
+    /// give no rollouts.
     pub fn new(spec: &TraitSpec, options: RolloutOptions) -> Result<Self> {
         let prompts = |pair| Some([spec.system_prompt(pair, Polarity::Pos)?, spec.system_prompt(pair, Polarity::Neg)?]);
         let systems = (0..spec.instruction.len()).filter_map(prompts).collect();
@@ -103,32 +82,39 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Objects to what asks for nothing.
+    /// Refuses options that give no rollouts.
     pub(crate) fn check(&self) -> Result<()> {
-        let bad = |reason: &str| Err(Error::BadContrast { reason: reason.to_owned() });
         if self.systems.is_empty() {
-            return bad("there is no pair of instructions");
+            return Err(ContrastError::NoPairs.into());
         }
-        if self.questions.is_empty() {
-            return bad("there is no question");
-        }
-        if self.questions.iter().any(|question| question.trim().is_empty()) {
-            return bad("a question is empty");
-        }
+        check_questions(&self.questions)?;
         if self.trait_name.is_empty() {
-            return bad("the trait has no name");
+            return Err(ContrastError::NoName.into());
         }
         let RolloutOptions { per_prompt, max_new_tokens, batch_size, .. } = self.options;
         for (name, value) in
             [("per_prompt", per_prompt), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)]
         {
             if value == 0 {
-                return Err(Error::BadSetting { reason: format!("{name} is 0") });
+                return Err(SettingError::Zero { name }.into());
             }
         }
         let prompts = self.questions.len().saturating_mul(self.systems.len()).saturating_mul(2);
         pv_model::Request::count(prompts, per_prompt)?;
         Ok(())
+    }
+
+    /// Whether this plan extends a smaller one: with more answers to each prompt, or with more questions or instruction
+    /// pairs after those of the smaller one. Seeds belong to places, so the rollouts of the smaller plan are the same
+    /// in both.
+    pub(crate) fn grows_from(&self, smaller: &Self) -> bool {
+        let same = |options: &RolloutOptions| RolloutOptions { per_prompt: 0, batch_size: 0, ..options.clone() };
+        self.trait_name == smaller.trait_name
+            && same(&self.options) == same(&smaller.options)
+            && self.questions.starts_with(&smaller.questions)
+            && self.systems.starts_with(&smaller.systems)
+            && self.options.per_prompt >= smaller.options.per_prompt
+            && self.len() > smaller.len()
     }
 
     /// The trait's name.
@@ -141,13 +127,13 @@ impl Plan {
         &self.options
     }
 
-    /// How many rollouts there are.
+    /// The number of rollouts.
     #[allow(clippy::len_without_is_empty, reason = "there is always a rollout")]
     pub fn len(&self) -> usize {
         self.questions.len() * self.systems.len() * 2 * self.options.per_prompt
     }
 
-    /// The place of the rollout with this index; all rollouts of a prompt follow one another.
+    /// The place of the rollout with this index. All rollouts of a prompt are consecutive.
     pub fn place(&self, index: usize) -> Place {
         let (prompt, rollout) = (index / self.options.per_prompt, index % self.options.per_prompt);
         let polarity = if prompt.is_multiple_of(2) { Polarity::Pos } else { Polarity::Neg };
@@ -155,7 +141,7 @@ impl Plan {
         Place { question, pair, polarity, rollout }
     }
 
-    /// The index of the rollout at a place; `None` for a place outside of the plan.
+    /// The index of the rollout at a place; `None` for a place outside the plan.
     pub fn index(&self, place: Place) -> Option<usize> {
         let Place { question, pair, polarity, rollout } = place;
         let (pairs, n) = (self.systems.len(), self.options.per_prompt);
@@ -163,24 +149,24 @@ impl Plan {
         inside.then(|| ((question * pairs + pair) * 2 + polarity as usize) * n + rollout)
     }
 
-    /// The text of a place's question; `None` for a place outside of the plan.
+    /// The text of a place's question; `None` for a place outside the plan.
     pub fn question(&self, place: Place) -> Option<&str> {
         self.questions.get(place.question).map(String::as_str)
     }
 
-    /// The system prompt of a place; `None` for a place outside of the plan.
+    /// The system prompt of a place; `None` for a place outside the plan.
     pub fn system(&self, place: Place) -> Option<&str> {
         self.systems.get(place.pair).map(|pair| pair[place.polarity as usize].as_str())
     }
 
-    /// The id of a place, as in the original's files: `{trait}_{question}_{pos|neg}_{pair}`. All rollouts of a prompt
-    /// share it.
+    /// The id of a place, as in the files of the original code: `{trait}_{question}_{pos|neg}_{pair}`. All rollouts of
+    /// a prompt share it.
     pub fn id(&self, place: Place) -> String {
         question_id(&self.trait_name, place)
     }
 
-    /// The seed of a rollout. It depends on the run's seed and the place alone, so that neither the order nor the number
-    /// of other rollouts changes it.
+    /// The seed of a rollout. It depends only on the run's seed and the place, not on the order or number of other
+    /// rollouts.
     pub fn seed(&self, place: Place) -> u64 {
         let Place { question, pair, polarity, rollout } = place;
         let parts = [self.options.seed, question as u64, pair as u64, polarity as u64, rollout as u64];
@@ -189,21 +175,21 @@ impl Plan {
     }
 }
 
-pub(crate) fn question_id(trait_name: &str, place: Place) -> String {
-    format!("{trait_name}_{}_{}_{}", place.question, side(place.polarity), place.pair)
-}
-
-/// The name of a polarity in ids.
-pub(crate) fn side(polarity: Polarity) -> &'static str {
-    match polarity {
-        Polarity::Pos => "pos",
-        Polarity::Neg => "neg",
+/// Refuses an empty list of questions, and questions without text.
+pub(crate) fn check_questions(questions: &[String]) -> Result<(), ContrastError> {
+    if questions.is_empty() {
+        return Err(ContrastError::NoQuestions);
+    }
+    match questions.iter().position(|question| question.trim().is_empty()) {
+        Some(index) => Err(ContrastError::EmptyQuestion { index }),
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use pv_judge::InstructionPair;
     use std::collections::BTreeSet;
 
@@ -260,7 +246,7 @@ mod tests {
         let refused = |change: fn(&mut TraitSpec)| {
             let mut spec = spec();
             change(&mut spec);
-            matches!(Plan::new(&spec, RolloutOptions::default()), Err(Error::BadContrast { .. }))
+            matches!(Plan::new(&spec, RolloutOptions::default()), Err(Error::BadContrast(_)))
         };
         assert!(refused(|spec| spec.instruction.clear()));
         assert!(refused(|spec| spec.extraction.clear()));
@@ -271,7 +257,7 @@ mod tests {
             RolloutOptions { max_new_tokens: 0, ..RolloutOptions::default() },
             RolloutOptions { batch_size: 0, ..RolloutOptions::default() },
         ] {
-            assert!(matches!(Plan::new(&spec(), options), Err(Error::BadSetting { .. })));
+            assert!(matches!(Plan::new(&spec(), options), Err(Error::Setting(_))));
         }
     }
 }

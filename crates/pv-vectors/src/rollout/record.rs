@@ -1,11 +1,13 @@
-//! One rollout: what was asked and what was answered.
+//! One rollout: prompt and answer.
 
-use pv_model::{CausalLm, FinishReason, Tokenizer};
+use pv_model::generate::FinishReason;
+use pv_model::{CausalLm, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use crate::{Place, Result};
+use crate::Result;
+use crate::rollout::Place;
 
-/// A rollout: what was asked, how it was rendered, what was answered.
+/// A rollout: the question, the rendered prompt and the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// `{trait}_{question}_{pos|neg}_{pair}`; all rollouts of a prompt share it.
@@ -14,15 +16,15 @@ pub struct Record {
     pub place: Place,
     /// The question.
     pub question: String,
-    /// The prompt as the chat template rendered it, the head of the answer's turn included.
+    /// The prompt as the chat template rendered it, with the header of the answer's turn.
     pub prompt: String,
     /// The answer's text.
     pub answer: String,
-    /// The answer's own tokens, without what ends its turn.
+    /// The answer's own tokens, without the end-of-turn token.
     pub tokens: Vec<u32>,
-    /// The seed that it was sampled with; `None` when it comes from elsewhere.
+    /// The seed of its sampling; `None` if it comes from a file of another tool.
     pub seed: Option<u64>,
-    /// Why it ended; `None` when it comes from elsewhere.
+    /// Why generation stopped; `None` if it comes from a file of another tool.
     pub finish: Option<FinishReason>,
 }
 
@@ -38,11 +40,11 @@ impl Record {
     }
 }
 
-/// The tokens of an answer that is known as text only.
+/// The tokens of an answer of which only the text is known.
 ///
-/// Prompt and answer are encoded in one piece, as the original does, and what follows the prompt's tokens is the answer's.
-/// Where a token would lie across the border the answer is encoded by itself, since a model never sees such a token
-/// when it answers.
+/// Prompt and answer are encoded together, as in the original code, and the tokens after the prompt's are the answer's.
+/// If a token would span the boundary, the answer is encoded alone, since a model never sees such a token when it
+/// answers.
 pub(crate) fn answer_ids(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Vec<u32>> {
     let head = tokenizer.encode_rendered(prompt)?;
     let whole = tokenizer.encode_rendered(&format!("{prompt}{answer}"))?;

@@ -1,76 +1,145 @@
-//! Verdicts on a run's rollouts, kept as they are reached.
+//! Verdicts on a run's rollouts, saved as they are reached.
+//!
+//! A verdict is identified by the rollout's place, the rubric with its template, and the judge. Several judges may
+//! score the same rollouts: their verdicts share one file and are never replaced or mixed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::ops::ControlFlow;
 
-use pv_data::{Journal, RunError, RunFolder};
-use pv_judge::{Answered, Judge, Rubric, Verdict, VerdictCounts, judge_each};
+use pv_data::{Journal, RunFolder};
+use pv_judge::judge::{Answered, judge_each};
+use pv_judge::score::VerdictCounts;
+use pv_judge::{Judge, Rubric, Verdict};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Plan, Record};
-use crate::{Error, Progress, Result};
+use super::{Place, Plan, Record};
+use crate::error::RunPart;
+use crate::judged_answers::VerdictSource as Source;
+use crate::progress::Progress;
+use crate::{Error, Result};
 
 pub(super) const SCORES: &str = "scores.jsonl";
 
 /// A line of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Line {
-    /// The rollout's index in the plan.
-    index: usize,
+    /// The rollout's place. Earlier versions wrote its index in the plan instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
     rubric: String,
     judge: String,
-    /// What tells the rubric's template from others.
+    /// A hash of the rubric's template.
     template: String,
     verdict: Verdict,
+}
+
+impl Line {
+    /// The line with its place, if the place is in the plan.
+    fn placed(self, plan: &Plan) -> Option<(Place, Self)> {
+        let place =
+            self.place.or_else(|| self.index.filter(|&index| index < plan.len()).map(|index| plan.place(index)));
+        let place = place.filter(|&place| plan.index(place).is_some())?;
+        Some((place, Self { place: Some(place), index: None, ..self }))
+    }
 }
 
 /// The verdicts of a run.
 #[derive(Debug)]
 pub(super) struct Scores {
     file: Journal,
-    /// By rubric and rollout.
-    found: BTreeMap<(String, usize), Line>,
+    found: BTreeMap<Source, BTreeMap<Place, Verdict>>,
+    /// The selected source of each rubric, if one was selected.
+    chosen: BTreeMap<String, Source>,
 }
 
 impl Scores {
     pub(super) fn open(folder: &RunFolder, plan: &Plan) -> Result<Self> {
-        let mut found = BTreeMap::new();
-        let file = Journal::open_json(folder, SCORES, |line: Line| {
-            let known = line.index < plan.len();
-            if known {
-                found.entry((line.rubric.clone(), line.index)).or_insert(line);
-            }
+        let mut lines = Vec::new();
+        let mut earlier = false;
+        let mut file = Journal::open_json(folder, SCORES, |line: Line| {
+            earlier |= line.place.is_none();
+            let placed = line.placed(plan);
+            let known = placed.is_some();
+            lines.extend(placed);
             known
         })?;
-        Ok(Self { file, found })
+        if earlier {
+            // An index is valid for this plan only, and a run can be extended.
+            folder.write(SCORES, |file| {
+                lines.iter().try_for_each(|(_, line)| {
+                    serde_json::to_writer(&mut *file, line)?;
+                    file.write_all(b"\n")
+                })
+            })?;
+            file = Journal::open_json(folder, SCORES, |_: Line| true)?;
+        }
+        let mut scores = Self { file, found: BTreeMap::new(), chosen: BTreeMap::new() };
+        lines.into_iter().for_each(|(place, line)| scores.take(place, line));
+        Ok(scores)
     }
 
-    pub(super) fn get(&self, rubric: &str, index: usize) -> Option<&Verdict> {
-        self.found.get(&(rubric.to_owned(), index)).map(|line| &line.verdict)
+    fn take(&mut self, place: Place, Line { rubric, judge, template, verdict, .. }: Line) {
+        self.found.entry(Source { rubric, judge, template }).or_default().entry(place).or_insert(verdict);
     }
 
-    /// Who judged by a rubric, where anybody did.
+    /// The source that is used for a rubric: the selected one, or the only one.
+    fn source(&self, rubric: &str) -> Option<&Source> {
+        self.chosen.get(rubric).or_else(|| {
+            let mut sources = self.found.keys().filter(|source| source.rubric == rubric);
+            sources.next().filter(|_| sources.next().is_none())
+        })
+    }
+
+    /// Refuses a rubric with several sources if none is selected.
+    pub(super) fn check(&self, rubric: &str) -> Result<()> {
+        let judges: BTreeSet<&str> = self.judges(rubric).collect();
+        match self.source(rubric) {
+            None if !judges.is_empty() => {
+                let judges = judges.into_iter().map(str::to_owned).collect();
+                Err(Error::SeveralJudges { rubric: rubric.to_owned(), judges })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn get(&self, rubric: &str, place: Place) -> Option<&Verdict> {
+        self.found.get(self.source(rubric)?)?.get(&place)
+    }
+
+    /// The judge whose verdicts by a rubric are used.
     pub(super) fn judge(&self, rubric: &str) -> Option<&str> {
-        self.of(rubric).next().map(|line| line.judge.as_str())
+        self.source(rubric).map(|source| source.judge.as_str())
     }
 
-    /// How the verdicts by all rubrics were got.
+    /// The judges that have scored by a rubric.
+    pub(super) fn judges(&self, rubric: &str) -> impl Iterator<Item = &str> {
+        self.found.keys().filter(move |source| source.rubric == rubric).map(|source| source.judge.as_str())
+    }
+
+    /// Selects a judge for every rubric that it has scored with exactly one template.
+    pub(super) fn choose(&mut self, judge: &str) -> bool {
+        let sources: Vec<Source> = self.found.keys().filter(|source| source.judge == judge).cloned().collect();
+        for source in &sources {
+            let one = sources.iter().filter(|other| other.rubric == source.rubric).count() == 1;
+            match one {
+                true => _ = self.chosen.insert(source.rubric.clone(), source.clone()),
+                false => _ = self.chosen.remove(&source.rubric),
+            }
+        }
+        !sources.is_empty()
+    }
+
+    /// The counts of the verdicts in use, over all rubrics.
     pub(super) fn counts(&self) -> VerdictCounts {
-        self.found.values().map(|line| &line.verdict).collect()
+        let rubrics: BTreeSet<&str> = self.found.keys().map(|source| source.rubric.as_str()).collect();
+        let sources = rubrics.into_iter().filter_map(|rubric| self.source(rubric));
+        sources.filter_map(|source| self.found.get(source)).flat_map(BTreeMap::values).collect()
     }
 
-    fn of(&self, rubric: &str) -> impl Iterator<Item = &Line> {
-        self.found.range((rubric.to_owned(), 0)..=(rubric.to_owned(), usize::MAX)).map(|(_, line)| line)
-    }
-
-    fn keep(&mut self, line: &Line) -> Result<()> {
-        let line = self.file.append_json(line)?;
-        self.found.insert((line.rubric.clone(), line.index), line);
-        Ok(())
-    }
-
-    /// Asks the judge for the verdicts that are missing. Answers without tokens are not judged.
+    /// Requests the missing verdicts and selects the judge. Empty answers are not judged.
     pub(super) fn fill(
         &mut self,
         folder: &RunFolder,
@@ -81,12 +150,12 @@ impl Scores {
     ) -> Result<()> {
         let name = judge.name();
         for rubric in rubrics {
-            self.check_same(folder, rubric, &name)?;
+            self.chosen.insert(rubric.name.clone(), Source::new(&name, rubric));
         }
         // Answers that lack the same verdicts are judged together.
         let mut groups: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
-        for (index, _) in records.iter().enumerate().filter(|(_, record)| !record.is_empty()) {
-            let lacking = |rubric: &usize| self.get(&rubrics[*rubric].name, index).is_none();
+        for (index, record) in records.iter().enumerate().filter(|(_, record)| !record.is_empty()) {
+            let lacking = |rubric: &usize| self.get(&rubrics[*rubric].name, record.place).is_none();
             groups.entry((0..rubrics.len()).filter(lacking).collect()).or_default().push(index);
         }
         let total = rubrics.len() * groups.values().map(Vec::len).sum::<usize>();
@@ -99,52 +168,31 @@ impl Scores {
             let answered: Vec<Answered<'_>> =
                 answered.map(|record| Answered { question: &record.question, answer: &record.answer }).collect();
             let saved = asked.iter().map(|rubric| {
-                let verdicts = self.of(&rubric.name).map(|line| &line.verdict);
-                verdicts.collect::<VerdictCounts>().mode()
+                let verdicts = self.source(&rubric.name).and_then(|source| self.found.get(source));
+                verdicts.into_iter().flat_map(BTreeMap::values).collect::<VerdictCounts>().mode()
             });
             let saved: Vec<_> = saved.collect();
             judge_each(judge, &asked, &answered, &saved, |answer, rubric, verdict| {
-                let (index, rubric) = (answers[answer], &asked[rubric]);
-                if self.get(&rubric.name, index).is_some() {
+                let (place, rubric) = (records[answers[answer]].place, &asked[rubric]);
+                if self.get(&rubric.name, place).is_some() {
                     return Ok(());
                 }
-                let (judge, template) = (name.clone(), hash(&rubric.template));
-                self.keep(&Line { index, rubric: rubric.name.clone(), judge, template, verdict })?;
+                let Source { rubric, judge, template } = Source::new(&name, rubric);
+                let line = Line { place: Some(place), index: None, rubric, judge, template, verdict };
+                let line = self.file.append_json(&line)?;
+                self.take(place, line);
                 done += 1;
                 let broken = on_progress(Progress::Judging { done, total }).is_break();
                 if broken { Err(Error::Cancelled) } else { Ok(()) }
             })?;
         }
         if done < total {
-            let what = format!("verdicts of {name}");
-            return Err(Error::IncompleteRun { path: folder.path().to_owned(), what, done, total });
+            let part = RunPart::VerdictsOf { judge: name };
+            return Err(Error::IncompleteRun { path: folder.path().to_owned(), part, done, total });
         }
-        // At the end of every call, since the one that reached the last verdict may have been killed before it came to this.
-        Ok(self.file.sort(|line: &Line| (line.rubric.clone(), line.index))?)
+        // After every call, since the call that reached the last verdict may have been killed before this step.
+        Ok(self
+            .file
+            .sort(|line: &Line| (line.rubric.clone(), line.judge.clone(), line.template.clone(), line.place))?)
     }
-
-    /// Refuses a judge or a rubric that is not the one of the verdicts that are there: they would not be comparable.
-    fn check_same(&self, folder: &RunFolder, rubric: &Rubric, judge: &str) -> Result<()> {
-        let template = hash(&rubric.template);
-        for line in self.of(&rubric.name) {
-            for (what, saved, given) in
-                [("judge", line.judge.as_str(), judge), ("rubric's template", &line.template, &template)]
-            {
-                if saved != given {
-                    return Err(RunError::OtherRun {
-                        path: folder.path().to_owned(),
-                        what: format!("{what} for {:?}", rubric.name),
-                        saved: saved.to_owned(),
-                        given: given.to_owned(),
-                    }
-                    .into());
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn hash(template: &str) -> String {
-    hex::encode(&Sha256::digest(template)[..8])
 }

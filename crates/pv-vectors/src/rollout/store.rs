@@ -1,11 +1,13 @@
-//! How the activations of one rollout lie in a file.
+//! The layout of one rollout's activations in a file.
 
 use half::f16;
 use pv_hooks::Layer;
 
 use super::RolloutMeans;
+use crate::Result;
+use crate::error::SettingError;
+use crate::rollout::Precision;
 use crate::vector::Pooling;
-use crate::{Error, Precision, Result};
 
 /// The shape of a rollout's activations on disk: `[poolings, layers, d_model]` in the run's precision, then the norms,
 /// `[layers]`, in f32.
@@ -17,7 +19,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Bytes of a value.
+    /// The width of a value in bytes.
     pub(super) fn width(self) -> usize {
         match self.precision {
             Precision::F32 => 4,
@@ -25,22 +27,22 @@ impl Layout {
         }
     }
 
-    /// Bytes of one row.
+    /// The length of a row in bytes.
     pub(super) fn row(self) -> usize {
         self.d_model * self.width()
     }
 
-    /// Where a row begins.
+    /// The offset of a row in bytes.
     pub(super) fn offset(self, pooling: Pooling, layer: usize) -> usize {
         (pooling as usize * self.layers + layer) * self.row()
     }
 
-    /// Where the norms begin.
+    /// The offset of the norms in bytes.
     pub(super) fn norms(self) -> usize {
         Pooling::ALL.len() * self.layers * self.row()
     }
 
-    /// Bytes of all of it.
+    /// The total size in bytes.
     pub(super) fn size(self) -> usize {
         self.norms() + self.layers * 4
     }
@@ -54,8 +56,7 @@ impl Layout {
                     let small = f16::from_f32(value);
                     if !small.is_finite() {
                         let layer = Layer::hidden_state(at / self.d_model % self.layers);
-                        let reason = format!("precision f16 cannot hold the activation {value} at {layer}; take f32");
-                        return Err(Error::BadSetting { reason });
+                        return Err(SettingError::BeyondF16 { value, layer }.into());
                     }
                     bytes.extend(small.to_le_bytes());
                 }
@@ -65,7 +66,7 @@ impl Layout {
         Ok(bytes)
     }
 
-    /// The values of rows.
+    /// Decodes the values of rows.
     pub(super) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self.precision {
             Precision::F32 => floats(bytes),

@@ -1,9 +1,10 @@
 use pv_hooks::Layer;
+use pv_statistics::bootstrap::random;
 use rand::RngExt;
 use serde_json::Value;
 
 use super::*;
-use crate::mean_difference;
+use crate::activations::mean_difference;
 
 pub(crate) fn reference() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/statistics.json");
@@ -20,13 +21,18 @@ pub(crate) fn cases(reference: &Value, name: &str) -> Vec<Value> {
     cases
 }
 
+fn bootstrap(resamples: usize, level: f64, seed: u64) -> BootstrapOptions {
+    BootstrapOptions { resamples, level, seed }
+}
+
 /// A standard normal number.
 fn normal(random: &mut impl rand::Rng) -> f64 {
     let (u, v): (f64, f64) = (random.random(), random.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
-/// Clouds around ±gap/2 along the first axis, with deviations of one; each question moves its answers by `question`.
+/// Clouds around ±gap/2 along the first axis, with a standard deviation of one. Each question shifts its answers
+/// randomly, with a standard deviation of `question`.
 pub(crate) struct Clouds {
     pos: Vec<f32>,
     neg: Vec<f32>,
@@ -49,7 +55,7 @@ impl Clouds {
             }
             values
         };
-        let mut shifts = crate::activations::random(seed, 1);
+        let mut shifts = pv_statistics::bootstrap::random(seed, 1);
         let mut draw = || -> Vec<f64> { (0..questions * d).map(|_| question * normal(&mut shifts)).collect() };
         let (p, n) = (draw(), draw());
         let pos = side(1.0, &mut |q, i| p[q * d + i]);
@@ -59,7 +65,7 @@ impl Clouds {
     }
 
     pub(crate) fn sides(&self) -> (Activations<'_>, Activations<'_>) {
-        let side = |values| Activations::new(Layer::hidden_state(3), values, self.d).expect("rows");
+        let side = |values| Activations::of_rows(Layer::hidden_state(3), values, self.d).expect("rows");
         (side(&self.pos), side(&self.neg))
     }
 
@@ -70,72 +76,77 @@ impl Clouds {
 }
 
 #[test]
-fn auc_is_scikit_learns_with_ties() {
-    let reference = reference();
-    for case in cases(&reference, "auc") {
-        let ours = roc_auc(&floats(&case["pos"]), &floats(&case["neg"])).expect("two sides");
-        let auc = case["auc"].as_f64().expect("a number");
-        assert!((ours - auc).abs() < 1e-12, "{ours} against {auc}");
-    }
-    assert_eq!(roc_auc(&[f64::INFINITY], &[f64::NEG_INFINITY]), Some(1.0));
-    for (pos, neg) in [(&[][..], &[1.0][..]), (&[1.0], &[]), (&[f64::NAN], &[1.0]), (&[1.0], &[1.0, f64::NAN])] {
-        assert_eq!(roc_auc(pos, neg), None);
-    }
-}
-
-proptest::proptest! {
-    #[test]
-    fn auc_counts_pairs(
-        pos in proptest::collection::vec(-3i8..3, 1..20),
-        neg in proptest::collection::vec(-3i8..3, 1..20),
-    ) {
-        let [pos, neg] = [pos, neg].map(|side| side.into_iter().map(f64::from).collect::<Vec<_>>());
-        let pairs = pos.iter().flat_map(|p| neg.iter().map(move |n| (p, n)));
-        let score: f64 = pairs.map(|(p, n)| if p > n { 1.0 } else if p == n { 0.5 } else { 0.0 }).sum();
-        let expected = score / (pos.len() * neg.len()) as f64;
-        proptest::prop_assert!((roc_auc(&pos, &neg).expect("two sides") - expected).abs() < 1e-12);
-        let other = roc_auc(&neg, &pos).expect("two sides");
-        proptest::prop_assert!((other - (1.0 - expected)).abs() < 1e-12);
-    }
-}
-
-#[test]
-fn effect_sizes_are_scipys() {
-    for case in cases(&reference(), "effect") {
-        let ours = cohens_d(&floats(&case["pos"]), &floats(&case["neg"])).expect("a variance");
-        assert!((ours - case["d"].as_f64().expect("a number")).abs() < 1e-12);
-    }
-    assert_eq!(cohens_d(&[1.0], &[1.0, 2.0]), None);
-    assert_eq!(cohens_d(&[1.0, 1.0], &[2.0, 2.0]), None);
-    assert_eq!(cohens_d(&[1.0, f64::NAN], &[2.0, 3.0]), None);
-}
-
-#[test]
 fn the_fixed_interval_is_the_normal_one() {
-    // Along a long direction among few dimensions, the gap is a difference of two means: its variance is 1/n + 1/m.
+    // Along a long direction in few dimensions, the gap is a difference of two means: its variance is 1/n + 1/m.
     let clouds = Clouds::new(1500, 1, 4, 6.0, 0.0, 1);
     let (pos, neg) = clouds.sides();
-    let gap = bootstrap_gap(&pos, &neg, 4000, 0.95, 7).expect("a bootstrap");
+    let gap = bootstrap_gap(&pos, &neg, &bootstrap(4000, 0.95, 7)).expect("a bootstrap");
     let half = 1.959964 * (2.0f64 / 1500.0).sqrt();
     assert!((gap.gap - 6.0).abs() < 2.0 * half, "{gap:?}");
     for (end, expected) in [(gap.fixed.low, gap.gap - half), (gap.fixed.high, gap.gap + half)] {
         assert!((end - expected).abs() < 0.12 * half, "{gap:?}: {end} against {expected}");
     }
-    // Left out is a part q = e^-1 of the rows, drawn without replacement: their mean has (1 − q)/q times the variance.
+    // A fraction q = e^-1 of the rows is left out, without replacement: their mean has (1 − q)/q times the variance.
     let width = gap.held_out_interval.high - gap.held_out_interval.low;
     let expected = 2.0 * half * (std::f64::consts::E - 1.0).sqrt();
     assert!((width / expected - 1.0).abs() < 0.08, "{gap:?}: {width} against {expected}");
     assert!((gap.held_out - gap.gap).abs() < 0.1 * half, "{gap:?}");
 }
 
+/// Compares with resamples that are built row by row, by the definition: the same draws, with questions repeated as
+/// often as they were drawn.
+#[test]
+fn the_gap_is_that_of_resampled_rows() {
+    let clouds = Clouds::new(6, 3, 4, 2.0, 0.7, 8);
+    let (pos, neg) = clouds.by_question();
+    let options = bootstrap(200, 0.9, 21);
+    let found = bootstrap_gap(&pos, &neg, &options).expect("a bootstrap");
+    let difference = |weight: &dyn Fn(usize) -> usize| -> Vec<f64> {
+        let mean = |values: &[f32]| -> Vec<f64> {
+            let rows = values.chunks(4).enumerate().flat_map(|(row, values)| vec![values; weight(row / 3)]);
+            let rows: Vec<&[f32]> = rows.collect();
+            (0..4).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / rows.len() as f64).collect()
+        };
+        mean(&clouds.pos).iter().zip(mean(&clouds.neg)).map(|(p, n)| p - n).collect()
+    };
+    let all = difference(&|_| 1);
+    let norm = |v: &[f64]| dot(v, v).sqrt();
+    let (mut fixed, mut held_out) = (Vec::new(), Vec::new());
+    for stream in 0..200 {
+        let mut random = pv_statistics::bootstrap::random(21, stream);
+        let drawn = loop {
+            let mut times = [0; 6];
+            (0..6).for_each(|_| times[random.random_range(0..6)] += 1);
+            // With six questions, a draw may leave none out.
+            if times.contains(&0) {
+                break times;
+            }
+        };
+        let (inside, outside) = (difference(&|q| drawn[q]), difference(&|q| usize::from(drawn[q] == 0)));
+        fixed.push(dot(&inside, &all) / norm(&all));
+        held_out.push(dot(&outside, &inside) / norm(&inside));
+    }
+    let ends = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        [0.05, 0.95].map(|share| pv_statistics::intervals::quantile(&values, share).expect("values"))
+    };
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} and {b}");
+    close(found.gap, norm(&all));
+    close(found.held_out, held_out.iter().sum::<f64>() / 200.0);
+    for (interval, ends) in [(found.fixed, ends(fixed)), (found.held_out_interval, ends(held_out))] {
+        close(interval.low, ends[0]);
+        close(interval.high, ends[1]);
+    }
+}
+
 #[test]
 fn questions_widen_the_interval() {
     let clouds = Clouds::new(40, 10, 4, 6.0, 1.0, 2);
     let width = |(pos, neg): (Activations<'_>, Activations<'_>)| {
-        let Interval { low, high } = bootstrap_gap(&pos, &neg, 2000, 0.95, 7).expect("a bootstrap").fixed;
+        let Interval { low, high } = bootstrap_gap(&pos, &neg, &bootstrap(2000, 0.95, 7)).expect("a bootstrap").fixed;
         high - low
     };
-    // The mean of 40 questions with deviation 1, of 10 answers each with deviation 1.
+    // The mean of 40 questions with standard deviation 1, of 10 answers each with standard deviation 1.
     let expected = 2.0 * 1.96 * (2.0 * (1.0 + 0.1) / 40.0f64).sqrt();
     let (by_question, by_rollout) = (width(clouds.by_question()), width(clouds.sides()));
     assert!((by_question / expected - 1.0).abs() < 0.25, "{by_question} against {expected}");
@@ -166,7 +177,7 @@ fn a_planted_direction_is_found_again() {
     assert!(found.split_half.mean > 0.9 && found.split_half.least <= found.split_half.mean, "{found:?}");
     assert!(found.gap.held_out_interval.contains(8.0) && found.gap.held_out < found.gap.gap, "{found:?}");
     assert!(found.held_out_auc > 0.999 && found.held_out_cohens_d > 5.0, "{found:?}");
-    // Split halves: each half's vector is gap·e₁ and noise of variance σ² in each dimension.
+    // Split halves: each half's vector is gap·e₁ plus noise of variance σ² in each dimension.
     let variance: f64 = 2.0 * (0.3f64.powi(2) + 0.25) / 15.0;
     let expected = 64.0 / (64.0 + 60.0 * variance);
     assert!((found.split_half.mean - expected).abs() < 0.03, "{found:?} against {expected}");
@@ -191,7 +202,7 @@ fn held_out_projections_are_those_of_the_other_folds() {
                 .collect()
         };
         let (a, b) = (others(&clouds.pos), others(&clouds.neg));
-        let side = |values| Activations::new(Layer::hidden_state(3), values, 5).expect("rows");
+        let side = |values| Activations::of_rows(Layer::hidden_state(3), values, 5).expect("rows");
         let unit = mean_difference(&side(&a), &side(&b)).and_then(|v| v.unit()).expect("a direction");
         for row in 2 * question..2 * question + 2 {
             for (found, values) in [(p[row], &clouds.pos), (n[row], &clouds.neg)] {
@@ -224,20 +235,20 @@ fn what_cannot_be_measured_is_refused() {
     let layer = Layer::hidden_state(1);
     for (values, d) in [(&[][..], 2), (&[1.0, 2.0, 3.0], 2), (&[1.0], 0), (&[1.0, f32::NAN], 2), (&[f32::INFINITY], 1)]
     {
-        let error = Activations::new(layer, values, d).expect_err("refused");
-        assert!(matches!(error, Error::BadActivations { .. }), "{error}");
+        let error = Activations::of_rows(layer, values, d).expect_err("refused");
+        assert!(matches!(error, Error::BadActivations(_)), "{error}");
     }
-    let rows = |values| Activations::new(layer, values, 2).expect("rows");
+    let rows = |values| Activations::of_rows(layer, values, 2).expect("rows");
     let (a, b) = (rows(&[1.0, 2.0, 3.0, 4.0]), rows(&[0.0, 2.0, 3.0, 1.0]));
-    assert!(matches!(a.by_question(&[1]), Err(Error::BadActivations { .. })));
-    let elsewhere = Activations::new(Layer::hidden_state(2), &[1.0, 2.0], 2).expect("rows");
-    let narrow = Activations::new(layer, &[1.0, 2.0], 1).expect("rows");
+    assert!(matches!(a.by_question(&[1]), Err(Error::BadActivations(_))));
+    let elsewhere = Activations::of_rows(Layer::hidden_state(2), &[1.0, 2.0], 2).expect("rows");
+    let narrow = Activations::of_rows(layer, &[1.0, 2.0], 1).expect("rows");
     let known = b.by_question(&[1, 2]).expect("one per row");
     let options = StabilityOptions::default();
     for other in [&elsewhere, &narrow, &known] {
         assert!(matches!(stability(&a, other, &options), Err(Error::Unlike { .. })));
         assert!(matches!(split_half_cosine(&a, other, 2, 0), Err(Error::Unlike { .. })));
-        assert!(matches!(bootstrap_gap(&a, other, 2, 0.9, 0), Err(Error::Unlike { .. })));
+        assert!(matches!(bootstrap_gap(&a, other, &bootstrap(2, 0.9, 0)), Err(Error::Unlike { .. })));
         assert!(matches!(held_out_projections(&a, other, 2, 0), Err(Error::Unlike { .. })));
     }
     // One rollout, or one question, cannot be halved.
@@ -246,22 +257,23 @@ fn what_cannot_be_measured_is_refused() {
     few(stability(&one, &b, &options));
     let same = a.by_question(&[4, 4]).expect("one per row");
     few(stability(&same, &b.by_question(&[4, 4]).expect("one per row"), &options));
-    // A side of which all answers belong to one question.
+    // A side on which all answers belong to one question.
     few(stability(&same, &b.by_question(&[4, 5]).expect("one per row"), &options));
-    assert!(matches!(split_half_cosine(&a, &b, 0, 0), Err(Error::BadSetting { .. })));
+    assert!(matches!(split_half_cosine(&a, &b, 0, 0), Err(Error::Setting(_))));
     for (resamples, level) in [(0, 0.9), (10, 0.0), (10, 1.0), (10, f64::NAN)] {
-        assert!(matches!(bootstrap_gap(&a, &b, resamples, level, 0), Err(Error::BadSetting { .. })));
+        let refused = bootstrap_gap(&a, &b, &bootstrap(resamples, level, 0));
+        assert!(matches!(refused, Err(Error::Statistics(_))), "{refused:?}");
     }
     for folds in [0, 1] {
-        assert!(matches!(held_out_projections(&a, &b, folds, 0), Err(Error::BadSetting { .. })));
+        assert!(matches!(held_out_projections(&a, &b, folds, 0), Err(Error::Setting(_))));
     }
     assert!(matches!(held_out_projections(&a, &b, 5, 0), Err(Error::TooFewUnits { .. })));
     assert!(matches!(stability(&a, &a, &options), Err(Error::NoDirection { .. })));
     assert!(matches!(mean_difference(&a, &a), Err(Error::NoDirection { .. })));
 }
 
-/// Without noise and with known effects of questions and pairs, the variance of the drawn gap is known: that of either effect over its
-/// number, on both sides.
+/// Without noise and with known effects of questions and pairs, the variance of the drawn gap is known: for each
+/// effect, its variance over its number, on both sides.
 #[test]
 fn questions_and_pairs_are_drawn_independently() {
     let (questions, pairs, gap) = (20, 8, 3.0);
@@ -275,8 +287,9 @@ fn questions_and_pairs_are_drawn_independently() {
     };
     let (pos, neg) = (side(1.0), side(-1.0));
     let (q, p): (Vec<usize>, Vec<usize>) = cells.iter().map(|&(q, p)| (3 * q, 10 - p)).unzip();
-    let rows = |values| Activations::new(Layer::hidden_state(3), values, 2).expect("rows");
-    let run = |a: Activations<'_>, b: Activations<'_>| bootstrap_gap(&a, &b, 4000, 0.95, 5).expect("a bootstrap");
+    let rows = |values| Activations::of_rows(Layer::hidden_state(3), values, 2).expect("rows");
+    let run =
+        |a: Activations<'_>, b: Activations<'_>| bootstrap_gap(&a, &b, &bootstrap(4000, 0.95, 5)).expect("a bootstrap");
     let by_both = run(
         rows(&pos).by_question_and_pair(&q, &p).expect("one per row"),
         rows(&neg).by_question_and_pair(&q, &p).expect("one per row"),
@@ -295,16 +308,16 @@ fn questions_and_pairs_are_drawn_independently() {
     ] {
         assert!((width(found) / expected - 1.0).abs() < 0.1, "{} against {expected}", width(found));
     }
-    // The few pairs are most of the uncertainty, and what is held out is neither's.
+    // The few pairs cause most of the uncertainty, and the held-out data share neither questions nor pairs.
     assert!(width(by_both.held_out_interval) > 1.5 * width(by_question.held_out_interval));
     assert!((by_both.held_out - gap).abs() < 0.05, "{}", by_both.held_out);
 
-    // With one pair only on a side there are questions to be drawn.
+    // If a side has one pair only, questions are drawn.
     let alone: Vec<usize> = cells.iter().map(|_| 4).collect();
     let one = run(
         rows(&pos).by_question_and_pair(&q, &alone).expect("one per row"),
         rows(&neg).by_question_and_pair(&q, &p).expect("one per row"),
     );
     assert_eq!(one, by_question);
-    assert!(matches!(rows(&pos).by_question_and_pair(&q, &p[1..]), Err(Error::BadActivations { .. })));
+    assert!(matches!(rows(&pos).by_question_and_pair(&q, &p[1..]), Err(Error::BadActivations(_))));
 }

@@ -1,17 +1,18 @@
-//! A model on this machine as the judge.
+//! A local model as the judge.
 
-use pv_judge::{AbstentionKind, LocalJudge};
+use pv_judge::LocalJudge;
+use pv_judge::score::AbstentionKind;
 use pv_tests::smollm2;
 
 use super::*;
 
 #[test]
-fn a_local_judge_is_not_asked_twice() {
+fn a_local_judge_repeats_no_verdict() {
     let device = pv_model::device("flex").expect("the CPU");
-    let dtype = pv_model::default_dtype(&device);
+    let dtype = pv_model::device::default_dtype(&device);
     let model = CausalLm::from_folder(smollm2(), &device, dtype).expect("the model");
     let local = LocalJudge::new(&model).expect("a judge");
-    // A list of numbers, with which this small model goes on.
+    // A list of numbers, which this small model continues.
     let rubric = Rubric::new("list", "{question} {answer}\n100\n90\n80\n70\nGo on.").expect("a rubric");
     let chats = chats(12);
     let samples = samples(&chats);
@@ -35,16 +36,16 @@ fn a_local_judge_is_not_asked_twice() {
     let judge = noting(&local);
     let (whole, _) = run(folder().path(), &judge, usize::MAX);
     assert_eq!(judge.total(), distinct);
-    // Broken off after each chunk, the judge reads the same samples together.
+    // Interrupted after each chunk, the judge scores the same samples together.
     let judge = noting(&local);
     let (parts, breaks) = run(folder().path(), &judge, 4);
     assert!(breaks >= 2 && judge.total() == distinct, "{breaks}");
     assert_eq!(parts, whole);
-    // After each sample, others: the sums are formed in another order.
+    // Interrupted after each sample, other samples are scored together: sums have another order.
     let judge = noting(&local);
     let (single, breaks) = run(folder().path(), &judge, 1);
     assert!(breaks + 1 >= distinct && judge.total() == distinct, "{breaks}");
-    // This small model hardly gives numbers to rubrics: what is compared is then their probability.
+    // This small model hardly gives numbers to rubrics; their probability is compared instead.
     let number = |verdict: &Verdict| match verdict {
         Verdict::Scored(score) => score.value,
         Verdict::Abstained(Abstention::NoMass { mass, .. }) => *mass,
@@ -58,7 +59,7 @@ fn a_local_judge_is_not_asked_twice() {
     println!("{:?}, by {worst:.1e} apart at most", whole.iter().map(number).collect::<Vec<_>>());
     assert!(worst < 1e-3 && number(&whole[0]) != number(&whole[1]), "{worst}");
 
-    // A prompt for which there is no room is an abstention of its own kind; the others have their verdicts.
+    // A prompt that is too long is an abstention with its own reason; the others have verdicts.
     let long = "word ".repeat(9000);
     let mut with_long = samples.clone();
     with_long.insert(9, JudgeSample { id: "long", answer: &long, ..samples[0] });

@@ -1,10 +1,10 @@
-//! A folder of other verdicts, other texts under a known id, and files that are damaged.
+//! Folders of other verdicts, other texts under a known id, and damaged files.
 
 use super::*;
 use pv_data::RunError;
 
 #[test]
-fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
+fn other_judges_rubrics_and_texts_are_refused_and_damaged_files_repaired() {
     struct Named(&'static str);
     impl Judge for Named {
         fn name(&self) -> String {
@@ -38,7 +38,7 @@ fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
     let (what, ..) = refused(&ExactJudge, &Rubric { template: rubric().template + " ", ..rubric() });
     assert_eq!(what, "rubric.template_sha256");
 
-    // Under an id that is known, or twice in one list: before anything is asked.
+    // Another text under a known id, or an id twice in one list: refused before any request.
     let other = JudgeSample { answer: "another answer", ..samples[4] };
     let new = JudgeSample { id: "new", ..samples[5] };
     let cut = JudgeSample { id: "new", question: &samples[5].question[1..], answer: samples[5].answer };
@@ -46,7 +46,7 @@ fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
         let Err(Error::OtherTexts { id }) = open(&judge).run(&bad, go_on) else { panic!() };
         assert_eq!(id, bad[1].id);
     }
-    // Of the same letters, cut elsewhere.
+    // The same characters, divided in another place.
     let (all, shifted) = ("What? This.", JudgeSample { id: "cut", question: "What? ", answer: "This." });
     let moved = JudgeSample { question: &all[..5], answer: &all[5..], ..shifted };
     assert!(matches!(open(&judge).run(&[shifted, moved], go_on), Err(Error::OtherTexts { .. })));
@@ -62,9 +62,9 @@ fn other_judges_rubrics_and_texts_are_refused_and_torn_files_mended() {
         (text[..text.len() - 3].to_vec(), 1),
         (text[..ends[20] - 4].to_vec(), distinct - 20),
         (Vec::new(), distinct),
-        // A damaged line costs no other.
+        // A damaged line affects no other.
         (garbled, 1),
-        // Lines that are there twice count once.
+        // Lines that occur twice count once.
         (twice, 0),
     ] {
         fs::write(&path, bytes).expect("a file");

@@ -1,4 +1,5 @@
-//! A file's rows with columns added: every column is copied by its values and levels, whatever its type and nesting.
+//! Copies a file's rows and adds columns. Every column is copied by its values and levels, whatever its type and
+//! nesting.
 
 use crate::FileError;
 use std::fs::File;
@@ -18,26 +19,27 @@ use ::parquet::schema::types::{Type, TypePtr};
 use super::super::files::{self, Layout};
 use super::super::write::{Answer, Cell, CellType, NewColumn, Written, ask, unique};
 use super::super::{ConversationError, Result, RowPlace};
-use super::{damaged, open, rows_at_once, survive};
+use super::{catch_panic, damaged, open, rows_at_once};
 use crate::files::{persist, temporary};
 
-/// What Arrow's writers note about the columns; with further columns it would be wrong, and readers do without.
+/// Arrow's own description of the columns. It would be wrong with more columns, and readers do not need it.
 const ARROW_SCHEMA: &str = "ARROW:schema";
 
 const PARQUET: &[&str] = &[".parquet"];
 
-/// Writes the rows of Parquet files with the same columns into one, with columns added behind them. `values` is asked for
-/// each row, in the order of the files, and answers with its values in the order of `columns`, or with nothing to leave it
-/// out. Values, nesting, row groups, compression and the file's notes stay as they are (except for Arrow's note of the
-/// columns' types, without which a reader may choose another type for the same values, such as text of another offset
-/// size). The output is written under another name first, and may take the place of a source.
+/// Writes the rows of Parquet files with the same columns into one file, with columns added after them. `values` is
+/// called for each row, in the order of the files. It returns the row's values in the order of `columns`, or `None` to
+/// skip the row. Values, nesting, row groups, compression and the file's key-value metadata are unchanged, except for
+/// Arrow's description of the column types; without it a reader may choose another type for the same values, such as
+/// text with another offset size. The output is written under a temporary name and may replace a source.
 ///
-/// It holds the new values of one row group and the compressed pages of one column of it.
+/// It holds the new values of one row group and the compressed pages of one column of it in memory.
 ///
 /// # Errors
-/// [`FileError::Read`](crate::FileError::Read), [`ConversationError::Damaged`], [`ConversationError::Format`] for a name that does not end
-/// in `.parquet`, [`ConversationError::OtherSchema`], [`ConversationError::NameTaken`], [`ConversationError::Cells`],
-/// [`ConversationError::Source`] with what `values` said, [`FileError::Write`](crate::FileError::Write).
+/// [`FileError::Read`](crate::FileError::Read); [`ConversationError::Damaged`]; [`ConversationError::Format`] for a
+/// name that does not end in `.parquet`; [`ConversationError::OtherSchema`]; [`ConversationError::NameTaken`];
+/// [`ConversationError::CellCount`] and [`ConversationError::Cell`]; [`ConversationError::Source`] with the error of
+/// `values`; [`FileError::Write`](crate::FileError::Write).
 pub fn add_columns<P: AsRef<Path>>(
     sources: &[P],
     output: impl AsRef<Path>,
@@ -52,7 +54,11 @@ pub fn add_columns<P: AsRef<Path>>(
     }
     let failed = |source| FileError::Write { path: output.to_owned(), source };
     let Some(first) = sources.first().map(AsRef::as_ref) else {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "there is no source")).into());
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "no source files, expected at least one",
+        ))
+        .into());
     };
     let (schema, properties) = plan(first, columns)?;
     let (file, handle) = temporary(output).map_err(failed)?;
@@ -71,7 +77,7 @@ fn write_failed(path: &Path, error: ParquetError) -> ConversationError {
     FileError::Write { path: path.to_owned(), source: std::io::Error::other(error) }.into()
 }
 
-/// The schema with the new columns, and how the first file was written.
+/// The schema with the new columns, and the first file's properties.
 fn plan(first: &Path, columns: &[NewColumn]) -> Result<(TypePtr, WriterPropertiesPtr)> {
     let reader = open(first)?;
     let about = reader.metadata().file_metadata();
@@ -111,7 +117,7 @@ fn plan(first: &Path, columns: &[NewColumn]) -> Result<(TypePtr, WriterPropertie
 }
 
 fn as_written(compression: Compression) -> Compression {
-    // The older framing is not written any more.
+    // The older LZ4 framing is not written any more.
     if compression == Compression::LZ4 { Compression::LZ4_RAW } else { compression }
 }
 
@@ -154,12 +160,12 @@ impl Copy<'_> {
             written.left_out += (keep.len() - kept) as u64;
             if kept > 0 {
                 let mut copied = Ok(());
-                let survived = survive(|| {
+                let outcome = catch_panic(|| {
                     copied = self.group(&reader, index, &keep, cells);
                     Ok(())
                 });
-                survived.map_err(Failed::Reading).and(copied).map_err(|error| match error {
-                    Failed::Reading(error) => damaged(source, before, &error),
+                outcome.map_err(Failed::Reading).and(copied).map_err(|error| match error {
+                    Failed::Reading(error) => damaged(source, before, error),
                     Failed::Writing(error) => write_failed(self.output, error),
                 })?;
             }
@@ -167,7 +173,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Copies the kept rows of a row group.
+    /// Copies the selected rows of a row group.
     fn group(
         &mut self,
         reader: &SerializedFileReader<File>,
@@ -202,7 +208,7 @@ fn next<'a>(to: &'a mut SerializedRowGroupWriter<'_, File>) -> std::result::Resu
     column.ok_or_else(|| Failed::Writing(ParquetError::General("the schema has too few columns".into())))
 }
 
-/// Copies the kept rows of one leaf column.
+/// Copies the selected rows of one leaf column.
 fn leaf(
     from: &dyn RowGroupReader,
     column: usize,
@@ -226,7 +232,7 @@ fn leaf(
     }
 }
 
-/// Which rows of a column are kept, and its greatest levels.
+/// The selected rows of a column, and its greatest levels.
 struct Kept<'a> {
     keep: &'a [bool],
     at_once: usize,
@@ -240,7 +246,7 @@ impl Kept<'_> {
         mut reader: ColumnReaderImpl<T>,
         out: &mut ColumnWriterImpl<'_, T>,
     ) -> std::result::Result<(), Failed> {
-        let short = || Failed::Reading(ParquetError::General("the levels of a column do not fit its rows".into()));
+        let short = || Failed::Reading(ParquetError::General("the levels of a column do not match its rows".into()));
         let mut done = 0;
         while done < self.keep.len() {
             let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,32 +1,32 @@
-//! What a file's footer says of encryption. The Parquet library passes over it where encryption is not built in, and then
-//! takes encrypted pages for damaged ones.
+//! Detects encryption from a file's footer. The Parquet library ignores it when encryption is not built in, and then
+//! reports encrypted pages as damaged.
 //!
-//! The footer is a struct of Thrift's compact protocol (<https://github.com/apache/thrift/blob/master/doc/specs>); only its
-//! field 8, `encryption_algorithm`, is looked for.
+//! The footer is a struct of Thrift's compact protocol (<https://github.com/apache/thrift/blob/master/doc/specs>). Only
+//! its field 8, `encryption_algorithm`, is read.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// How a file ends whose footer is encrypted, and any other.
+/// The last bytes of a file with an encrypted footer, and of any other file.
 const ENCRYPTED: [u8; 4] = *b"PARE";
 const PLAIN: [u8; 4] = *b"PAR1";
 
 /// The field of the footer that only files with encrypted columns have.
 const ENCRYPTION_ALGORITHM: i64 = 8;
 
-/// The longest footer that is looked at, in bytes.
+/// The longest footer that is examined, in bytes.
 const LONGEST: u64 = 1 << 28;
 
-/// Structs nest no deeper than this in a footer.
+/// The greatest nesting depth of structs in a footer.
 const DEEPEST: usize = 32;
 
-/// What of a file is encrypted.
+/// The encrypted part of a file.
 pub(super) enum Encrypted {
     Footer,
     Columns,
 }
 
-/// Whether a file is encrypted; nothing for one that is not, and for one that is no Parquet file.
+/// Whether a file is encrypted; `None` if it is not, or if it is not a Parquet file.
 pub(super) fn encrypted(file: &mut File) -> Option<Encrypted> {
     let found = look(file);
     file.rewind().ok()?;
@@ -54,13 +54,13 @@ fn look(file: &mut File) -> Option<Encrypted> {
     thrift.has_field(ENCRYPTION_ALGORITHM)?.then_some(Encrypted::Columns)
 }
 
-/// Values of the compact protocol; nothing where the bytes end or make no sense.
+/// A reader of the compact protocol; `None` at the end of the bytes or for invalid bytes.
 struct Thrift<'a> {
     bytes: &'a [u8],
 }
 
 impl Thrift<'_> {
-    /// Whether the struct that begins here has a field.
+    /// Whether the struct that starts here has the field.
     fn has_field(&mut self, wanted: i64) -> Option<bool> {
         let mut id = 0;
         while let Some(kind) = self.field(&mut id)? {
@@ -72,7 +72,7 @@ impl Thrift<'_> {
         Some(false)
     }
 
-    /// The type of the next field, and its number; nothing at the struct's end.
+    /// The type and number of the next field; `None` at the end of the struct.
     fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
         let header = self.byte()?;
         let (delta, kind) = (header >> 4, header & 0xF);
@@ -89,7 +89,7 @@ impl Thrift<'_> {
         Some(Some(kind))
     }
 
-    /// Passes over a value; the truth values of a struct's fields are in their headers.
+    /// Skips a value. The values of a struct's boolean fields are in their headers.
     fn skip(&mut self, kind: u8, in_struct: bool, depth: usize) -> Option<()> {
         if depth > DEEPEST {
             return None;

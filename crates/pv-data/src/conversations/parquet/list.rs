@@ -8,14 +8,14 @@ use ::parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::super::row::LISTS;
 
-/// Which of a file's leaf columns are the messages' roles and contents.
+/// The leaf columns with the messages' roles and contents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields {
     pub(super) role: usize,
     pub(super) content: usize,
-    /// They are called `from` and `value`.
+    /// Whether they are called `from` and `value`.
     pub(super) sharegpt: bool,
-    /// Messages have no other columns.
+    /// Whether messages have no other columns.
     pub(super) alone: bool,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn holds_messages(schema: &SchemaDescriptor, root: &str) -> bool {
     ["role", "from"].into_iter().any(|name| leaf(schema, root, name).is_some())
 }
 
-/// The leaf column of text of this name in a list of structs.
+/// The text column of this name in a list of structs.
 fn leaf(schema: &SchemaDescriptor, root: &str, name: &str) -> Option<usize> {
     schema.columns().iter().position(|column| {
         let path = column.path().parts();
@@ -51,20 +51,20 @@ fn leaf(schema: &SchemaDescriptor, root: &str, name: &str) -> Option<usize> {
     })
 }
 
-/// The leaf columns with their types, to tell what is there.
+/// The leaf columns with their types, for error messages.
 pub(super) fn names(schema: &SchemaDescriptor) -> Vec<String> {
     schema.columns().iter().map(|column| format!("{} ({})", column.path().string(), column.physical_type())).collect()
 }
 
-/// One field's text in each element of a row's list; nothing where it is null.
+/// One field's text in each element of a row's list; `None` for null.
 pub(super) type Texts = Vec<Option<ByteArray>>;
 
 /// The values of one text field of the structs.
 pub(super) struct TextColumn {
     reader: ColumnReaderImpl<ByteArrayType>,
-    /// From this definition level on the list has an element here.
+    /// From this definition level on, the list has an element here.
     element: i16,
-    /// At this one the element's text is not null.
+    /// From this level on, the element's text is not null.
     text: i16,
 }
 
@@ -84,12 +84,14 @@ impl TextColumn {
         while have < rows {
             let now = self.reader.read_records(rows - have, Some(&mut defined), Some(&mut repeated), &mut texts);
             match now? {
-                (0, _, _) => return Err(ParquetError::General("a row group has fewer rows than it says".into())),
+                (0, _, _) => {
+                    return Err(ParquetError::General("a row group has fewer rows than its metadata states".into()));
+                }
                 (records, _, _) => have += records,
             }
         }
         let mut texts = texts.into_iter();
-        let unfit = || ParquetError::General("the levels of a column do not fit its rows".into());
+        let unfit = || ParquetError::General("the levels of a column do not match its rows".into());
         for (defined, repeated) in defined.into_iter().zip(repeated) {
             match repeated {
                 0 => read.push(Vec::new()),

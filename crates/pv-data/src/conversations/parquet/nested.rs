@@ -1,4 +1,4 @@
-//! Rows put together from the columns that matter, whatever their nesting.
+//! Assembles rows from the requested columns, whatever their nesting.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,12 +10,11 @@ use ::parquet::record::Row;
 use ::parquet::record::reader::{ReaderIter, TreeBuilder};
 use ::parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 
-use super::super::Result;
+use super::super::error::Fault;
 use super::super::format::Format;
-use super::super::reader::{RowOrReason, Rows};
-use super::super::row;
-use super::super::table::{Found, Source};
-use super::{damaged, open, rows_at_once, survive, value};
+use super::super::rows::{Found, RowOrProblem, Rows, Source};
+use super::super::{Result, row};
+use super::{catch_panic, damaged, fault, open, rows_at_once, value};
 
 /// The rows of some columns.
 pub(in crate::conversations) struct TableRows {
@@ -28,7 +27,7 @@ pub(in crate::conversations) struct TableRows {
 }
 
 impl TableRows {
-    /// The rows of the columns that `keep` wants, and the names of all of the file's.
+    /// The rows of the columns that `keep` selects, and the names of all columns of the file.
     pub(in crate::conversations) fn open(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(Self, Vec<String>)> {
         let reader = open(path)?;
         let schema = reader.metadata().file_metadata().schema();
@@ -40,7 +39,7 @@ impl TableRows {
         let root = reader.metadata().file_metadata().schema();
         let fields = root.get_fields().iter().filter(|field| keep(field.name())).cloned();
         let columns = Type::group_type_builder(root.name()).with_fields(fields.collect()).build();
-        let columns = columns.map_err(|error| damaged(path, 0, &error))?;
+        let columns = columns.map_err(|error| damaged(path, 0, error))?;
         let columns = Arc::new(SchemaDescriptor::new(Arc::new(columns)));
         Ok(Self { reader, columns, next_group: 0, rows: None, row: 0 })
     }
@@ -57,7 +56,7 @@ impl TableRows {
             self.next_group += 1;
             let metadata = group.metadata();
             let rows = usize::try_from(metadata.num_rows()).unwrap_or_default();
-            // Values at a time, of which a row has at least one in every column.
+            // The number of values read at a time; a row has at least one in every column.
             let at_once = metadata.columns().iter().map(|chunk| rows_at_once(rows, chunk)).min().unwrap_or(1);
             self.rows = match rows {
                 0 => None,
@@ -68,8 +67,8 @@ impl TableRows {
 }
 
 impl Source for TableRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, String> {
-        let Some(row) = survive(|| self.read()).map_err(|error| error.to_string())? else { return Ok(None) };
+    fn next(&mut self) -> std::result::Result<Option<(u64, Found)>, Fault> {
+        let Some(row) = catch_panic(|| self.read()).map_err(fault)? else { return Ok(None) };
         self.row += 1;
         Ok(Some((self.row, value::row(&row))))
     }
@@ -82,7 +81,7 @@ pub(super) struct NestedRows {
 }
 
 impl Rows for NestedRows {
-    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrReason)>, String> {
+    fn next(&mut self) -> std::result::Result<Option<(u64, RowOrProblem)>, Fault> {
         let row = self.rows.next()?;
         Ok(row.map(|(number, row)| (number, row.and_then(|row| row::conversation(row, self.forced)))))
     }

@@ -1,4 +1,4 @@
-//! What a Parquet file may use that is not built in, and its name.
+//! Detects Parquet features that are not built in, and names them.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,17 +10,17 @@ use ::parquet::file::metadata::ParquetMetaData;
 use super::super::{ConversationError, Result};
 use super::footer::{self, Encrypted};
 
-/// Refuses a file that is encrypted, or whose columns are.
+/// Rejects an encrypted file and a file with encrypted columns.
 pub(super) fn encryption(path: &Path, file: &mut File) -> Result<()> {
     let what = match footer::encrypted(file) {
         None => return Ok(()),
         Some(Encrypted::Footer) => "an encrypted footer",
         Some(Encrypted::Columns) => "encrypted columns",
     };
-    Err(unsupported(path, what, "write it again without encryption"))
+    Err(unsupported(path, what, "rewrite it without encryption"))
 }
 
-/// Refuses a file with a column that is compressed in a way that is not built in.
+/// Rejects a file with a column whose codec is not built in.
 pub(super) fn codecs(path: &Path, about: &ParquetMetaData) -> Result<()> {
     let chunks = about.row_groups().iter().flat_map(|group| group.columns());
     for chunk in chunks {
@@ -40,7 +40,7 @@ pub(super) fn codecs(path: &Path, about: &ParquetMetaData) -> Result<()> {
     Ok(())
 }
 
-/// What the Parquet library says, as an error of a file that is sound, where it does not know how to read it.
+/// The Parquet library's error for a valid file that it cannot read, as an error that says so.
 pub(super) fn not_implemented(path: &Path, error: &ParquetError) -> Option<ConversationError> {
     let ParquetError::NYI(what) = error else { return None };
     Some(unsupported(path, what, "rewrite it with plain or dictionary encoding and with zstd or snappy"))

@@ -1,30 +1,32 @@
-//! A Parquet value as JSON, for whatever is read.
+//! A Parquet value as JSON, for values that are kept.
 
 use ::parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
-/// A row by its columns' names, nulls among them.
+use super::super::RowProblem;
+
+/// A row by the names of its columns, including nulls.
 ///
-/// Inside structs nulls are left out: they stand for what other rows have. That a content is null says something.
+/// Inside structs nulls are removed: they only mean that other rows have the field. A null content is kept.
 ///
 /// # Errors
-/// The column and what is wrong with it.
-pub(super) fn row(row: &Row) -> Result<Map<String, Value>, String> {
+/// The column and the reason.
+pub(super) fn row(row: &Row) -> Result<Map<String, Value>, RowProblem> {
     entries(row, |_| true)
 }
 
-fn entries(row: &Row, keeps_null: impl Fn(&str) -> bool) -> Result<Map<String, Value>, String> {
+fn entries(row: &Row, keeps_null: impl Fn(&str) -> bool) -> Result<Map<String, Value>, RowProblem> {
     let mut entries = Map::new();
     for (name, field) in row.get_column_iter() {
-        let value = json(field).map_err(|reason| format!("`{name}`: {reason}"))?;
+        let value = json(field).map_err(|problem| problem.in_key(name))?;
         if (!value.is_null() || keeps_null(name)) && entries.insert(name.clone(), value).is_some() {
-            return Err(format!("there are two `{name}`"));
+            return Err(RowProblem::Duplicate { key: name.clone() });
         }
     }
     Ok(entries)
 }
 
-fn json(field: &Field) -> Result<Value, String> {
+fn json(field: &Field) -> Result<Value, RowProblem> {
     Ok(match field {
         Field::Null => Value::Null,
         Field::Bool(value) => (*value).into(),
@@ -42,7 +44,7 @@ fn json(field: &Field) -> Result<Value, String> {
         Field::Str(value) => value.as_str().into(),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => text.into(),
-            Err(error) => return Err(format!("it is not UTF-8: {error}")),
+            Err(error) => return Err(RowProblem::NotUtf8 { error }),
         },
         Field::Group(row) => entries(row, |name| ["content", "value"].contains(&name))?.into(),
         Field::ListInternal(list) => list.elements().iter().map(json).collect::<Result<Vec<_>, _>>()?.into(),
@@ -55,7 +57,7 @@ fn json(field: &Field) -> Result<Value, String> {
                 };
                 let value = json(value)?;
                 if !value.is_null() && entries.insert(name.clone(), value).is_some() {
-                    return Err(format!("there are two `{name}`"));
+                    return Err(RowProblem::Duplicate { key: name.clone() });
                 }
             }
             entries.into()
@@ -64,7 +66,7 @@ fn json(field: &Field) -> Result<Value, String> {
     })
 }
 
-/// A number. One that JSON cannot write is a text (`NaN`, `inf`), which says more than a null.
+/// A number. A number that JSON cannot represent becomes a text (`NaN`, `inf`), which is more informative than null.
 fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)
 }

@@ -1,18 +1,20 @@
-//! The first prompts, one after the other until there is a number; what is held back meanwhile, and what is given up.
+//! Sends the first prompts one after the other until there is a number; holds their verdicts back, and gives up after
+//! too many.
 
 use std::sync::atomic::AtomicBool;
 
 use super::{HttpJudge, Outcome, UNEXPLAINED};
 use crate::http::HttpError;
 use crate::http::plan::{Job, Plan};
+use crate::http::probe::Probe;
 use crate::http::tally::Tally;
-use crate::http::way::Probe;
 use crate::http::wire::Mode;
-use crate::{Abstention, Error, Judge, Result, ScoreMode, Verdict};
+use crate::score::ScoreMode;
+use crate::{Abstention, Error, Judge, Result, Verdict};
 
 impl HttpJudge {
-    /// Asks one prompt after the other until one has a number; `None` when all have been asked. Verdicts are held back until
-    /// then: should there be no number, they are worth nothing.
+    /// Sends one prompt after the other until one has a number; `None` when all have been sent. Verdicts are held back
+    /// until then, since without any number they are of no use.
     pub(super) async fn begin(
         &self,
         plan: &Plan<'_>,
@@ -44,7 +46,7 @@ impl HttpJudge {
         Ok(None)
     }
 
-    /// Refuses a mode in which scores would be mixed with others.
+    /// Rejects a mode in which scores of different modes would be mixed.
     pub(super) fn check_mode(&self) -> Result<()> {
         let state = self.state();
         match (state.mode, state.wanted) {
@@ -67,7 +69,7 @@ impl HttpJudge {
                 state.numbered = true;
                 return Ok(());
             }
-            // The word for declining was understood.
+            // The word for a refusal was understood.
             Outcome::Reached { verdict: Verdict::Abstained(Abstention::NoMass { refusal: Some(p), .. }), .. }
                 if *p > 0.25 =>
             {
@@ -80,25 +82,25 @@ impl HttpJudge {
         if state.wrote.as_deref().is_none_or(str::is_empty) {
             state.wrote = Some(quote);
         }
-        let (asked, limit) = (state.numberless, self.options().numberless);
-        if state.numbered || limit == 0 || asked < limit {
+        let (answers, limit) = (state.numberless, self.options().numberless);
+        if state.numbered || limit == 0 || answers < limit {
             return Ok(());
         }
-        let wrote = state.wrote.clone().unwrap_or_default();
+        let reply = state.wrote.clone().unwrap_or_default();
         let answered = state.answered;
         drop(state);
         let (server, model) = self.names();
         Err(match outcome {
-            // It was a refusal every time.
+            // Every reply was a refusal.
             Outcome::Unknown { status, message } if !answered => {
                 HttpError::Refused { server, status: *status, message: message.clone() }
             }
-            _ => HttpError::NoNumbers { server, model, asked, wrote },
+            _ => HttpError::NoNumbers { server, model, answers, reply },
         }
         .into())
     }
 
-    /// Hands over what was held back.
+    /// Reports the verdicts that were held back.
     pub(super) fn release(&self, tally: &mut Tally<'_>, held: Vec<(&Job, Outcome)>) -> Result<()> {
         for (job, outcome) in held {
             if let Outcome::Reached { reply: Some((mode, reply)), .. } = &outcome {
@@ -115,7 +117,8 @@ impl HttpJudge {
         tally.add(job, &verdict)
     }
 
-    /// The verdict of an outcome. A refusal that does not say what it is about is one of this prompt, if the server answers others.
+    /// The verdict of an outcome. A refusal without a stated reason is attributed to this prompt if the server answers
+    /// others.
     pub(super) fn explained(&self, outcome: Outcome) -> Result<Verdict, HttpError> {
         let mut state = self.state();
         match outcome {

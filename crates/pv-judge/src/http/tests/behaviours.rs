@@ -1,4 +1,4 @@
-//! What servers do, one after the other: what is made of each, and how many requests it takes.
+//! Behaviours of servers, one after the other: the result of each, and the number of requests.
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 mod table;
@@ -6,26 +6,27 @@ mod table;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Abstention, AbstentionKind, ScoreMode};
+use crate::Abstention;
+use crate::score::{AbstentionKind, ScoreMode};
 
-/// A server, what it is asked about, and what comes of it.
+/// A server, the answers to judge, and the expected result.
 struct Case {
     name: &'static str,
     serve: fn(&Request) -> Reply,
-    /// What the answers are worth, each its own text.
+    /// The scores of the answers, each its own text.
     answers: &'static [&'static str],
     /// Their scores.
     scores: &'static [Option<f64>],
     mode: Option<ScoreMode>,
     requests: usize,
-    /// What the report says that was found out.
+    /// The findings in the report.
     found: &'static [&'static str],
 }
 
 const WORTH: [&str; 4] = ["85", "5", "100", "0"];
 const SCORES: [Option<f64>; 4] = [Some(85.0), Some(5.0), Some(100.0), Some(0.0)];
 
-/// The answer that a request is about.
+/// The answer in a request.
 fn worth(request: &Request) -> &str {
     request.prompt().split('|').nth(2).unwrap()
 }
@@ -35,19 +36,19 @@ fn limit(request: &Request) -> usize {
     limit.unwrap().as_u64().unwrap() as usize
 }
 
-/// A model that writes these tokens and then ends; each is certain, and has a rival that shows what its vocabulary is.
-fn writes(request: &Request, tokens: &[&str], rival: &str) -> Reply {
+/// A model that writes these tokens and then ends; each is certain, and has an alternative that shows its vocabulary.
+fn writes(request: &Request, tokens: &[&str], alternative: &str) -> Reply {
     let most = limit(request);
     let cut = tokens.len() > most;
     let tokens = &tokens[..tokens.len().min(most)];
-    let positions = tokens.iter().map(|token| vec![(*token, 1.0), (rival, 0.0)]).collect::<Vec<_>>();
+    let positions = tokens.iter().map(|token| vec![(*token, 1.0), (alternative, 0.0)]).collect::<Vec<_>>();
     match request.wants_logprobs() {
         true => Reply::positions(&positions, cut),
         false => Reply::text(&tokens.concat()),
     }
 }
 
-/// As a vocabulary with whole numbers has it.
+/// With a vocabulary of whole numbers.
 fn whole(request: &Request) -> Reply {
     writes(request, &[worth(request)], "55")
 }
@@ -69,7 +70,7 @@ fn has(request: &Request, name: &str) -> bool {
     request.body.get(name).is_some()
 }
 
-/// A model that thinks unless it is asked not to.
+/// A model that reasons unless that is disabled.
 fn thinker(request: &Request, obeys: bool) -> Reply {
     let off = request.body["chat_template_kwargs"]["enable_thinking"] == false;
     if off && obeys {
@@ -80,18 +81,18 @@ fn thinker(request: &Request, obeys: bool) -> Reply {
         "logprobs": null, "finish_reason": "length"}))
 }
 
-/// A first position with these rivals, as the server writes them.
-fn raw_logprobs(request: &Request, rivals: &str) -> Reply {
+/// A first position with these alternatives, as the server writes them.
+fn raw_logprobs(request: &Request, alternatives: &str) -> Reply {
     let token = worth(request);
     let body = format!(
         "{{\"choices\": [{{\"message\": {{\"content\": \"{token}\"}}, \"finish_reason\": \"length\", \"logprobs\": \
          {{\"content\": [{{\"token\": \"{token}\", \"logprob\": -0.0, \"top_logprobs\": \
-         [{{\"token\": \"{token}\", \"logprob\": -0.0}}, {rivals}]}}]}}}}]}}"
+         [{{\"token\": \"{token}\", \"logprob\": -0.0}}, {alternatives}]}}]}}}}]}}"
     );
     Reply::new(200, body)
 }
 
-/// In pieces.
+/// Streamed.
 fn pieces(request: &Request) -> Reply {
     let token = worth(request);
     let position = json!({"token": token, "logprob": 0.0,
@@ -150,7 +151,7 @@ fn a_refused_prompt_has_the_servers_words() {
     assert_eq!(verdicts.iter().filter(|row| row[0].value().is_some()).count(), 11);
 }
 
-/// A server that no judge can go on with, what it is called, and after how many requests that is known.
+/// A server with which no judge works, its description, and the number of requests after which that is known.
 #[test]
 fn what_cannot_be_helped_ends_at_once() {
     type Ends = (&'static str, fn(&Request) -> Reply, usize, fn(&HttpError) -> bool);
@@ -174,13 +175,13 @@ fn what_cannot_be_helped_ends_at_once() {
         ("a wrong key, by 400", |_| refuse(400, "API key not valid. Please pass a valid API key.", ""), 1, refused),
         ("no permission", |_| refuse(403, "you are not allowed to sample from this model", ""), 1, refused),
         ("no such model", |_| refuse(404, "The model `a-model` does not exist", "model_not_found"), 1, refused),
-        // The first token, the written number in three forms, and nothing else of four other prompts but their first token.
+        // The first token, the written number in three forms, and only the first token of four other prompts.
         ("every prompt is refused without a word", |_| refuse(400, "no", ""), 8, refused),
         (
             "every prompt is filtered",
             |_| refuse(400, "no", "content_filter"),
             5,
-            |error| matches!(error, HttpError::NoNumbers { asked: 5, wrote, .. } if wrote.contains("no")),
+            |error| matches!(error, HttpError::NoNumbers { answers: 5, reply, .. } if reply.contains("no")),
         ),
     ];
     for (name, serve, requests, expected) in cases {
@@ -199,7 +200,7 @@ fn what_cannot_be_helped_ends_at_once() {
 #[test]
 fn a_judge_that_gives_no_number_for_the_first_answers_is_quoted_before_more_is_paid_for() {
     let words = ["I", " cannot", " say", " that", ",", " sorry"];
-    // With and without probabilities; of the first, each prompt takes a longer request too.
+    // With and without probabilities; with them, each prompt needs a longer request too.
     type Serve = fn(&Request) -> Reply;
     let cases: [(Serve, usize); 2] = [
         (|request| writes(request, &["I", " cannot", " say", " that", ",", " sorry"], "The"), 10),
@@ -211,8 +212,8 @@ fn a_judge_that_gives_no_number_for_the_first_answers_is_quoted_before_more_is_p
         let cache = folder.path().join("judged.jsonl");
         let judge = judge(HttpOptions { cache: Some(cache.clone()), ..options(&server) });
         let error = http(judged(&judge, &[rubric("r")], &answers(12)));
-        let HttpError::NoNumbers { asked: 5, wrote, model, .. } = &error else { panic!("{error:?}") };
-        assert_eq!((wrote.as_str(), model.as_str()), (&*words.concat(), "a-model"));
+        let HttpError::NoNumbers { answers: 5, reply, model, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((reply.as_str(), model.as_str()), (&*words.concat(), "a-model"));
         assert!(error.to_string().contains("I cannot say that"), "{error}");
         assert_eq!(server.requests().len(), requests);
         assert_eq!(std::fs::read(&cache).unwrap().len(), 0, "nothing of it is kept");
@@ -223,8 +224,8 @@ fn a_judge_that_gives_no_number_for_the_first_answers_is_quoted_before_more_is_p
     for answer in 0..4 {
         assert!(judged(&judge, &[rubric("r")], &answers(5)[answer..=answer]).is_ok());
     }
-    assert!(matches!(http(judged(&judge, &[rubric("r")], &answers(5)[4..])), HttpError::NoNumbers { asked: 5, .. }));
-    // One number is enough; and the limit can be lifted.
+    assert!(matches!(http(judged(&judge, &[rubric("r")], &answers(5)[4..])), HttpError::NoNumbers { answers: 5, .. }));
+    // One number is enough; and the limit can be disabled.
     let server = Server::new(|request| Reply::text(if request.prompt().ends_with("|4") { "40" } else { "no" }));
     let verdicts = judged(&super::judge(options(&server)), &[rubric("r")], &answers(12)).unwrap();
     assert_eq!(verdicts.iter().filter(|row| row[0].value().is_some()).count(), 1);

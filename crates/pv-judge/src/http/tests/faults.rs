@@ -1,4 +1,4 @@
-//! Servers that fail in every way.
+//! Servers that fail in different ways.
 
 use std::time::Instant;
 
@@ -7,15 +7,15 @@ use jiff::Timestamp;
 use super::retry::{Backoff, retry_after};
 use super::*;
 
-/// What a server says whatever it is asked.
+/// A server's response to every request.
 type Says = fn() -> Reply;
 
-/// An answer worth 40.
+/// A reply with the score 40.
 fn good() -> Reply {
     Reply::tokens(&[("40", 1.0)])
 }
 
-/// The verdict is 40, after so many requests.
+/// The verdict is 40, after the given number of requests.
 #[track_caller]
 fn recovers(server: &Server, options: HttpOptions, requests: usize) {
     assert_eq!(one(&judge(options)).unwrap().value(), Some(40.0));
@@ -46,7 +46,7 @@ fn a_server_error_is_asked_again() {
 fn too_many_requests_wait_as_long_as_the_server_says() {
     let server = Server::script(vec![|| Reply::error(429, "slow down").with("Retry-After", "1"), good]);
     recovers_after(&server, 900..5000);
-    // A date has whole seconds: what is asked for is between two and three.
+    // A date has whole seconds: the requested wait is between two and three.
     let server = Server::script(vec![
         || {
             let until = Timestamp::now() + Duration::from_secs(3);
@@ -58,7 +58,7 @@ fn too_many_requests_wait_as_long_as_the_server_says() {
     recovers_after(&server, 1900..6000);
 }
 
-/// As [`recovers`], with so many milliseconds between the two requests.
+/// Like [`recovers`], with this many milliseconds between the two requests.
 #[track_caller]
 fn recovers_after(server: &Server, expected: std::ops::Range<u128>) {
     assert_eq!(one(&judge(options(server))).unwrap().value(), Some(40.0));
@@ -78,7 +78,7 @@ fn one_request_that_is_told_to_wait_holds_all_others_back() {
     let requests = server.requests();
     let told = requests[1].at;
     let early = requests[2..].iter().filter(|request| (request.at - told).as_millis() < 900).count();
-    // The one that was under way together with it, and no other.
+    // The one that was running at the same time, and no other.
     assert!(early <= 1, "{early} requests did not wait");
     assert_eq!(requests.len(), 13);
 }
@@ -87,7 +87,7 @@ fn one_request_that_is_told_to_wait_holds_all_others_back() {
 fn a_server_that_asks_for_too_much_patience_ends_the_run() {
     let server = Server::script(vec![|| Reply::error(429, "daily limit").with("Retry-After", "86400")]);
     let error = http(one(&judge(options(&server))));
-    assert!(matches!(error, HttpError::WaitTooLong { asked, .. } if asked.as_secs() == 86400), "{error:?}");
+    assert!(matches!(error, HttpError::WaitTooLong { requested, .. } if requested.as_secs() == 86400), "{error:?}");
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -122,20 +122,20 @@ fn waits_grow_up_to_a_limit_and_are_spread_out() {
 
 #[test]
 fn patience_comes_to_an_end_and_says_what_was_wrong_last() {
-    // Where a request for log-probabilities fails by 500, another is made without.
+    // If a request for log-probabilities fails by 500, another is sent without them.
     let cases: [(Says, &str, usize); 6] = [
         (|| Reply::error(500, "the model is on fire"), "status 500: the model is on fire", 6),
         (|| Reply::new(502, "<html>\n  bad gateway"), "status 502: <html> bad gateway", 3),
-        (|| Reply::new(200, "{\"choices\": [{\"mess"), "no JSON: {\"choices\": [{\"mess", 3),
-        (|| Reply::new(200, "{\"choices\": []}"), "no choice", 3),
-        (|| Reply::new(200, "[{\"message\": 5}]"), "no choice", 3),
+        (|| Reply::new(200, "{\"choices\": [{\"mess"), "invalid JSON: {\"choices\": [{\"mess", 3),
+        (|| Reply::new(200, "{\"choices\": []}"), "no `choices`", 3),
+        (|| Reply::new(200, "[{\"message\": 5}]"), "no `choices`", 3),
         (|| Reply::new(200, "{\"choices\": [{\"message\": 5}]}"), "no message", 3),
     ];
     for (reply, told, requests) in cases {
         let server = Server::script(vec![reply]);
         let error = http(one(&judge(HttpOptions { attempts: 3, ..options(&server) })));
-        let HttpError::GaveUp { attempts: 3, reason, server: name } = &error else { panic!("{error:?}") };
-        assert!(reason.contains(told), "{reason}");
+        let HttpError::GaveUp { attempts: 3, last, server: name } = &error else { panic!("{error:?}") };
+        assert!(last.to_string().contains(told), "{last}");
         assert!(error.to_string().contains(name) && *name == server.address.to_string());
         assert_eq!(server.requests().len(), requests);
     }
@@ -145,7 +145,7 @@ fn patience_comes_to_an_end_and_says_what_was_wrong_last() {
 fn a_body_without_end_is_not_read_to_its_end() {
     let server = Server::script(vec![|| Reply::new(200, vec![b' '; 9 << 20])]);
     let error = http(one(&judge(HttpOptions { attempts: 1, ..options(&server) })));
-    assert!(matches!(&error, HttpError::GaveUp { reason, .. } if reason.contains("more than")), "{error:?}");
+    assert!(matches!(&error, HttpError::GaveUp { last, .. } if last.to_string().contains("more than")), "{error:?}");
 }
 
 #[test]
@@ -154,8 +154,10 @@ fn a_server_that_is_not_there_is_given_up() {
     let options = HttpOptions { attempts: 2, ..options(&server) };
     drop(server);
     let error = http(one(&judge(options)));
-    let HttpError::GaveUp { attempts: 2, reason, .. } = error else { panic!("{error:?}") };
-    assert!(reason.to_lowercase().contains("refused"), "{reason}");
+    let HttpError::GaveUp { attempts: 2, last: RequestFailure::Connection { message }, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(message.to_lowercase().contains("refused"), "{message}");
 }
 
 #[test]
@@ -182,10 +184,10 @@ fn a_refusal_is_final_and_says_what_the_server_says() {
 fn an_error_in_a_response_that_claims_success_is_one() {
     let server = Server::script(vec![|| Reply::error(200, "model not loaded")]);
     let error = http(one(&judge(options(&server))));
-    // Whatever form a request has.
+    // Whatever the form of a request.
     assert_eq!(server.requests().len(), 4);
     assert!(matches!(&error, HttpError::Refused { status: 200, message, .. } if message == "model not loaded"));
-    // With a code that speaks of a passing trouble it is asked again.
+    // With a code for a temporary problem it is sent again.
     let busy = r#"{"error": {"message": "upstream is busy", "code": 503}}"#;
     let server = Server::new(move |request| if request.number == 0 { Reply::new(200, busy) } else { good() });
     recovers(&server, options(&server), 2);
@@ -204,7 +206,7 @@ fn a_refusal_in_the_middle_ends_the_run_but_not_what_is_under_way() {
         ControlFlow::Continue(())
     });
     assert!(matches!(http(outcome), HttpError::Refused { status: 403, .. }));
-    // 0 by itself, then 1 and 2 together; when they are done, 3, and with it at most one more.
+    // 0 alone, then 1 and 2 together; when they are done, 3, and with it at most one more.
     assert!(reported.len() >= 3 && reported.len() <= 4 && reported.starts_with(&[0]), "{reported:?}");
     assert!(server.requests().len() <= 5);
 }
@@ -216,7 +218,7 @@ fn options_that_cannot_be_used_are_refused_without_repeating_a_password() {
         let mut options = options(&server);
         change(&mut options);
         let error = http(HttpJudge::new(options));
-        assert!(matches!(error, HttpError::Setting { .. }), "{error:?}");
+        assert!(matches!(error, HttpError::Setting(_)), "{error:?}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     };
     for url in [

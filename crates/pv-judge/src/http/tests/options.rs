@@ -1,4 +1,4 @@
-//! What options can set: headers, fields, addresses, rates, patience, consent.
+//! What options can set: headers, fields, URLs, rates, patience, consent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ScoreMode;
+use crate::score::ScoreMode;
 
 #[test]
 fn further_fields_and_headers_are_sent() {
@@ -29,7 +29,7 @@ fn further_fields_and_headers_are_sent() {
 }
 
 #[test]
-fn a_wish_that_the_server_refuses_is_not_dropped() {
+fn an_option_that_the_server_refuses_is_not_dropped() {
     let server = Server::new(|request| match request.body.get("reasoning_effort") {
         Some(_) => Reply::error(400, "Unrecognized request argument supplied: reasoning_effort"),
         None => echo(request),
@@ -55,14 +55,15 @@ fn values_of_headers_are_as_secret_as_the_key() {
     for (name, wrong) in [("two words", "x"), ("", "x"), ("Content-Length", "5"), ("ümlaut", "x")] {
         let headers = vec![(name.to_owned(), ApiKey::of_header(wrong).unwrap())];
         let error = http(HttpJudge::new(HttpOptions { headers, ..options.clone() }));
-        assert!(matches!(error, HttpError::Setting { .. }), "{name}: {error:?}");
+        assert!(matches!(error, HttpError::Setting(SettingError::Header { .. })), "{name}: {error:?}");
     }
     for wrong in ["", " ", "line\nfeed"] {
         assert!(ApiKey::of_header(wrong).is_err());
     }
     for name in ["messages", "model"] {
         let body = [(name.to_owned(), Value::Null)].into_iter().collect();
-        assert!(matches!(http(HttpJudge::new(HttpOptions { body, ..options.clone() })), HttpError::Setting { .. }));
+        let error = http(HttpJudge::new(HttpOptions { body, ..options.clone() }));
+        assert!(matches!(error, HttpError::Setting(SettingError::ReservedField { name: found }) if found == name));
     }
 }
 
@@ -110,11 +111,11 @@ fn thoughts_can_be_asked_for_and_forbidden() {
     assert_eq!((requests.len(), &requests[0].body["max_tokens"]), (1, &json!(777)));
     assert_eq!(on.report().mode, Some(ScoreMode::Reasoned));
     assert_eq!(on.forecast(&[rubric("r")], &answers(1)).completion_tokens, 777);
-    // One that thinks all the same is no judge.
+    // A model that reasons nevertheless is not a usable judge.
     let off = judge(HttpOptions { thinking: Thinking::Off, ..options(&server) });
     let error = http(judged(&off, &[rubric("r")], &answers(12)));
     assert!(
-        matches!(&error, HttpError::NoNumbers { asked: 5, wrote, .. } if wrote.contains("Let me see")),
+        matches!(&error, HttpError::NoNumbers { answers: 5, reply, .. } if reply.contains("Let me see")),
         "{error:?}"
     );
     assert!(server.requests().iter().all(|request| request.body["chat_template_kwargs"]["enable_thinking"] == false));
@@ -127,10 +128,10 @@ fn requests_and_tokens_keep_to_their_rates() {
     let rate = RateLimits { requests_per_minute: Some(600), tokens_per_minute: None };
     let start = Instant::now();
     judged(&judge(HttpOptions { rate, ..options(&server) }), &[rubric("r")], &answers(12)).unwrap();
-    // Ten at once are a second's worth; two more take 0.2 s.
+    // Ten at once are one second's worth; two more take 0.2 s.
     assert!((150..5000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(server.requests().len(), 12);
-    // 11 tokens a request: a quarter of a minute's worth (132) at once, 22 a second.
+    // 11 tokens per request: a quarter of a minute's worth (132) at once, 22 per second.
     let rate = RateLimits { requests_per_minute: None, tokens_per_minute: Some(528) };
     let start = Instant::now();
     judged(&judge(HttpOptions { rate, ..options(&server) }), &[rubric("r"), rubric("s")], &answers(8)).unwrap();
@@ -138,7 +139,8 @@ fn requests_and_tokens_keep_to_their_rates() {
     assert!((3000..20_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     for rate in [(Some(0), None), (None, Some(0))] {
         let rate = RateLimits { requests_per_minute: rate.0, tokens_per_minute: rate.1 };
-        assert!(matches!(http(HttpJudge::new(HttpOptions { rate, ..options(&server) })), HttpError::Setting { .. }));
+        let error = http(HttpJudge::new(HttpOptions { rate, ..options(&server) }));
+        assert!(matches!(error, HttpError::Setting(SettingError::Zero { .. })), "{error:?}");
     }
 }
 
@@ -163,13 +165,16 @@ fn a_server_that_restarts_is_waited_for() {
     assert_eq!(judged(&judge, &[rubric("r")], &answers(12)).unwrap()[11][0].value(), Some(11.0));
     let server = restart.join().unwrap();
     assert!(server.requests().len() >= 4);
-    // Patience comes to an end.
+    // Patience ends.
     drop(server);
     let start = Instant::now();
     let server = Server::new(|_| Reply::error(503, "Loading model"));
     let short = HttpOptions { attempts: 2, patience_at_start: Duration::from_millis(300), ..options(&server) };
     let error = http(one(&super::judge(short)));
-    assert!(matches!(&error, HttpError::GaveUp { reason, .. } if reason.contains("Loading model")), "{error:?}");
+    assert!(
+        matches!(&error, HttpError::GaveUp { last, .. } if last.to_string().contains("Loading model")),
+        "{error:?}"
+    );
     assert!((300..5000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert!(server.requests().len() > 2);
 }
@@ -188,12 +193,12 @@ fn nothing_is_asked_without_consent_to_the_forecast() {
         })
     };
     let error = http(judged(&with(false), &[rubric("r")], &answers(12)));
-    let HttpError::NotAgreed { forecast } = &error else { panic!("{error:?}") };
+    let HttpError::NoConsent { forecast } = &error else { panic!("{error:?}") };
     assert_eq!((forecast.requests, asked.load(Ordering::Relaxed), server.requests().len()), (12, 12, 0));
-    assert!(error.to_string().starts_with("12 requests and about"), "{error}");
+    assert!(error.to_string().contains("12 requests and about"), "{error}");
     judged(&with(true), &[rubric("r")], &answers(12)).unwrap();
     assert_eq!((asked.load(Ordering::Relaxed), server.requests().len()), (24, 12));
-    // What the cache has needs none.
+    // Cached replies need no consent.
     judged(&with(false), &[rubric("r")], &answers(12)).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 24);
 }

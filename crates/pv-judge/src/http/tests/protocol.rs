@@ -1,4 +1,4 @@
-//! What is asked, and what is made of the answers.
+//! Requests, and the verdicts from their replies.
 
 use serde_json::json;
 
@@ -34,7 +34,7 @@ fn without_a_key_none_is_sent() {
 
 #[test]
 fn every_verdict_finds_its_place_whatever_the_order_of_the_answers() {
-    // The earlier an answer is asked for, the later it comes.
+    // The earlier an answer is requested, the later it arrives.
     let server = Server::new(|request| {
         let late = 40u64.saturating_sub(2 * request.number as u64);
         echo(request).late(Duration::from_millis(late))
@@ -100,7 +100,7 @@ fn a_server_without_probabilities_is_found_out_once_and_its_numbers_are_taken() 
 
 #[test]
 fn a_server_that_refuses_to_be_asked_for_probabilities_is_asked_without() {
-    // The words of llama-cpp-python, which takes what it cannot do for its own failure.
+    // The message of llama-cpp-python, which reports unsupported features as its own failure.
     for (status, message) in [
         (400, "unknown parameter"),
         (422, "extra inputs are not permitted"),
@@ -113,12 +113,12 @@ fn a_server_that_refuses_to_be_asked_for_probabilities_is_asked_without() {
         let verdicts = judged(&judge(options(&server)), &[rubric("r")], &answers(3)).unwrap();
         let expected = Score { value: 2.0, evidence: Evidence::Sampled };
         assert_eq!(verdicts[2][0], Verdict::Scored(expected));
-        // Where the words do not name what is refused, fewer rivals are asked for once.
+        // If the message does not name what is refused, fewer alternatives are requested once.
         assert_eq!(server.requests().len(), if status == 500 { 4 } else { 5 });
     }
 }
 
-/// A server whose model writes its number digit by digit, and that tells the first token alone.
+/// A server whose model writes its number digit by digit, and that returns the first token only.
 fn first_digit(request: &Request, text: &str) -> Reply {
     match request.wants_logprobs() {
         true => Reply::tokens(&[(&text[..1], 0.8), ("9", 0.1), ("The", 0.1)]),
@@ -142,7 +142,7 @@ fn the_first_digit_of_a_number_is_not_taken_for_the_number() {
     for (row, value) in verdicts.iter().zip([5.0, 85.0, 85.0, 85.0]) {
         assert_eq!(row[0], Verdict::Scored(Score { value, evidence: Evidence::Sampled }));
     }
-    // What was asked in vain is not kept.
+    // Replies to requests in vain are not cached.
     server.requests();
     assert_eq!(judged(&judge(cached(Logprobs::Prefer)), &[rubric("r")], &answers(4)).unwrap(), verdicts);
     assert_eq!(judged(&judge(cached(Logprobs::Ignore)), &[rubric("r")], &answers(4)).unwrap(), verdicts);
@@ -164,7 +164,7 @@ fn numbers_alone_are_not_taken_where_they_are_not_wanted() {
     let refusing = judge(HttpOptions { logprobs: Logprobs::Require, ..options(&server) });
     assert!(matches!(http(one(&refusing)), HttpError::NoLogprobs { model, .. } if model == "a-model"));
     assert_eq!(server.requests().len(), 1);
-    // Tokens without their rivals are no distribution either.
+    // Tokens without alternatives are not a distribution either.
     let alone = json!({"choices": [{"message": {"content": "5"},
         "logprobs": {"content": [{"token": "5", "logprob": -0.1, "top_logprobs": []}]}}]});
     let server = Server::new(move |_| Reply::new(200, alone.to_string()));
@@ -196,7 +196,7 @@ fn judging_works_inside_and_outside_of_a_runtime() {
         done = judged.done;
         ControlFlow::Continue(())
     });
-    /// A future that another thread may take over.
+    /// A future that can move to another thread.
     fn movable<F: Future + Send>(future: F) -> F {
         future
     }

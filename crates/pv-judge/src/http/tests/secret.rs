@@ -10,12 +10,12 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
-use crate::{TraitWish, write_trait};
+use crate::artifacts::{TraitRequest, write_trait};
 
-/// It has every character that JSON writes in other ways.
+/// It contains every character that JSON may escape.
 const KEY: &str = "sk-very/secret\"key\\12345";
 
-/// Keeps all that is logged, on every level.
+/// Captures all log messages, on every level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 
@@ -54,7 +54,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// A text in which the key shows in no form that is easy to read back.
+/// A text in which the key appears in no form that is easy to read.
 #[track_caller]
 fn clean(what: &str, text: &str) {
     assert!(!text.contains("sk-very") && !text.contains("12345"), "{what} shows the key: {text}");
@@ -65,7 +65,7 @@ fn the_key_is_seen_by_the_server_alone() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("judged.jsonl");
     let log = Log::default();
-    // Every way in which a server could repeat the key.
+    // All ways in which a server could repeat the key.
     let repeated = |request: &Request| {
         let key = request.header("authorization").unwrap().strip_prefix("Bearer ").unwrap().to_owned();
         assert_eq!(key, KEY);
@@ -92,7 +92,7 @@ fn the_key_is_seen_by_the_server_alone() {
     };
     clean("the options' Debug", &format!("{options:?} {:#?}", options.key));
     let (mut verdicts, mut errors) = (Vec::new(), Vec::new());
-    // For all threads: those of the judge are its own. What other tests log meanwhile does no harm.
+    // For all threads: the judge has its own. Log messages of other tests do not matter.
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let talkative = judge(options.clone());
     for answer in answers(4) {
@@ -117,13 +117,13 @@ fn the_key_is_seen_by_the_server_alone() {
     assert!(kept.contains("[key]"), "{kept}");
     clean("the cache", &kept);
     let logged = log.0.lock().unwrap().clone();
-    assert!(logged.contains("made again") && logged.contains("[key]"), "{logged}");
+    assert!(logged.contains("retrying a request") && logged.contains("[key]"), "{logged}");
     clean("the log", &logged);
-    // A judge that gives numbers alone, and an author.
+    // A judge with written numbers only, and an author.
     let server = Server::new(|request| Reply::text(request.header("authorization").unwrap()));
     let options = HttpOptions { base_url: server.url(), ..options };
     clean("a sampled verdict", &format!("{:?}", one(&judge(options.clone())).unwrap()));
-    let error = write_trait(options, &TraitWish::new("t", "A trait.")).unwrap_err();
+    let error = write_trait(options, &TraitRequest::new("t", "A trait.")).unwrap_err();
     clean("an author's error", &format!("{error} {error:?}"));
     clean("the cache", &fs::read_to_string(&path).unwrap());
 }

@@ -1,4 +1,4 @@
-//! A stand-in for an OpenAI-compatible server, with faults.
+//! A fake OpenAI-compatible server, with faults.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,9 +40,9 @@ pub(crate) enum Reply {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
-    /// Nothing for so long, then an end.
+    /// Silence for this long, then the end.
     Stall(Duration),
-    /// An answer after so long.
+    /// A reply after this long.
     Late(Duration, Box<Reply>),
     /// The connection is reset.
     Reset,
@@ -66,14 +66,14 @@ impl Reply {
         Self::Late(after, Box::new(self))
     }
 
-    /// A first token with these rivals, as OpenAI sends it; what is impossible has the logarithm -9999.
-    pub(crate) fn tokens(rivals: &[(&str, f64)]) -> Self {
-        let top = rivals
+    /// A first token with these alternatives, as OpenAI sends it; probability 0 has the logarithm -9999.
+    pub(crate) fn tokens(alternatives: &[(&str, f64)]) -> Self {
+        let top = alternatives
             .iter()
             .map(|(token, p)| json!({"token": token, "logprob": p.ln().max(-9999.0), "bytes": token.as_bytes()}))
             .collect::<Vec<_>>();
-        let first = rivals.first().map_or("", |(token, _)| token);
-        let position = json!({"token": first, "logprob": rivals.first().map_or(0.0, |(_, p)| p.ln()),
+        let first = alternatives.first().map_or("", |(token, _)| token);
+        let position = json!({"token": first, "logprob": alternatives.first().map_or(0.0, |(_, p)| p.ln()),
             "bytes": null, "top_logprobs": top});
         Self::choice(json!({"index": 0, "message": {"role": "assistant", "content": first, "refusal": null},
             "logprobs": {"content": [position], "refusal": null}, "finish_reason": "length"}))
@@ -85,20 +85,20 @@ impl Reply {
             "finish_reason": "stop"}))
     }
 
-    /// Tokens with their rivals, the first of which is written.
+    /// Tokens with their alternatives, the first of which is written.
     pub(crate) fn positions(tokens: &[Vec<(&str, f64)>], cut: bool) -> Self {
         let candidate = |(token, p): &(&str, f64)| json!({"token": token, "logprob": p.ln().max(-9999.0)});
-        let position = |rivals: &Vec<(&str, f64)>| {
-            let mut position = candidate(&rivals[0]);
-            position["top_logprobs"] = rivals.iter().map(candidate).collect();
+        let position = |alternatives: &Vec<(&str, f64)>| {
+            let mut position = candidate(&alternatives[0]);
+            position["top_logprobs"] = alternatives.iter().map(candidate).collect();
             position
         };
-        let text = tokens.iter().map(|rivals| rivals[0].0).collect::<String>();
+        let text = tokens.iter().map(|alternatives| alternatives[0].0).collect::<String>();
         Self::choice(json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason":
             if cut { "length" } else { "stop" }, "logprobs": {"content": tokens.iter().map(position).collect::<Vec<_>>()}}))
     }
 
-    /// The same, packed.
+    /// The same, compressed.
     pub(crate) fn packed(self) -> Self {
         let Self::Http { status, headers, body } = self else { return self };
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -117,10 +117,10 @@ impl Reply {
     }
 }
 
-/// How many requests there were, and those that nobody has looked at yet.
+/// The number of requests, and those that were not read yet.
 type Log = (usize, Vec<Request>);
 
-/// A server on a port of its own, gone when dropped.
+/// A server on its own port, stopped when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Log>>,
@@ -133,7 +133,7 @@ impl Server {
         Self::at("127.0.0.1:0".parse().unwrap(), answer)
     }
 
-    /// At an address, such as that of one that is gone.
+    /// At an address, such as that of a stopped server.
     pub(crate) fn at(address: SocketAddr, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
@@ -159,7 +159,7 @@ impl Server {
         Self { address, requests, busiest, stop }
     }
 
-    /// Answers by the request's number, the last answer again and again.
+    /// Replies by the request's number; the last reply repeats.
     pub(crate) fn script(replies: Vec<fn() -> Reply>) -> Self {
         Self::new(move |request| replies[request.number.min(replies.len() - 1)]())
     }
@@ -168,12 +168,12 @@ impl Server {
         format!("http://{}/v1", self.address)
     }
 
-    /// What was asked since the last time.
+    /// The requests since the last call.
     pub(crate) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.requests.lock().unwrap().1)
     }
 
-    /// How many requests were under way at once, at most.
+    /// The greatest number of concurrent requests.
     pub(crate) fn busiest(&self) -> usize {
         self.busiest.load(Ordering::SeqCst)
     }
@@ -186,7 +186,7 @@ impl Drop for Server {
     }
 }
 
-/// Answers one request; clients go away at any time, so what fails here does not matter.
+/// Replies to one request; clients may disconnect at any time, so that failures here do not matter.
 fn converse(
     mut stream: TcpStream,
     log: &Mutex<Log>,
@@ -200,7 +200,7 @@ fn converse(
         thread::sleep(after);
         reply = *then;
     }
-    // Before the answer is sent, since the client's next request may be here before this goes on.
+    // Before the reply is sent, since the client's next request may arrive before this continues.
     answered();
     if !matches!(reply, Reply::Reset) {
         stream.read_exact(&mut [0]).ok()?;
@@ -222,8 +222,7 @@ fn converse(
             thread::sleep(time);
             None
         }
-        // A socket that is closed while there is something to read in it resets its connection: the last byte of the
-        // request has been left there.
+        // Closing a socket with unread data resets the connection: the last byte of the request has not been read.
         Reply::Reset | Reply::Late(..) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Budgets, forecasts, the cache, and breaking off.
+//! Budgets, forecasts, the cache, and cancellation.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,13 +20,13 @@ fn a_rerun_costs_nothing_and_says_the_same() {
     let again = judge(cached());
     assert_eq!(judged(&again, &rubrics, &answers(5)).unwrap(), first);
     assert_eq!((server.requests().len(), again.spent()), (0, Spent::default()));
-    // Of a larger task only what is new is asked.
+    // For a larger task only new requests are sent.
     judged(&again, &rubrics, &answers(7)).unwrap();
     assert_eq!(server.requests().len(), 4);
     // Another model is another judge.
     judged(&judge(HttpOptions { model: "b-model".into(), ..cached() }), &rubrics, &answers(1)).unwrap();
     assert_eq!(server.requests().len(), 2);
-    // And so is the same model elsewhere.
+    // And so is the same model on another server.
     let elsewhere = Server::new(echo);
     judged(&judge(HttpOptions { base_url: elsewhere.url(), ..cached() }), &rubrics, &answers(1)).unwrap();
     assert_eq!(elsewhere.requests().len(), 2);
@@ -41,7 +41,7 @@ fn a_rerun_of_numbers_alone_costs_nothing_either() {
     assert_eq!(server.requests().len(), 4);
     assert_eq!(judged(&judge(cached()), &[rubric("a")], &answers(3)).unwrap(), first);
     assert!(server.requests().is_empty());
-    // The numbers do not pass for probabilities.
+    // Written numbers are not mistaken for probabilities.
     let strict = judge(HttpOptions { logprobs: Logprobs::Require, ..cached() });
     assert!(matches!(http(judged(&strict, &[rubric("a")], &answers(3))), HttpError::NoLogprobs { .. }));
 }
@@ -63,7 +63,7 @@ fn torn_and_foreign_lines_of_the_cache_are_passed_over() {
         assert_eq!(judged(&judge(cached()), &[rubric("a")], &answers(3)).unwrap(), first);
         let asked = server.requests().len();
         assert_eq!(asked, usize::from(torn < whole.len() - 1), "a line that lacks its line feed alone is whole");
-        // The line that was written next is not spoilt by the torn one.
+        // The next line is not damaged by the incomplete one.
         assert_eq!(judged(&judge(cached()), &[rubric("a")], &answers(3)).unwrap(), first);
         assert!(server.requests().is_empty());
     }
@@ -72,7 +72,7 @@ fn torn_and_foreign_lines_of_the_cache_are_passed_over() {
     fs::write(&path, foreign).unwrap();
     assert_eq!(judged(&judge(cached()), &[rubric("a")], &answers(3)).unwrap(), first);
     assert!(server.requests().is_empty());
-    // A folder in the file's place is an error.
+    // A folder with the file's name is an error.
     let error = http(HttpJudge::new(HttpOptions { cache: Some(folder.path().into()), ..options(&server) }));
     assert!(matches!(error, HttpError::Cache { path, .. } if path == folder.path()));
 }
@@ -99,7 +99,7 @@ fn two_programs_may_share_a_cache() {
     judged(&right, &[rubric("b")], &answers(3)).unwrap();
     judged(&left, &[rubric("c")], &answers(3)).unwrap();
     server.requests();
-    // What each wrote is found where it is, by itself and by a third.
+    // Each finds its own lines, and a third one finds all.
     for judge in [left, judge(cached())] {
         for (name, value) in [("a", 2.0), ("c", 2.0)] {
             assert_eq!(judged(&judge, &[rubric(name)], &answers(3)).unwrap()[2][0].value(), Some(value));
@@ -144,8 +144,8 @@ fn attempts_that_fail_count_as_requests() {
 
 #[test]
 fn a_budget_of_tokens_is_never_overdrawn() {
-    // Each request really takes 101 tokens and is estimated at fewer; with two under way it may cross the line by what
-    // the estimates of those two were too low, and not further.
+    // Each request actually uses 101 tokens and is estimated at fewer; with two running, the budget may be exceeded by
+    // the error of those two estimates and no more.
     let server = Server::new(|request| echo(request).late(Duration::from_millis(10)));
     let budget = Budget { requests: None, tokens: Some(500) };
     let judge = judge(HttpOptions { budget, concurrency: 2, ..options(&server) });
@@ -208,7 +208,7 @@ fn breaking_off_is_quick_and_keeps_what_was_reported() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert!(reported.iter().all(|judged| judged.verdict.value() == Some(judged.answer as f64)));
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
-    // The three are not asked for again.
+    // The three are not requested again.
     server.requests();
     let fresh = Server::new(echo);
     assert_eq!(fresh.requests().len(), 0);

@@ -1,4 +1,4 @@
-//! What a function, filter, test or method is called with.
+//! The arguments of functions, filters, tests and methods.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The arguments of parameters with these names, the first `required` of which must be there.
+    /// The arguments for parameters with these names; the first `required` of them are required.
     pub(super) fn bind<const N: usize>(
         self,
         what: &str,
@@ -40,7 +40,7 @@ impl Args {
         }
     }
 
-    /// The arguments of what takes none by name.
+    /// The arguments of a callable without keyword arguments.
     pub(super) fn only_positional(self, what: &str) -> Result<Vec<Value>> {
         match self.named.first() {
             Some(_) => Err(Fault::type_error(format!("{what}() takes no keyword arguments"))),
@@ -48,14 +48,14 @@ impl Args {
         }
     }
 
-    /// As [`bind`](Self::bind), for what takes none by name.
+    /// Like [`bind`](Self::bind), without keyword arguments.
     pub(super) fn positional<const N: usize>(self, what: &str, required: usize) -> Result<[Option<Value>; N]> {
         let positional = self.only_positional(what)?;
         Self { positional, named: Vec::new() }.bind(what, [""; N], required)
     }
 }
 
-/// An argument that must be a whole number.
+/// An argument that must be an integer.
 pub(super) fn int(value: &Value) -> Result<i64> {
     let not = || Fault::type_error(format!("'{}' object cannot be interpreted as an integer", value.type_name()));
     let number = match value {

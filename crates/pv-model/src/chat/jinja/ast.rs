@@ -1,10 +1,10 @@
-//! A template as a tree.
+//! The syntax tree of a template.
 
 use std::sync::Arc;
 
 use super::value::Value;
 
-/// An expression, and how deep it nests.
+/// An expression, and its nesting depth.
 #[derive(Debug)]
 pub(super) struct Expr {
     pub(super) node: Node,
@@ -22,7 +22,7 @@ pub(super) enum Node {
     Item(Box<Expr>, Box<Expr>),
     Slice(Box<Expr>, Box<[Option<Expr>; 3]>),
     Call(Box<Expr>, Arguments),
-    /// `None` stands for the text of a block that is filtered.
+    /// `None` is the text of a filtered block.
     Filter(Option<Box<Expr>>, Arc<str>, Arguments),
     Test(Box<Expr>, Arc<str>, Arguments),
     Not(Box<Expr>),
@@ -33,7 +33,7 @@ pub(super) enum Node {
     Binary(Binary, Box<Expr>, Box<Expr>),
     Concat(Vec<Expr>),
     Compare(Box<Expr>, Vec<(Comparison, Expr)>),
-    /// The condition, the value, the other value.
+    /// The condition, the value if true, the value if false.
     If(Box<Expr>, Box<Expr>, Option<Box<Expr>>),
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Comparison {
     NotIn,
 }
 
-/// What stands in the parentheses of a call.
+/// The arguments of a call.
 #[derive(Debug, Default)]
 pub(super) struct Arguments {
     pub(super) positional: Vec<Expr>,
@@ -79,19 +79,19 @@ pub(super) struct Statement {
 pub(super) enum Tag {
     Text(Arc<str>),
     Print(Expr),
-    /// Conditions with their bodies; the last one may have none.
+    /// Conditions with their bodies; the last one may have no condition.
     If(Vec<(Option<Expr>, Vec<Statement>)>),
     For(Box<For>),
     Set(Target, Expr),
     SetBlock(Target, Option<Expr>, Vec<Statement>),
     With(Vec<(Target, Expr)>, Vec<Statement>),
     Macro(Arc<str>, Arc<Macro>),
-    /// The call, and the body that it may have written by `caller`.
+    /// The call, and the body that `caller` renders.
     CallBlock(Expr, Arc<Macro>),
     FilterBlock(Expr, Vec<Statement>),
     /// `{% generation %}`.
     Generation(Arc<Macro>),
-    /// `{% block %}`, or another part with names of its own.
+    /// `{% block %}`, or another part with its own scope.
     Block(Vec<Statement>),
     Autoescape(Expr, Vec<Statement>),
     /// A tag that loads another template.
@@ -110,7 +110,7 @@ pub(super) struct For {
     pub(super) otherwise: Vec<Statement>,
 }
 
-/// What is assigned to.
+/// The target of an assignment.
 #[derive(Debug)]
 pub(super) enum Target {
     Name(Arc<str>),
@@ -123,7 +123,7 @@ pub(super) enum Target {
 pub(super) struct Macro {
     pub(super) name: Option<Arc<str>>,
     pub(super) parameters: Vec<Arc<str>>,
-    /// Of the last parameters.
+    /// Defaults of the last parameters.
     pub(super) defaults: Vec<Expr>,
     pub(super) body: Vec<Statement>,
     /// Whether the body reads `caller`, `kwargs` and `varargs`.

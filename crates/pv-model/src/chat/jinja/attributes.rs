@@ -1,4 +1,4 @@
-//! Attributes and items of values, as far as the sandbox lets a template see them.
+//! Attributes and items of values, restricted by the sandbox.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ const DICT: &[&str] = &["copy", "get", "items", "keys", "values", "fromkeys"];
 const INT: &[&str] = &["as_integer_ratio", "bit_count", "bit_length", "conjugate"];
 const FLOAT: &[&str] = &["as_integer_ratio", "conjugate", "hex", "is_integer"];
 
-/// What would change a value, and what leads out of the sandbox.
+/// Methods that change a value, and attributes that lead out of the sandbox.
 const UNSAFE_LIST: &[&str] = &["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
 const UNSAFE_DICT: &[&str] = &["clear", "pop", "popitem", "setdefault", "update"];
 
@@ -117,7 +117,7 @@ fn unsafe_attribute(value: &Value, name: &str) -> bool {
 }
 
 impl Machine<'_> {
-    /// An attribute in the sense of Python.
+    /// An attribute as in Python.
     fn own_attribute(&mut self, value: &Value, name: &str) -> Result<Option<Value>> {
         if let Some(method) = methods(value).iter().find(|method| **method == name) {
             return Ok(Some(Value::Method(Arc::new((value.clone(), *method)))));
@@ -207,7 +207,7 @@ impl Machine<'_> {
         Ok(self.own_attribute(value, name)?.unwrap_or_else(|| lacking(value, name)))
     }
 
-    /// An item by a dotted path, as filters take it: `a.b.0`.
+    /// An item by a dotted path, as filters accept it: `a.b.0`.
     pub(super) fn path(&mut self, value: &Value, path: &[Value]) -> Result<Value> {
         let mut value = value.clone();
         for part in path {
@@ -216,7 +216,7 @@ impl Machine<'_> {
         Ok(value)
     }
 
-    /// Whether a value has an attribute in the sense of Python.
+    /// Whether a value has an attribute, as in Python.
     pub(super) fn has_attribute(&mut self, value: &Value, name: &str) -> Result<bool> {
         match value {
             Value::Undefined(message) if !name.starts_with("__") => Err(Fault::undefined(message)),
@@ -248,7 +248,7 @@ fn lacking(value: &Value, name: &str) -> Value {
     })
 }
 
-/// The item at a place of a sequence, from its end where negative.
+/// The item at an index of a sequence; a negative index counts from the end.
 fn at_index(value: &Value, at: i128) -> Option<Value> {
     let length = match value {
         Value::View(View::Keys | View::Values | View::Items, _) => return None,

@@ -1,4 +1,4 @@
-//! Computes expressions.
+//! Evaluates expressions.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ impl<'t> Machine<'t> {
     pub(super) fn eval(&mut self, expr: &'t Expr) -> Result<Value> {
         self.charge(1)?;
         match &expr.node {
-            // These need no level of their own.
+            // These need no nesting level of their own.
             Node::Const(value) => Ok(value.clone()),
             Node::Name(name) => Ok(self.lookup(name)),
             _ => self.deeper(|machine| machine.eval_node(&expr.node)),
@@ -146,13 +146,13 @@ impl<'t> Machine<'t> {
         Ok(args)
     }
 
-    /// A call, whose callee is given `caller` too.
+    /// A call whose callee also receives `caller`.
     pub(super) fn eval_call(&mut self, call: &'t Expr, caller: Option<Value>) -> Result<Value> {
         self.deeper(|machine| machine.eval_call_node(&call.node, caller))
     }
 
     fn eval_call_node(&mut self, node: &'t Node, caller: Option<Value>) -> Result<Value> {
-        let Node::Call(callee, arguments) = node else { return Err(Fault::other("this is no call")) };
+        let Node::Call(callee, arguments) = node else { return Err(Fault::other("expected a call")) };
         let callee = self.eval(callee)?;
         let mut args = self.eval_arguments(arguments)?;
         if let Some(caller) = caller {
@@ -186,7 +186,7 @@ impl<'t> Machine<'t> {
 
     /// Applies the filters of a block to its text.
     pub(super) fn filter_text(&mut self, filters: &'t Expr, text: Value) -> Result<Value> {
-        let Node::Filter(inner, name, arguments) = &filters.node else { return Err(Fault::other("this is no filter")) };
+        let Node::Filter(inner, name, arguments) = &filters.node else { return Err(Fault::other("expected a filter")) };
         self.deeper(|machine| {
             let value = match inner {
                 Some(inner) => machine.filter_text(inner, text)?,

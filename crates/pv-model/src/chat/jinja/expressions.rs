@@ -1,4 +1,4 @@
-//! From tokens to expressions.
+//! Parses tokens into expressions.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::lexer::Token;
 use super::parser::{DEEPEST_EXPRESSION, DEEPEST_READING, Parsed, Parser};
 use super::value::Value;
 
-/// The expression of a node; `None` when it nests too deeply.
+/// The expression of a node; `None` if it is nested too deeply.
 pub(super) fn deep(node: Node) -> Option<Expr> {
     let mut depth = 0;
     node.for_each(&mut |child| depth = depth.max(child.depth));
@@ -15,13 +15,13 @@ pub(super) fn deep(node: Node) -> Option<Expr> {
 }
 
 impl Parser {
-    /// An expression, or several with commas, which are a tuple. `condition` allows for `a if b else c`.
+    /// An expression, or several separated by commas, which form a tuple. `condition` permits `a if b else c`.
     pub(super) fn tuple(&mut self, condition: bool, explicit: bool) -> Parsed<Expr> {
         let mut items = Vec::new();
         let mut several = false;
         loop {
             let end = matches!(self.peek(), Token::Close | Token::CloseTag | Token::Symbol(")"));
-            // Before `recursive` too, where a loop's source ends.
+            // Also before `recursive`, where a loop's source ends.
             if end || (!condition && several && self.is_name("recursive")) {
                 break;
             }
@@ -293,7 +293,7 @@ impl Parser {
                         let index = self.expr(Node::Tuple(items))?;
                         self.expr(Node::Item(Box::new(value), Box::new(index)))
                     }
-                    Err(_) => self.fail("a slice stands in a tuple"),
+                    Err(_) => self.fail("a slice inside a tuple"),
                 }
             }
         }
@@ -343,7 +343,7 @@ impl Parser {
                 more.is_some() || more_named.is_some() || !named.is_empty()
             };
             if misplaced {
-                return self.fail("the arguments of a call stand in an order that is not allowed");
+                return self.fail("the arguments of a call are in an invalid order");
             }
             if !self.skip_symbol(",") {
                 break;
@@ -361,7 +361,7 @@ impl Parser {
         Ok(name)
     }
 
-    /// The filters that follow, on `value`; the first stands here without `|` when `inline` is set.
+    /// The following filters, applied to `value`; with `inline`, the first one has no `|`.
     pub(super) fn filters(&mut self, value: Option<Expr>, mut inline: bool) -> Parsed<Option<Expr>> {
         let mut value = value;
         while inline || self.skip_symbol("|") {

@@ -1,18 +1,18 @@
-//! What goes wrong in a template.
+//! Errors of a running template.
 
 /// The result of a step.
 pub(super) type Result<T> = std::result::Result<T, Fault>;
 
-/// A failure while a template runs.
+/// An error of a running template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::chat) struct Fault {
     pub(in crate::chat) kind: Kind,
     pub(in crate::chat) message: String,
-    /// The line of the innermost statement, from 1; 0 where that is not known yet.
+    /// The line of the innermost statement, from 1; 0 if it is not known yet.
     pub(in crate::chat) line: usize,
 }
 
-/// Which of Python's exceptions a failure is, as far as a filter looks at it, and what the renderer tells apart.
+/// The Python exception that an error corresponds to, as far as filters and the renderer distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::chat) enum Kind {
     Type,
@@ -22,9 +22,9 @@ pub(in crate::chat) enum Kind {
     Other,
     /// The template called `raise_exception`.
     Raised,
-    /// It asked for the date.
+    /// The template needs the date.
     Clock,
-    /// It used up what is in the message.
+    /// The template exceeded the limit named in the message.
     Runaway,
 }
 
@@ -49,7 +49,7 @@ impl Fault {
         Self::new(Kind::Runaway, limit)
     }
 
-    /// What the use of an undefined value is.
+    /// The error of using an undefined value.
     pub(super) fn undefined(message: &str) -> Self {
         let clock = message == super::NO_CLOCK;
         Self::new(if clock { Kind::Clock } else { Kind::Undefined }, message)

@@ -130,7 +130,7 @@ impl<'t> Machine<'t> {
                     Value::Str(text) | Value::Markup(text) => parse_int(text, base),
                     Value::Float(number) => truncated(*number),
                     Value::Undefined(message) => Err(Fault::undefined(message)),
-                    _ => value.as_int().ok_or_else(|| Fault::type_error("int() wants a number or a string")),
+                    _ => value.as_int().ok_or_else(|| Fault::type_error("int() expects a number or a string")),
                 };
                 match first {
                     Ok(number) => return Ok(Value::Int(number)),
@@ -181,13 +181,15 @@ impl<'t> Machine<'t> {
                 };
                 Ok(Value::text(printf(self, &format, &values)?))
             }
-            "random" => Err(Fault::other("the filter 'random' would make every rendering another")),
+            "random" => {
+                Err(Fault::other("the filter 'random' is not supported, because renderings must be reproducible"))
+            }
             "upper" | "lower" | "capitalize" | "title" | "center" | "trim" | "replace" | "indent" | "truncate"
             | "wordcount" | "wordwrap" | "striptags" | "urlize" | "urlencode" | "xmlattr" | "filesizeformat" => {
                 self.text_filter(name, value, args)
             }
             _ if is_filter(name) => self.sequence_filter(name, value, args),
-            _ => Err(Fault::other(format!("there is no filter named '{name}'"))),
+            _ => Err(Fault::other(format!("unknown filter '{name}'"))),
         }
     }
 
@@ -294,7 +296,7 @@ impl<'t> Machine<'t> {
         let found = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
         self.charge_bytes(text.len() + found.min(most).saturating_mul(new.len()))?;
         if old.is_empty() && most > text.chars().count() {
-            // Rust counts the place behind the last character too, as Python does.
+            // Rust counts the position after the last character too, as Python does.
             return Ok(text.replace(old, new));
         }
         Ok(text.replacen(old, new, most))
@@ -364,7 +366,7 @@ fn round_float(number: f64, precision: i64) -> f64 {
         return number;
     }
     if precision >= 0 {
-        // The digits of a float are exact in Rust too, and halves go to the even digit.
+        // The digits of a float are exact in Rust too, and halves are rounded to even.
         let digits = usize::try_from(precision.min(340)).unwrap_or(340);
         return format!("{number:.digits$}").parse().unwrap_or(number);
     }
@@ -377,7 +379,7 @@ pub(super) fn float(value: &Value) -> Result<f64> {
     match value {
         Value::Undefined(message) => Err(Fault::undefined(message)),
         Value::Str(text) | Value::Markup(text) => parse_float(text),
-        _ => value.as_float().ok_or_else(|| Fault::type_error("float() wants a number or a string")),
+        _ => value.as_float().ok_or_else(|| Fault::type_error("float() expects a number or a string")),
     }
 }
 

@@ -5,11 +5,11 @@ use super::fault::{Fault, Kind, Result};
 use super::machine::Machine;
 use super::value::{Value, range_len};
 
-/// The longest range that the sandbox allows for.
+/// The longest range that the sandbox permits.
 const LONGEST_RANGE: usize = 100_000;
 
 impl Machine<'_> {
-    /// The global function of this name. `strftime_now` is one only when there is a clock.
+    /// The global function of this name. `strftime_now` exists only with a clock.
     pub(super) fn function(&self, name: &str) -> Option<&'static str> {
         let known = ["range", "dict", "cycler", "joiner", "namespace", "raise_exception", "strftime_now"];
         known.into_iter().find(|known| *known == name && (name != "strftime_now" || self.now.is_some()))
@@ -60,7 +60,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The pairs that `dict(…)` is made of: a mapping or pairs, then keywords.
+    /// The pairs for `dict(…)`: a mapping or pairs, then keywords.
     fn pairs(&mut self, args: Args) -> Result<Vec<(Value, Value)>> {
         let Args { positional, named } = args;
         if positional.len() > 1 {
@@ -87,7 +87,7 @@ impl Machine<'_> {
             }
         }
         pairs.extend(named.into_iter().map(|(name, value)| (Value::Str(name), value)));
-        // Each is compared with those before it.
+        // Each is compared with all before it.
         self.charge(pairs.len().saturating_mul(pairs.len()) / 32)?;
         Ok(pairs)
     }

@@ -1,17 +1,17 @@
-//! Going over values.
+//! Iteration over values.
 
 use super::fault::{Fault, Result};
 use super::machine::Machine;
 use super::value::{Value, char_value, range_item, range_len};
 
-/// An iterator: what it has yet to give, and the failure that comes after that.
+/// An iterator: its remaining items, and the error after them.
 #[derive(Debug, Default)]
 pub(super) struct Iter {
     items: std::collections::VecDeque<Value>,
     fault: Option<Fault>,
 }
 
-/// Where a loop's items come from.
+/// The source of a loop's items.
 #[derive(Debug)]
 pub(super) enum Source {
     Items(Vec<Value>, usize),
@@ -27,7 +27,7 @@ impl Default for Source {
 }
 
 impl Machine<'_> {
-    /// What a loop over a value takes its items from.
+    /// The source of items for a loop over a value.
     pub(super) fn source(&mut self, value: &Value) -> Result<Source> {
         match value {
             Value::Iterator(number) => Ok(Source::Iterator(*number)),
@@ -80,7 +80,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The first item of a value; of an iterator, it is taken.
+    /// The first item of a value; it is removed from an iterator.
     pub(super) fn first(&mut self, value: &Value) -> Result<Option<Value>> {
         match value {
             Value::Iterator(number) => self.advance(*number),
@@ -91,7 +91,7 @@ impl Machine<'_> {
         }
     }
 
-    /// An iterator over what `make` gives for each item, up to its first failure.
+    /// An iterator over the results of `make` for each item, up to its first error.
     pub(super) fn iterator(
         &mut self,
         items: Vec<Value>,
@@ -102,7 +102,7 @@ impl Machine<'_> {
             self.charge(1)?;
             match make(self, item) {
                 Ok(item) => made.items.extend(item),
-                // It is met when the iterator gets there, which may never be.
+                // The error is reported when the iterator reaches it, which may never happen.
                 Err(fault) if fault.kind != super::fault::Kind::Runaway => {
                     made.fault = Some(fault);
                     break;
@@ -120,13 +120,13 @@ impl Machine<'_> {
         Value::Iterator(self.iterators.len() - 1)
     }
 
-    /// An iterator that fails at once.
+    /// An iterator that fails immediately.
     pub(super) fn failing(&mut self, fault: Fault) -> Value {
         self.iterators.push(Iter { items: Default::default(), fault: Some(fault) });
         Value::Iterator(self.iterators.len() - 1)
     }
 
-    /// How many items a value has.
+    /// The number of items of a value.
     pub(super) fn length(&mut self, value: &Value) -> Result<usize> {
         match value {
             Value::Loop(number) => self.loop_length(*number),

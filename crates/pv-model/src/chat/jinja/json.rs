@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it, which is what `transformers` makes of the `tojson` filter.
+//! JSON as Python's `json.dumps` writes it; `transformers` uses that for the `tojson` filter.
 
 use std::fmt::Write as _;
 

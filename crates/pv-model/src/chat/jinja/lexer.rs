@@ -1,4 +1,4 @@
-//! From a template's text to tokens, with Jinja's rules for white space (`trim_blocks` and `lstrip_blocks` set).
+//! Splits a template's text into tokens, with Jinja's rules for white space (`trim_blocks` and `lstrip_blocks` set).
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    /// In the words of an error.
+    /// The token in an error message.
     pub(super) fn described(&self) -> String {
         match self {
             Self::Data(_) => "text".to_owned(),
@@ -41,11 +41,12 @@ impl Token {
 /// Tokens with their lines.
 pub(super) type Tokens = Vec<(Token, usize)>;
 
-/// What is wrong with a template, and in which line.
+/// A syntax error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SyntaxError {
-    pub(super) reason: String,
-    pub(super) line: usize,
+pub(in crate::chat) struct SyntaxError {
+    pub(in crate::chat) message: String,
+    /// From 1.
+    pub(in crate::chat) line: usize,
 }
 
 const SYMBOLS: [&str; 26] = [
@@ -57,7 +58,7 @@ struct Lexer<'a> {
     source: &'a str,
     at: usize,
     line: usize,
-    /// Whether what was read last ended a line.
+    /// Whether the text read last ended a line.
     line_starting: bool,
     tokens: Tokens,
 }
@@ -78,15 +79,15 @@ impl<'a> Lexer<'a> {
         &self.source[self.at..]
     }
 
-    fn fail<T>(&self, reason: impl Into<String>) -> Result<T, SyntaxError> {
-        Err(SyntaxError { reason: reason.into(), line: self.line })
+    fn fail<T>(&self, message: impl Into<String>) -> Result<T, SyntaxError> {
+        Err(SyntaxError { message: message.into(), line: self.line })
     }
 
     fn push(&mut self, token: Token) {
         self.tokens.push((token, self.line));
     }
 
-    /// Passes over `bytes`.
+    /// Skips `bytes`.
     fn skip(&mut self, bytes: usize) {
         let passed = &self.rest()[..bytes];
         self.line += passed.matches('\n').count();
@@ -96,7 +97,7 @@ impl<'a> Lexer<'a> {
         self.at += bytes;
     }
 
-    /// Text up to the next tag, and what the tag is.
+    /// Text up to the next tag, and the kind of the tag.
     fn root(&mut self) -> Result<(), SyntaxError> {
         let rest = self.rest();
         let found = rest.as_bytes().windows(2).position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"));
@@ -130,7 +131,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The text of `length` bytes before a tag, without the white space that the tag takes.
+    /// The text of `length` bytes before a tag, without the white space that the tag strips.
     fn data(&mut self, length: usize, sign: Option<char>, lstrip: bool) {
         let text = &self.rest()[..length];
         let kept = match sign {
@@ -153,7 +154,7 @@ impl<'a> Lexer<'a> {
         self.skip(opening);
         let rest = self.rest();
         let Some(end) = rest.find("#}") else { return self.fail("missing end of comment tag") };
-        // The sign belongs to the end only if it does not stand in the opening.
+        // The sign belongs to the end only if it is not part of the start.
         let sign = rest[..end].chars().next_back();
         self.skip(end + 2);
         self.after_tag(sign);
@@ -193,7 +194,7 @@ impl<'a> Lexer<'a> {
         self.fail("missing end of raw directive")
     }
 
-    /// The code of a tag, to its end.
+    /// The code of a tag, up to its end.
     fn code(&mut self, variable: bool) -> Result<(), SyntaxError> {
         let mut brackets: Vec<&str> = Vec::new();
         loop {
@@ -237,7 +238,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Passes over the end of the code, where it stands here.
+    /// Skips the end of the code, if it is here.
     fn end_of_code(&mut self, variable: bool) -> bool {
         let rest = self.rest();
         let end = if variable { "}}" } else { "%}" };
@@ -279,12 +280,12 @@ impl<'a> Lexer<'a> {
         let mut length = digits(&rest[prefix..], radix, prefix > 0) + prefix;
         let (radix, prefix) = if length == prefix { (10, 0) } else { (radix, prefix) };
         if radix == 10 {
-            // A leading zero is followed by zeros only.
+            // A leading zero may only be followed by zeros.
             let zeros = if rest.starts_with('0') { digits(rest, 1, false) } else { 0 };
             length = if zeros > 0 { zeros } else { digits(rest, 10, false) };
         }
         let value = i128::from_str_radix(&rest[prefix..length].replace('_', ""), radix);
-        let Ok(value) = value else { return self.fail("a whole number has more than 127 bits") };
+        let Ok(value) = value else { return self.fail("an integer has more than 127 bits") };
         self.push(Token::Int(value));
         self.skip(length);
         Ok(())
@@ -335,7 +336,7 @@ impl<'a> Lexer<'a> {
                     let code = digits.map(|digits| digits.iter().fold(0_u32, |code, digit| code << 4 | digit));
                     match code.and_then(char::from_u32) {
                         Some(character) => character,
-                        None => return self.fail(format!("a bad \\{escaped} escape")),
+                        None => return self.fail(format!("an invalid \\{escaped} escape")),
                     }
                 }
                 'N' => return self.fail("\\N{…} escapes are not supported"),
@@ -346,11 +347,11 @@ impl<'a> Lexer<'a> {
             };
             text.push(simple);
         }
-        self.fail("a string has no end")
+        self.fail("missing end of a string")
     }
 }
 
-/// What follows `{%` and its sign in the beginning of a raw block.
+/// The text after `{%` and its sign at the start of a raw block.
 fn raw_begin(inside: &str) -> Option<usize> {
     let word = inside.trim_start_matches(is_space).strip_prefix("raw")?.trim_start_matches(is_space);
     let rest = match word.strip_prefix('-') {
@@ -360,7 +361,7 @@ fn raw_begin(inside: &str) -> Option<usize> {
     Some(inside.len() - rest.len())
 }
 
-/// How long the digits are that `text` begins with; single underscores may stand between them.
+/// The length of the digits at the start of `text`; single underscores may separate them.
 fn digits(text: &str, radix: u32, underscore_first: bool) -> usize {
     let is_digit = |c: char| if radix == 1 { c == '0' } else { c.is_digit(radix) };
     let (mut length, mut underscore) = (0, underscore_first);
@@ -377,7 +378,7 @@ fn digits(text: &str, radix: u32, underscore_first: bool) -> usize {
     length
 }
 
-/// The length of the float that `text` begins with.
+/// The length of the float at the start of `text`.
 fn float_length(text: &str) -> Option<usize> {
     let whole = digits(text, 10, false);
     let fraction = match text[whole..].strip_prefix('.') {

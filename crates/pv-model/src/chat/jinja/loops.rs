@@ -1,4 +1,4 @@
-//! Loops, and what `loop` says of them.
+//! Loops, and the attributes of `loop`.
 
 use super::arguments::Args;
 use super::ast::For;
@@ -7,17 +7,17 @@ use super::iterate::Source;
 use super::machine::{Flow, Machine};
 use super::value::Value;
 
-/// A loop that runs.
+/// A running loop.
 pub(super) struct LoopState<'t> {
     node: &'t For,
-    /// The scope that the loop stands in.
+    /// The scope that contains the loop.
     scope: usize,
     source: Source,
-    /// Whether the source's items have yet to pass the loop's condition.
+    /// Whether the source's items must still be checked against the loop's condition.
     tested: bool,
-    /// The next item, where it was looked at.
+    /// The next item, if it was read ahead.
     after: Option<Option<Value>>,
-    /// The number of the iteration; −1 before the first.
+    /// The number of the iteration; −1 before the first one.
     index0: i64,
     current: Option<Value>,
     before: Option<Value>,
@@ -27,7 +27,7 @@ pub(super) struct LoopState<'t> {
 }
 
 impl<'t> Machine<'t> {
-    /// Runs a loop that stands in `scope` over a value.
+    /// Runs a loop in `scope` over a value.
     pub(super) fn for_loop(&mut self, node: &'t For, over: Value, scope: usize, depth0: i64) -> Result<Flow> {
         let length = if node.test.is_none() { over.len() } else { None };
         let source = self.source(&over)?;
@@ -58,7 +58,7 @@ impl<'t> Machine<'t> {
                 machine.statements(&node.body)
             })?;
             match flow {
-                // As in Jinja, a loop whose first pass was broken off counts as one that did not run.
+                // As in Jinja, a loop whose first iteration was left by `break` counts as one that did not run.
                 Flow::Next => ran = true,
                 Flow::Continue => {}
                 Flow::Break => break,
@@ -78,7 +78,7 @@ impl<'t> Machine<'t> {
         }
     }
 
-    /// The next item that passes the loop's condition.
+    /// The next item that meets the loop's condition.
     fn fetch(&mut self, number: usize) -> Result<Option<Value>> {
         loop {
             self.charge(1)?;
@@ -107,7 +107,7 @@ impl<'t> Machine<'t> {
         Ok(self.loops[number].after.clone().flatten())
     }
 
-    /// How many items a loop goes over.
+    /// The number of items of a loop.
     pub(super) fn loop_length(&mut self, number: usize) -> Result<usize> {
         if let Some(length) = self.loops[number].length {
             return Ok(length);
@@ -126,7 +126,7 @@ impl<'t> Machine<'t> {
         Ok(length)
     }
 
-    /// The items that are left of a loop.
+    /// The remaining items of a loop.
     pub(super) fn loop_rest(&mut self, number: usize) -> Result<Vec<Value>> {
         let mut rest = Vec::new();
         while let Some(item) = self.next_item(number)? {

@@ -15,8 +15,8 @@ use super::loops::LoopState;
 use super::macros::MacroState;
 use super::value::Value;
 
-/// How deep expressions, blocks and calls may run in one another; a call of a macro takes some six levels. What a level takes
-/// of the stack is bounded, see `worker.rs`.
+/// The limit on the nesting of running expressions, blocks and calls; a macro call takes some six levels. The stack
+/// used per level is bounded, see `worker.rs`.
 const LEVELS: u32 = 1200;
 
 /// How a statement ended.
@@ -27,15 +27,15 @@ pub(super) enum Flow {
     Continue,
 }
 
-/// Names with their values, and where else to look.
+/// Names with their values, and the parent scope.
 struct Scope {
     names: Vec<(Arc<str>, Value)>,
     parent: Option<usize>,
-    /// Whether a macro was made in it, which may read it later.
+    /// Whether a macro was defined in it, which may read it later.
     kept: bool,
 }
 
-/// What runs a template. All that can change while it runs lives here, so that no value can hold itself.
+/// Runs a template. All mutable state is here, so that no value can contain itself.
 pub(in crate::chat) struct Machine<'t> {
     context: HashMap<Arc<str>, Value>,
     pub(super) now: Option<DateTime>,
@@ -47,7 +47,7 @@ pub(in crate::chat) struct Machine<'t> {
     pub(super) macros: Vec<MacroState<'t>>,
     pub(super) loops: Vec<LoopState<'t>>,
     pub(super) iterators: Vec<Iter>,
-    /// What is being written; the last one is that of the innermost block which keeps its text.
+    /// The output; the last buffer is that of the innermost block whose text is captured.
     out: Vec<String>,
     spans: Vec<Range<usize>>,
     fuel: Cell<u64>,
@@ -55,7 +55,7 @@ pub(in crate::chat) struct Machine<'t> {
 }
 
 impl<'t> Machine<'t> {
-    /// A machine with these variables, and with the work that it may do: one unit an instruction and one for 64 bytes.
+    /// A machine with these variables and a work limit: one unit per instruction and one per 64 bytes.
     pub(in crate::chat) fn new(
         context: impl IntoIterator<Item = (String, Value)>,
         now: Option<DateTime>,
@@ -79,13 +79,13 @@ impl<'t> Machine<'t> {
         }
     }
 
-    /// Runs a template: its text, and the ranges that generation blocks wrote.
+    /// Runs a template; returns its text and the ranges that generation blocks wrote.
     pub(in crate::chat) fn run(mut self, body: &'t [Statement]) -> Result<(String, Vec<Range<usize>>)> {
         self.statements(body)?;
         Ok((self.out.pop().unwrap_or_default(), self.spans))
     }
 
-    /// Takes work from what is left.
+    /// Subtracts work from the remaining limit.
     pub(super) fn charge(&self, units: usize) -> Result<()> {
         match self.fuel.get().checked_sub(units as u64) {
             Some(left) => {
@@ -96,12 +96,12 @@ impl<'t> Machine<'t> {
         }
     }
 
-    /// Takes the work of making a text of this many bytes.
+    /// Subtracts the work for a text of this many bytes.
     pub(super) fn charge_bytes(&self, bytes: usize) -> Result<()> {
         self.charge(bytes / 64)
     }
 
-    /// Takes the work of making so many items.
+    /// Subtracts the work for this many items.
     pub(super) fn charge_items(&self, items: usize) -> Result<()> {
         self.charge(items / 2 + 1)
     }
@@ -114,7 +114,7 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    /// One level deeper.
+    /// Enters a nesting level.
     pub(super) fn deeper<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.level >= LEVELS {
             return Err(Fault::runaway("nesting"));
@@ -125,7 +125,7 @@ impl<'t> Machine<'t> {
         outcome
     }
 
-    /// Runs `work` with names of its own, seen from `parent`.
+    /// Runs `work` in a new scope with the parent `parent`.
     pub(super) fn scoped<T>(&mut self, parent: usize, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.charge(1)?;
         let before = self.scope;
@@ -139,12 +139,12 @@ impl<'t> Machine<'t> {
         outcome
     }
 
-    /// Runs `work` with names of its own, seen from here.
+    /// Runs `work` in a new scope with the current one as its parent.
     pub(super) fn inner<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.scoped(self.scope, work)
     }
 
-    /// Runs `work` as if it stood in another scope.
+    /// Runs `work` in another scope.
     pub(super) fn within<T>(&mut self, scope: usize, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = std::mem::replace(&mut self.scope, scope);
         let outcome = work(self);
@@ -152,7 +152,7 @@ impl<'t> Machine<'t> {
         outcome
     }
 
-    /// What `work` writes.
+    /// The output of `work`.
     pub(super) fn captured<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, String)> {
         self.out.push(String::new());
         let outcome = work(self);
@@ -160,12 +160,12 @@ impl<'t> Machine<'t> {
         Ok((outcome?, text))
     }
 
-    /// The scope that statements run in.
+    /// The current scope.
     pub(super) fn here(&self) -> usize {
         self.scope
     }
 
-    /// Keeps the scope, and those it is seen from, for a macro.
+    /// Keeps the current scope and its parents for a macro.
     pub(super) fn keep(&mut self) {
         let mut at = Some(self.scope);
         while let Some(scope) = at {
@@ -200,7 +200,7 @@ impl<'t> Machine<'t> {
         }
         match self.function(name) {
             Some(name) => Value::Function(name),
-            // What stands for the template itself.
+            // The template itself.
             None if &**name == "self" => Value::Function("self"),
             None => Value::undefined(format!("'{name}' is undefined")),
         }
@@ -296,7 +296,7 @@ impl<'t> Machine<'t> {
                 let start = self.out.last().map_or(0, String::len);
                 self.write(text.as_str().unwrap_or_default())?;
                 let end = self.out.last().map_or(0, String::len);
-                // Elsewhere, what is written may still be changed.
+                // Elsewhere, the text may still be changed.
                 if self.out.len() == 1 && start < end {
                     self.spans.push(start..end);
                 }
@@ -367,7 +367,7 @@ impl<'t> Machine<'t> {
 }
 
 impl Fault {
-    /// Whether a filter such as `int` gives its default for it.
+    /// Whether a filter such as `int` returns its default for this error.
     pub(super) fn is_conversion(&self) -> bool {
         matches!(self.kind, Kind::Type | Kind::Value)
     }

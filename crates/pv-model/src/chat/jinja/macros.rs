@@ -8,14 +8,14 @@ use super::fault::{Fault, Result};
 use super::machine::Machine;
 use super::value::Value;
 
-/// A macro, and the scope in which it was made.
+/// A macro, and the scope of its definition.
 pub(super) struct MacroState<'t> {
     pub(super) node: &'t Macro,
     pub(super) scope: usize,
 }
 
 impl<'t> Machine<'t> {
-    /// A macro that is made here.
+    /// A macro that is defined here.
     pub(super) fn make_macro(&mut self, node: &'t Macro) -> Value {
         self.keep();
         let scope = self.here();
@@ -60,7 +60,7 @@ impl<'t> Machine<'t> {
                     machine.assign(&Arc::from(name), value);
                 }
                 let first_default = node.parameters.len() - node.defaults.len();
-                // All parameters hide what has their names outside, before the first default is computed.
+                // All parameters shadow outer names before the first default is evaluated.
                 for (name, value) in node.parameters.iter().zip(&bound) {
                     let missing = || Value::undefined(format!("parameter '{name}' was not provided"));
                     machine.assign(name, value.clone().unwrap_or_else(missing));

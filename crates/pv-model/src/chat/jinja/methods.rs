@@ -288,7 +288,7 @@ impl Machine<'_> {
         let [separator, most] = args.bind("split", ["sep", "maxsplit"], 0)?;
         let separator = separator.filter(|separator| !matches!(separator, Value::None));
         let separator = separator.as_ref().map(text).transpose()?;
-        // A negative number is Python's "as many as there are".
+        // A negative number means as many as there are, as in Python.
         let most = most.map_or(Ok(-1), |most| int(&most))?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let mut parts: Vec<&str> = match separator {
@@ -306,7 +306,8 @@ impl Machine<'_> {
     }
 }
 
-/// The part of a text between two places, and at which character it begins; `None` when they lie beyond one another.
+/// The part of a text between two positions, and the index of its first character; `None` if they are in the wrong
+/// order.
 fn part(content: &str, start: Option<Value>, stop: Option<Value>) -> Result<Option<(&str, usize)>> {
     let given = |bound: Option<Value>| bound.filter(|bound| !matches!(bound, Value::None));
     let (start, stop) = (given(start), given(stop));

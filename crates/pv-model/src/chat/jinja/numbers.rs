@@ -1,4 +1,4 @@
-//! Numbers as text, and text as numbers, as Python has them.
+//! Converts numbers to text and text to numbers, as Python does.
 
 use super::fault::{Fault, Result};
 use super::text::{decimal_digit, is_space};
@@ -25,7 +25,7 @@ fn with_exponent(text: &str, letter: char) -> String {
     format!("{digits}{letter}{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// The digits of a number that is not negative, in the notation of `%e`, `%f` or `%g`.
+/// The digits of a nonnegative number in the notation of `%e`, `%f` or `%g`.
 pub(super) fn float_format(value: f64, notation: char, precision: usize, alternate: bool) -> String {
     let lower = notation.to_ascii_lowercase();
     let mut text = if value.is_nan() {
@@ -48,7 +48,7 @@ pub(super) fn float_format(value: f64, notation: char, precision: usize, alterna
     text
 }
 
-/// `%g`: as many significant digits as `precision` says, without trailing zeros.
+/// `%g`: `precision` significant digits, without trailing zeros.
 fn general(value: f64, precision: usize, alternate: bool) -> String {
     let rounded = format!("{value:.*e}", precision - 1);
     let exponent: i32 = rounded.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
@@ -71,7 +71,7 @@ fn general(value: f64, precision: usize, alternate: bool) -> String {
     }
 }
 
-/// Text without the underscores that Python allows between digits; `None` for others.
+/// Text without the underscores that Python permits between digits; `None` for other underscores.
 fn without_underscores(text: &str) -> Option<String> {
     let characters: Vec<char> = text.chars().collect();
     let digit = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|c| c.is_alphanumeric());
@@ -83,7 +83,7 @@ fn without_underscores(text: &str) -> Option<String> {
     Some(characters.into_iter().filter(|character| *character != '_').collect())
 }
 
-/// Python's digits of other scripts as ASCII.
+/// Digits of other scripts, which Python accepts, as ASCII.
 fn ascii(text: &str) -> String {
     let digit = |c: char| decimal_digit(c).and_then(|digit| char::from_digit(digit, 10)).unwrap_or(c);
     text.trim_matches(is_space).chars().map(digit).collect()
@@ -92,7 +92,7 @@ fn ascii(text: &str) -> String {
 /// Python's `int(text, base)`.
 ///
 /// # Errors
-/// A text that is no whole number, or one with more than 127 bits.
+/// A text that is not an integer, or an integer with more than 127 bits.
 pub(super) fn parse_int(text: &str, base: i64) -> Result<i128> {
     let bad = || Fault::value_error(format!("invalid literal for int() with base {base}: '{text}'"));
     if base != 0 && !(2..=36).contains(&base) {
@@ -122,15 +122,14 @@ pub(super) fn parse_int(text: &str, base: i64) -> Result<i128> {
     if !digits.chars().all(|digit| digit.is_digit(radix)) {
         return Err(bad());
     }
-    let value =
-        i128::from_str_radix(&digits, radix).map_err(|_| Fault::other("a whole number has more than 127 bits"))?;
+    let value = i128::from_str_radix(&digits, radix).map_err(|_| Fault::other("an integer has more than 127 bits"))?;
     Ok(if negative { -value } else { value })
 }
 
 /// Python's `float(text)`.
 ///
 /// # Errors
-/// A text that is no number.
+/// A text that is not a number.
 pub(super) fn parse_float(text: &str) -> Result<f64> {
     let bad = || Fault::value_error(format!("could not convert string to float: '{text}'"));
     let clean = without_underscores(&ascii(text)).ok_or_else(bad)?;
@@ -140,10 +139,10 @@ pub(super) fn parse_float(text: &str) -> Result<f64> {
     if named || plain { clean.parse().map_err(|_| bad()) } else { Err(bad()) }
 }
 
-/// A float as a whole number, without what follows the point.
+/// A float truncated to an integer.
 ///
 /// # Errors
-/// No number, or one that is too large.
+/// NaN, infinity, or a number that is too large.
 pub(super) fn truncated(value: f64) -> Result<i128> {
     if value.is_nan() {
         return Err(Fault::value_error("cannot convert float NaN to integer"));
@@ -152,7 +151,7 @@ pub(super) fn truncated(value: f64) -> Result<i128> {
         return Err(Fault::new(super::fault::Kind::Overflow, "cannot convert float infinity to integer"));
     }
     if value.abs() >= 1.7e38 {
-        return Err(Fault::other("a whole number has more than 127 bits"));
+        return Err(Fault::other("an integer has more than 127 bits"));
     }
     Ok(value.trunc() as i128)
 }

@@ -1,4 +1,4 @@
-//! Operators, as Python has them.
+//! Python's operators.
 
 use std::cmp::Ordering;
 
@@ -14,7 +14,7 @@ use super::value::{Value, range_item, range_len};
 pub(super) enum Bound {
     None,
     At(i64),
-    /// What is no number.
+    /// Not a number.
     Bad,
 }
 
@@ -31,7 +31,7 @@ impl Bound {
 }
 
 fn too_large() -> Fault {
-    Fault::other("a whole number has more than 127 bits")
+    Fault::other("an integer has more than 127 bits")
 }
 
 fn no_division() -> Fault {
@@ -66,7 +66,7 @@ fn int_binary(operator: Binary, left: i128, right: i128) -> Result<Value> {
         Binary::Div => return Ok(Value::Float(left as f64 / right as f64)),
         Binary::FloorDiv | Binary::Mod if right == 0 => return Err(no_division()),
         Binary::FloorDiv => left.checked_div_euclid(right).and_then(|quotient| {
-            // Euclid's quotient rounds up where the divisor is negative and something is left.
+            // Euclid's quotient rounds up if the divisor is negative and there is a remainder.
             if right < 0 && left.rem_euclid(right) != 0 { quotient.checked_sub(1) } else { Some(quotient) }
         }),
         Binary::Mod => {
@@ -200,7 +200,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The order of two values; `None` where none of `<`, `==` and `>` holds.
+    /// The order of two values; `None` if none of `<`, `==` and `>` holds.
     fn order(&mut self, left: &Value, right: &Value, symbol: &str) -> Result<Option<Ordering>> {
         self.charge(1)?;
         for value in [left, right] {
@@ -267,7 +267,7 @@ impl Machine<'_> {
                 Ok(inside && (i128::from(number) - i128::from(*start)) % i128::from(*step) == 0)
             }
             Value::Iterator(number) => {
-                // Python stops at the item, and leaves the others in the iterator.
+                // Python stops at the item and leaves the others in the iterator.
                 while let Some(found) = self.advance(*number)? {
                     self.charge(1)?;
                     if found.same(item) {
@@ -327,7 +327,7 @@ impl Machine<'_> {
     }
 }
 
-/// The first index and the one to stop before, as Python clamps them.
+/// The first index and the end index, clamped as in Python.
 fn ends(start: Bound, stop: Bound, step: i64, length: usize) -> (i64, i64) {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
     let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };

@@ -1,4 +1,4 @@
-//! From tokens to statements.
+//! Parses tokens into statements.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::lexer::{SyntaxError, Token, Tokens, tokens};
 use super::reads::reads;
 use super::value::Value;
 
-/// How deep expressions may nest in one another. It bounds the stack that a template needs.
+/// The greatest nesting depth of expressions. It bounds the stack that a template needs.
 pub(super) const DEEPEST_EXPRESSION: u32 = 400;
 
-/// How deep blocks may nest.
+/// The greatest nesting depth of blocks.
 const DEEPEST_BLOCK: usize = 80;
 
-/// How deep brackets and signs may nest while they are read.
+/// The greatest nesting depth of brackets and signs while parsing.
 pub(super) const DEEPEST_READING: usize = 150;
 
 pub(super) struct Parser {
@@ -22,9 +22,9 @@ pub(super) struct Parser {
     at: usize,
     blocks: usize,
     pub(super) reading: usize,
-    /// In how many loops of the same macro a statement stands.
+    /// The number of loops of the same macro around a statement.
     loops: usize,
-    /// How often `loop` was assigned to.
+    /// How often `loop` was assigned.
     loop_stores: usize,
 }
 
@@ -57,8 +57,8 @@ impl Parser {
         token
     }
 
-    pub(super) fn fail<T>(&self, reason: impl Into<String>) -> Parsed<T> {
-        Err(SyntaxError { reason: reason.into(), line: self.line() })
+    pub(super) fn fail<T>(&self, message: impl Into<String>) -> Parsed<T> {
+        Err(SyntaxError { message: message.into(), line: self.line() })
     }
 
     pub(super) fn unexpected<T>(&self, wanted: &str) -> Parsed<T> {
@@ -111,7 +111,7 @@ impl Parser {
         self.unexpected(&token.described())
     }
 
-    /// Statements up to a tag with one of these names, and which it was; to the end of the template without names.
+    /// Statements up to a tag with one of these names, and that name; up to the end of the template without names.
     fn statements(&mut self, ends: &[&str]) -> Parsed<(Vec<Statement>, Arc<str>)> {
         if self.blocks > DEEPEST_BLOCK {
             return self.fail("blocks are nested too deeply");
@@ -136,7 +136,7 @@ impl Parser {
                     self.blocks += 1;
                     let node = self.tag(&name)?;
                     self.blocks -= 1;
-                    // `{% print %}` writes several values.
+                    // `{% print %}` may print several values.
                     match node {
                         Tag::Block(statements) if &*name == "print" => {
                             body.extend(statements);
@@ -156,7 +156,7 @@ impl Parser {
         }
     }
 
-    /// The body of a block: the rest of its tag, and statements up to one of the ends, whose name is passed over.
+    /// The body of a block: the rest of its tag, and statements up to one of the ends, whose name is skipped.
     fn body(&mut self, ends: &[&str]) -> Parsed<(Vec<Statement>, Arc<str>)> {
         self.skip_symbol(":");
         self.expect(&Token::CloseTag)?;
@@ -223,7 +223,7 @@ impl Parser {
                 }
                 Ok(Tag::Block(values))
             }
-            "break" | "continue" if self.loops == 0 => self.fail(format!("'{name}' stands outside of a loop")),
+            "break" | "continue" if self.loops == 0 => self.fail(format!("'{name}' outside of a loop")),
             "break" => Ok(Tag::Break),
             "continue" => Ok(Tag::Continue),
             "include" | "import" | "from" | "extends" => {
@@ -307,7 +307,7 @@ impl Parser {
             }
             let name = self.target_name()?;
             if parameters.contains(&name) {
-                return self.fail(format!("there are two parameters '{name}'"));
+                return self.fail(format!("duplicate parameter '{name}'"));
             }
             parameters.push(name);
             if self.skip_symbol("=") {
@@ -332,7 +332,7 @@ impl Parser {
         defaults: Vec<super::ast::Expr>,
         end: &str,
     ) -> Parsed<Macro> {
-        // A loop outside of the macro is none of its own.
+        // A loop outside of the macro does not count inside it.
         let loops = std::mem::take(&mut self.loops);
         let (body, _) = self.body(&[end])?;
         self.loops = loops;
@@ -354,7 +354,7 @@ impl Parser {
         Ok(name)
     }
 
-    /// What is assigned to: a name, an attribute of a namespace, or several with commas.
+    /// The target of an assignment: a name, an attribute of a namespace, or several separated by commas.
     fn target(&mut self, ends: &[&str], attributes: bool) -> Parsed<Target> {
         let mut targets = Vec::new();
         let mut several = false;
@@ -398,7 +398,7 @@ impl Parser {
         Ok(Target::Name(self.target_name()?))
     }
 
-    /// Constants that names stand for.
+    /// Names of constants.
     pub(super) fn constant(name: &str) -> Option<Value> {
         match name {
             "true" | "True" => Some(Value::Bool(true)),
@@ -408,7 +408,7 @@ impl Parser {
         }
     }
 
-    /// An expression of a node, unless it nests too deeply.
+    /// The expression of a node, unless it is nested too deeply.
     pub(super) fn expr(&self, node: super::ast::Node) -> Parsed<super::ast::Expr> {
         match deep(node) {
             Some(expr) => Ok(expr),

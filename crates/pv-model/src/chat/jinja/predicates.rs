@@ -66,7 +66,7 @@ impl Machine<'_> {
     pub(super) fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool> {
         use Value as V;
         if let Some(comparison) = comparison(name) {
-            // Python's operators take none by name; `in` does.
+            // Python's operators accept no keyword arguments; `in` does.
             let [other] = if name == "in" { args.bind(name, ["seq"], 1)? } else { args.positional(name, 1)? };
             return self.compare(comparison, value, &other.unwrap_or(V::None));
         }
@@ -88,7 +88,7 @@ impl Machine<'_> {
                 args.bind::<0>(name, [], 0)?;
                 self.plain_test(name, value)
             }
-            _ => Err(Fault::other(format!("there is no test named '{name}'"))),
+            _ => Err(Fault::other(format!("unknown test '{name}'"))),
         }
     }
 
@@ -118,7 +118,7 @@ impl Machine<'_> {
                 let text = self.str(value)?;
                 is_case(&text, name == "upper")
             }
-            // What has a length and items.
+            // A value with a length and items.
             "sequence" => {
                 matches!(
                     value,
@@ -137,13 +137,13 @@ impl Machine<'_> {
     }
 }
 
-/// Whether all letters of a text have this case, and there are some.
+/// Whether a text has letters and all of them have this case.
 pub(super) fn is_case(text: &str, upper: bool) -> bool {
     let (upper_letters, lower_letters) = (text.chars().any(char::is_uppercase), text.chars().any(char::is_lowercase));
     if upper { upper_letters && !lower_letters } else { lower_letters && !upper_letters }
 }
 
-/// Whether two values are the same object, as far as a template can rely on that.
+/// Whether two values are the same object, as far as a template can depend on that.
 fn identical(left: &Value, right: &Value) -> bool {
     use std::sync::Arc;
     match (left, right) {

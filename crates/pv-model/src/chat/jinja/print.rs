@@ -7,7 +7,7 @@ use super::machine::Machine;
 use super::numbers::float_text;
 use super::value::{Value, View};
 
-/// How deep namespaces may hold one another while they are written.
+/// The greatest nesting depth of namespaces that are printed.
 const DEEPEST: u32 = 250;
 
 /// A string as Python writes it in code.
@@ -41,9 +41,9 @@ pub(super) fn quoted(text: &str) -> String {
     out
 }
 
-/// Whether Python's `repr` writes a character as it is.
+/// Whether Python's `repr` prints a character unchanged.
 pub(super) fn is_printable(character: char) -> bool {
-    // After a letter, so that a combining mark is not taken for the beginning of a text.
+    // After a letter, so that a combining mark is not at the start of a text.
     let shown = format!("{:?}", String::from_iter(['a', character]));
     !shown.contains('\\') || matches!(character, '\\' | '"')
 }
@@ -151,7 +151,7 @@ impl Machine<'_> {
                 Some(name) => out.push_str(&format!("<Macro {}>", quoted(name))),
                 None => out.push_str("<Macro anonymous>"),
             },
-            // Python writes where these lie in memory.
+            // Python prints their addresses in memory.
             Value::Function(name) => out.push_str(&format!("<function {name}>")),
             Value::Method(method) => {
                 out.push_str(&format!("<built-in method {} of {} object>", method.1, method.0.type_name()));

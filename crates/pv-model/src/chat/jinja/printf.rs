@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::numbers::{float_format, truncated};
 use super::value::Value;
 
-/// The widest field. Python has no limit, but memory has.
+/// The widest field. Python has no limit, but memory is limited.
 pub(super) const WIDEST: usize = 1 << 16;
 
 /// Flags, width and precision of a conversion.
@@ -22,7 +22,7 @@ struct Spec {
     precision: Option<usize>,
 }
 
-/// Where the values come from.
+/// The source of the values.
 struct Values<'a> {
     items: Vec<Value>,
     next: usize,
@@ -62,7 +62,7 @@ pub(super) fn printf(machine: &mut Machine<'_>, format: &str, values: &Value) ->
     Ok(out)
 }
 
-/// One conversion, after its `%`; returns what follows it.
+/// One conversion, after its `%`; returns the remaining text.
 fn one<'a>(machine: &mut Machine<'_>, text: &'a str, values: &mut Values<'_>, out: &mut String) -> Result<&'a str> {
     let incomplete = || Fault::value_error("incomplete format");
     let mut rest = text;
@@ -75,7 +75,7 @@ fn one<'a>(machine: &mut Machine<'_>, text: &'a str, values: &mut Values<'_>, ou
         });
         let (end, _) = end.ok_or_else(|| Fault::value_error("incomplete format key"))?;
         let Value::Dict(dict) = values.single else { return Err(Fault::type_error("format requires a mapping")) };
-        let missing = || Fault::other(format!("there is no '{}' to format", &named[..end]));
+        let missing = || Fault::other(format!("missing value '{}' in a format string", &named[..end]));
         value = Some(dict.text(&named[..end]).cloned().ok_or_else(missing)?);
         values.named = true;
         rest = &named[end + 1..];
@@ -199,7 +199,7 @@ fn sign(negative: bool, spec: &Spec) -> &'static str {
     }
 }
 
-/// `prefix` and `text` in a field, with zeros between them where a number asks for that.
+/// `prefix` and `text` in a field, with zeros between them for numbers with that flag.
 fn pad(prefix: &str, text: &str, spec: &Spec, number: bool) -> String {
     let missing = spec.width.saturating_sub(prefix.chars().count() + text.chars().count());
     if spec.left {
@@ -211,7 +211,7 @@ fn pad(prefix: &str, text: &str, spec: &Spec, number: bool) -> String {
     }
 }
 
-/// Text with the characters beyond ASCII written as escapes.
+/// Text with non-ASCII characters as escapes.
 pub(super) fn ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,8 +1,8 @@
-//! Which of the special names the body of a macro reads.
+//! Finds the special names that the body of a macro reads.
 
 use super::ast::{Arguments, Expr, Macro, Node, Reads, Statement, Tag, Target};
 
-/// The names that are read before anything in the body assigns to them.
+/// The special names that are read before the body assigns to them.
 pub(super) fn reads(body: &[Statement]) -> Reads {
     let mut visitor = Visitor::default();
     visitor.statements(body);
@@ -76,7 +76,7 @@ impl Visitor {
                 self.statements(body);
                 self.expr(filter);
             }
-            // Jinja does not look into these.
+            // Jinja does not examine these.
             Tag::Block(_) => {}
         }
     }
@@ -104,7 +104,7 @@ impl Visitor {
 }
 
 impl Node {
-    /// Visits the expressions that this one is made of.
+    /// Visits the parts of an expression.
     pub(super) fn for_each<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         match self {
             Self::Const(_) | Self::Name(_) => {}

@@ -10,7 +10,7 @@ use super::value::Value;
 
 struct Fields<'a> {
     args: &'a Args,
-    /// The number of the next field without a name; `None` once fields are numbered.
+    /// The number of the next unnamed field; `None` if fields are numbered.
     automatic: Option<usize>,
     numbered: bool,
 }
@@ -58,7 +58,7 @@ fn format_text(machine: &mut Machine<'_>, text: &str, fields: &mut Fields<'_>, l
 }
 
 fn field(machine: &mut Machine<'_>, code: &str, fields: &mut Fields<'_>, levels: u32) -> Result<String> {
-    // The name may hold brackets with any characters in them.
+    // The name may contain brackets with any characters inside.
     let mut inside = false;
     let name_end = code.find(|c: char| {
         inside = (inside || c == '[') && c != ']';
@@ -89,7 +89,7 @@ fn field(machine: &mut Machine<'_>, code: &str, fields: &mut Fields<'_>, levels:
     formatted(machine, &value, &spec)
 }
 
-/// The value of a field's name: an argument, then attributes and items of it.
+/// The value of a field's name: an argument, then its attributes and items.
 fn named(machine: &mut Machine<'_>, name: &str, fields: &mut Fields<'_>) -> Result<Value> {
     let first_end = name.find(['.', '[']).unwrap_or(name.len());
     let (first, mut rest) = name.split_at(first_end);
@@ -114,7 +114,7 @@ fn named(machine: &mut Machine<'_>, name: &str, fields: &mut Fields<'_>) -> Resu
         Some(at) => fields.args.positional.get(at).cloned(),
         None => fields.args.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value.clone()),
     };
-    let mut value = found.ok_or_else(|| Fault::other(format!("there is no value for the field '{name}'")))?;
+    let mut value = found.ok_or_else(|| Fault::other(format!("missing value for the field '{name}'")))?;
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix('.') {
             let end = after.find(['.', '[']).unwrap_or(after.len());
@@ -260,7 +260,7 @@ fn float(number: f64, spec: &Spec) -> Result<String> {
         None => match spec.precision {
             None => float_text(size),
             Some(precision) => {
-                // As `g`, but with a digit after the point.
+                // Like `g`, but with a digit after the point.
                 let text = float_format(size, 'g', precision, spec.alternate);
                 let exponent = size.log10().floor();
                 let plain = size == 0.0 || (exponent >= -4.0 && exponent < precision.max(1) as f64 - 1.0);
@@ -291,7 +291,7 @@ fn sign(negative: bool, spec: &Spec) -> &'static str {
     }
 }
 
-/// A number in its field: sign and prefix, whole digits in groups, the rest.
+/// A number in its field: sign and prefix, grouped integer digits, the rest.
 fn number_field(prefix: &str, digits: &str, rest: &str, spec: &Spec, group: usize) -> String {
     let zeros = spec.align == Some('=') && spec.fill == '0';
     let room = spec.width.saturating_sub(prefix.chars().count() + rest.chars().count());

@@ -1,11 +1,11 @@
-//! Python's way with characters and words.
+//! Python's rules for characters and words.
 
 /// Python's white space.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// The zeros of all scripts; nine digits follow each.
+/// The zero of each script; the nine other digits follow it.
 const ZEROS: [u32; 66] = [
     0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0,
     0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620,
@@ -14,7 +14,7 @@ const ZEROS: [u32; 66] = [
     0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
 ];
 
-/// Digits that are no decimal ones: raised, in circles, ….
+/// Digits that are not decimal: superscripts, circled digits, ….
 const OTHER_DIGITS: [(u32, u32); 20] = [
     (178, 179),
     (185, 185),
@@ -65,7 +65,7 @@ fn title_case(character: char) -> String {
         _ => {
             let mut upper = character.to_uppercase();
             let mut text: String = upper.next().into_iter().collect();
-            // Ligatures: only their first letter is large.
+            // Ligatures: only the first letter is upper case.
             text.extend(upper.flat_map(char::to_lowercase));
             text
         }
@@ -93,7 +93,7 @@ pub(super) fn capitalize(text: &str) -> String {
     let mut characters = text.chars();
     match characters.next() {
         Some(first) => {
-            // Lowered as a whole, since a sigma's form depends on what stands before it.
+            // Lowered as a whole, since the form of a sigma depends on the preceding characters.
             let lowered = text.to_lowercase();
             let first_lowered: usize = first.to_lowercase().map(char::len_utf8).sum();
             title_case(first) + lowered.get(first_lowered..).unwrap_or_default()
@@ -114,21 +114,21 @@ pub(super) fn swapcase(text: &str) -> String {
     swapped
 }
 
-/// The words of a text, at most `most` + 1 of them.
+/// The words of a text, at most `most` + 1.
 pub(super) fn words(text: &str, most: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         let end = if parts.len() < most { rest.find(is_space).unwrap_or(rest.len()) } else { rest.len() };
         let (word, after) = rest.split_at(end);
-        // The last part keeps what is inside of it, but for the end.
+        // The last part keeps its inner white space, but not that at its end.
         parts.push(word);
         rest = after.trim_start_matches(is_space);
     }
     parts
 }
 
-/// The words of a text from its end, at most `most` + 1 of them, the last one first.
+/// The words of a text from its end, at most `most` + 1, the last one first.
 pub(super) fn words_from_right(text: &str, most: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_end_matches(is_space);
@@ -156,7 +156,7 @@ pub(super) fn splitlines(text: &str, keep: bool) -> Vec<&str> {
     lines
 }
 
-/// A text with the characters of HTML's syntax written as entities.
+/// A text with HTML's special characters as entities.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -172,7 +172,7 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// A text between fill characters: `width` wide, with `left` of what is missing on the left.
+/// A text between fill characters: `width` wide, with `left` of the fill on the left.
 pub(super) fn padded(text: &str, width: usize, fill: char, left: impl Fn(usize) -> usize) -> String {
     let missing = width.saturating_sub(text.chars().count());
     let left = left(missing);
@@ -180,7 +180,7 @@ pub(super) fn padded(text: &str, width: usize, fill: char, left: impl Fn(usize) 
     fill(left).chain(text.chars()).chain(fill(missing - left)).collect()
 }
 
-/// How much of what is missing Python's `center` puts on the left.
+/// How many fill characters Python's `center` puts on the left.
 pub(super) fn center_left(missing: usize, width: usize) -> usize {
     missing / 2 + (missing & width & 1)
 }

@@ -1,33 +1,34 @@
-//! The values of a template, as Python has them.
+//! Python's values in a template.
 
 use std::sync::Arc;
 
 use super::fault::{Fault, Kind, Result};
 
-/// How deep lists and mappings may nest. It bounds the stack that printing, comparing and freeing them need.
+/// The greatest nesting depth of lists and mappings. It bounds the stack that printing, comparing and dropping them
+/// need.
 pub(super) const DEEPEST: u32 = 200;
 
-/// A value. Lists and mappings never change, as the sandbox has it, so that they are shared and cannot hold themselves; what
-/// does change lives in the machine, under a number.
+/// A value. Lists and mappings are immutable, as in the sandbox, so that they are shared and cannot contain themselves;
+/// mutable values are in the machine, identified by a number.
 #[derive(Clone, Debug)]
 pub(in crate::chat) enum Value {
-    /// With what is said when it is used.
+    /// With the message for its use.
     Undefined(Arc<str>),
     None,
     Bool(bool),
     Int(i128),
     Float(f64),
     Str(Arc<str>),
-    /// Text that `escape` or `safe` has marked.
+    /// Text marked by `escape` or `safe`.
     Markup(Arc<str>),
     List(Arc<Items>),
     Tuple(Arc<Items>),
     Dict(Arc<Dict>),
     /// Start, stop, step.
     Range(i64, i64, i64),
-    /// What a mapping's `keys()`, `values()` or `items()` gives.
+    /// The result of a mapping's `keys()`, `values()` or `items()`.
     View(View, Arc<Dict>),
-    /// An iterator, which gives each of its items once.
+    /// An iterator, which yields each of its items once.
     Iterator(usize),
     Namespace(usize),
     Cycler(usize),
@@ -52,7 +53,7 @@ pub(in crate::chat) enum View {
 pub(in crate::chat) struct Items {
     pub(super) items: Vec<Value>,
     depth: u32,
-    /// Whether `groupby` made it: its two items then have names.
+    /// Whether `groupby` created it: its two items then have names.
     pub(super) group: bool,
 }
 
@@ -76,7 +77,7 @@ impl Items {
 }
 
 impl Dict {
-    /// The value under a key.
+    /// The value of a key.
     pub(super) fn get(&self, key: &Value) -> Option<&Value> {
         self.entries.iter().find(|(found, _)| found.same(key)).map(|(_, value)| value)
     }
@@ -103,14 +104,14 @@ impl Value {
         Ok(Self::Tuple(Items::new(items)?))
     }
 
-    /// What `groupby` gives for a group.
+    /// A group of `groupby`.
     pub(super) fn group(grouper: Value, list: Value) -> Result<Self> {
         let items = vec![grouper, list];
         let depth = deepen(&items)?;
         Ok(Self::Tuple(Arc::new(Items { items, depth, group: true })))
     }
 
-    /// A mapping; of equal keys the first stays, with the last value.
+    /// A mapping; of equal keys the first is kept, with the last value.
     pub(super) fn dict(pairs: Vec<(Value, Value)>) -> Result<Self> {
         let mut entries: Vec<(Value, Value)> = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
@@ -123,7 +124,7 @@ impl Value {
         Self::dict_of_distinct(entries)
     }
 
-    /// A mapping whose keys are known to differ.
+    /// A mapping whose keys are known to be distinct.
     pub(super) fn dict_of_distinct(entries: Vec<(Value, Value)>) -> Result<Self> {
         let depth = deepen(entries.iter().flat_map(|(key, value)| [key, value]))?;
         Ok(Self::Dict(Arc::new(Dict { entries, depth })))
@@ -174,7 +175,7 @@ impl Value {
         }
     }
 
-    /// The whole number that this is, as a boolean is one too.
+    /// The integer value; a boolean is an integer too.
     pub(super) fn as_int(&self) -> Option<i128> {
         match self {
             Self::Int(number) => Some(*number),
@@ -190,7 +191,7 @@ impl Value {
         }
     }
 
-    /// The name of the type, as Python has it.
+    /// The name of the type in Python.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -218,7 +219,7 @@ impl Value {
         }
     }
 
-    /// Objects to what cannot be a key.
+    /// Rejects values that cannot be keys.
     pub(super) fn check_hashable(&self) -> Result<()> {
         match self {
             Self::List(_) | Self::Dict(_) | Self::View(View::Keys | View::Items, _) => {
@@ -269,7 +270,7 @@ impl Value {
         }
     }
 
-    /// The items of what can be iterated over without the machine; `None` for the rest.
+    /// The items of values that can be iterated without the machine; `None` for others.
     pub(super) fn items(&self) -> Option<Vec<Value>> {
         Some(match self {
             Self::Undefined(_) => Vec::new(),
@@ -291,7 +292,7 @@ impl Value {
         })
     }
 
-    /// How many items there are, where Python's `len` says so and the machine is not needed.
+    /// The number of items, for values with Python's `len` that do not need the machine.
     pub(super) fn len(&self) -> Option<usize> {
         Some(match self {
             Self::Undefined(_) => 0,
@@ -303,7 +304,7 @@ impl Value {
         })
     }
 
-    /// Whether it counts as true.
+    /// Whether the value is true in a condition.
     pub(super) fn truth(&self) -> bool {
         match self {
             Self::None | Self::Undefined(_) => false,

@@ -1,4 +1,4 @@
-//! Expressions, statements and whole templates beside Jinja2, where `PV_PYTHON` names a Python that has transformers.
+//! Expressions, statements and whole templates compared with Jinja2, if `PV_PYTHON` is a Python with transformers.
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::path::Path;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use crate::chat::environment::FUEL;
-use crate::chat::jinja::{Fault, Kind, Template, Value};
+use crate::chat::jinja::{Fault, Kind, SyntaxError, Template, Value};
 use crate::chat::worker::on_worker;
 
-/// A kind of expression in which we differ from Jinja2, and why.
+/// A kind of expression in which we differ from Jinja2, and the reason.
 struct Known {
     is: fn(&str) -> bool,
     reason: &'static str,
 }
 
-/// All kinds. One of which nothing differs any more fails the test.
+/// All kinds. A kind that no longer differs fails the test.
 const KNOWN: &[Known] = &[
     Known { is: |source| source.contains("pprint"), reason: "pprint breaks lines wider than 80; ours refuses them" },
     Known {
@@ -35,14 +35,14 @@ const KNOWN: &[Known] = &[
     Known { is: |source| source.contains("1000000"), reason: "a rendering's memory is bounded" },
 ];
 
-/// What we make of a template, as the reference has it.
+/// Our outcome of a template, in the reference's format.
 fn outcome(source: &str, variables: Vec<(String, Value)>, now: &str, spans: bool) -> Json {
     let (source, now) = (source.to_owned(), now.parse().expect("a time"));
     let found = on_worker(move || match Template::parse(&source) {
         Ok(template) => template.run(variables, Some(now), FUEL).map_err(Ok),
-        Err(reason) => Err(Err(reason)),
+        Err(error) => Err(Err(error)),
     });
-    let found: Result<_, Result<Fault, String>> = found.expect("a worker");
+    let found: Result<_, Result<Fault, SyntaxError>> = found.expect("a worker");
     match found {
         Ok((text, found)) if spans => {
             let found: Vec<[usize; 2]> = found.into_iter().map(|span| [span.start, span.end]).collect();
@@ -51,11 +51,11 @@ fn outcome(source: &str, variables: Vec<(String, Value)>, now: &str, spans: bool
         Ok((text, _)) => serde_json::json!({ "text": text }),
         Err(Ok(Fault { kind: Kind::Raised, message, .. })) => serde_json::json!({ "raised": message }),
         Err(Ok(fault)) => serde_json::json!({ "failed": format!("{:?}: {}", fault.kind, fault.message) }),
-        Err(Err(reason)) => serde_json::json!({ "failed": reason }),
+        Err(Err(error)) => serde_json::json!({ "failed": error.message }),
     }
 }
 
-/// Whether two outcomes are the same. Which error it is may differ, but for what a template raises.
+/// Whether two outcomes are equal. The kind of error may differ, except for errors that a template raises.
 fn agree(expected: &Json, found: &Json) -> bool {
     if expected.get("failed").is_some() { found.get("failed").is_some() } else { expected == found }
 }

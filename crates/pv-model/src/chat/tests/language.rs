@@ -1,13 +1,13 @@
-//! What templates rely on of Jinja2 and Python, each with what transformers 5.24 renders.
+//! Features of Jinja2 and Python that templates use, each with the rendering of transformers 5.24.
 
 use super::*;
 
-/// The text that a template makes of a short conversation.
-fn written(source: &str) -> Result<String> {
+/// The rendering of a short conversation.
+fn written(source: &str) -> Result<String, TemplateError> {
     text(source, &[Message::user("Hi"), Message::assistant("Hello")])
 }
 
-/// Refuses the first template that does not write what stands beside it.
+/// Fails on the first template whose rendering differs from the expected one.
 fn check(cases: &[(&str, &str)]) {
     for (source, expected) in cases {
         match written(source) {
@@ -21,7 +21,7 @@ fn fails(sources: &[&str]) {
     for source in sources {
         let outcome = ChatTemplate::from_source(*source, Map::new())
             .and_then(|template| template.render(&[Message::user("Hi")], &RenderOptions::default()));
-        let failed = matches!(outcome, Err(Error::TemplateFailed { .. } | Error::TemplateSyntax { .. }));
+        let failed = matches!(outcome, Err(TemplateError::Failed { .. } | TemplateError::Syntax { .. }));
         assert!(failed, "{source}: {outcome:?}");
     }
 }
@@ -132,7 +132,7 @@ fn methods_are_those_of_python() {
         ("{{ {'a': 1}.get('b', 2) }}{{ [1, 2, 1].count(1) }}{{ (1, 2).index(2) }}", "221"),
         ("{{ {'items': 5}.items is callable }}{{ {'items': 5}['items'] }}", "True5"),
     ]);
-    // The sandbox: what would change a value is not to be had.
+    // The sandbox: methods that change a value are not available.
     fails(&["{{ [].append(1) }}", "{{ {}.update({'a': 1}) }}", "{{ ''.__class__.__mro__ }}", "{{ range(100001) }}"]);
 }
 
@@ -178,7 +178,7 @@ fn a_clock_is_asked_for_by_name_wherever_it_is_used() {
         "{{ strftime_now('%Y') | int }}",
     ] {
         let outcome = written(source);
-        assert!(matches!(outcome, Err(Error::TemplateNeedsClock)), "{source}: {outcome:?}");
+        assert!(matches!(outcome, Err(TemplateError::NeedsClock)), "{source}: {outcome:?}");
         let options =
             RenderOptions { now: Some(jiff::civil::date(2025, 7, 29).at(0, 0, 0, 0)), ..RenderOptions::default() };
         let with_clock = template(source).render(&[Message::user("Hi")], &options).map(|rendered| rendered.text);
@@ -242,7 +242,7 @@ fn nesting_ends_with_an_error() {
         format!("{{% for {} in x %}}{{% endfor %}}", deep("(", "a", ")", 5000)),
     ] {
         let outcome = ChatTemplate::from_source(source.as_str(), Map::new());
-        assert!(matches!(outcome, Err(Error::TemplateSyntax { .. })), "{}", &source[..40]);
+        assert!(matches!(outcome, Err(TemplateError::Syntax { .. })), "{}", &source[..40]);
     }
     for source in [
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
@@ -253,9 +253,9 @@ fn nesting_ends_with_an_error() {
         "{% set n = namespace(f='upper') %}{% macro a() %}{{ caller() }}{% endmacro %}{% macro b() %}{% call a() %}{{ b() }}{% endcall %}{% endmacro %}{{ b() }}",
     ] {
         let error = written(source).unwrap_err();
-        assert!(matches!(error, Error::TemplateRunaway { limit: "nesting" }), "{source}: {error}");
+        assert!(matches!(error, TemplateError::Runaway { limit: "nesting" }), "{source}: {error}");
     }
-    // Well within the limits: sixty calls in one another.
+    // Well within the limits: sixty nested calls.
     check(&[(
         "{% macro f(n) %}{% if n %}{% for i in [1] %}{{ f(n - 1) }}{% endfor %}{% else %}end{% endif %}{% endmacro %}{{ f(60) }}",
         "end",
@@ -266,7 +266,7 @@ fn nesting_ends_with_an_error() {
     }
     let options = RenderOptions { variables: object(json!({ "deep": deep })), ..RenderOptions::default() };
     let outcome = template("{{ deep }}").render(&[], &options);
-    assert!(matches!(outcome, Err(Error::TemplateRunaway { limit: "nesting" })), "{outcome:?}");
+    assert!(matches!(outcome, Err(TemplateError::Runaway { limit: "nesting" })), "{outcome:?}");
 }
 
 #[test]
@@ -285,6 +285,6 @@ fn memory_ends_with_an_error() {
         "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
     ] {
         let error = written(source).unwrap_err();
-        assert!(matches!(error, Error::TemplateRunaway { limit: "steps and memory" }), "{source}: {error}");
+        assert!(matches!(error, TemplateError::Runaway { limit: "steps and memory" }), "{source}: {error}");
     }
 }

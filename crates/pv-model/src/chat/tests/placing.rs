@@ -1,8 +1,8 @@
-//! Render options: what is saved of them, and where system text goes.
+//! Render options: stored fields, and the placement of system text.
 
 use super::*;
 
-/// The case tpl_system_refused: a template that refuses every other role in the first place.
+/// The case tpl_system_refused: a template that rejects every other role in the first position.
 const USER_FIRST: &str = "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}\
     {{ raise_exception('Roles must take turns, user first') }}{% endif %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}\
     {% if add_generation_prompt %}<assistant>{% endif %}";
@@ -16,7 +16,7 @@ fn system_text_can_stand_in_the_first_user_turn() {
     let template = template(USER_FIRST);
     let talk = [Message::system("Be brief."), Message::user("Hi"), Message::assistant("Yes."), Message::user("Why?")];
     let error = template.render(&talk, &RenderOptions::default()).unwrap_err();
-    assert!(matches!(error, Error::SystemRoleRefused { .. }), "{error}");
+    assert!(matches!(error, TemplateError::SystemRoleRefused { .. }), "{error}");
     assert!(error.to_string().contains("first_user_turn"), "{error}");
     let text = |messages: &[Message], options: &RenderOptions| template.render(messages, options).unwrap().text;
     let expected = "<user>Be brief.\n\nHi<assistant>Yes.<user>Why?";
@@ -26,10 +26,10 @@ fn system_text_can_stand_in_the_first_user_turn() {
     assert_eq!(text(&twice, &in_user_turn()), "<user>a\n\nb\n\nc");
     assert_eq!(text(&[Message::system("a"), Message::assistant("b")], &in_user_turn()), "<user>a<assistant>b");
     assert_eq!(text(&[Message::system("a")], &in_user_turn()), "<user>a");
-    // Only what a conversation begins with.
+    // Only system messages at the start of a conversation.
     let later = [Message::user("a"), Message::system("b")];
     assert_eq!(text(&later, &in_user_turn()), "<user>a<system>b");
-    // The same place in training: answers are found where they stand.
+    // The same placement in training: answers are located correctly.
     let spans = assistant_spans(&template, &talk, &in_user_turn()).unwrap();
     assert_eq!(&expected[spans[0].clone()], "Yes.");
     let open = RenderOptions { continue_final_message: true, ..in_user_turn() };
@@ -59,7 +59,7 @@ fn options_are_saved_without_what_is_default() {
     let date: RenderOptions = serde_json::from_value(json!({"now": "2025-07-29"})).unwrap();
     assert_eq!(date.now, Some(jiff::civil::date(2025, 7, 29).at(0, 0, 0, 0)));
     for (file, told) in [
-        (json!({"now": "today"}), "`now` is no ISO date"),
+        (json!({"now": "today"}), "`now` is not an ISO date"),
         (json!({"system": "nowhere"}), "unknown variant"),
         (json!({"enable_thinking": false}), "unknown field `enable_thinking`"),
     ] {

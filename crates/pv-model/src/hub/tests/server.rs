@@ -1,4 +1,4 @@
-//! A stand-in for the hub and its file server.
+//! A fake hub and its file server.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// The commit that `main` is.
+/// The commit of `main`.
 pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Request {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first byte of the range that is asked for.
+    /// The first byte of the requested range.
     pub(super) fn start(&self) -> Option<usize> {
         self.header("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
     }
@@ -35,7 +35,7 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Vec<u8>,
-    /// After how many bytes of the body the connection breaks.
+    /// The number of bytes of the body after which the connection is interrupted.
     pub(super) cut: Option<usize>,
     /// How long to wait after how many bytes.
     pub(super) pause: Option<(usize, Duration)>,
@@ -56,7 +56,7 @@ impl Reply {
         self
     }
 
-    /// Bytes of a file from where the request wants them.
+    /// The requested bytes of a file.
     pub(super) fn file(request: &Request, bytes: &[u8]) -> Self {
         match request.start() {
             Some(start) => Self::new(206, &bytes[start..])
@@ -66,7 +66,7 @@ impl Reply {
     }
 }
 
-/// A server on a port of its own, gone when dropped.
+/// A server on its own port, stopped when dropped.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -95,7 +95,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// What was asked for since the last time.
+    /// The requests since the last call.
     pub(super) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut *self.requests.lock().unwrap())
     }
@@ -108,7 +108,7 @@ impl Drop for Server {
     }
 }
 
-/// Answers one request; clients go away at any time, so what fails here does not matter.
+/// Replies to one request; clients may disconnect at any time, so that failures here do not matter.
 fn converse(mut stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request) -> Reply) -> Option<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let (mut head, mut byte) = (Vec::new(), [0]);
@@ -164,7 +164,7 @@ impl Entry {
         hex::encode(Sha256::digest(&self.bytes))
     }
 
-    /// Its name among the blobs; the sum that git takes is stood in for by a part of another.
+    /// Its name among the blobs; instead of git's hash, a part of another hash is used.
     pub(super) fn blob(&self) -> String {
         if self.large { self.sum() } else { self.sum()[..40].into() }
     }
@@ -179,8 +179,8 @@ impl Entry {
     }
 }
 
-/// Answers for the repository `org/tiny` as the hub does: listings in pages, small files by a redirect on the same
-/// server, large ones by one to the file server.
+/// Replies for the repository `org/tiny` like the hub: listings in pages, small files by a redirect on the same server,
+/// large ones by one to the file server.
 pub(super) fn hub(entries: Vec<Entry>, files: String) -> impl Fn(&Request) -> Reply + Send + Sync {
     let api = "/api/models/org/tiny";
     move |request: &Request| {

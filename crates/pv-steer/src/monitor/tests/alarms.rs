@@ -1,4 +1,4 @@
-//! Alarms: by name, at quantiles and values, and what cannot be one.
+//! Alarms: by name, at quantiles and values, and invalid ones.
 
 use pv_hooks::Layer;
 
@@ -39,7 +39,7 @@ fn an_alarm_names_what_where_and_how_much() {
         found[0].to_string(),
         "evil at layer 5 (after block 4): token 7 of the answer projects 2.000, above 1.500"
     );
-    // Without a layer, every layer of the trait; other kinds have rules of their own.
+    // Without a layer, every layer of the trait; other kinds have separate rules.
     let found = alarms.check(&reading(At::PromptLast, &[0.5, 0.25, -9.0]));
     assert_eq!(
         found,
@@ -49,7 +49,7 @@ fn an_alarm_names_what_where_and_how_much() {
         ]
     );
     assert_eq!(alarms.check(&reading(At::ResponseMean, &[99.0; 3])), []);
-    // What is no number is not ordinary; what is not there says nothing.
+    // NaN is not ordinary; a missing value raises no alarm.
     assert_eq!(alarms.check(&reading(At::Token(1), &[0.0, f32::NAN, f32::NAN])).len(), 2);
     assert_eq!(alarms.check(&reading(At::Token(1), &[])), []);
 }
@@ -69,7 +69,7 @@ fn a_quantile_gives_the_rate_of_false_alarms() {
             })
             .count();
         let found = raised as f64 / f64::from(n);
-        // Five standard errors of either sample, and the sketch's bound at that rank.
+        // Five standard errors of either sample, and the error bound of the sketch at that rank.
         let bound = 5.0 * (2.0 * rate * (1.0 - rate) / f64::from(n)).sqrt() + 0.1 * rate;
         assert!((found - rate).abs() <= bound, "{side:?} {share}: {found}, not {rate} ± {bound:.4}");
     }

@@ -1,4 +1,4 @@
-//! What calibrations know of whole answers: false alarms per answer, and how means vary with the answers' lengths.
+//! Calibrations of whole answers: false alarms per answer, and the variance of means by the answers' lengths.
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use rand::RngExt;
@@ -6,8 +6,9 @@ use rand::rngs::ChaCha8Rng;
 
 use super::super::*;
 use super::{model, normal, random, watch};
+use crate::Error;
 
-/// How much of a token's projection is the one before it.
+/// The share of a token's projection that is carried over from the token before.
 const CARRIED: f64 = 0.7;
 const BETWEEN: f64 = 0.5;
 
@@ -15,7 +16,7 @@ fn one() -> Vec<Watch> {
     vec![watch("evil", 3, &[1.0, 2.0])]
 }
 
-/// An ordinary answer: a level of its own, and tokens that go together with their neighbours, each of variance 1 around it.
+/// An ordinary answer: an individual level, and correlated tokens of variance 1 around it.
 fn ordinary(random: &mut ChaCha8Rng, tokens: usize) -> Answer {
     let mut answer = Answer::default();
     let level = 3.0 + BETWEEN * normal(random);
@@ -28,7 +29,7 @@ fn ordinary(random: &mut ChaCha8Rng, tokens: usize) -> Answer {
     answer
 }
 
-/// The variance of a mean over so many tokens: exactly that of an autoregressive process.
+/// The variance of a mean over this many tokens: exactly that of an autoregressive process.
 fn variance(tokens: usize) -> f64 {
     let n = tokens as f64;
     let pairs: f64 = (1..tokens).map(|lag| 2.0 * (n - lag as f64) * CARRIED.powi(lag as i32)).sum();
@@ -62,7 +63,7 @@ fn one_long_answer_is_one_answer() {
     assert_eq!(calibration.answers(0, Kind::Token), Some(1));
     for threshold in [Threshold::Quantile(0.99), Threshold::FalseAlarms(0.01)] {
         let error = Alarms::new(&one(), &[rule(Kind::Token, Side::Above, threshold)], Some(&calibration)).unwrap_err();
-        assert!(matches!(error, Error::TooFewAnswers { found: 1, .. }), "{error}");
+        assert!(matches!(error, Error::Monitor(MonitorError::TooFewAnswers { found: 1, .. })), "{error}");
     }
     // A hundred answers are enough, however short.
     let mut calibrator = Calibrator::new(&one()).unwrap();
@@ -75,11 +76,17 @@ fn one_long_answer_is_one_answer() {
             assert!(Alarms::new(&one(), &rules, Some(&calibration)).is_ok(), "{kind:?}, {side:?}");
         }
         let further = rule(kind, Side::Above, Threshold::FalseAlarms(0.005));
-        assert!(matches!(Alarms::new(&one(), &[further], Some(&calibration)), Err(Error::TooFewAnswers { .. })));
+        assert!(matches!(
+            Alarms::new(&one(), &[further], Some(&calibration)),
+            Err(Error::Monitor(MonitorError::TooFewAnswers { .. }))
+        ));
     }
-    // Prompts' tokens were not read.
+    // The prompts' tokens were not read.
     let unread = rule(Kind::PromptToken, Side::Above, Threshold::FalseAlarms(0.1));
-    assert!(matches!(Alarms::new(&one(), &[unread], Some(&calibration)), Err(Error::TooFewAnswers { found: 0, .. })));
+    assert!(matches!(
+        Alarms::new(&one(), &[unread], Some(&calibration)),
+        Err(Error::Monitor(MonitorError::TooFewAnswers { found: 0, .. }))
+    ));
     for rate in [0.0, 1.0, f64::NAN] {
         let bad = rule(Kind::Token, Side::Above, Threshold::FalseAlarms(rate));
         assert!(Alarms::new(&one(), &[bad], Some(&calibration)).unwrap_err().to_string().contains("between 0 and 1"));
@@ -103,18 +110,18 @@ fn false_alarms_are_as_many_answers_as_were_asked_for() {
                 let alarms = Alarms::new(&one(), &rules, Some(&calibration)).unwrap();
                 let found = &alarms.false_alarms(&fresh)[0];
                 assert_eq!((found.kind, found.side, found.found.answers), (kind, side, 4_000));
-                // Five standard errors of both samples, and what the sketch may be off by.
+                // Five standard errors of both samples, and the error of the sketch.
                 let bound = 5.0 * (rate * (1.0 - rate) * (1.0 / 2_000.0 + 1.0 / 4_000.0)).sqrt() + 0.002;
                 let raised = found.found.rate().unwrap();
                 assert!((raised - rate).abs() < bound, "{kind:?}, {side:?}: {raised}, not {rate} ± {bound:.4}");
             }
         }
     }
-    // By a quantile of the tokens, nearly every long answer alarms: the report says so.
+    // With a quantile of the tokens, nearly every long answer raises an alarm, and the report shows it.
     let rules = [rule(Kind::Token, Side::Above, Threshold::Quantile(0.99))];
     let by_token = Alarms::new(&one(), &rules, Some(&calibration)).unwrap().false_alarms(&fresh);
     assert!(by_token[0].found.rate().unwrap() > 0.1, "{by_token:?}");
-    // Answers that lack the readings do not count.
+    // Answers without the readings do not count.
     assert_eq!(by_token[0].found.answers, 4_000);
     let empty = ordinary(&mut random, 0);
     let rules = [rule(Kind::ResponseMean, Side::Above, Threshold::Value(0.0))];
@@ -129,13 +136,12 @@ fn a_calibration_measures_its_alarms_on_answers_that_it_has_not_seen() {
     assert_eq!(held_out.len(), 3 * 2 * 3, "kinds, sides and rates; prompts' tokens were not read");
     for HeldOut { kind, side, rate, found } in held_out {
         assert_eq!(found.answers, 3_000, "{kind:?}");
-        // Thresholds are of 1500 answers each, and measured on as many: five standard errors of that.
+        // Each threshold comes from 1500 answers and is measured on 1500: five standard errors of that.
         let bound = 5.0 * (rate * (1.0 - rate) * (1.0 / 1_500.0 + 1.0 / 1_500.0) / 2.0).sqrt() + 0.002;
         assert!((found.rate().unwrap() - rate).abs() < bound, "{kind:?}, {side:?}, {rate}: {found:?}");
-        let (low, high) = found.interval();
-        assert!(low <= found.rate().unwrap() && found.rate().unwrap() <= high);
+        assert!(found.interval().contains(found.rate().unwrap()));
     }
-    // Too few answers for a rate say nothing of it.
+    // Too few answers for a rate give no result.
     let few = calibrated(30, 6);
     assert!(few.held_out(0).iter().all(|held| held.rate == 0.1), "{:?}", few.held_out(0));
     assert!(calibrated(10, 7).held_out(0).is_empty());
@@ -156,17 +162,17 @@ fn what_is_known_of_answers_is_in_the_file_and_old_files_say_that_it_is_not() {
         Alarms::new(&one(), &rules, Some(calibration)).map(|alarms| alarms.false_alarms([])[0].threshold)
     };
     assert_eq!(thresholds(&loaded).unwrap(), thresholds(&calibration).unwrap());
-    // As the earlier version wrote it.
+    // In the format of the earlier version.
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     json["directions"][0].as_object_mut().unwrap().remove("answers").unwrap();
     std::fs::write(&path, json.to_string()).unwrap();
     let old = Calibration::load(&path, &one(), &model()).unwrap();
     assert!(old.held_out(0).is_empty() && old.variance(0).is_none());
-    assert!(matches!(thresholds(&old), Err(Error::TooFewAnswers { found: 0, .. })));
+    assert!(matches!(thresholds(&old), Err(Error::Monitor(MonitorError::TooFewAnswers { found: 0, .. }))));
     let means = [rule(Kind::ResponseMean, Side::Above, Threshold::FalseAlarms(0.05))];
     assert!(Alarms::new(&one(), &means, Some(&old)).is_ok(), "one reading in an answer is known");
     assert!(Drift::new(&one(), &old, CusumOptions::default()).is_ok());
-    // What is not known of some answers is not known of all.
+    // If it is unknown for some answers, it is unknown for all.
     let both = calibration.clone().merged(&old).unwrap();
     assert!(both.held_out(0).is_empty() && both.variance(0).is_none());
     let nothing = Calibrator::new(&one()).unwrap().finish(&model());
@@ -204,7 +210,7 @@ fn the_spread_of_means_follows_the_length() {
         let expected = variance(tokens).sqrt();
         assert!((parts.sd(tokens) / expected - 1.0).abs() < 0.08, "{tokens}: {} not {expected}", parts.sd(tokens));
     }
-    // One standard deviation for all is far from either.
+    // One standard deviation for all is wrong for either length.
     let all = calibration.distribution(0, Kind::ResponseMean).unwrap().sd().unwrap();
     assert!(all < 0.9 * variance(12).sqrt() && all > 1.1 * variance(350).sqrt(), "{all}");
     // Answers of one token cannot be halved.
@@ -214,7 +220,7 @@ fn the_spread_of_means_follows_the_length() {
     assert_eq!(calibrator.finish(&model()).variance(0), None);
 }
 
-/// The mean number of turns of ordinary answers of one length until a drift is found.
+/// The mean number of turns of ordinary answers of one length until a drift is detected.
 fn run_length(calibration: &Calibration, tokens: usize, runs: usize, seed: u64) -> f64 {
     let mut random = random(seed);
     let options = CusumOptions { k: 0.5, h: 3.0, sides: Sides::Both };
@@ -231,15 +237,17 @@ fn run_length(calibration: &Calibration, tokens: usize, runs: usize, seed: u64) 
     turns as f64 / runs as f64
 }
 
-/// With `h` = 3 and both sides, an ordinary conversation alarms every 59 turns or so (two-sided CUSUM, k = 1/2), whatever the
-/// length of its answers; with one standard deviation for all, short answers alarm many times as often as long ones.
+/// With `h` = 3 and both sides, an ordinary conversation alarms about every 59 turns (two-sided CUSUM, k = 1/2),
+/// whatever the length of its answers; with one standard deviation for all, short answers alarm many times as often as
+/// long ones.
 #[test]
 fn false_drift_does_not_depend_on_the_length() {
     let calibration = calibrated(4_000, 13);
     let found = [12, 300].map(|tokens| run_length(&calibration, tokens, 400, 14));
     println!("turns until a false alarm: {found:?}");
     for turns in found {
-        // A run length's standard error is a twentieth of it; a twelfth of error in the standard deviation adds a fifth or so.
+        // The standard error of a run length is a twentieth of it; an error of a twelfth in the standard deviation adds
+        // about a fifth.
         assert!((35.0..100.0).contains(&turns), "{found:?}");
     }
     let mut json = serde_json::to_value(&calibration).unwrap();
@@ -265,7 +273,7 @@ fn alarms_come_back_from_their_files() {
             }
         }
     }
-    // As earlier versions wrote it.
+    // In the format of earlier versions.
     let old: Reading = serde_json::from_str(r#"{"sequence":1,"at":"prompt_last","values":[null,2.5]}"#).unwrap();
     assert!(old.values[0].is_nan() && old.values[1] == 2.5);
     for threshold in [Threshold::Value(0.1), Threshold::Quantile(0.99), Threshold::FalseAlarms(0.01)] {

@@ -1,15 +1,17 @@
-//! Calibrations: what they say, and the files that they are kept in.
+//! Calibrations: their values and their files.
 
 use pv_data::FileError;
+use pv_data::error::with_causes;
 use serde_json::Value;
 
 use super::super::*;
 use super::{answer, calibration, model, reading, watch, watches};
+use crate::Error;
 
 #[test]
 fn a_reading_is_told_in_standard_deviations_and_ranks() {
     let calibration = calibration(4_000);
-    // Each direction one standard deviation above its mean, but for the last, two below.
+    // Each direction is one standard deviation above its mean, except the last, which is two below.
     let reading = reading(At::Token(9), &[1.0, 12.0, 14.0]);
     for (z, expected) in calibration.z(&reading).into_iter().zip([1.0, 1.0, -2.0]) {
         assert!((z.expect("known") - expected).abs() < 0.15, "{z:?}, not {expected}");
@@ -48,7 +50,7 @@ fn what_is_no_reading_is_refused() {
     let error = calibrator.add(&reading(At::PromptLast, &[1.0, f32::NAN, 0.0])).expect_err("no number");
     assert_eq!(error.to_string(), "a projection on evil at layer 5 (after block 4) is not finite");
     assert_eq!(calibrator.finish(&model()).distribution(0, Kind::PromptLast).expect("watched").n(), 0);
-    assert!(matches!(Calibrator::new(&[]), Err(Error::NoWatches)));
+    assert!(matches!(Calibrator::new(&[]), Err(Error::Monitor(MonitorError::NoWatches))));
     let twice = [watch("evil", 3, &[1.0]), watch("evil", 3, &[2.0])];
     let error = Calibrator::new(&twice).expect_err("ambiguous");
     assert_eq!(error.to_string(), "evil is watched twice at layer 3 (after block 2); give one of them another name");
@@ -75,19 +77,19 @@ fn a_file_says_the_same_as_what_was_saved() {
             assert!(close(ours.mean(), theirs.mean()) && close(ours.sd(), theirs.sd()));
         }
     }
-    // Fewer directions in another order take theirs.
+    // Fewer directions in another order get their own entries.
     let some = [all[2].clone(), all[0].clone()];
     let loaded = Calibration::load(&path, &some, &model()).expect("fits");
     let mean =
         |c: &Calibration, number| c.distribution(number, Kind::Token).and_then(Distribution::mean).expect("a mean");
     assert!((mean(&loaded, 0) - mean(&calibration, 2)).abs() < 1e-12);
     assert!((mean(&loaded, 1) - mean(&calibration, 0)).abs() < 1e-12);
-    // For readers there are percentiles.
+    // Percentiles are written for human readers.
     let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect("bytes")).expect("JSON");
     let shown = json["directions"][1]["token"]["percentiles"].as_array().expect("percentiles");
     assert_eq!(shown.len(), 9);
     assert!((shown[4][1].as_f64().expect("a number") - 10.0).abs() < 0.5, "{shown:?}");
-    // A file from before prompts' tokens were read has none of them, and the rest.
+    // A file of a version that did not read prompt tokens lacks only those.
     for direction in json["directions"].as_array_mut().expect("directions") {
         direction.as_object_mut().expect("an object").remove("prompt_token").expect("it was there");
     }
@@ -103,7 +105,7 @@ fn a_file_that_does_not_fit_is_refused() {
     let path = folder.path().join("c.json");
     calibration(50).save(&path).expect("a file");
     let refused = |watches: &[Watch], model: &pv_model::ModelIdentity| {
-        Calibration::load(&path, watches, model).expect_err("does not fit").to_string()
+        with_causes(&Calibration::load(&path, watches, model).expect_err("does not fit"))
     };
     let all = watches();
     let mut other = model();
@@ -119,7 +121,7 @@ fn a_file_that_does_not_fit_is_refused() {
     let mut other = model();
     other.weights = Some("e5".to_owned());
     assert!(refused(&all, &other).contains("weights' hash is e4, but e5"));
-    // A file of an older version, which said less.
+    // A file of an older version, with fewer fields.
     let older = folder.path().join("older.json");
     let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
     let said = file["model"].as_object_mut().expect("a model");
@@ -133,7 +135,7 @@ fn a_file_that_does_not_fit_is_refused() {
     let changed = refused(&[watch("optimism", 3, &[0.001, 1.0])], &model());
     assert!(changed.contains("direction of optimism at layer 3 (after block 2)'s hash"), "{changed}");
 
-    // Files that are damaged, each in one place.
+    // Damaged files, each in one place.
     let text = std::fs::read_to_string(&path).expect("a file");
     let good: Value = serde_json::from_str(&text).expect("JSON");
     type Damage<'a> = (&'a str, &'a dyn Fn(&mut Value));
@@ -165,7 +167,7 @@ fn calibrations_of_the_same_directions_merge() {
     let merged = calibration(300).merged(&calibration(200)).expect("the same directions");
     assert_eq!(merged.distribution(1, Kind::ResponseMean).expect("watched").n(), 500);
     let other = Calibrator::new(&watches()[..2]).expect("a calibrator").finish(&model());
-    assert!(matches!(calibration(2).merged(&other), Err(Error::Misfit { .. })));
+    assert!(matches!(calibration(2).merged(&other), Err(Error::Monitor(MonitorError::Misfit { .. }))));
     let mut finetuned = model();
     finetuned.name = "finetuned".to_owned();
     let other = Calibrator::new(&watches()).expect("a calibrator").finish(&finetuned);

@@ -1,7 +1,8 @@
-//! Drift: the sums, how often they are wrong, and how soon they are right.
+//! Drift: the sums, the rate of false alarms, and the delay of detection.
 
 use super::super::*;
 use super::{answer, calibration, normal, random, watches};
+use crate::Error;
 
 #[test]
 fn the_sums_are_those_of_the_formula() {
@@ -46,8 +47,8 @@ fn run_length(options: CusumOptions, mean: f64, runs: usize, seed: u64) -> f64 {
     turns as f64 / runs as f64
 }
 
-/// Against the run lengths in tables (Montgomery, Introduction to Statistical Quality Control, for both sides with k = 1/2:
-/// 168 and 8.38 with h = 4, 465 and 10.4 with h = 5); one side alone gives half the false alarms.
+/// Compared with the run lengths in tables (Montgomery, Introduction to Statistical Quality Control, for both sides
+/// with k = 1/2: 168 and 8.38 with h = 4, 465 and 10.4 with h = 5); one side alone gives half the false alarms.
 #[test]
 fn run_lengths_are_those_of_the_tables() {
     for (h, sides, mean, expected, runs) in [
@@ -59,7 +60,8 @@ fn run_lengths_are_those_of_the_tables() {
         (5.0, Sides::Falling, -1.0, 10.4, 2_000),
     ] {
         let found = run_length(CusumOptions { k: 0.5, h, sides }, mean, runs, 5);
-        // Run lengths of false alarms are nearly exponential: a standard error of 1/√runs of the mean, of which four.
+        // Run lengths of false alarms are nearly exponential: the standard error of the mean is 1/√runs of it; four of
+        // these are allowed.
         assert!((found / expected - 1.0).abs() < 0.09, "h = {h}, {sides:?}, mean {mean}: {found:.1}, not {expected}");
     }
 }
@@ -98,7 +100,13 @@ fn a_conversation_needs_a_calibration_of_its_directions() {
     let error = Drift::new(&watches(), &calibration(1), options).expect_err("one reading has no spread");
     assert!(error.to_string().contains("1 readings of the kind response_mean"), "{error}");
     let mut drift = Drift::new(&watches(), &calibration(9), options).expect("a conversation");
-    assert!(matches!(drift.push(&answer(&[], &[&[1.0]])), Err(Error::OtherReadings { expected: 3, found: 1 })));
-    assert!(matches!(drift.push(&answer(&[], &[&[1.0, 0.0, f32::INFINITY]])), Err(Error::NotFinite { .. })));
+    assert!(matches!(
+        drift.push(&answer(&[], &[&[1.0]])),
+        Err(Error::Monitor(MonitorError::OtherReadings { expected: 3, found: 1 }))
+    ));
+    assert!(matches!(
+        drift.push(&answer(&[], &[&[1.0, 0.0, f32::INFINITY]])),
+        Err(Error::Monitor(MonitorError::NotFinite { .. }))
+    ));
     assert_eq!(drift.sums(0), Some((0.0, 0.0)));
 }

@@ -1,30 +1,30 @@
-//! What EasySteer notes in its control vectors.
+//! The notes that EasySteer writes in its control vectors.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The version of the notes that is known.
+/// The supported version of the notes.
 const VERSION: i64 = 1;
 /// The component whose rows are directions of the residual stream.
 const RESIDUAL: &str = "hidden_states";
-/// The method of its older files whose rows are outputs of attention heads, which those files do not say.
+/// The method of older files whose rows are outputs of attention heads, which those files do not state.
 const OF_HEADS: &str = "iti";
-/// The most characters of a file's notes that are kept.
+/// The maximum number of characters of a file's notes that are kept.
 const MOST: usize = 500;
 
 /// `controlvector.easysteer`, a JSON object in a string.
 #[derive(Debug, Deserialize)]
 struct Notes {
     version: Value,
-    /// What was captured: `hidden_states`, `attention_heads`, `router_logits`; null where the writer did not know.
+    /// What was captured: `hidden_states`, `attention_heads`, `router_logits`; null if the writer did not know.
     #[serde(default)]
     component: Option<Value>,
     #[serde(default)]
     metadata: Value,
 }
 
-/// Refuses rows that are no directions of the residual stream, or of which nobody knows whether they are, unless the caller
-/// does (`residual_stream`); what else the notes say, in words.
+/// Refuses rows that are not directions of the residual stream, and rows of unknown origin unless the caller asserts it
+/// with `residual_stream`. Returns the other notes as text.
 pub(super) fn check(notes: Option<&str>, method: Option<&str>, residual_stream: bool) -> Result<Vec<String>, String> {
     const SAY_SO: &str = "if they are known to be directions of the residual stream, say so \
                           (ImportOptions::residual_stream)";
@@ -47,7 +47,7 @@ pub(super) fn check(notes: Option<&str>, method: Option<&str>, residual_stream: 
         Some(Value::String(component)) if component == RESIDUAL => {}
         None | Some(Value::Null) if residual_stream => {}
         None | Some(Value::Null) => {
-            return Err(format!("its controlvector.easysteer does not say what its rows are; {SAY_SO}"));
+            return Err(format!("its controlvector.easysteer does not state what its rows are; {SAY_SO}"));
         }
         Some(other) => {
             let other = shortened(&other.to_string());

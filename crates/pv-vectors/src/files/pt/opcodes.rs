@@ -1,6 +1,6 @@
-//! The names of pickle's instructions, so that one that is refused is refused by name.
+//! The names of pickle's instructions, so that an error can name a refused instruction.
 
-/// Every instruction of pickle's protocols 0 to 5, those that tensors need included.
+/// Every instruction of pickle protocols 0 to 5, including those that tensors need.
 const NAMES: [(u8, &str); 68] = [
     (b'I', "INT"),
     (b'J', "BININT"),
@@ -72,7 +72,7 @@ const NAMES: [(u8, &str); 68] = [
     (b'Q', "BINPERSID"),
 ];
 
-/// The name of an instruction, or its value where it has none.
+/// The name of an instruction, or its value if it has none.
 pub(super) fn name(opcode: u8) -> String {
     let known = NAMES.iter().find(|(code, _)| *code == opcode);
     known.map_or_else(|| format!("{opcode:#04x}"), |(_, name)| (*name).to_owned())

@@ -1,9 +1,9 @@
-//! What a pickle of tensors says, read without running any of it.
+//! Parses a pickle of tensors without executing it.
 //!
-//! A pickle is a program for a stack machine. Of its instructions this one knows those that torch writes for tensors in
-//! dictionaries, lists and tuples; of the functions that a pickle may call it knows the three that make a tensor and an
-//! ordered dictionary. Everything else is refused by name. Values live in one list and refer to each other by number:
-//! nesting of any depth and values that hold themselves cost nothing and are never followed.
+//! A pickle is a program for a stack machine. This parser supports the instructions that torch writes for tensors in
+//! dictionaries, lists and tuples, and the three functions that make a tensor and an ordered dictionary. Everything
+//! else is refused by name. Values are stored in one list and refer to each other by index, so that deep nesting and
+//! cyclic values cost nothing and are never followed.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -11,13 +11,13 @@ use std::rc::Rc;
 use super::tensor::{Dtype, MAX_DIMENSIONS, Storage, Tensor};
 use super::{Fault, opcodes};
 
-/// More values than any file of vectors has.
+/// The maximum number of values, more than any file of vectors has.
 const MAX_VALUES: usize = 1 << 18;
 
-/// As many as any function takes that is called.
+/// The maximum number of arguments of the supported functions.
 const MAX_ARGUMENTS: usize = 6;
 
-/// The number of a value.
+/// The index of a value.
 pub(super) type Id = usize;
 
 /// A value of a pickle.
@@ -37,7 +37,7 @@ pub(super) enum Node {
     Function(Function),
 }
 
-/// What a pickle may call.
+/// The functions that a pickle may call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Function {
     RebuildTensor,
@@ -52,7 +52,7 @@ pub(super) struct Values {
     pub(super) root: Id,
 }
 
-/// Reads a pickle.
+/// Parses a pickle.
 pub(super) fn read(bytes: &[u8]) -> Result<Values, Fault> {
     let mut machine =
         Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
@@ -65,7 +65,7 @@ struct Machine<'a> {
     at: usize,
     nodes: Vec<Node>,
     stack: Vec<Id>,
-    /// The heights of the stack that MARK noted.
+    /// The heights of the stack at each MARK.
     marks: Vec<usize>,
     memo: HashMap<usize, Id>,
 }
@@ -82,7 +82,7 @@ impl<'a> Machine<'a> {
                         return Err(self.bad(&format!("is of protocol {version}")));
                     }
                 }
-                // FRAME announces a length that nothing here relies on.
+                // FRAME announces a length that is not needed here.
                 0x95 => drop(self.array::<8>()?),
                 b'.' => {
                     let root = self.pop()?;
@@ -153,7 +153,7 @@ impl<'a> Machine<'a> {
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     let (Node::Text(module), Node::Text(name)) = (&self.nodes[module], &self.nodes[name]) else {
-                        return Err(self.bad("names a function with something that is no text"));
+                        return Err(self.bad("names a function by a value that is not a string"));
                     };
                     let (module, name) = (module.clone(), name.clone());
                     self.global(&module, &name)?;
@@ -185,7 +185,7 @@ impl<'a> Machine<'a> {
     fn text(&mut self, length: u64) -> Result<String, Fault> {
         let length = usize::try_from(length).map_err(|_| self.bad("ends in the middle"))?;
         let text = std::str::from_utf8(self.take(length)?).map(str::to_owned);
-        text.map_err(|_| self.bad("holds a text that is not UTF-8"))
+        text.map_err(|_| self.bad("contains a text that is not UTF-8"))
     }
 
     fn line(&mut self) -> Result<String, Fault> {
@@ -200,7 +200,7 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, node: Node) -> Result<(), Fault> {
         if self.nodes.len() >= MAX_VALUES {
-            return Err(self.bad(&format!("holds more than {MAX_VALUES} values")));
+            return Err(self.bad(&format!("contains more than {MAX_VALUES} values")));
         }
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
@@ -212,11 +212,11 @@ impl<'a> Machine<'a> {
         self.push(Node::Int(value))
     }
 
-    /// LONG1: two's complement of any length; no number of a tensor needs more than eight bytes.
+    /// LONG1: two's complement of any length; no number in a tensor needs more than eight bytes.
     fn long(&mut self) -> Result<(), Fault> {
         let [length] = self.array()?;
         if length > 8 {
-            return Err(self.bad(&format!("holds an integer of {length} bytes")));
+            return Err(self.bad(&format!("contains an integer of {length} bytes")));
         }
         let digits = self.take(length.into())?;
         let sign = if digits.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
@@ -225,7 +225,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Int(i64::from_le_bytes(bytes)))
     }
 
-    /// How far down the stack may be read: to the last MARK.
+    /// The lowest position of the stack that may be read: that of the last MARK.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -241,7 +241,7 @@ impl<'a> Machine<'a> {
         self.pop_many(1).map(|popped| popped[0])
     }
 
-    /// How many values lie above the last MARK, which is taken away.
+    /// The number of values above the last MARK, which is removed.
     fn marked(&mut self) -> Result<usize, Fault> {
         let Some(mark) = self.marks.pop() else { return Err(self.bad("lacks a MARK")) };
         Ok(self.stack.len().saturating_sub(mark))
@@ -283,7 +283,7 @@ impl<'a> Machine<'a> {
     fn remember(&mut self, key: usize) -> Result<(), Fault> {
         let top = self.top()?;
         if self.memo.len() >= MAX_VALUES {
-            return Err(self.bad(&format!("puts away more than {MAX_VALUES} values")));
+            return Err(self.bad(&format!("stores more than {MAX_VALUES} values")));
         }
         self.memo.insert(key, top);
         Ok(())
@@ -291,9 +291,9 @@ impl<'a> Machine<'a> {
 
     fn recall(&mut self, key: usize) -> Result<(), Fault> {
         let Some(id) = self.memo.get(&key).copied() else {
-            return Err(self.bad(&format!("recalls the value {key}, which it never put away")));
+            return Err(self.bad(&format!("recalls the value {key}, which it never stored")));
         };
-        // Recalled values are not counted by `push`, but each takes two bytes of the pickle at least.
+        // Recalled values are not counted by `push`, but each takes at least two bytes of the pickle.
         self.stack.push(id);
         Ok(())
     }
@@ -343,13 +343,13 @@ impl<'a> Machine<'a> {
         let (Node::Function(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
             return Err(self.bad("calls what is not a function"));
         };
-        // The same tuple may be passed again and again: what it costs to look at must not grow with it.
+        // The same tuple may be passed repeatedly: the cost of checking it must not grow with its length.
         let nodes: Vec<&Node> = arguments.iter().take(MAX_ARGUMENTS + 1).map(|item| &self.nodes[*item]).collect();
         let made = match (function, &nodes[..]) {
             (Function::OrderedDict, []) => Node::Dict(Vec::new()),
             (Function::RebuildParameter, [Node::Tensor(tensor), Node::Bool, _]) => Node::Tensor(tensor.clone()),
-            // What follows the strides asks for gradients and names hooks; a seventh argument names bits that change
-            // the meaning of the numbers.
+            // The values after the strides request gradients and name hooks; a seventh argument names bits that change
+            // the meaning of the values.
             (Function::RebuildTensor, [Node::Storage(storage), Node::Int(offset), _, _, Node::Bool, _]) => {
                 let (Some(shape), Some(strides)) = (self.ints(arguments[2]), self.ints(arguments[3])) else {
                     return Err(self.bad("makes a tensor whose shape is not a few integers"));

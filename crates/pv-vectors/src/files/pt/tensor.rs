@@ -6,10 +6,10 @@ use half::{bf16, f16};
 
 use super::Fault;
 
-/// No tensor of vectors has more dimensions.
+/// The maximum number of dimensions, more than any tensor of vectors has.
 pub(super) const MAX_DIMENSIONS: usize = 8;
 
-/// What the numbers of a storage are.
+/// The type of the values of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dtype {
     F64,
@@ -19,7 +19,7 @@ pub(super) enum Dtype {
 }
 
 impl Dtype {
-    /// The type of torch's class of storages, if it holds numbers that a vector may be made of.
+    /// The type of torch's storage class, if a vector can be made of its values.
     pub(super) fn of_storage(class: &str) -> Option<Self> {
         Some(match class {
             "DoubleStorage" => Self::F64,
@@ -38,7 +38,7 @@ impl Dtype {
         }
     }
 
-    /// The number in these bytes, which are as many as one has; little end first.
+    /// The value in these bytes, little-endian. There must be as many bytes as the type has.
     fn read(self, bytes: &[u8]) -> f64 {
         match *bytes {
             [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
@@ -50,17 +50,17 @@ impl Dtype {
     }
 }
 
-/// The numbers that a tensor is a view of: an entry of the archive.
+/// The values that a tensor is a view of: an entry of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Storage {
     /// The entry's name below `data/`.
     pub(super) key: Rc<str>,
     pub(super) dtype: Dtype,
-    /// How many numbers it holds.
+    /// The number of values.
     pub(super) numbers: usize,
 }
 
-/// A strided view of a storage that stays inside of it.
+/// A strided view within a storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tensor {
     pub(super) storage: Storage,
@@ -70,8 +70,8 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// The view, if it lies within its storage and holds no more numbers than that: a tensor that repeats numbers could
-    /// be of any size, whatever the size of its file.
+    /// The view, if it is within its storage and has no more values than the storage: a tensor with repeated values
+    /// could be of any size, whatever the size of its file.
     pub(super) fn new(storage: Storage, offset: i64, shape: &[i64], strides: &[i64]) -> Result<Self, Fault> {
         let bad = |what: &str| {
             let tensor = format!("a tensor of shape {shape:?}, strides {strides:?} and offset {offset}");
@@ -89,7 +89,7 @@ impl Tensor {
         let numbers = lengths.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
         let Some(numbers) = numbers else { return bad("has more numbers than can be counted") };
         if numbers > storage.numbers {
-            return bad(&format!("shows {numbers} numbers of the {} that its storage holds", storage.numbers));
+            return bad(&format!("shows {numbers} numbers of the {} that its storage contains", storage.numbers));
         }
         let last = lengths
             .iter()
@@ -101,7 +101,7 @@ impl Tensor {
         Ok(Self { storage, offset: start, shape: lengths, strides: steps })
     }
 
-    /// The view's numbers in row-major order, out of the storage's bytes, whose length the caller has checked.
+    /// The view's values in row-major order, from the storage's bytes, whose length the caller has checked.
     pub(super) fn gather(&self, bytes: &[u8]) -> Vec<f64> {
         let numbers = self.shape.iter().product();
         let width = self.storage.dtype.bytes();

@@ -1,18 +1,17 @@
-//! Tests of the reader of torch's files that need no file; tests/suite/vector_files.rs reads real ones.
+//! Tests of the torch reader that need no file; tests/suite/vector_files.rs reads real ones.
 
 use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::pickle;
 use super::tensor::{Dtype, Storage, Tensor};
-use super::{Fault, PtFile};
+use super::{Fault, PtFile, pickle};
 
 fn storage(numbers: usize) -> Storage {
     Storage { key: "0".into(), dtype: Dtype::F32, numbers }
 }
 
-/// Every number of a view, looked up by its index.
+/// The index of every value of a view, computed one by one.
 fn looked_up(offset: usize, shape: &[usize], strides: &[usize]) -> Vec<usize> {
     let mut found = vec![offset];
     for (size, stride) in shape.iter().zip(strides) {
@@ -51,7 +50,7 @@ proptest! {
         let _ = pickle::read(&bytes);
     }
 
-    /// Bytes that are instructions which are known, so that they get further.
+    /// Bytes of supported instructions, so that the parser gets further.
     #[test]
     fn no_program_panics(picks in prop::collection::vec((0usize..28, any::<u8>()), 0..120)) {
         const KNOWN: [u8; 28] = [
@@ -93,7 +92,7 @@ fn half_precision_is_read_exactly() {
 
 #[test]
 fn a_tuple_passed_again_and_again_costs_nothing() {
-    // A tuple of many values, then as many calls with it as fit: looking at all of it each time would take minutes.
+    // A tuple of many values, then as many calls with it as fit: checking all of it each time would take minutes.
     let mut bytes = vec![0x80, 2, b'('];
     bytes.extend([b'N'; 200_000]);
     bytes.extend(b"tq\x00");
@@ -109,7 +108,7 @@ fn a_tuple_passed_again_and_again_costs_nothing() {
     let mut memo = vec![0x80, 2, b'N'];
     memo.extend(vec![0x94; 300_000]);
     let fault = pickle::read(&memo).expect_err("too many values put away");
-    assert!(format!("{fault:?}").contains("puts away more than 262144"), "{fault:?}");
+    assert!(format!("{fault:?}").contains("stores more than 262144"), "{fault:?}");
 }
 
 #[test]

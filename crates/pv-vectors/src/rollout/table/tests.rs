@@ -14,7 +14,7 @@ fn record(question: &str, prompt: &str, answer: &str, question_id: &str) -> Reco
     }
 }
 
-/// What Python's csv module writes for the same rows (`lineterminator="\n"`, as pandas does).
+/// The output of Python's csv module for the same rows (`lineterminator="\n"`, as in pandas).
 const PYTHON: &str = "question,prompt,answer,question_id,evil,coherence\n\"Why, \"\"really\"\"?\",\"<user>Why\n<assistant>\",Plain.,evil_0_pos_1,12.5,90\nWhy?,\"<user>Why\n<assistant>\",\"line one\nline \"\"two\"\", three\n\n\",evil_0_neg_1,,\né ☂,p,\"ends with cr\r\nand lf\",evil_12_pos_0,0,100\nq,p,,evil_0_pos_1,,7\n";
 
 #[test]
@@ -35,13 +35,15 @@ fn files_are_those_of_pythons_csv_module() {
 #[test]
 fn ids_name_places() {
     use Polarity::{Neg, Pos};
-    assert_eq!(place("evil_3_pos_2", "evil", None), Ok((3, Pos, 2)));
-    assert_eq!(place("evil_3_neg_2", "evil", Some(Neg)), Ok((3, Neg, 2)));
-    assert_eq!(place("evil_14", "evil", Some(Pos)), Ok((14, Pos, 0)));
-    assert_eq!(place("two_words_3_neg_0", "two_words", None), Ok((3, Neg, 0)));
+    let found = |id: &str, trait_name, given| place(id, trait_name, given).unwrap();
+    assert_eq!(found("evil_3_pos_2", "evil", None), (3, Pos, 2));
+    assert_eq!(found("evil_3_neg_2", "evil", Some(Neg)), (3, Neg, 2));
+    assert_eq!(found("evil_14", "evil", Some(Pos)), (14, Pos, 0));
+    assert_eq!(found("two_words_3_neg_0", "two_words", None), (3, Neg, 0));
+    assert!(matches!(place("evil_3", "evil", None), Err(RolloutsFileError::NoPolarity { .. })));
+    let other = place("evil_3_neg_2", "evil", Some(Pos));
+    assert!(matches!(other, Err(RolloutsFileError::OtherPolarity { found: Neg, given: Pos, .. })), "{other:?}");
     for (id, polarity) in [
-        ("evil_3", None),
-        ("evil_3_neg_2", Some(Pos)),
         ("evil_x_pos_2", None),
         ("evil_3_maybe_2", None),
         ("evil_3_pos", None),
@@ -50,7 +52,7 @@ fn ids_name_places() {
         ("kind_3_pos_2", None),
         ("", None),
     ] {
-        assert!(place(id, "evil", polarity).is_err(), "{id}");
+        assert!(matches!(place(id, "evil", polarity), Err(RolloutsFileError::Id { .. })), "{id}");
     }
 }
 
@@ -60,7 +62,7 @@ fn scores_are_numbers_or_nothing() {
         ("12.5", 12.5),
         (" 0 ", 0.0),
         ("1e2", 100.0),
-        // What a mean of 100s may come to, in f64 and in f32, and a sum that cancels.
+        // Possible means of 100s, in f64 and in f32, and a sum that cancels.
         ("100.00000000000001", 100.0),
         ("100.00001", 100.0),
         ("-1e-15", 0.0),
@@ -78,14 +80,14 @@ fn scores_are_numbers_or_nothing() {
         assert_eq!(score(nothing), Ok(None), "{nothing:?}");
     }
     for bad in ["100.001", "-0.001", "101", "-1", "inf", "-inf", "Infinity", "1e999", "1,5", "85%", "no"] {
-        assert!(score(bad).unwrap_err().contains("100"), "{bad}");
+        assert_eq!(score(bad), Err(InvalidScore), "{bad}");
     }
 }
 
 proptest::proptest! {
-    /// A score that is written is the same when it is read, to the last bit.
+    /// A score that is written and read is equal to the last bit.
     #[test]
     fn scores_come_back_to_the_last_bit(score in 0.0..=100.0f64) {
-        proptest::prop_assert_eq!(super::score(&crate::number_field(Some(score))).map(|s| s.map(f64::to_bits)), Ok(Some(score.to_bits())));
+        proptest::prop_assert_eq!(super::score(&pv_data::tables::number_field(Some(score))).map(|s| s.map(f64::to_bits)), Ok(Some(score.to_bits())));
     }
 }

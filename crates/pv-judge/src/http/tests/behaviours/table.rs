@@ -30,7 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
             scores: &[Some(5.0), Some(3.0), Some(0.0), Some(7.0), Some(9.0), Some(85.0)],
             mode: Some(ScoreMode::Sampled),
             requests: 8,
-            found: &["do not tell the whole number"],
+            found: &["do not include the whole number"],
             ..usual("digits of which only the first has probabilities", |request| match request.wants_logprobs() {
                 true => Reply::tokens(&[(&worth(request)[..1], 1.0), ("The", 0.0)]),
                 false => Reply::text(worth(request)),
@@ -49,13 +49,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             mode: Some(ScoreMode::Sampled),
             requests: 5,
-            found: &["gives no log-probabilities"],
+            found: &["returns no log-probabilities"],
             ..usual("no log-probabilities", |request| Reply::text(worth(request)))
         },
         Case {
             mode: Some(ScoreMode::Sampled),
             requests: 5,
-            found: &["gives no log-probabilities"],
+            found: &["returns no log-probabilities"],
             ..usual("log-probabilities are refused by name", |request| match request.wants_logprobs() {
                 true => refuse(400, "logprobs are not supported by this model", "unsupported"),
                 false => whole(request),
@@ -63,9 +63,9 @@ pub(super) fn cases() -> Vec<Case> {
         },
         Case {
             mode: Some(ScoreMode::Sampled),
-            // The written number, and fewer rivals in vain.
+            // The written number, and fewer alternatives in vain.
             requests: 6,
-            found: &["refuses to give log-probabilities"],
+            found: &["refuses to return log-probabilities"],
             ..usual("log-probabilities are refused without a word", |request| match request.wants_logprobs() {
                 true => refuse(422, "unprocessable", ""),
                 false => whole(request),
@@ -75,7 +75,7 @@ pub(super) fn cases() -> Vec<Case> {
             mode: Some(ScoreMode::Sampled),
             // Three times with, once without, once with; then three without.
             requests: 8,
-            found: &["fails when log-probabilities are asked for"],
+            found: &["fails when log-probabilities are requested"],
             ..usual("status 500 for log-probabilities only", |request| match request.wants_logprobs() {
                 true => Reply::error(500, "internal error"),
                 false => whole(request),
@@ -83,8 +83,8 @@ pub(super) fn cases() -> Vec<Case> {
         },
         Case {
             requests: 5,
-            found: &["5 rivals"],
-            ..usual("more than five rivals are refused by name", |request| {
+            found: &["5 alternatives"],
+            ..usual("more than five alternatives are refused by name", |request| {
                 match request.body["top_logprobs"].as_u64().unwrap() {
                     6.. => refuse(400, "Invalid value for 'top_logprobs': must be less than or equal to 5.", "invalid"),
                     _ => whole(request),
@@ -93,18 +93,19 @@ pub(super) fn cases() -> Vec<Case> {
         },
         Case {
             requests: 5,
-            found: &["5 rivals"],
-            ..usual("more than five rivals are refused as vLLM does", |request| {
-                match request.body["top_logprobs"].as_u64().unwrap() {
+            found: &["5 alternatives"],
+            ..usual(
+                "more than five alternatives are refused as vLLM does",
+                |request| match request.body["top_logprobs"].as_u64().unwrap() {
                     6.. => refuse(400, "Requested sample logprobs of 20, which is greater than max allowed: 5", ""),
                     _ => whole(request),
-                }
-            })
+                },
+            )
         },
         Case {
             requests: 6,
-            found: &["fewer than 20 rivals"],
-            ..usual("more than five rivals are refused without a word", |request| {
+            found: &["fewer than 20 alternatives"],
+            ..usual("more than five alternatives are refused without a word", |request| {
                 match request.body["top_logprobs"].as_u64() {
                     Some(6..) => refuse(400, "bad request", ""),
                     _ => whole(request),
@@ -182,20 +183,20 @@ pub(super) fn cases() -> Vec<Case> {
         },
         Case {
             requests: 5,
-            found: &["asked to leave that out"],
+            found: &["reasoning is disabled"],
             ..usual("a thought in place of the content, left out when asked", |request| thinker(request, true))
         },
         Case {
             mode: Some(ScoreMode::Reasoned),
-            // As it is, without thoughts in vain, with room for one; then three.
+            // As usual, with reasoning disabled in vain, with room for it; then three.
             requests: 6,
-            found: &["the number after the thought"],
+            found: &["the number after the reasoning"],
             ..usual("a thought whatever is asked", |request| thinker(request, false))
         },
         Case {
             mode: Some(ScoreMode::Reasoned),
             requests: 7,
-            found: &["cannot be told", "the number after the thought"],
+            found: &["does not support disabling", "the number after the reasoning"],
             ..usual("the first token opens a thought", |request| match has(request, "chat_template_kwargs") {
                 true => refuse(400, "Unknown parameter: 'chat_template_kwargs'.", "unknown_parameter"),
                 false if limit(request) > 100 => {
@@ -207,7 +208,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             mode: Some(ScoreMode::Reasoned),
             requests: 5,
-            found: &["the number after the thought"],
+            found: &["the number after the reasoning"],
             ..usual("all tokens go into a thought, which is an error", |request| match limit(request) {
                 ..100 => refuse(
                     400,
@@ -221,7 +222,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             mode: Some(ScoreMode::Reasoned),
             requests: 6,
-            found: &["the number after the thought"],
+            found: &["the number after the reasoning"],
             ..usual("a thought that the server keeps to itself", |request| match limit(request) {
                 ..100 => Reply::choice(json!({"message": {"content": ""}, "finish_reason": "length"})),
                 _ => Reply::text(worth(request)),
@@ -230,7 +231,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             mode: Some(ScoreMode::Reasoned),
             requests: 6,
-            found: &["the number after the thought"],
+            found: &["the number after the reasoning"],
             ..usual("a wish for no thoughts that is refused without a word", |request| {
                 match has(request, "chat_template_kwargs") {
                     true => refuse(422, "unprocessable", ""),
@@ -240,9 +241,14 @@ pub(super) fn cases() -> Vec<Case> {
         },
         Case {
             mode: Some(ScoreMode::Reasoned),
-            // Two names, the temperature, the log-probabilities, and a thought that takes all tokens; then four.
+            // Two names, the temperature, the log-probabilities, and reasoning that uses up all tokens; then four.
             requests: 8,
-            found: &["max_completion_tokens", "no temperature", "no log-probabilities", "the number after the thought"],
+            found: &[
+                "max_completion_tokens",
+                "no temperature",
+                "no log-probabilities",
+                "the number after the reasoning",
+            ],
             ..usual("a reasoning model of OpenAI's", |request| {
                 let wrong = ["max_tokens", "temperature", "logprobs"].into_iter().find(|name| has(request, name));
                 match (wrong, limit(request)) {
@@ -362,7 +368,7 @@ pub(super) fn cases() -> Vec<Case> {
             Reply::choice(json!({"message": {"content": token}, "finish_reason": "length", "logprobs":
                 {"tokens": [token], "token_logprobs": [0.0], "top_logprobs": [{token: 0.0, "55": -50.0}]}}))
         }),
-        usual("the rivals lack what was written", |request| {
+        usual("the alternatives lack what was written", |request| {
             let token = worth(request);
             Reply::choice(json!({"message": {"content": token}, "finish_reason": "length", "logprobs": {"content":
                 [{"token": token, "logprob": 0.0, "top_logprobs": [{"token": "55", "logprob": -50.0}]}]}}))
@@ -370,14 +376,14 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             mode: Some(ScoreMode::Sampled),
             requests: 5,
-            found: &["gives no log-probabilities"],
+            found: &["returns no log-probabilities"],
             ..usual("content in parts", |request| {
                 Reply::choice(json!({"message": {"content": [{"type": "text", "text": worth(request)}]}}))
             })
         },
         Case {
             requests: 5,
-            found: &["in pieces"],
+            found: &["are streamed"],
             ..usual("a server that only streams", |request| match request.body["stream"] == true {
                 true => pieces(request),
                 false => refuse(400, "This endpoint only supports stream=true", "invalid_request_error"),

@@ -8,7 +8,7 @@ use crate::chat::jinja::fault::{Fault, Result};
 use crate::chat::jinja::machine::Machine;
 use crate::chat::jinja::value::Value;
 
-/// A string in lower case, where order is not to depend on case.
+/// A string in lower case, for comparisons that ignore case.
 fn folded(value: Value, case_sensitive: bool) -> Value {
     match &value {
         Value::Str(text) | Value::Markup(text) if !case_sensitive => Value::text(text.to_lowercase()),
@@ -17,7 +17,7 @@ fn folded(value: Value, case_sensitive: bool) -> Value {
 }
 
 impl<'t> Machine<'t> {
-    /// `items` in the order of their keys, as Python sorts: stable, by `<` alone.
+    /// `items` in the order of their keys, sorted as in Python: stable, with `<` only.
     pub(in crate::chat::jinja) fn sorted<T: Clone>(
         &mut self,
         items: Vec<T>,
@@ -73,7 +73,7 @@ impl<'t> Machine<'t> {
                 }
                 let mut items = self.items(&value)?;
                 items.reverse();
-                // What cannot be read backwards becomes a list.
+                // A value that cannot be reversed becomes a list.
                 match value {
                     Value::Iterator(_) | Value::Loop(_) => Value::list(items),
                     _ => Ok(self.iterator_over(items)),
@@ -208,7 +208,7 @@ impl<'t> Machine<'t> {
         items.into_iter().map(|item| Ok((key(self, &item)?, item))).collect()
     }
 
-    /// Items in the order of the keys beside them; backwards, equal ones keep their order too.
+    /// Items sorted by their keys; with `reverse`, equal items keep their order too.
     fn sorted_both_ways(&mut self, mut keyed: Vec<(Value, Value)>, reverse: bool) -> Result<Vec<Value>> {
         if reverse {
             keyed.reverse();
@@ -220,8 +220,8 @@ impl<'t> Machine<'t> {
         Ok(sorted.into_iter().map(|(_, item)| item).collect())
     }
 
-    /// The items of what a generator goes over. That it cannot be gone over shows only when the generator is used: then
-    /// the error is such a generator.
+    /// The items of a generator's source. If the source cannot be iterated, that error appears only when the generator
+    /// is used: the error is then such a generator.
     fn lazily(&mut self, value: &Value) -> std::result::Result<Vec<Value>, Value> {
         self.items(value).map_err(|fault| self.failing(fault))
     }
@@ -245,7 +245,7 @@ impl<'t> Machine<'t> {
         Value::list(groups)
     }
 
-    /// An item by a path, with a default in place of what is undefined.
+    /// An item by a path, with a default for undefined values.
     fn path_or(&mut self, item: &Value, path: &[Value], default: &Option<Value>) -> Result<Value> {
         let mut item = item.clone();
         for part in path {

@@ -18,7 +18,7 @@ pub(super) fn title(text: &str) -> String {
     out
 }
 
-/// How many words there are.
+/// The number of words.
 pub(super) fn count(text: &str) -> usize {
     text.split(|c: char| !(c == '_' || c.is_alphanumeric() || is_numeric(c))).filter(|word| !word.is_empty()).count()
 }
@@ -63,7 +63,7 @@ pub(super) fn filesize(bytes: f64, binary: bool) -> String {
     format!("{:.1} {prefix}", base * bytes / unit)
 }
 
-/// Text without comments and tags, and with single spaces.
+/// Text without comments and tags, with single spaces.
 pub(super) fn striptags(text: &str) -> String {
     let mut text = text.to_owned();
     for (open, close) in [("<!--", "-->"), ("<", ">")] {
@@ -77,7 +77,7 @@ pub(super) fn striptags(text: &str) -> String {
     entities.iter().fold(text, |text, (entity, character)| text.replace(entity, character))
 }
 
-/// The pieces that a line may be broken between: white space, and words up to their hyphens.
+/// The pieces between which a line may be broken: white space, and words up to their hyphens.
 fn chunks(line: &str, hyphens: bool) -> Vec<String> {
     let mut chunks: Vec<String> = Vec::new();
     let characters: Vec<char> = line.chars().collect();
@@ -100,7 +100,7 @@ fn chunks(line: &str, hyphens: bool) -> Vec<String> {
     chunks
 }
 
-/// Lines broken so that none is wider than `width`, where words allow for that.
+/// Text broken into lines of at most `width`, as far as words permit.
 pub(super) fn wrap(text: &str, width: usize, wrap: &str, break_long: bool, hyphens: bool) -> String {
     let mut lines: Vec<String> = Vec::new();
     for line in splitlines(text, false) {
@@ -154,7 +154,7 @@ fn wrap_line(line: &str, width: usize, break_long: bool, hyphens: bool) -> Vec<S
     lines
 }
 
-/// A text in a URL.
+/// Text encoded for a URL.
 fn url_quoted(text: &str, query: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -224,7 +224,7 @@ impl Machine<'_> {
         Ok(Value::text(if space { format!(" {text}") } else { text }))
     }
 
-    /// `pprint`: as `repr`, with the keys of mappings in order. Python breaks lines that are wider than 80.
+    /// `pprint`: like `repr`, with sorted keys of mappings. Python breaks lines wider than 80.
     pub(super) fn pprint(&mut self, value: &Value, args: Args) -> Result<Value> {
         args.bind::<0>("pprint", [], 0)?;
         let ordered = self.ordered(value)?;

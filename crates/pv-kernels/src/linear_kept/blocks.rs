@@ -1,0 +1,167 @@
+//! The block formats, as the products with few rows read them: in chunks of 8 groups of 32.
+
+use super::rounded::CHUNK;
+use crate::vector::Vector;
+
+/// What the products need of a block format. A chunk is `count` blocks of 32 or one block of 256.
+pub(super) trait Blocks {
+    /// The bytes of a block.
+    const BYTES: usize;
+    /// The groups of 32 of a block: 1 or [`CHUNK`].
+    const GROUPS: usize;
+    /// Whether there is a minimum to add.
+    const MINIMA: bool;
+
+    /// The scales of the first `count` groups and zeros, and what is to be added to each of their elements.
+    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight);
+
+    /// The sums of products of two groups with `x`; without the second group in the chunk, of the first one twice.
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums;
+}
+
+/// `N` bytes from `at` on.
+#[inline(always)]
+fn take<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("the rest of a block")
+}
+
+#[inline(always)]
+fn two(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(*take(bytes, at))
+}
+
+/// The 16-bit values at `at` in the first `count` blocks of a chunk.
+#[inline(always)]
+fn each<V: Vector>(v: V, chunk: &[u8], block: usize, at: usize, count: usize) -> V::Eight {
+    let mut bits = [0; CHUNK];
+    for (i, bits) in bits.iter_mut().enumerate().take(count) {
+        *bits = two(chunk, i * block + at);
+    }
+    v.eight_from_f16(bits)
+}
+
+/// The offsets of the two blocks of a pair in a chunk.
+#[inline(always)]
+fn pair<const PAIR: usize>(block: usize, second: bool) -> (usize, usize) {
+    let first = 2 * PAIR * block;
+    (first, if second { first + block } else { first })
+}
+
+pub(super) struct Q8_0;
+/// Q4_0, or Q4_1 with minima.
+pub(super) struct Q4<const MINIMA: bool>;
+/// Q5_0, or Q5_1 with minima.
+pub(super) struct Q5<const MINIMA: bool>;
+/// Q4_K, or Q5_K with a fifth bit.
+pub(super) struct K<const FIVE: bool>;
+pub(super) struct Q6K;
+
+impl Blocks for Q8_0 {
+    const BYTES: usize = 34;
+    const GROUPS: usize = 1;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
+        (each(v, chunk, Self::BYTES, 0, count), v.eight_zero())
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        let (a, b) = pair::<PAIR>(Self::BYTES, second);
+        v.dot_signed(v.groups(take(chunk, a + 2), take(chunk, b + 2)), x)
+    }
+}
+
+impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
+    const BYTES: usize = if MINIMA { 20 } else { 18 };
+    const GROUPS: usize = 1;
+    const MINIMA: bool = MINIMA;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
+        let minima = if MINIMA { each(v, chunk, Self::BYTES, 2, count) } else { v.eight_zero() };
+        (each(v, chunk, Self::BYTES, 0, count), minima)
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        let (a, b) = pair::<PAIR>(Self::BYTES, second);
+        let at = Self::BYTES - 16;
+        let w = v.halves_within(take(chunk, a + at), take(chunk, b + at));
+        if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<8>(w, x) }
+    }
+}
+
+impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
+    const BYTES: usize = if MINIMA { 24 } else { 22 };
+    const GROUPS: usize = 1;
+    const MINIMA: bool = MINIMA;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
+        let minima = if MINIMA { each(v, chunk, Self::BYTES, 2, count) } else { v.eight_zero() };
+        (each(v, chunk, Self::BYTES, 0, count), minima)
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        let (a, b) = pair::<PAIR>(Self::BYTES, second);
+        let at = Self::BYTES - 16;
+        let w = v.halves_within(take(chunk, a + at), take(chunk, b + at));
+        let bits = |block: usize| u32::from_le_bytes(*take(chunk, block + at - 4));
+        let w = v.with_bits(w, bits(a), bits(b));
+        if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<16>(w, x) }
+    }
+}
+
+impl<const FIVE: bool> Blocks for K<FIVE> {
+    const BYTES: usize = if FIVE { 176 } else { 144 };
+    const GROUPS: usize = CHUNK;
+    const MINIMA: bool = true;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
+        // See `scales_and_minima` of `kept/blocks.rs`, of which this takes 4 groups at a time.
+        let word = |at| u32::from_le_bytes(*take(chunk, at));
+        let (scales, minima, low) = (word(4), word(8), word(12));
+        let join = |first: u32, low: u32| {
+            let second = low & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
+            u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32
+        };
+        // The minima are subtracted.
+        let d = v.eight_splat_f16(two(chunk, 0));
+        let d_min = v.eight_splat_f16(two(chunk, 2) ^ 0x8000);
+        let scales = v.eight_from_u8(join(scales, low));
+        let minima = v.eight_from_u8(join(minima, low >> 4));
+        (v.eight_mul(scales, d), v.eight_mul(minima, d_min))
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool, x: V::Bytes) -> V::Sums {
+        let mut w = v.halves(take(chunk, Self::BYTES - 128 + 32 * PAIR));
+        if FIVE {
+            w = v.with_top::<1>(w, take(chunk, 16), 2 * PAIR);
+        }
+        v.dot_unsigned(w, x)
+    }
+}
+
+impl Blocks for Q6K {
+    const BYTES: usize = 210;
+    const GROUPS: usize = CHUNK;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
+        (v.eight_splat_f16(two(chunk, 208)), v.eight_zero())
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool, x: V::Bytes) -> V::Sums {
+        let half = PAIR / 2;
+        let w = v.half_of(take(chunk, 64 * half), PAIR % 2 == 1);
+        let w = v.with_top::<2>(w, take(chunk, 128 + 32 * half), PAIR % 2 * 4);
+        v.dot_scaled(w, x, take(chunk, 192), PAIR)
+    }
+}

@@ -1,0 +1,173 @@
+//! Products of rows with weights in any [`Format`], and the division of their work. The weights are widened or unpacked to
+//! `f32`, so that a result depends on their values only, and not on the format.
+
+pub(super) mod floats;
+mod unpacked;
+mod wide;
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use crate::kept::{Format, KeptRef};
+use crate::scratch::with_scratch;
+use crate::vector::level::dispatch;
+use floats::{Bf16, F16, F32, Floats, STREAMS};
+use unpacked::Unpacked;
+
+/// Up to this many rows, the weights are read in place and not packed.
+pub(super) const SKINNY_ROWS: usize = 16;
+
+/// A product with fewer multiplications than this stays on the calling thread.
+pub(super) const PARALLEL_PRODUCTS: usize = 64 * 1024;
+
+#[cfg(target_endian = "big")]
+compile_error!("weights in f32 are read like those of files, whose bytes are little-endian");
+
+/// Weights in `f32`.
+pub(super) fn plain(w: &[f32]) -> KeptRef<'_> {
+    KeptRef { format: Format::F32, bytes: bytemuck::cast_slice(w) }
+}
+
+/// Checks the sizes of a product, whose result is the biases if it has no terms; whether it has none.
+#[track_caller]
+pub(super) fn without_terms(
+    name: &str,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) -> bool {
+    assert_eq!(x.len(), m * k, "{name}: x is not [m, k]");
+    assert_eq!(out.len(), m * n, "{name}: out is not [m, n]");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "{name}: bias is not [n]");
+    if k == 0 && n > 0 {
+        for row in out.chunks_exact_mut(n) {
+            match bias {
+                Some(bias) => row.copy_from_slice(bias),
+                None => row.fill(0.0),
+            }
+        }
+    }
+    k == 0 || out.is_empty()
+}
+
+/// `out = x . wᵀ + bias`, with `x` `[m, k]`, `w` `[n, k]`, `bias` `[n]` and `out` `[m, n]`; no size is 0.
+pub(super) fn linear(
+    x: &[f32],
+    w: KeptRef<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
+    if m > SKINNY_ROWS {
+        return wide::linear(x, w, bias, out, (m, k, n));
+    }
+    for_columns(out, (m, k, n), STREAMS, |from, out| {
+        let (KeptRef { format, bytes: w }, bias) = part(w, bias, from, out, k);
+        match format {
+            Format::F32 => dispatch(Floats { element: PhantomData::<F32>, x, w, k, bias, out }),
+            Format::Bf16 => dispatch(Floats { element: PhantomData::<Bf16>, x, w, k, bias, out }),
+            Format::F16 => dispatch(Floats { element: PhantomData::<F16>, x, w, k, bias, out }),
+            _ => with_scratch(k, |memory| dispatch(Unpacked { format, x, w, k, bias, memory, out })),
+        }
+    });
+}
+
+/// `grad_x = grad_out . w`, with `grad_out` `[m, n]`, `w` `[n, k]` and `grad_x` `[m, k]`.
+#[track_caller]
+pub(super) fn gradient(
+    name: &str,
+    grad_out: &[f32],
+    w: KeptRef<'_>,
+    grad_x: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
+    assert_eq!(grad_out.len(), m * n, "{name}: grad_out is not [m, n]");
+    assert_eq!(grad_x.len(), m * k, "{name}: grad_x is not [m, k]");
+    if n == 0 {
+        grad_x.fill(0.0);
+    } else if !grad_x.is_empty() {
+        wide::gradient(grad_out, w, grad_x, (m, k, n));
+    }
+}
+
+pub(super) use wide::rows;
+
+/// The rows of `w` and elements of `bias` for the columns from `from` on.
+pub(super) fn part<'a>(
+    w: KeptRef<'a>,
+    bias: Option<&'a [f32]>,
+    from: usize,
+    out: &[&mut [f32]],
+    k: usize,
+) -> (KeptRef<'a>, Option<&'a [f32]>) {
+    let to = from + out[0].len();
+    (w.rows(from, to, k), bias.map(|bias| &bias[from..to]))
+}
+
+/// Splits each row of `out` into pieces of `width` columns; the first index is that of the piece.
+fn columns(out: &mut [f32], n: usize, width: usize) -> Vec<Vec<&mut [f32]>> {
+    let m = out.len() / n;
+    let mut pieces: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(width)).map(|_| Vec::with_capacity(m)).collect();
+    for row in out.chunks_exact_mut(n) {
+        for (piece, columns) in pieces.iter_mut().zip(row.chunks_mut(width)) {
+            piece.push(columns);
+        }
+    }
+    pieces
+}
+
+/// Runs `task(first column, rows)` for pieces of the columns of `out`, in parallel if that is worth it. A piece has a
+/// multiple of `together` columns.
+pub(super) fn for_columns(
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+    together: usize,
+    task: impl Fn(usize, &mut [&mut [f32]]) + Sync,
+) {
+    let threads = rayon::current_num_threads();
+    if threads == 1 || m * n * k < PARALLEL_PRODUCTS {
+        let mut rows: Vec<_> = out.chunks_exact_mut(n).collect();
+        return task(0, &mut rows);
+    }
+    // Several tasks per thread compensate for a delayed thread.
+    let width = n.div_ceil(threads * 4).next_multiple_of(together);
+    if m == 1 {
+        out.par_chunks_mut(width).enumerate().for_each(|(i, out)| task(i * width, &mut [out]));
+    } else {
+        columns(out, n, width).into_par_iter().enumerate().for_each(|(i, mut out)| task(i * width, &mut out));
+    }
+}
+
+/// The number of parts of the rows, for a number of panels: few panels do not divide evenly between the threads, so that
+/// the rows are split as well, but not so finely that packing a panel twice costs more than the balance saves.
+fn parts(panels: usize, m: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    if panels >= 8 * threads { 1 } else { (m / 192).clamp(1, threads) }
+}
+
+/// Runs `task(panel, part, rows)` for every panel of `width` columns and each of the `parts` of the rows.
+fn for_each_panel(
+    out: &mut [f32],
+    (n, width): (usize, usize),
+    parts: usize,
+    products: usize,
+    task: impl Fn(usize, usize, &mut [&mut [f32]]) + Sync,
+) {
+    let rows = (out.len() / n).div_ceil(parts);
+    let mut pieces = columns(out, n, width);
+    if rayon::current_num_threads() == 1 || products < PARALLEL_PRODUCTS {
+        for (panel, out) in pieces.iter_mut().enumerate() {
+            task(panel, 0, out);
+        }
+        return;
+    }
+    pieces.par_iter_mut().enumerate().for_each(|(panel, out)| {
+        if parts == 1 {
+            task(panel, 0, out);
+        } else {
+            out.par_chunks_mut(rows).enumerate().for_each(|(part, out)| task(panel, part, out));
+        }
+    });
+}

@@ -1,0 +1,160 @@
+//! Many rows: a panel of weights is unpacked to `f32`, transposed, and then used for every row.
+
+use super::{for_each_panel, parts};
+use crate::kept::{Format, KeptRef, unpack};
+use crate::scratch::with_scratch;
+use crate::tile::{PANEL, Pack, Strips, Tile, clear, transpose};
+use crate::vector::Vector;
+use crate::vector::level::{Op, dispatch};
+
+/// The most elements of `k` packed at a time, so that a strip of a panel stays in the first-level cache.
+const DEPTH: usize = 320;
+
+/// Elements of `k` packed at a time, in whole blocks of every format that such a row can have: sums are split in the same
+/// way for each.
+fn depth(k: usize) -> usize {
+    let blocks = if k.is_multiple_of(256) { 256 } else { 32 };
+    k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(blocks).min(DEPTH / blocks * blocks)
+}
+
+/// Rows of weights that are unpacked and then transposed together.
+const UNPACKED: usize = 8;
+
+/// Rows of weights that are unpacked together for the gradient.
+const GRADIENT_DEPTH: usize = 128;
+
+/// Columns `at..at + depth` of some rows, unpacked and transposed to a panel.
+struct PackKept<'a> {
+    /// At most [`PANEL`] rows.
+    w: KeptRef<'a>,
+    k: usize,
+    at: usize,
+    depth: usize,
+    /// `[UNPACKED, depth]`
+    values: &'a mut [f32],
+    panel: &'a mut [f32],
+}
+
+impl Op for PackKept<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { w: KeptRef { format, bytes }, k, at, depth, values, panel } = self;
+        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
+        for (group, rows) in bytes.chunks(UNPACKED * offset(k)).enumerate() {
+            let count = rows.len() / offset(k);
+            for (row, values) in rows.chunks_exact(offset(k)).zip(values.chunks_exact_mut(depth)) {
+                unpack(format, &row[offset(at)..offset(at + depth)], values);
+            }
+            transpose(v, &values[..count * depth], depth, depth, panel, group * UNPACKED);
+        }
+        clear(panel, depth, bytes.len() / offset(k));
+    }
+}
+
+/// `out = x . wᵀ + bias`, see [`linear`](super::linear()).
+pub(super) fn linear(
+    x: &[f32],
+    w: KeptRef<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
+    let parts = parts(n.div_ceil(PANEL), m);
+    let rows = m.div_ceil(parts);
+    // `f32` in memory need not be unpacked.
+    let plain = if w.format == Format::F32 { bytemuck::try_cast_slice(w.bytes).ok() } else { None };
+    let most = depth(k);
+    for_each_panel(out, (n, PANEL), parts, m * n * k, |panel, part, out| {
+        let (from, to) = (panel * PANEL, n.min((panel + 1) * PANEL));
+        with_scratch(most * (PANEL + UNPACKED), |memory| {
+            let (b, values) = memory.split_at_mut(most * PANEL);
+            for at in (0..k).step_by(most) {
+                let depth = most.min(k - at);
+                if let Some(w) = plain {
+                    let w = &w[from * k + at..(to - 1) * k + at + depth];
+                    dispatch(Pack { w, stride: k, k: depth, panel: &mut *b });
+                } else {
+                    let w = w.rows(from, to, k);
+                    dispatch(PackKept { w, k, at, depth, values: &mut *values, panel: &mut *b });
+                }
+                dispatch(Tile {
+                    a: &x[part * rows * k + at..],
+                    a_stride: k,
+                    m: out.len(),
+                    k: depth,
+                    b: Strips::packed(b, depth),
+                    columns: to - from,
+                    accumulate: at > 0,
+                    bias: bias.filter(|_| at == 0).map(|bias| &bias[from..to]),
+                    out: &mut *out,
+                });
+            }
+        });
+    });
+}
+
+/// Columns `from..to` of some rows.
+struct Unpack<'a> {
+    w: KeptRef<'a>,
+    k: usize,
+    from: usize,
+    to: usize,
+    /// Row after row at a distance of `stride`.
+    values: &'a mut [f32],
+    stride: usize,
+}
+
+impl Op for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        let Self { w: KeptRef { format, bytes }, k, from, to, values, stride } = self;
+        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
+        for (row, values) in bytes.chunks_exact(offset(k)).zip(values.chunks_exact_mut(stride)) {
+            unpack(format, &row[offset(from)..offset(to)], &mut values[..to - from]);
+        }
+    }
+}
+
+/// `grad_x = grad_out . w`. No size is 0.
+pub(super) fn gradient(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], (m, k, n): (usize, usize, usize)) {
+    // Panels of whole blocks.
+    let width = PANEL.max(w.format.block_elements());
+    let parts = parts(k.div_ceil(width), m);
+    let rows = m.div_ceil(parts);
+    for_each_panel(grad_x, (k, width), parts, m * n * k, |panel, part, out| {
+        let (from, to) = (panel * width, k.min((panel + 1) * width));
+        with_scratch(GRADIENT_DEPTH * width, |b| {
+            for at in (0..n).step_by(GRADIENT_DEPTH) {
+                let depth = GRADIENT_DEPTH.min(n - at);
+                let w = w.rows(at, at + depth, k);
+                dispatch(Unpack { w, k, from, to, values: &mut *b, stride: width });
+                for first in (0..to - from).step_by(PANEL) {
+                    let columns = PANEL.min(to - from - first);
+                    let mut out: Vec<&mut [f32]> = out.iter_mut().map(|row| &mut row[first..first + columns]).collect();
+                    dispatch(Tile {
+                        a: &grad_out[part * rows * n + at..],
+                        a_stride: n,
+                        m: out.len(),
+                        k: depth,
+                        b: Strips::rows(&b[first..], width),
+                        columns,
+                        accumulate: at > 0,
+                        bias: None,
+                        out: &mut out[..],
+                    });
+                }
+            }
+        });
+    });
+}
+
+/// `out[i] = w[ids[i]]`, with `w` `[n, k]` and `out` `[ids.len(), k]`.
+pub(crate) fn rows(w: KeptRef<'_>, ids: &[usize], out: &mut [f32], k: usize) {
+    for (&id, values) in ids.iter().zip(out.chunks_exact_mut(k)) {
+        dispatch(Unpack { w: w.rows(id, id + 1, k), k, from: 0, to: k, values, stride: k });
+    }
+}

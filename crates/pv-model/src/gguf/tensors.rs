@@ -1,0 +1,77 @@
+//! The tensors of a model under the names of a checkpoint.
+
+use std::ops::Range;
+
+use pv_data::gguf::TensorType;
+
+use super::architecture::{IN_BLOCK, OUTSIDE};
+use super::{GgufModelError, Model};
+
+/// A tensor of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelTensor {
+    /// The name in a checkpoint; that of the file if no checkpoint has such a tensor.
+    pub(crate) name: String,
+    /// The number of its file.
+    pub(crate) part: usize,
+    /// The type.
+    pub(crate) kind: TensorType,
+    /// The shape in a checkpoint: `[out, in]` for a projection.
+    pub(crate) shape: Vec<usize>,
+    /// The position in the file.
+    pub(crate) range: Range<usize>,
+    /// The number of heads whose rows are permuted, see [`unpermuted`].
+    pub(crate) permuted_heads: Option<usize>,
+}
+
+impl Model<'_> {
+    /// All tensors of the model. The divisors of rotary frequencies are part of the configuration.
+    pub(crate) fn checkpoint(&self) -> Result<Vec<ModelTensor>, GgufModelError> {
+        let heads = self.size("attention.head_count")?.unwrap_or(1);
+        let kv_heads = self.size("attention.head_count_kv")?.unwrap_or(heads);
+        let mut found = Vec::new();
+        for (part, tensor) in self.tensors().filter(|(_, tensor)| tensor.name != "rope_freqs.weight") {
+            let (name, role) = self.checkpoint_name(tensor.name).unwrap_or((tensor.name.to_owned(), ""));
+            let permuted_heads = match role {
+                "attn_q" if self.architecture.permuted => usize::try_from(heads).ok(),
+                "attn_k" if self.architecture.permuted => usize::try_from(kv_heads).ok(),
+                _ => None,
+            };
+            let shape = tensor.shape.iter().rev().copied().collect();
+            let (kind, range) = (tensor.kind, tensor.range.clone());
+            found.push(ModelTensor { name, part, kind, shape, range, permuted_heads });
+        }
+        Ok(found)
+    }
+
+    /// The name in a checkpoint, and the part of the block.
+    fn checkpoint_name<'n>(&self, name: &'n str) -> Option<(String, &'n str)> {
+        if let Some((_, theirs)) = OUTSIDE.iter().find(|(ours, _)| *ours == name) {
+            return Some(((*theirs).to_owned(), ""));
+        }
+        let (block, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        let (role, kind) = rest.rsplit_once('.')?;
+        block.parse::<usize>().ok().filter(|number| number.to_string() == block)?;
+        let named = self.architecture.in_block.iter().chain(&IN_BLOCK).find(|(ours, _)| *ours == role);
+        named.map(|(_, theirs)| (format!("model.layers.{block}.{theirs}.{kind}"), role))
+    }
+}
+
+/// The rows of queries or keys in the order of a checkpoint, where a head's rotary pairs are its two halves. In files of
+/// permuted architectures they are neighbours.
+///
+/// Every row stays as it is, so that this is exact in every type.
+pub(crate) fn unpermuted(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let row = bytes.len() / rows.max(1);
+    let half = rows / heads.max(1) / 2;
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in 0..heads {
+        for side in 0..2 {
+            for pair in 0..half {
+                let from = (head * 2 * half + 2 * pair + side) * row;
+                out.extend_from_slice(&bytes[from..from + row]);
+            }
+        }
+    }
+    out
+}

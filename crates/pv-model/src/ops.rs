@@ -1,0 +1,223 @@
+//! The decoder's operations: on any device through Burn's tensors, and on the CPU through our own kernels for f32
+//! tensors, with gradients or without. The tests compare all implementations with the same references.
+//!
+//! A device with gradient checkpointing uses the portable operations, also on the CPU.
+
+mod cpu;
+mod cpu_autodiff;
+mod kv_cache;
+mod lora;
+mod packed;
+mod portable;
+mod ragged;
+mod rotary;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use pv_hooks::TokenSpans;
+
+use crate::Result;
+use crate::config::{Activation, DecoderConfig, NormWeights, RotaryPairs};
+use crate::tensors::to_f32;
+
+pub use kv_cache::KvCache;
+pub(crate) use kv_cache::LayerCache;
+pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
+pub use packed::PackedMatrix;
+pub(crate) use portable::PassContext;
+pub(crate) use ragged::Ragged;
+pub(crate) use rotary::{RotaryAngles, RotaryTable};
+pub use weight::Weight;
+
+/// Indices as a tensor, `[n]`.
+pub(crate) fn indices(values: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), device)
+}
+
+/// The position of a pass's window in the cached columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// The length of the window.
+    pub(crate) seq: usize,
+    /// The first column of the window.
+    pub(crate) column: usize,
+    /// The first column of each row that contains a token.
+    pub(crate) starts: Vec<usize>,
+}
+
+impl Window {
+    /// A window without a cache.
+    pub(crate) fn whole(spans: &TokenSpans) -> Self {
+        let starts = spans.rows().iter().map(|row| row.padding).collect();
+        Self { seq: spans.seq(), column: 0, starts }
+    }
+
+    /// The position of each token, row after row; padding has position 0.
+    pub(crate) fn positions(&self) -> Vec<usize> {
+        let columns = self.column..self.column + self.seq;
+        self.starts.iter().flat_map(|start| columns.clone().map(move |c| c.saturating_sub(*start))).collect()
+    }
+}
+
+/// The dimensions of attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) scale: f64,
+    /// The bound of the scores.
+    pub(crate) softcap: Option<f64>,
+    /// The index of the rotary settings, see [`RotaryAngles`].
+    pub(crate) rope: usize,
+    pub(crate) pairs: RotaryPairs,
+}
+
+impl AttentionShape {
+    /// The attention of a block with this window.
+    pub(crate) fn of(config: &DecoderConfig, window: Option<usize>) -> Self {
+        Self {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window,
+            scale: config.scales.attention.unwrap_or_else(|| 1.0 / (config.head_dim as f64).sqrt()),
+            softcap: config.softcaps.attention,
+            rope: usize::from(window.is_some() && config.local_rope.is_some()),
+            pairs: config.rotary_pairs,
+        }
+    }
+
+    /// The columns of stacked queries, keys and values that contain no values: the queries' and the keys'.
+    fn parts(&self) -> [std::ops::Range<usize>; 2] {
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        [0..queries, queries..queries + keys]
+    }
+}
+
+/// The factors of a norm from its weights. One plus a weight is computed in f32, which half precision would round; the
+/// norm's result is rounded after the product then.
+pub(crate) fn norm_factors(w: Tensor<1>, kind: NormWeights) -> Tensor<1> {
+    match kind {
+        NormWeights::Factors => w,
+        NormWeights::OnePlus => w.cast(DType::F32) + 1.0,
+    }
+}
+
+/// `c · tanh(x / c)`.
+pub(crate) fn softcap<const D: usize>(x: Tensor<D>, c: f64) -> Tensor<D> {
+    (x / c).tanh() * c
+}
+
+/// `x · wᵀ + bias`: `[tokens, in]`, `[out, in]`, `[out]` to `[tokens, out]`.
+pub(crate) fn linear(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
+    let w = match w {
+        Weight::Packed(matrix) => return packed::linear(x, matrix, bias),
+        Weight::Tensor(tensor) => tensor.val(),
+    };
+    let w = if matches!(w.dtype(), DType::QFloat(_)) { w.dequantize().cast(x.dtype()) } else { w };
+    cpu::linear(&x, &w, bias)
+        .or_else(|| cpu_autodiff::linear(&x, &w, bias))
+        .unwrap_or_else(|| portable::linear(x, &w, bias))
+}
+
+/// `x / rms(x) · w` over the last dimension, `[tokens, d]`; the norm is computed in f32.
+pub(crate) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
+    cpu::rms_norm(&x, w, eps)
+        .or_else(|| cpu_autodiff::rms_norm(&x, w, eps))
+        .unwrap_or_else(|| portable::rms_norm(x, w, eps))
+}
+
+/// `x + delta`, of equal shapes.
+pub(crate) fn add(x: Tensor<2>, delta: Tensor<2>) -> Tensor<2> {
+    cpu::add(x, &delta).unwrap_or_else(|x| x + delta)
+}
+
+/// `x + delta`, and the norm of that sum: both are needed between two sublayers.
+pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+    cpu::add_rms_norm(x, &delta, w, eps).unwrap_or_else(|x| {
+        cpu_autodiff::add_rms_norm(&x, &delta, w, eps).unwrap_or_else(|| {
+            let sum = x + delta;
+            (sum.clone(), portable::rms_norm(sum, w, eps))
+        })
+    })
+}
+
+/// `activation(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
+pub(crate) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    match activation {
+        Activation::Silu => cpu::swiglu(&gate_up)
+            .or_else(|| cpu_autodiff::swiglu(&gate_up))
+            .unwrap_or_else(|| portable::swiglu(gate_up)),
+        Activation::GeluTanh => portable::geglu(gate_up),
+    }
+}
+
+/// The norms of queries and keys inside the stacked `[tokens, (heads + 2·kv_heads)·head_dim]`: of each head, or of all
+/// heads together, as the widths of the weights say.
+pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {
+    cpu::qk_norm(&qkv, q, k, shape, eps)
+        .or_else(|| cpu_autodiff::qk_norm(&qkv, q, k, shape, eps))
+        .unwrap_or_else(|| portable::qk_norm(qkv, q, k, shape, eps))
+}
+
+/// Causal grouped-query attention of a window, including the rotary embedding: stacked queries, keys and values
+/// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
+/// window's keys and values are written to it and all its columns are read. If the context is packed, so are the
+/// argument and the result. Scores with a bound are computed by the portable operations.
+pub(crate) fn attention(
+    qkv: Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    cache: Option<&mut LayerCache>,
+) -> Tensor<2> {
+    let qkv = match shape.pairs {
+        RotaryPairs::Halves => qkv,
+        // The order of a head's dimensions changes no score, as long as it is that of queries and keys.
+        RotaryPairs::Neighbours => qkv.select(1, context.neighbours_apart(shape)),
+    };
+    context.pack(padded_attention(context.unpack(qkv), shape, context, cache))
+}
+
+fn padded_attention(
+    qkv: Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    mut cache: Option<&mut LayerCache>,
+) -> Tensor<2> {
+    if let Some(out) = cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
+        return out;
+    }
+    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, shape, context) } else { None };
+    recorded.unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+}
+
+/// The sum over rows of logits, `[n, vocab]` in f32, of the cross-entropy −log softmax at the row's target: `[1]`.
+/// Differentiable with respect to the logits.
+///
+/// # Panics
+/// If the numbers of targets and rows differ, or a target is not below `vocab`.
+pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let [n, vocab] = logits.dims();
+    assert!(
+        targets.len() == n && targets.iter().all(|target| (*target as usize) < vocab),
+        "targets do not match the logits"
+    );
+    cpu::cross_entropy(&logits, targets)
+        .or_else(|| cpu_autodiff::cross_entropy(&logits, targets))
+        .unwrap_or_else(|| portable::cross_entropy(logits, targets))
+}
+
+/// The natural logarithm of the probability of each row's target under its logits, `[n, vocab]` in f32. Targets are
+/// below `vocab`.
+pub(crate) fn log_probs(logits: Tensor<2>, targets: &[u32]) -> Result<Vec<f32>> {
+    match cpu::log_probs(&logits, targets) {
+        Some(found) => Ok(found),
+        None => to_f32(portable::log_probs(logits, targets)),
+    }
+}
