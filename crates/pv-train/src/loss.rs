@@ -64,7 +64,7 @@ pub fn mean_loss(
     for pass in passes(samples, batch_size) {
         let collated = collate(&pass)?;
         count += pass.iter().map(|sample| sample.total_weight()).sum::<f64>();
-        sum += value(summed_loss(decoder, collated, hook))?;
+        sum += rayon::scope(|_| value(summed_loss(decoder, collated, hook)))?;
     }
     hook.finish()?;
     Ok(sum / count)

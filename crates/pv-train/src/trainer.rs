@@ -219,7 +219,8 @@ impl Trainer {
         let passes: Vec<_> = passes.into_iter().enumerate().collect();
         let work = Step { options: &self.options, number: step, counts };
         let (sums, mut gradients) = match self.replicas.as_mut_slice() {
-            [] => work.passes(&self.decoder, &passes, run)?,
+            // Inside the pool, as a pass is: the backward pass shares its work with this thread too.
+            [] => rayon::scope(|_| work.passes(&self.decoder, &passes, run))?,
             replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
         };
         if counts.scale != 1.0 {
@@ -235,7 +236,7 @@ impl Trainer {
             gradients.scale(most / norm);
         }
         let learning_rate = self.options.rate(step - 1, self.steps);
-        self.decoder = self.optimizers.step(self.decoder.clone(), gradients, learning_rate);
+        self.decoder = rayon::scope(|_| self.optimizers.step(self.decoder.clone(), gradients, learning_rate));
         self.losses.push(loss);
         Ok(StepReport {
             step,
