@@ -28,7 +28,7 @@ fn load(folder: impl AsRef<Path>, weights: WeightType) -> CausalLm {
 /// The same weights as f32 tensors.
 fn unpacked(model: &CausalLm) -> CausalLm {
     let decoder = model.decoder().dequantized();
-    assert!(!decoder.is_quantized() && model.decoder().is_quantized());
+    assert!(decoder.packed_formats().is_none() && model.decoder().packed_formats().is_some());
     model.clone().with_decoder(decoder).expect("the same architecture")
 }
 
@@ -82,21 +82,52 @@ fn products_are_those_of_the_unpacked_weights() {
     }
 }
 
-#[test]
-fn bf16_loses_nothing_of_a_file_in_bf16() {
+/// The organism, saved in a type.
+fn saved(dtype: DType) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let original = CausalLm::from_folder(model_folder(), &Device::flex(), DType::F32).expect("the organism");
-    original.save(folder.path(), DType::BF16).expect("a writable folder");
-    let wide = CausalLm::from_folder(folder.path(), &Device::flex(), DType::F32).expect("a model");
-    let packed = load(folder.path(), WeightType::Bf16);
-    assert_eq!(packed.decoder().packed_formats().as_deref(), Some("BF16"));
-    let (found, expected) = (unpacked(&packed), wide);
-    let prompts = [ids(1, 9), ids(2, 14)];
-    assert!(everything(&found, &prompts) == everything(&expected, &prompts));
-    // The identity counts the format, and the same values.
-    let [found, expected] = [&packed, &expected].map(|model| model.identity().expect("an identity"));
-    assert_eq!(found.weights, expected.weights);
-    assert_eq!(expected.difference(&found).map(|(name, ..)| name), Some("format of the model's weights"));
+    load(model_folder(), WeightType::F32).save(folder.path(), dtype).expect("a writable folder");
+    folder
+}
+
+#[test]
+fn files_in_16_bits_are_kept_and_give_the_bits_of_f32() {
+    for (dtype, format) in [(DType::BF16, "BF16"), (DType::F16, "F16")] {
+        let folder = saved(dtype);
+        let kept = CausalLm::from_folder(folder.path(), &Device::flex(), DType::F32).expect("a model");
+        let wide = load(folder.path(), WeightType::F32);
+        assert_eq!(kept.decoder().packed_formats().as_deref(), Some(format));
+        assert_eq!(wide.decoder().packed_formats(), None);
+        for prompts in [vec![ids(1, 1)], vec![ids(1, 9), ids(2, 14)], (0..24).map(|i| ids(i, 30)).collect()] {
+            assert!(everything(&kept, &prompts) == everything(&wide, &prompts), "{format}, {} prompts", prompts.len());
+        }
+        // A run goes on with either.
+        let [kept, wide] = [&kept, &wide].map(|model| model.identity().expect("an identity"));
+        assert_eq!(kept, wide);
+        // In blocks there is no type with the same values.
+        let rounded = load(folder.path(), WeightType::Q8).identity().expect("an identity");
+        assert_eq!(rounded.packed.as_deref(), Some("Q8_0"));
+        assert_ne!(rounded.weights, kept.weights);
+    }
+}
+
+#[test]
+fn all_parameters_of_a_file_in_16_bits_are_trained_as_in_f32() {
+    let folder = saved(DType::BF16);
+    let kept = CausalLm::from_folder(folder.path(), &Device::flex(), DType::F32).expect("a model");
+    let wide = load(folder.path(), WeightType::F32);
+    let samples = samples(&kept);
+    let options =
+        TrainOptions { learning_rate: 1e-3, batch_size: 4, duration: Duration::Steps(3), ..TrainOptions::default() };
+    let [kept, wide] = [&kept, &wide].map(|model| {
+        let (trained, report) =
+            finetune(model.decoder(), &samples, &options, &mut NoHook, None, |_| ControlFlow::Continue(()))
+                .expect("a training");
+        (model.clone().with_decoder(trained).expect("the same architecture"), report)
+    });
+    assert_eq!(kept.1, wide.1);
+    assert!(kept.1.losses[2] < kept.1.losses[0], "{:?}", kept.1.losses);
+    assert!(kept.0.decoder().packed_formats().is_none(), "what was trained is in f32");
+    assert!(everything(&kept.0, &[ids(1, 9)]) == everything(&wide.0, &[ids(1, 9)]));
 }
 
 #[test]
@@ -169,7 +200,7 @@ fn an_adapter_learns_on_packed_weights_what_it_learns_on_the_unpacked() {
             let [found, expected] = [&packed, &plain].map(|decoder| loss(decoder, &samples));
             assert!((found - expected).abs() < 1e-3, "{weights}: {found} and {expected}");
             assert!(found < loss(model.decoder(), &samples) - 0.1, "{weights}: nothing was learnt");
-            assert!(packed.is_quantized(), "the base is packed as before");
+            assert!(packed.packed_formats().is_some(), "the base is packed as before");
             let merged = packed.merged();
             assert!(!merged.is_quantized() && merged.adapters() == 0);
             let merged = loss(&merged, &samples);

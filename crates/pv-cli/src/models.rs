@@ -39,7 +39,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub dtype: Option<String>,
     /// The type in which weights are stored on the CPU: f32, f16, bf16, q8 (8.5 bits) or q4 (about 4.5 bits); by default
-    /// the compute type, or for a GGUF file's matrices in blocks the blocks as they are.
+    /// that of the model's files.
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<WeightType>,
     /// Load the model even if its weights are larger than the free memory.

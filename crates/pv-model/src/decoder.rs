@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{Hook, Layer, ModelShape, Phase, ResidualContext, TokenSpans};
+use pv_kernels::kept::Format;
 
 use crate::config::DecoderConfig;
 use crate::ops::{self, RotaryAngles};
@@ -110,20 +111,53 @@ impl Decoder {
 
     /// The formats of packed weight matrices, such as `Q4_K, Q6_K`; `None` if none is packed.
     pub fn packed_formats(&self) -> Option<String> {
+        self.formats(|_| true)
+    }
+
+    /// The formats among the packed ones whose values are not those of a type of computation.
+    pub(crate) fn block_formats(&self) -> Option<String> {
+        self.formats(|format| format.block_elements() > 1)
+    }
+
+    fn formats(&self, which: impl Fn(&Format) -> bool) -> Option<String> {
         let projections = self.blocks.iter().flat_map(Block::projections);
         let matrices = projections.map(|projection| &projection.weight).chain([&self.embedding]).chain(&self.head);
         let formats: BTreeSet<String> = matrices
             .filter_map(Weight::packed)
             .flat_map(PackedMatrix::formats)
+            .filter(which)
             .map(|format| format.to_string())
             .collect();
         (!formats.is_empty()).then(|| formats.into_iter().collect::<Vec<_>>().join(", "))
     }
 
-    /// A copy for training: on the same device with autodiff, with gradients for every parameter. Nothing is copied
-    /// until the weights change.
+    /// A copy for training: on the same device with autodiff, with gradients for every parameter. Matrices in 16 bits
+    /// become tensors in f32; nothing else is copied until the weights change. Weights in few bits have no gradient.
     pub fn trainable(&self) -> Self {
-        self.valid().set_require_grad(true).train()
+        self.with_tensors(|weight| !weight.is_quantized()).valid().set_require_grad(true).train()
+    }
+
+    /// A copy on another device. Packed matrices, which are for the CPU, become tensors in f32 on other devices.
+    #[must_use]
+    pub fn on_device(&self, device: &Device) -> Self {
+        let cpu = device.clone().without_autodiff() == Device::flex();
+        match cpu {
+            true => self.clone().to_device(device),
+            false => self.with_tensors(|weight| weight.packed().is_some()).to_device(device),
+        }
+    }
+
+    /// A copy in which the packed or quantized matrices of a kind are tensors in the compute type.
+    fn with_tensors(&self, kind: impl Fn(&Weight) -> bool) -> Self {
+        let mut decoder = self.clone();
+        let dtype = self.dtype();
+        let projections = decoder.blocks.iter_mut().flat_map(Block::projections_mut).map(|found| &mut found.weight);
+        for weight in projections.chain([&mut decoder.embedding]).chain(&mut decoder.head) {
+            if kind(weight) {
+                *weight = weight.unpacked(dtype);
+            }
+        }
+        decoder
     }
 
     /// A copy without autodiff, which uses the device's own kernels.

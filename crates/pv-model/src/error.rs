@@ -86,7 +86,7 @@ pub enum Error {
     NotEnoughMemory {
         /// The model folder.
         folder: PathBuf,
-        /// The compute type.
+        /// The type in which the weights would be stored.
         dtype: String,
         /// The number of bytes that the weights need.
         needed: u64,

@@ -84,7 +84,7 @@ impl CausalLm {
             dtype: format!("{:?}", self.decoder().dtype()),
             layers: self.config().layers + 1,
             d_model: self.config().d_model,
-            packed: self.decoder().packed_formats(),
+            packed: self.decoder().block_formats(),
             weights: Some(weights_hash(self.decoder())?),
         })
     }

@@ -20,7 +20,7 @@ struct Loader<'a> {
     dtype: DType,
     /// The type of matrices, if it is not that of the computation.
     packed: Option<WeightType>,
-    /// Whether matrices in blocks are kept as they are stored.
+    /// Whether matrices in 16 bits or in blocks are kept as they are stored.
     as_stored: bool,
 }
 
@@ -47,10 +47,10 @@ impl Loader<'_> {
     fn matrix(&self, names: &[String], table: bool) -> Result<Weight> {
         let parts = names.iter().map(|name| self.files.get(name)).collect::<Result<Vec<_>, WeightsError>>()?;
         let columns = parts[0].shape[1];
-        let in_blocks = self.as_stored && parts.iter().any(|part| part.format.block_elements() > 1);
+        let smaller = self.as_stored && parts.iter().any(|part| part.format != Format::F32);
         let format_of = |part: &RawTensor<'_>| match self.packed {
             Some(packed) => Some(packed.format(columns, table)),
-            None => in_blocks.then_some(part.format),
+            None => smaller.then_some(part.format),
         };
         // Parts after another in one format are one.
         let mut packed: Vec<(Format, Vec<u8>)> = Vec::new();
@@ -119,10 +119,11 @@ fn converted<T: Copy>(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoadOptions {
-    /// The type in which weight matrices are stored in memory. `None` for the compute type, except that the matrices of a
-    /// GGUF file that are stored in blocks (Q8_0, Q4_K, …) are kept as they are for computation in f32 on the CPU.
-    /// Another type than that of the computation is for the CPU, and for computation in f32. Such weights are constant:
-    /// an adapter can be trained on them, not the weights.
+    /// The type in which weight matrices are stored in memory. `None` for the type that they have in the files (bf16, f16
+    /// or a GGUF file's blocks) if the computation is in f32 on the CPU, and otherwise for the compute type. 16-bit weights
+    /// give the same results as the same values in f32, to the bit. Another type than that of the computation is for the CPU,
+    /// and for computation in f32. Weights in few bits (`q8`, `q4`, blocks) are constant: an adapter can be trained on them, not
+    /// the weights.
     pub weights: Option<WeightType>,
     /// Whether to load a model onto the CPU even if its weights exceed the available memory. The operating system may
     /// then end the process.
@@ -160,8 +161,7 @@ impl Decoder {
         }
         let folder = folder.as_ref();
         let mut config = DecoderConfig::from_folder(folder)?;
-        let mut files = WeightFiles::open(folder)?;
-        files.adopt(&config.names);
+        let files = WeightFiles::open_for(folder, &config)?;
         config.output_head = files.output_head(config.output_head, &config.names)?;
         files.check(&expected_tensors(&config).collect::<Vec<_>>())?;
         let packed = options.weights.filter(|kind| kind.dtype() != Some(dtype));
@@ -174,7 +174,7 @@ impl Decoder {
             return Err(Error::PackedWeights { weights: weights.name(), device, dtype });
         }
         if !options.ignore_memory {
-            let kept = as_stored.then(|| files.kept_bytes(dtype));
+            let kept = as_stored.then(|| files.kept_bytes(&config, dtype));
             memory::check(folder, &config, device, dtype, packed, kept)?;
         }
         let loader = Loader { files: &files, device, dtype, packed, as_stored };

@@ -35,8 +35,7 @@ pub(crate) fn check(
     if device.clone().without_autodiff() != Device::flex() {
         return Ok(());
     }
-    let needed = kept.unwrap_or_else(|| config.weight_bytes(dtype, packed));
-    available().map_or(Ok(()), |available| compare(folder, config, dtype, packed, needed, available))
+    available().map_or(Ok(()), |available| compare(folder, config, (dtype, packed, kept), available))
 }
 
 impl DecoderConfig {
@@ -58,17 +57,21 @@ impl DecoderConfig {
 fn compare(
     folder: &Path,
     config: &DecoderConfig,
-    dtype: DType,
-    packed: Option<WeightType>,
-    needed: u64,
+    (dtype, packed, kept): (DType, Option<WeightType>, Option<u64>),
     available: u64,
 ) -> Result<()> {
+    let converted = config.weight_bytes(dtype, packed);
+    let needed = kept.unwrap_or(converted);
     if needed <= available {
         return Ok(());
     }
     let fits = |kind: &(&str, WeightType)| config.weight_bytes(DType::F32, Some(kind.1)) <= available;
     let smaller = WeightType::ALL.iter().filter(|kind| fits(kind)).map(|(name, _)| *name).collect();
-    let dtype = packed.map_or_else(|| format!("{dtype:?}").to_lowercase(), |packed| packed.to_string());
+    let dtype = match packed {
+        Some(packed) => packed.to_string(),
+        None if needed != converted => "the types of its files".to_owned(),
+        None => format!("{dtype:?}").to_lowercase(),
+    };
     Err(Error::NotEnoughMemory { folder: folder.to_owned(), dtype, needed, available, smaller })
 }
 
@@ -84,14 +87,14 @@ mod tests {
         }));
         let config = config.expect("Llama 2 7B");
         let gib = 1 << 30;
-        let refused = |dtype, packed, available| {
-            compare(Path::new("llama"), &config, dtype, packed, config.weight_bytes(dtype, packed), available)
-        };
+        let refused = |dtype, packed, available| compare(Path::new("llama"), &config, (dtype, packed, None), available);
         assert!(refused(DType::BF16, None, 13 * gib).is_ok());
         let error = refused(DType::F32, None, 13 * gib).expect_err("25 GiB");
         assert!(matches!(error, Error::NotEnoughMemory { needed, .. } if needed == 6_738_415_616 * 4));
         assert!(error.to_string().contains("25.1 GiB") && error.to_string().contains("13.0 GiB"), "{error}");
         assert!(error.to_string().contains("bf16, q8, q4"), "{error}");
+        let stored = compare(Path::new("llama"), &config, (DType::F32, None, Some(14 * gib)), 13 * gib);
+        assert!(stored.expect_err("14 GiB").to_string().contains("14.0 GiB of memory in the types of its files"));
         // 6.6 GB of matrices at 8.5 bits.
         assert!(refused(DType::F32, Some(WeightType::Q8), 7 * gib).is_ok());
         assert!(refused(DType::F32, Some(WeightType::Q8), 6 * gib).is_err());

@@ -17,7 +17,7 @@ use burn::tensor::DType;
 use memmap2::Mmap;
 use pv_kernels::kept::Format;
 
-use crate::config::{ExpectedTensor, OutputHead, TensorNames};
+use crate::config::{DecoderConfig, ExpectedTensor, OutputHead, TensorNames, expected_tensors};
 use crate::folder::{self, FolderError};
 use crate::gguf::{is_gguf, unpermuted};
 use crate::mapped;
@@ -129,9 +129,19 @@ impl WeightFiles {
         Ok(())
     }
 
+    /// Like [`open`](Self::open), with the tensors of a model's decoder, under the names of its configuration.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_for(folder: impl AsRef<Path>, config: &DecoderConfig) -> Result<Self, WeightsError> {
+        let mut files = Self::open(folder)?;
+        files.adopt(&config.names);
+        Ok(files)
+    }
+
     /// Applies the names of a model: tensors that are not part of the decoder are left out, and other names of the same
     /// tensors are replaced.
-    pub(crate) fn adopt(&mut self, names: &TensorNames) {
+    fn adopt(&mut self, names: &TensorNames) {
         let begins = |name: &str, beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
         self.tensors.retain(|name, _| !begins(name, names.ignored));
         for (alias, stands_for) in names.aliases {
@@ -252,14 +262,18 @@ impl WeightFiles {
         names.into_iter().filter_map(Format::from_name).collect()
     }
 
-    /// The bytes that the weights take in memory if matrices in blocks are kept as they are, and everything else has the
-    /// compute type.
-    pub fn kept_bytes(&self, dtype: DType) -> u64 {
-        let bytes = |Stored { entry, .. }: &Stored| match Format::from_name(&entry.dtype) {
-            Some(format) if format.block_elements() > 1 && entry.shape.len() == 2 => entry.bytes.len() as u64,
-            _ => entry.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
+    /// The bytes that a model's weights take in memory if matrices in 16 bits or in blocks are kept as they are, and
+    /// everything else has the compute type.
+    pub fn kept_bytes(&self, config: &DecoderConfig, dtype: DType) -> u64 {
+        let kept = |stored: &&Stored| {
+            let format = Format::from_name(&stored.entry.dtype);
+            stored.entry.shape.len() == 2 && format.is_some_and(|format| format != Format::F32)
         };
-        self.tensors.values().map(bytes).fold(0, u64::saturating_add)
+        let bytes = |tensor: ExpectedTensor| match self.tensors.get(&tensor.name).filter(kept) {
+            Some(stored) => stored.entry.bytes.len() as u64,
+            None => tensor.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
+        };
+        expected_tensors(config).map(bytes).fold(0, u64::saturating_add)
     }
 
     /// Starts a record of the tensors that were taken.

@@ -76,7 +76,7 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) fn new(decoder: &Decoder, device: &Device, adapter: bool) -> Self {
         let device = device.clone().without_autodiff();
-        let base = adapter.then(|| decoder.without_adapters().plain().to_device(&device));
+        let base = adapter.then(|| decoder.without_adapters().plain().on_device(&device));
         Self { device, base, run: None }
     }
 
@@ -84,7 +84,7 @@ impl Replica {
     fn decoder(&self, trained: &Decoder) -> Result<Decoder> {
         match &self.base {
             Some(base) => Ok(base.with_adapter(&trained.adapter(0)?, 1.0)?.trainable_adapter()?),
-            None => Ok(trained.plain().to_device(&self.device).trainable()),
+            None => Ok(trained.plain().on_device(&self.device).trainable()),
         }
     }
 }

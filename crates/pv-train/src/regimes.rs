@@ -263,7 +263,7 @@ impl RunHook for Regimes {
     }
 
     fn replica(&self, device: &Device) -> Result<Option<Box<dyn RunHook>>> {
-        let base = self.base.clone().to_device(device);
+        let base = self.base.on_device(device);
         let mut replica = Self {
             regimes: self.regimes.clone(),
             factors: self.factors.clone(),

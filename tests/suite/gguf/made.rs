@@ -245,7 +245,7 @@ fn stacked_projections_keep_the_formats_of_their_parts() {
     assert!(found.max_abs < 1e-5, "{found}");
     let memory = kept.decoder().blocks.iter().flat_map(|block| [&block.qkv, &block.out, &block.gate_up, &block.down]);
     let memory: usize = memory.map(|projection| projection.weight.packed().expect("packed").bytes()).sum();
-    assert!((memory as u64) < WeightFiles::open(&path).expect("weights").kept_bytes(DType::F32));
+    assert!((memory as u64) < WeightFiles::open(&path).expect("weights").kept_bytes(kept.config(), DType::F32));
 
     // An adapter has the same gradients, and a saved model the same values.
     let (ours, theirs) = (gradients(&kept), gradients(&wide));

@@ -9,7 +9,7 @@ use pv_hooks::Layer;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Block, Decoder};
+use super::{Block, Decoder, Weight};
 use crate::adapter::AdapterError;
 use crate::adapter::{Adapter, LoraConfig, LoraTarget, LoraWeights};
 use crate::config::BlockParts;
@@ -157,10 +157,11 @@ impl Decoder {
 
     /// The decoder with its adapters' updates added to its weights, without adapters. Its results are equal up to
     /// rounding; it runs at the speed of a plain decoder and can be saved. Updates of the same weights are summed in
-    /// f32 first, so that the result is rounded to the weights' type once. Quantized weights are dequantized first.
+    /// f32 first, so that the result is rounded to the weights' type once. Quantized weights are dequantized first;
+    /// packed matrices in 16 bits become tensors in f32 where there is an update.
     #[must_use]
     pub fn merged(&self) -> Self {
-        let mut decoder = self.plain().dequantized();
+        let mut decoder = self.plain().with_tensors(Weight::is_quantized);
         for projection in decoder.blocks.iter_mut().flat_map(Block::projections_mut) {
             let mut deltas: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
             for update in std::mem::take(&mut projection.lora) {

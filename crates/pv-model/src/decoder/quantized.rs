@@ -72,21 +72,14 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Whether the projections' weights are stored in fewer bits than the compute type has.
+    /// Whether the projections' weights are integers with scales, rather than values of a floating-point type.
     pub fn is_quantized(&self) -> bool {
         self.blocks.iter().any(|block| block.qkv.weight.is_quantized())
     }
 
-    /// A dequantized copy; a decoder that is not quantized is unchanged.
+    /// A copy whose weights are tensors in the compute type; if they all are, a decoder is unchanged.
     #[must_use]
     pub fn dequantized(&self) -> Self {
-        let mut decoder = self.clone();
-        let dtype = self.dtype();
-        for projection in decoder.blocks.iter_mut().flat_map(super::Block::projections_mut) {
-            projection.weight = projection.weight.dequantized(dtype);
-        }
-        decoder.embedding = decoder.embedding.dequantized(dtype);
-        decoder.head = decoder.head.map(|head| head.dequantized(dtype));
-        decoder
+        self.with_tensors(|_| true)
     }
 }

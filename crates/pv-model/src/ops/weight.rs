@@ -12,7 +12,7 @@ use super::PackedMatrix;
 pub enum Weight {
     /// A tensor in the compute type, or in Burn's quantized type.
     Tensor(Param<Tensor<2>>),
-    /// A matrix on the host in few bits, for computation in f32 on the CPU. It has no gradient.
+    /// A matrix on the host in 16 or fewer bits, for computation in f32 on the CPU. It has no gradient.
     Packed(PackedMatrix),
 }
 
@@ -101,11 +101,11 @@ impl Weight {
         matches!(self, Self::Tensor(tensor) if tensor.val().is_require_grad())
     }
 
-    /// Whether the values are stored in fewer bits than a type of computation has.
+    /// Whether the values are stored in fewer bits than any type of computation has.
     pub fn is_quantized(&self) -> bool {
         match self {
             Self::Tensor(tensor) => matches!(tensor.val().dtype(), DType::QFloat(_)),
-            Self::Packed(_) => true,
+            Self::Packed(matrix) => matrix.formats().any(|format| format.block_elements() > 1),
         }
     }
 
@@ -117,10 +117,10 @@ impl Weight {
         }
     }
 
-    /// The weight as a tensor of a compute type; a packed or quantized one is dequantized.
+    /// The weight as a tensor of a compute type; one that is a tensor of such a type is unchanged.
     #[must_use]
-    pub(crate) fn dequantized(&self, dtype: DType) -> Self {
-        match self.is_quantized() {
+    pub(crate) fn unpacked(&self, dtype: DType) -> Self {
+        match self.is_quantized() || self.packed().is_some() {
             true => self.without_scales().val().cast(dtype).into(),
             false => self.clone(),
         }

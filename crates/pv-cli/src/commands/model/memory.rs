@@ -4,7 +4,8 @@ use burn::tensor::DType;
 use comfy_table::Table;
 use pv_model::DecoderConfig;
 use pv_model::LoraConfig;
-use pv_model::weights::{WeightFiles, WeightType};
+use pv_model::folder::FolderError;
+use pv_model::weights::{WeightFiles, WeightType, WeightsError};
 use serde_json::{Value, json};
 
 use crate::program::say;
@@ -108,10 +109,14 @@ pub(super) fn run(args: &Args) -> Result<Value> {
     let Args { tokens, batch_size: rows, rank, .. } = *args;
     let answering = format!("answering: {rows} × {tokens} tokens");
     let mut uses: Vec<(&str, String, Bytes)> = Vec::new();
-    let files = folder.is_file().then(|| WeightFiles::open(&folder)).transpose()?;
-    let in_blocks = |files: &WeightFiles| files.formats().iter().any(|format| format.block_elements() > 1);
-    if let Some(files) = files.filter(in_blocks) {
-        let weights = files.kept_bytes(DType::F32);
+    let files = match WeightFiles::open_for(&folder, &config) {
+        Ok(files) => Some(files),
+        // Without weights, the configuration is enough.
+        Err(WeightsError::Folder(FolderError::NotAModel { .. })) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let weights = files.map(|files| files.kept_bytes(&config, DType::F32));
+    if let Some(weights) = weights.filter(|bytes| *bytes < config.weight_bytes(DType::F32, None)) {
         let bytes = Usage::Answering { tokens, rows }.of(&config, TYPES[0].1);
         uses.push(("f32, weights as stored", answering.clone(), Bytes { weights, ..bytes }));
     }
