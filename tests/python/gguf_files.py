@@ -10,13 +10,13 @@ usage: gguf_files.py describe FILE...        metadata and tensors of files, by g
 Each writes one JSON document to standard output. Needs gguf, numpy, tokenizers, transformers and xllamacpp.
 """
 import hashlib
+import http.client
 import json
 import os
 import pathlib
 import random
 import sys
 import unicodedata
-import urllib.request
 
 import gguf
 import numpy as np
@@ -132,12 +132,18 @@ class Llama:
         params = xllamacpp.CommonParams()
         params.model.path, params.port, params.n_parallel, params.n_ctx, params.warmup = str(path), 0, 1, 1024, False
         params.cache_prompt = False
+        # Several threads would wait for each other in a loop, which takes the time of the tests beside this one.
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self.server = xllamacpp.Server(params)
+        self.connection = http.client.HTTPConnection(self.server.listening_address.removeprefix("http://"))
 
     def post(self, path, **body):
-        request = urllib.request.Request(self.server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+        self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        with self.connection.getresponse() as answer:
+            found = json.load(answer)
+            if answer.status != 200:
+                raise RuntimeError(f"{path}: {answer.status}: {found}")
+            return found
 
     def ids(self, text, special):
         return self.post("/tokenize", content=text, add_special=special, parse_special=True)["tokens"]

@@ -15,6 +15,8 @@ params.model.path, params.port = sys.argv[1], int(sys.argv[2])
 params.n_parallel, params.n_ctx, params.warmup = 1, 8192, False
 # What is kept from earlier prompts changes the next answer by rounding; the tests compare answers.
 params.cache_prompt = False
+# Several threads would wait for each other in a loop, which takes the time of the tests beside this one.
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 parent = os.getppid()

@@ -4,7 +4,6 @@
 //! Steps of several passes, and passes that go backward layer by layer, need one sum at the end of a step; this module
 //! computes it.
 
-use burn::module::Module;
 use burn::tensor::Device;
 use pv_model::decoder::Decoder;
 

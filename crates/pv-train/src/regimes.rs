@@ -1,6 +1,5 @@
 //! The state of a run's regimes.
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use pv_hooks::{Hook, Layer, NoHook};
 use pv_model::decoder::Decoder;

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""The decoding measures of the throughput benchmark with llama.cpp, on a GGUF file. One JSON line per measure.
+
+Needs xllamacpp, which brings llama.cpp.
+Usage: llama_cpp.py --model FILE.gguf --task decode-BATCH-plain [--runs N] [--threads N]
+"""
+import argparse
+import json
+import os
+import resource
+import statistics
+import threading
+import time
+
+PROMPT, NEW = 64, 128
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    kind, batch, part = args.task.split("-")
+    if kind != "decode" or part != "plain":
+        raise SystemExit(f"{args.task} is not measured with llama.cpp")
+    batch = int(batch)
+
+    import gguf
+    import xllamacpp
+
+    vocab = len(gguf.GGUFReader(args.model).get_field("tokenizer.ggml.tokens").data)
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_parallel, params.n_ctx = args.model, batch, batch * 256
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
+    params.cache_prompt, params.n_gpu_layers, params.verbosity = False, 0, -1
+    server = xllamacpp.Server(params)
+
+    def answer(row):
+        ids = [(i * 7919 + row * 104729 + 17) % vocab for i in range(PROMPT)]
+        request = {"prompt": ids, "n_predict": NEW, "ignore_eos": True, "temperature": 0.0, "cache_prompt": False}
+        reply = server.handle_completions(json.dumps(request))
+        reply = reply if isinstance(reply, dict) else json.loads(reply)
+        return reply["usage"]["completion_tokens"] if "usage" in reply else reply["tokens_predicted"]
+
+    def run():
+        counts = [0] * batch
+
+        def work(row):
+            counts[row] = answer(row)
+
+        rows = [threading.Thread(target=work, args=[row]) for row in range(batch)]
+        start = time.perf_counter()
+        for row in rows:
+            row.start()
+        for row in rows:
+            row.join()
+        return sum(counts), time.perf_counter() - start
+
+    tokens, _ = run()
+    rates = [tokens / seconds for tokens, seconds in (run() for _ in range(args.runs))]
+    print(json.dumps({
+        "name": args.task,
+        "tokens_per_s": statistics.median(rates),
+        "tokens": tokens,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "threads": args.threads,
+        "peer": "llama.cpp",
+    }), flush=True)
+
+
+if __name__ == "__main__":
+    main()
