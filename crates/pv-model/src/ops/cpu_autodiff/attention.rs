@@ -1,0 +1,113 @@
+//! Rotary embedding and attention of whole sequences.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn_flex::FlexTensor;
+
+use super::super::{AttentionShape, PassContext, RotaryTable, Tensor, Window};
+use super::{Argument, held, primitive, record, upstream};
+
+/// Data shared by a pass's attention nodes: the first columns with a token, and the rotary tables of the tokens.
+#[derive(Debug)]
+pub(in crate::ops) struct Rotation {
+    starts: Vec<usize>,
+    offsets: Vec<usize>,
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// For the inverse rotation.
+    negative_sin: Vec<f32>,
+}
+
+impl Rotation {
+    pub(in crate::ops) fn new(window: &Window, table: &RotaryTable) -> Self {
+        Self {
+            starts: window.starts.clone(),
+            offsets: table.offsets.clone(),
+            half: table.half,
+            cos: table.cos.clone(),
+            sin: table.sin.clone(),
+            negative_sin: table.sin.iter().map(|sin| -sin).collect(),
+        }
+    }
+
+    fn rotate(&self, qkv: &mut [f32], shape: &pv_kernels::attention::AttentionShape, sin: &[f32]) {
+        let pv_kernels::attention::AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+        let rotated = heads + kv_heads;
+        pv_kernels::rope::rope_in_place(
+            qkv,
+            shape.row_stride(),
+            rotated,
+            head_dim,
+            self.half,
+            &self.cos,
+            sin,
+            &self.offsets,
+        );
+    }
+}
+
+/// Stacked queries, keys and values.
+#[derive(Debug)]
+struct Attention;
+
+#[derive(Clone, Debug)]
+struct AttentionState {
+    /// Rotated.
+    qkv: FlexTensor,
+    shape: pv_kernels::attention::AttentionShape,
+    rotation: Arc<Rotation>,
+}
+
+impl Backward<Flex, 1> for Attention {
+    type State = AttentionState;
+
+    fn backward(self, ops: Ops<AttentionState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = upstream(&ops, gradients);
+        let AttentionState { qkv, shape, rotation } = ops.state;
+        let qkv = held(&qkv);
+        let mut out = vec![0.0; qkv.len()];
+        pv_kernels::gradients::attention_gradient(&shape, qkv, &rotation.starts, held(&upstream), &mut out);
+        rotation.rotate(&mut out, &shape, &rotation.negative_sin);
+        if let [Some(parent)] = ops.parents {
+            let dims = [shape.batch * shape.seq, shape.row_stride()];
+            gradients.register::<Flex>(parent.id, primitive(out, dims));
+        }
+    }
+}
+
+/// For a window without a cache: a cache is for decoding, which is not differentiated.
+pub(in crate::ops) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassContext) -> Option<Tensor<2>> {
+    let AttentionShape { heads, kv_heads, head_dim, window, scale, softcap, .. } = *shape;
+    let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
+    if column > 0 || softcap.is_some() {
+        return None;
+    }
+    let dims = qkv.dims();
+    let qkv = Argument::of(qkv)?;
+    let (scale, rotation) = (scale as f32, context.rotation(shape));
+    let shape = pv_kernels::attention::AttentionShape {
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        head_dim,
+        capacity: seq,
+        column,
+        window,
+        scale,
+    };
+    let mut rotated = qkv.values()?.to_vec();
+    rotation.rotate(&mut rotated, &shape, &rotation.sin);
+    let size = batch * kv_heads * seq * head_dim;
+    let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
+    let mut out = vec![0.0; batch * seq * heads * head_dim];
+    pv_kernels::cache::write_cache(&shape, &rotated, &mut keys, &mut values);
+    pv_kernels::attention::attention(&shape, &rotated, &keys, &values, &rotation.starts, &mut out);
+    let state = || AttentionState { qkv: primitive(rotated, dims), shape, rotation };
+    Some(record(Attention, [qkv.node], state, primitive(out, [batch * seq, heads * head_dim])))
+}
