@@ -32,7 +32,19 @@ fn layers() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("pv-judge", vec!["pv-data", "pv-statistics", "pv-hooks", "pv-model"]),
         ("pv-vectors", vec!["pv-data", "pv-statistics", "pv-hooks", "pv-model", "pv-judge"]),
         ("pv-steer", vec!["pv-data", "pv-statistics", "pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
-        ("pv-train", vec!["pv-data", "pv-statistics", "pv-hooks", "pv-model", "pv-judge", "pv-vectors", "pv-steer"]),
+        (
+            "pv-train",
+            vec![
+                "pv-kernels",
+                "pv-data",
+                "pv-statistics",
+                "pv-hooks",
+                "pv-model",
+                "pv-judge",
+                "pv-vectors",
+                "pv-steer",
+            ],
+        ),
         ("pv-screen", vec!["pv-data", "pv-statistics", "pv-hooks", "pv-model", "pv-judge", "pv-vectors"]),
         // Conversations and numbers only.
         ("pv-organism", vec!["pv-data"]),

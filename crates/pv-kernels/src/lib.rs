@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Use
-//! Call the kernels from inside a rayon pool (`ThreadPool::install`): from outside, each parallel kernel blocks and wakes
-//! its caller. Small work stays on the calling thread.
+//! Call the kernels from inside a rayon pool ([`pool::in_pool`], or `ThreadPool::install` of one's own): from outside, each
+//! parallel kernel blocks and wakes its caller. Small work stays on the calling thread.
 //!
 //! The caller is responsible for the sizes: every kernel panics when the length of a slice does not match its shapes. This
 //! crate is the only place in the workspace for `unsafe` code over numbers.
@@ -17,6 +17,7 @@ mod lanes;
 pub mod linear;
 pub mod linear_kept;
 pub mod norm;
+pub mod pool;
 mod product;
 pub mod rope;
 mod scratch;

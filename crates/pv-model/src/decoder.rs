@@ -11,6 +11,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{Hook, Layer, ModelShape, Phase, ResidualContext, TokenSpans};
 use pv_kernels::kept::Format;
+use pv_kernels::pool::in_pool;
 
 use crate::config::DecoderConfig;
 use crate::ops::{self, RotaryAngles};
@@ -174,8 +175,7 @@ impl Decoder {
     /// # Panics
     /// If one of those conditions does not hold.
     pub fn pass(&self, pass: &Pass<'_>, cache: Option<&mut KvCache>, hook: &mut (impl Hook + ?Sized)) -> PassOutput {
-        // Inside the pool, parallel kernels share their work with this thread instead of blocking it.
-        rayon::scope(|_| self.pass_here(pass, cache, hook, false))
+        in_pool(|| self.pass_here(pass, cache, hook, false))
     }
 
     /// Like [`pass`](Self::pass), but the cache receives the keys and values of a pass without the hook. The residual
@@ -192,7 +192,7 @@ impl Decoder {
         cache: &mut KvCache,
         hook: &mut (impl Hook + ?Sized),
     ) -> PassOutput {
-        rayon::scope(|_| self.pass_here(pass, Some(cache), hook, true))
+        in_pool(|| self.pass_here(pass, Some(cache), hook, true))
     }
 
     /// Continues a pass of whole sequences from the residual after the hooks of layer `from`, `[batch, seq, d_model]`,
@@ -208,7 +208,7 @@ impl Decoder {
         residual: Tensor<3>,
         hook: &mut (impl Hook + ?Sized),
     ) -> Tensor<3> {
-        rayon::scope(|_| {
+        in_pool(|| {
             let [batch, seq, d_model] = residual.dims();
             let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
             let window = ops::Window::whole(pass.spans);

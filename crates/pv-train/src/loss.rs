@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Hook, Phase};
+use pv_kernels::pool::in_pool;
 use pv_model::batch::Batch;
 use pv_model::decoder::{Decoder, Logits, Pass, cross_entropy, to_f32};
 
@@ -64,7 +65,7 @@ pub fn mean_loss(
     for pass in passes(samples, batch_size) {
         let collated = collate(&pass)?;
         count += pass.iter().map(|sample| sample.total_weight()).sum::<f64>();
-        sum += rayon::scope(|_| value(summed_loss(decoder, collated, hook)))?;
+        sum += in_pool(|| value(summed_loss(decoder, collated, hook)))?;
     }
     hook.finish()?;
     Ok(sum / count)

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
+use pv_kernels::pool::in_pool;
 use pv_model::Adapter;
 use pv_model::decoder::Decoder;
 
@@ -13,7 +14,7 @@ use crate::collate::{packed_passes, passes};
 use crate::devices::{Replica, Step, passes_on_all};
 use crate::gradients::{self, Counts};
 use crate::loss::check;
-use crate::optimizer::Optimizers;
+use crate::optimizer::{Optimizers, ParameterGradients};
 use crate::{Error, Result, Sample, TrainOptions};
 
 pub use crate::batches::Batches;
@@ -218,25 +219,18 @@ impl Trainer {
         };
         let passes: Vec<_> = passes.into_iter().enumerate().collect();
         let work = Step { options: &self.options, number: step, counts };
-        let (sums, mut gradients) = match self.replicas.as_mut_slice() {
-            // Inside the pool, as a pass is: the backward pass shares its work with this thread too.
-            [] => rayon::scope(|_| work.passes(&self.decoder, &passes, run))?,
+        let (sums, gradients) = match self.replicas.as_mut_slice() {
+            // One pool for all passes, forward and backward.
+            [] => in_pool(|| work.passes(&self.decoder, &passes, run))?,
             replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
         };
-        if counts.scale != 1.0 {
-            gradients.scale(counts.scale.recip());
-        }
         let (sum, penalty) = (sums.loss, sums.penalty);
         let loss = sum / weight;
-        let norm = gradients.norm()?;
+        let learning_rate = self.options.rate(step - 1, self.steps);
+        let norm = in_pool(|| self.update(gradients, counts.scale, learning_rate))?;
         if !norm.is_finite() {
             return Err(Error::BadGradient { step, norm, loss });
         }
-        if let Some(most) = self.options.max_grad_norm.filter(|most| norm > *most) {
-            gradients.scale(most / norm);
-        }
-        let learning_rate = self.options.rate(step - 1, self.steps);
-        self.decoder = rayon::scope(|_| self.optimizers.step(self.decoder.clone(), gradients, learning_rate));
         self.losses.push(loss);
         Ok(StepReport {
             step,
@@ -249,6 +243,22 @@ impl Trainer {
             trained_tokens,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Updates the decoder with gradients that were multiplied by `scale`, and returns their norm before clipping. If that
+    /// is not finite, nothing is updated.
+    fn update(&mut self, mut gradients: ParameterGradients, scale: f64, learning_rate: f64) -> Result<f64> {
+        if scale != 1.0 {
+            gradients.scale(scale.recip());
+        }
+        let norm = gradients.norm()?;
+        if norm.is_finite() {
+            if let Some(most) = self.options.max_grad_norm.filter(|most| norm > *most) {
+                gradients.scale(most / norm);
+            }
+            self.decoder = self.optimizers.step(self.decoder.clone(), gradients, learning_rate);
+        }
+        Ok(norm)
     }
 
     /// Runs the remaining steps. `source` returns the samples of a step, counted from 0. It may generate them; for an

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use burn::tensor::Tensor;
 use pv_hooks::tokens::RowSpans;
 use pv_hooks::{Hook, Phase, TokenSpans};
+use pv_kernels::pool::in_pool;
 use rayon::prelude::*;
 
 use super::row::{Row, Step};
@@ -270,7 +271,8 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             let row = row.as_mut().filter(|row| row.ended.is_none())?;
             Some(row.choose(logits.row(slot)))
         };
-        let chosen: Vec<Option<Result<u32>>> = self.slots.par_iter_mut().enumerate().map(choose).collect();
+        let slots = &mut self.slots;
+        let chosen: Vec<Option<Result<u32>>> = in_pool(|| slots.par_iter_mut().enumerate().map(choose).collect());
         for (slot, token) in chosen.into_iter().enumerate() {
             let Some(row) = self.slots[slot].take() else { continue };
             match (row.ended, token) {
