@@ -56,7 +56,8 @@ pub(super) fn primitive<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> 
     FlexTensor::new(bytes, Layout::contiguous(Shape::from(shape)), DType::F32)
 }
 
-/// Adds a result to the graph. `state` creates the data for the gradient, and is called only if a gradient is needed.
+/// Adds a result to the graph. `state` creates the data for the gradient, and is called only if a gradient is needed. A
+/// result of untracked arguments is outside of the graph: Burn would keep its node until some backward pass of the process.
 pub(super) fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
     node: B,
     arguments: [NodeGuard; N],
@@ -65,7 +66,7 @@ pub(super) fn record<const D: usize, const N: usize, B: Backward<Flex, N>>(
 ) -> Tensor<D> {
     let out = match node.prepare::<NoCheckpointing>(arguments).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => prepared.finish(state(), out),
-        OpsKind::UnTracked(prepared) => prepared.finish(out),
+        OpsKind::UnTracked(_) => Tracking::from_inner(out),
     };
     Tensor::from_primitive::<Tracking>(out)
 }
