@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 import transformers
 
+# Several threads would wait for each other beside other tests.
+torch.set_num_threads(1)
 folder, place = sys.argv[1], pathlib.Path(sys.argv[2])
 rows = [torch.tensor([row]) for row in json.loads((place / "rows.json").read_text())]
 found = {}

@@ -17,6 +17,8 @@ import sys
 import torch
 import transformers
 
+# Several threads would wait for each other beside other tests.
+torch.set_num_threads(1)
 folder, questions, text, samples = sys.argv[1:]
 # AutoTokenizer of transformers 5.24 takes a GPT-2 tokenizer for this folder, and drops the rule that digits stand alone.
 tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json")

@@ -124,5 +124,4 @@ fn on_smollm2_a_short_answer_is_steered_step_by_step() {
     let (gap, effect) = check_steps(&model, &prompt, &short, 0, steerer, Positions::Response);
     println!("off by {gap:.1e}; steering every token differs by {effect:.2}");
     assert!(gap <= 1e-3 && effect > 0.1, "off by {gap}, steering everything differs by {effect}");
-    show("SmolLM2, layer 15", &measure(&model, &v, 1.0, &["How was your day?", "And what comes next?"], 32));
 }
