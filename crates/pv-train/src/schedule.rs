@@ -72,7 +72,7 @@ pub fn learning_rate(step: usize, steps: usize, warmup: usize, peak: f64, decay:
         Decay::Linear => left(step),
         Decay::Cosine => {
             let part = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
-            0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos())
+            0.5 * (1.0 + libm::cos(std::f64::consts::PI * part.min(1.0)))
         }
     };
     peak * factor
@@ -87,7 +87,7 @@ pub(crate) fn learning_rate_by(rule: WarmUp, step: usize, steps: usize, warmup: 
             let part = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
             match decay {
                 Decay::Linear => peak * (1.0 - part).max(0.0),
-                Decay::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos()),
+                Decay::Cosine => peak * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * part.min(1.0))),
                 Decay::Constant => peak,
             }
         }

@@ -35,8 +35,8 @@ impl RotaryTable {
         for position in 0..positions {
             for frequency in &frequencies {
                 let angle = position as f32 * frequency;
-                cos.push(angle.cos() * scale);
-                sin.push(angle.sin() * scale);
+                cos.push(libm::cosf(angle) * scale);
+                sin.push(libm::sinf(angle) * scale);
             }
         }
         Self { cos, sin, positions, half: frequencies.len() }
@@ -56,12 +56,13 @@ impl RotaryTable {
     /// The angle per position of each of the `head_dim / 2` pairs of dimensions, and the factor on cos and sin.
     pub fn inverse_frequencies(rope: &RopeConfig, head_dim: usize) -> (Vec<f32>, f32) {
         let base = rope.theta as f32;
-        let wavelengths = (0..head_dim).step_by(2).map(|i| base.powf(i as f32 / head_dim as f32));
+        let wavelengths = (0..head_dim).step_by(2).map(|i| libm::powf(base, i as f32 / head_dim as f32));
         let unscaled = wavelengths.clone().map(f32::recip);
         match &rope.scaling {
             RopeScaling::LongRope { short, original_max_positions, factor, attention_factor, .. } => {
                 let original = *original_max_positions as f64;
-                let inferred = if *factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+                let inferred =
+                    if *factor <= 1.0 { 1.0 } else { (1.0 + libm::log(*factor) / libm::log(original)).sqrt() };
                 (stretched(rope.theta, head_dim, short), attention_factor.unwrap_or(inferred) as f32)
             }
             RopeScaling::Default => (unscaled.collect(), 1.0),
@@ -105,7 +106,7 @@ impl RotaryTable {
 /// The frequencies with each wavelength multiplied by its factor.
 fn stretched(theta: f64, head_dim: usize, factors: &[f64]) -> Vec<f32> {
     let base = theta as f32;
-    let wavelengths = (0..head_dim).step_by(2).map(|i| base.powf(i as f32 / head_dim as f32));
+    let wavelengths = (0..head_dim).step_by(2).map(|i| libm::powf(base, i as f32 / head_dim as f32));
     wavelengths.zip(factors).map(|(wavelength, factor)| (*factor as f32 * wavelength).recip()).collect()
 }
 
@@ -126,12 +127,12 @@ fn llama3(frequency: f32, factor: f64, low: f64, high: f64, original: f64) -> f3
 /// The dimension, counted in pairs, that makes `rotations` rotations within the original length.
 fn turning_dimension(rotations: f64, head_dim: usize, theta: f64, original_max_positions: usize) -> f64 {
     let wavelength = original_max_positions as f64 / (rotations * 2.0 * std::f64::consts::PI);
-    (head_dim as f64 * wavelength.ln()) / (2.0 * theta.ln())
+    (head_dim as f64 * libm::log(wavelength)) / (2.0 * libm::log(theta))
 }
 
 /// YaRN's factor on cos and sin if the configuration contains none.
 fn inferred_scale(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
-    let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+    let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * libm::log(factor) + 1.0 };
     // Zero counts as absent, as in Python.
     match (mscale.filter(|m| *m != 0.0), mscale_all_dim.filter(|m| *m != 0.0)) {
         (Some(m), Some(all)) => scale(m) / scale(all),

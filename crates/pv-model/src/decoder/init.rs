@@ -33,8 +33,8 @@ impl Init<'_> {
             return spare;
         }
         // In (0, 1], whose logarithm is finite.
-        let radius = (-2.0 * (1.0 - self.random.random::<f64>()).ln()).sqrt();
-        let (sin, cos) = (self.random.random::<f64>() * std::f64::consts::TAU).sin_cos();
+        let radius = (-2.0 * libm::log(1.0 - self.random.random::<f64>())).sqrt();
+        let (sin, cos) = libm::sincos(self.random.random::<f64>() * std::f64::consts::TAU);
         self.spare = Some(radius * sin);
         radius * cos
     }

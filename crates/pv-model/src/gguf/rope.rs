@@ -58,7 +58,7 @@ fn llama3(model: &Model<'_>, head_dim: u64) -> Result<Option<Json>, GgufModelErr
     let greatest = factors.iter().copied().fold(1.0, f32::max);
     let inverse = 1.0 / f64::from(greatest);
     let base = model.number("rope.freq_base")?.unwrap_or(10_000.0);
-    let wavelength = |index: usize| std::f64::consts::TAU * base.powf(2.0 * index as f64 / head_dim as f64);
+    let wavelength = |index: usize| std::f64::consts::TAU * libm::pow(base, 2.0 * index as f64 / head_dim as f64);
     // A divisor between the two follows from the number of positions.
     let between = factors.iter().position(|factor| *factor > 1.0 && *factor < greatest);
     let positions = between.map_or(8192.0, |index| {

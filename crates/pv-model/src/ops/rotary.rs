@@ -64,7 +64,7 @@ impl Frequencies {
                 _ => &self.inverse,
             };
             for frequency in inverse {
-                let (s, c) = (*position as f32 * frequency).sin_cos();
+                let (s, c) = libm::sincosf(*position as f32 * frequency);
                 cos.push(c * self.scaling);
                 sin.push(s * self.scaling);
             }
@@ -91,8 +91,8 @@ mod tests {
         for (row, (position, frequency)) in [(1, 0.1), (2, 0.1), (3, 0.1), (3, 0.01), (4, 0.01)].into_iter().enumerate()
         {
             let angle = position as f32 * frequency;
-            assert_eq!(table.cos[2 * row + 1], 2.0 * angle.cos());
-            assert_eq!(table.sin[2 * row + 1], 2.0 * angle.sin());
+            assert_eq!(table.cos[2 * row + 1], 2.0 * libm::cosf(angle));
+            assert_eq!(table.sin[2 * row + 1], 2.0 * libm::sinf(angle));
         }
     }
 }
