@@ -73,7 +73,7 @@ impl Report<'_> {
             // Without steering, the place makes no difference.
             let unsteered = Means::over(&ask(self.model, &asks[..questions], self.args.seed, &mut NoHook)?);
             for (distance, direction, positions) in &mut places {
-                let mut curve = vec![unsteered.clone()];
+                let mut curve = vec![unsteered];
                 for coefficient in coefficients.iter().filter(|coefficient| **coefficient != 0.0) {
                     curve.extend(self.curve(direction, *positions, &[*coefficient], &asks[..questions])?);
                     if curve.last().is_some_and(|means| means.coherence < COHERENT) {

@@ -12,7 +12,7 @@ use pv_model::decoder::{Logits, to_f32};
 use pv_model::generate::Generation;
 use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
 use pv_steer::{Coefficient, Positions, Ramp, Steerer};
-use pv_tests::{compare, root};
+use pv_tests::{compare, free_graphs, root};
 use pv_vectors::Direction;
 
 fn every(check: impl Fn(&CausalLm)) {
@@ -20,6 +20,7 @@ fn every(check: impl Fn(&CausalLm)) {
         for name in ["llama", "qwen3"] {
             let folder = root().join("tests/golden").join(name);
             check(&CausalLm::from_folder(folder, &device, DType::F32).expect("a model folder"));
+            free_graphs(&device);
         }
     }
 }

@@ -18,7 +18,7 @@ use pv_model::causal_lm::ForwardOptions;
 use pv_model::decoder::to_f32;
 use pv_model::generate::Generation;
 use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
-use pv_tests::root;
+use pv_tests::{free_graphs, root};
 use pv_vectors::Direction;
 
 const WIDTH: usize = 48;
@@ -33,6 +33,7 @@ fn every(check: impl Fn(&CausalLm)) {
     for device in [Device::flex(), Device::flex().autodiff()] {
         for name in ["llama", "qwen3"] {
             check(&load(name, &device));
+            free_graphs(&device);
         }
     }
 }

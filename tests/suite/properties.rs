@@ -13,7 +13,7 @@ use pv_model::weights::WeightType;
 use pv_model::{CausalLm, Error, GenerateOptions, LoadOptions, Request, Sampling};
 use pv_steer::error::SteeringError;
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_tests::{compare, root};
+use pv_tests::{compare, free_graphs, root};
 use pv_vectors::Direction;
 
 /// A model with per-head norms; one with tied output and attention biases; those with operations of their own.
@@ -30,7 +30,10 @@ fn devices() -> [Device; 3] {
 
 fn every(check: impl Fn(&CausalLm)) {
     for device in devices() {
-        MODELS.iter().for_each(|name| check(&load(name, &device)));
+        for name in MODELS {
+            check(&load(name, &device));
+            free_graphs(&device);
+        }
     }
     let weights = [WeightType::Bf16, WeightType::Q8, WeightType::Q8, WeightType::Bf16, WeightType::Q4];
     for (name, weights) in MODELS.iter().zip(weights) {

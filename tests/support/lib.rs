@@ -7,6 +7,7 @@ mod memory;
 
 use std::sync::OnceLock;
 
+use burn::tensor::{Device, Tensor};
 use pv_model::CausalLm;
 
 pub use chat::{STOP_TOKENS, chat_model};
@@ -41,4 +42,12 @@ pub fn decoder_config() -> pv_model::DecoderConfig {
 pub fn seed(own: u64) -> u64 {
     let moved = std::env::var("PV_TEST_SEED").map_or(0, |moved| moved.parse().expect("PV_TEST_SEED is a number"));
     own + 10_000 * moved
+}
+
+/// Frees the graphs of passes on a device with autodiff that no backward pass followed. Burn keeps every operation on such
+/// a device until a later backward pass of any thread, which then takes a time quadratic in their number.
+pub fn free_graphs(device: &Device) {
+    if device.is_autodiff() {
+        drop(Tensor::<1>::ones([1], device).require_grad().sum().backward());
+    }
 }
