@@ -134,8 +134,12 @@ fn on_run(error: &RunError) -> Option<String> {
 
 fn on_model(error: &pv_model::Error) -> Option<String> {
     match error {
-        pv_model::Error::NotEnoughMemory { .. } => {
-            Some("--dtype bf16 needs half of f32's memory; --ignore-memory loads the model anyway".to_owned())
+        pv_model::Error::NotEnoughMemory { smaller, .. } => {
+            let fits = match smaller.first() {
+                Some(weights) => format!("--weights {weights} fits, computed in f32"),
+                None => "use a smaller model".to_owned(),
+            };
+            Some(format!("{fits}; --ignore-memory loads the model anyway"))
         }
         _ => None,
     }

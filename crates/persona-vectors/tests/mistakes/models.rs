@@ -71,7 +71,7 @@ fn folders_without_a_usable_model() {
 fn a_model_too_large_for_memory() {
     let world = World::new();
     let huge = world.too_large("huge");
-    let says = ["needs", "GiB of memory in f32", "are available", "--ignore-memory", "--dtype bf16"];
+    let says = ["needs", "GiB of memory in the types of its files", "are available", "smaller", "--ignore-memory"];
     let on = |name, program, args: &[&str]| Mistake::new(name, program, args, &says);
     make(
         "a model too large for memory",
