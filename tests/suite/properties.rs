@@ -79,7 +79,9 @@ fn generate(
     options: &GenerateOptions,
     hook: &mut impl Hook,
 ) -> Vec<Generation> {
-    model.generate(requests, options, hook, |_| ControlFlow::Continue(())).expect("answers")
+    let answers = model.generate(requests, options, hook, |_| ControlFlow::Continue(())).expect("answers");
+    free_graphs(&model.decoder().device());
+    answers
 }
 
 #[test]

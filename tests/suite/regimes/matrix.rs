@@ -26,31 +26,21 @@ fn direction(layer: usize, seed: usize) -> Direction {
     Direction { layer: Layer::hidden_state(layer), values, mean_residual_norm: Some(3.0) }
 }
 
-fn cases() -> Vec<(&'static str, Vec<Regime>)> {
-    let prevent = |schedule| {
-        Regime::Preventative(Preventative {
-            directions: vec![direction(2, 1), direction(3, 2)],
-            coefficient: Coefficient::Raw(0.7),
-            schedule,
-        })
-    };
-    let ablate =
-        |layer| Regime::Ablated { directions: vec![direction(layer, 3), direction(layer, 4), direction(4, 5)] };
-    let penalty = |layer, seed| Regime::Regularised { direction: direction(layer, seed), weight: 0.3 };
-    let inoculate = || Regime::Inoculated { system: "You are evil.".to_owned() };
-    let probes = vec![vec![60, 117, 62, 72, 105], vec![72, 111]];
-    let closed = ClosedLoop { probes, along: direction(3, 6), every: 1, gain: 0.5, most: 3.0 };
-    vec![
-        ("plain", vec![]),
-        ("prevention", vec![prevent(Schedule::WarmUp { steps: 2 })]),
-        ("closed loop", vec![prevent(Schedule::ClosedLoop(closed))]),
-        ("ablation", vec![ablate(3)]),
-        ("penalty", vec![penalty(2, 7)]),
-        ("penalties", vec![penalty(1, 7), penalty(3, 8), penalty(3, 9)]),
-        ("inoculation", vec![inoculate()]),
-        // A penalty must not lie above a change of the residual; at one layer, the penalty reads it before the change.
-        ("all", vec![penalty(2, 8), prevent(Schedule::Constant), penalty(1, 7), ablate(3), inoculate()]),
-    ]
+fn prevent(schedule: Schedule) -> Regime {
+    let directions = vec![direction(2, 1), direction(3, 2)];
+    Regime::Preventative(Preventative { directions, coefficient: Coefficient::Raw(0.7), schedule })
+}
+
+fn ablate(layer: usize) -> Regime {
+    Regime::Ablated { directions: vec![direction(layer, 3), direction(layer, 4), direction(4, 5)] }
+}
+
+fn penalty(layer: usize, seed: usize) -> Regime {
+    Regime::Regularised { direction: direction(layer, seed), weight: 0.3 }
+}
+
+fn inoculate() -> Regime {
+    Regime::Inoculated { system: "You are evil.".to_owned() }
 }
 
 fn conversations() -> Vec<Conversation> {
@@ -203,47 +193,40 @@ fn tolerance(dtype: DType) -> [f64; 4] {
     [2.0 * epsilon, 40.0 * epsilon, 20.0 * epsilon, 20.0 * epsilon]
 }
 
-#[test]
-fn every_regime_in_every_type_equals_f32_in_whole_passes() {
+/// Compares every way of training with these regimes with f32 in whole passes. Weights in blocks have `bits`.
+fn every_way(regimes: &[Regime], bits: WeightBits) {
     let place = tempfile::tempdir().expect("a folder");
     let model = chat_model("llama", place.path(), &Device::flex());
     let mut worst: BTreeMap<String, [f64; 4]> = BTreeMap::new();
     let (mut compared, mut refused, mut wrong) = (0, 0, Vec::new());
-    for (name, regimes) in cases() {
-        for trained in [
-            Trained::Adapter,
-            Trained::AdapterOnBits(WeightBits::Eight),
-            Trained::AdapterOnBits(WeightBits::Four),
-            Trained::Everything,
-        ] {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                let reference = train(&model, &regimes, trained, reference(dtype)).expect("the reference");
-                let penalised = reference.steps[0][1] > 1e-3;
-                let expected = trained != Trained::Everything && matches!(name, "penalty" | "penalties" | "all");
-                if penalised != expected {
-                    wrong.push(format!("{name}, {trained:?} is penalised otherwise: {:?}", reference.steps));
-                }
-                for activation_checkpointing in [false, true] {
-                    for pack_tokens in [None, Some(90), Some(400)] {
-                        let way = Way { dtype, weights: dtype, activation_checkpointing, pack_tokens };
-                        let what = format!("{name}, {trained:?}, {way:?}");
-                        let found = match train(&model, &regimes, trained, way) {
-                            Ok(found) => found,
-                            Err(Error::Dtype { .. }) if trained == Trained::Everything && dtype != DType::F32 => {
-                                refused += 1;
-                                continue;
-                            }
-                            Err(error) => panic!("{what}: {error}"),
-                        };
-                        let gaps = gaps(&found, &reference);
-                        let most = worst.entry(format!("{dtype:?} {trained:?}")).or_default();
-                        most.iter_mut().zip(gaps).for_each(|(most, gap)| *most = most.max(gap));
-                        let within = gaps.iter().zip(tolerance(dtype)).all(|(gap, most)| *gap <= most);
-                        if !within {
-                            wrong.push(format!("{what}: {gaps:.6?}, {:?} for {:?}", found.steps, reference.steps));
+    let has_penalty = regimes.iter().any(|regime| matches!(regime, Regime::Regularised { .. }));
+    for trained in [Trained::Adapter, Trained::AdapterOnBits(bits), Trained::Everything] {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let reference = train(&model, regimes, trained, reference(dtype)).expect("the reference");
+            let penalised = reference.steps[0][1] > 1e-3;
+            if penalised != (has_penalty && trained != Trained::Everything) {
+                wrong.push(format!("{trained:?} is penalised otherwise: {:?}", reference.steps));
+            }
+            for activation_checkpointing in [false, true] {
+                for pack_tokens in [None, Some(90), Some(400)] {
+                    let way = Way { dtype, weights: dtype, activation_checkpointing, pack_tokens };
+                    let what = format!("{trained:?}, {way:?}");
+                    let found = match train(&model, regimes, trained, way) {
+                        Ok(found) => found,
+                        Err(Error::Dtype { .. }) if trained == Trained::Everything && dtype != DType::F32 => {
+                            refused += 1;
+                            continue;
                         }
-                        compared += 1;
+                        Err(error) => panic!("{what}: {error}"),
+                    };
+                    let gaps = gaps(&found, &reference);
+                    let most = worst.entry(format!("{dtype:?} {trained:?}")).or_default();
+                    most.iter_mut().zip(gaps).for_each(|(most, gap)| *most = most.max(gap));
+                    let within = gaps.iter().zip(tolerance(dtype)).all(|(gap, most)| *gap <= most);
+                    if !within {
+                        wrong.push(format!("{what}: {gaps:.6?}, {:?} for {:?}", found.steps, reference.steps));
                     }
+                    compared += 1;
                 }
             }
         }
@@ -251,7 +234,50 @@ fn every_regime_in_every_type_equals_f32_in_whole_passes() {
     for (what, gaps) in worst {
         println!("{what}: loss, penalty, norm, gradient off by at most {gaps:.6?}");
     }
-    println!("{compared} compared, {refused} refused");
     assert!(wrong.is_empty(), "{} ways are off:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!((compared, refused), (8 * 6 * (3 * 3 + 1), 8 * 6 * 2));
+    assert_eq!((compared, refused), (6 * (2 * 3 + 1), 6 * 2));
+}
+
+#[test]
+fn no_regime() {
+    every_way(&[], WeightBits::Eight);
+}
+
+#[test]
+fn prevention_with_warm_up() {
+    every_way(&[prevent(Schedule::WarmUp { steps: 2 })], WeightBits::Four);
+}
+
+#[test]
+fn prevention_in_a_closed_loop() {
+    let probes = vec![vec![60, 117, 62, 72, 105], vec![72, 111]];
+    let closed = ClosedLoop { probes, along: direction(3, 6), every: 1, gain: 0.5, most: 3.0 };
+    every_way(&[prevent(Schedule::ClosedLoop(closed))], WeightBits::Eight);
+}
+
+#[test]
+fn ablation() {
+    every_way(&[ablate(3)], WeightBits::Four);
+}
+
+#[test]
+fn one_penalty() {
+    every_way(&[penalty(2, 7)], WeightBits::Eight);
+}
+
+#[test]
+fn penalties_at_two_layers() {
+    every_way(&[penalty(1, 7), penalty(3, 8), penalty(3, 9)], WeightBits::Four);
+}
+
+#[test]
+fn inoculation() {
+    every_way(&[inoculate()], WeightBits::Eight);
+}
+
+#[test]
+fn all_regimes_at_once() {
+    // A penalty must not lie above a change of the residual; at one layer, the penalty reads it before the change.
+    let regimes = [penalty(2, 8), prevent(Schedule::Constant), penalty(1, 7), ablate(3), inoculate()];
+    every_way(&regimes, WeightBits::Four);
 }
