@@ -5,11 +5,11 @@ Needs xllamacpp, which brings llama.cpp.
 Usage: llama_cpp.py --model FILE.gguf --task decode-BATCH-plain [--runs N] [--threads N]
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import resource
 import statistics
-import threading
 import time
 
 PROMPT, NEW = 64, 128
@@ -40,23 +40,18 @@ def main():
     def answer(row):
         ids = [(i * 7919 + row * 104729 + 17) % vocab for i in range(PROMPT)]
         request = {"prompt": ids, "n_predict": NEW, "ignore_eos": True, "temperature": 0.0, "cache_prompt": False}
-        reply = server.handle_completions(json.dumps(request))
+        reply = server.handle_completions(request)
         reply = reply if isinstance(reply, dict) else json.loads(reply)
         return reply["usage"]["completion_tokens"] if "usage" in reply else reply["tokens_predicted"]
 
     def run():
-        counts = [0] * batch
-
-        def work(row):
-            counts[row] = answer(row)
-
-        rows = [threading.Thread(target=work, args=[row]) for row in range(batch)]
         start = time.perf_counter()
-        for row in rows:
-            row.start()
-        for row in rows:
-            row.join()
-        return sum(counts), time.perf_counter() - start
+        with concurrent.futures.ThreadPoolExecutor(batch) as pool:
+            counts = list(pool.map(answer, range(batch)))
+        seconds = time.perf_counter() - start
+        if counts != [NEW] * batch:
+            raise SystemExit(f"answers of {counts} tokens instead of {NEW}")
+        return sum(counts), seconds
 
     tokens, _ = run()
     rates = [tokens / seconds for tokens, seconds in (run() for _ in range(args.runs))]
