@@ -1,6 +1,5 @@
 //! Linear layers whose weights are kept in a [`Format`]. Every result is the same to the bit on every processor.
 
-mod blocks;
 mod integers;
 mod rounded;
 
@@ -66,7 +65,7 @@ pub fn linear_kept_rounded(
 }
 
 fn rounded_rows(x: &[rounded::Row<'_>], w: KeptRef<'_>, bias: Option<&[f32]>, out: &mut [&mut [f32]], k: usize) {
-    use blocks::{K, Q4, Q5, Q6K, Q8_0};
+    use crate::product::blocks::{K, Q4, Q5, Q6K, Q8_0};
     let KeptRef { format, bytes: w } = w;
     match format {
         Format::Q8_0 => dispatch(Integers { blocks: PhantomData::<Q8_0>, x, w, k, bias, out }),

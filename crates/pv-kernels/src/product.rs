@@ -1,6 +1,7 @@
 //! Products of rows with weights in any [`Format`], and the division of their work. The weights are widened or unpacked to
 //! `f32`, so that a result depends on their values only, and not on the format.
 
+pub(super) mod blocks;
 pub(super) mod floats;
 mod unpacked;
 mod wide;
@@ -12,6 +13,7 @@ use rayon::prelude::*;
 use crate::kept::{Format, KeptRef};
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
+use blocks::{Blocks, K, Q4, Q5, Q6K, Q8_0};
 use floats::{Bf16, F16, F32, Floats, STREAMS};
 use unpacked::Unpacked;
 
@@ -69,9 +71,21 @@ pub(super) fn linear(
             Format::F32 => dispatch(Floats { element: PhantomData::<F32>, x, w, k, bias, out }),
             Format::Bf16 => dispatch(Floats { element: PhantomData::<Bf16>, x, w, k, bias, out }),
             Format::F16 => dispatch(Floats { element: PhantomData::<F16>, x, w, k, bias, out }),
-            _ => with_scratch(k, |memory| dispatch(Unpacked { format, x, w, k, bias, memory, out })),
+            Format::Q8_0 => in_blocks::<Q8_0>(x, w, k, bias, out),
+            Format::Q4_0 => in_blocks::<Q4<false>>(x, w, k, bias, out),
+            Format::Q4_1 => in_blocks::<Q4<true>>(x, w, k, bias, out),
+            Format::Q5_0 => in_blocks::<Q5<false>>(x, w, k, bias, out),
+            Format::Q5_1 => in_blocks::<Q5<true>>(x, w, k, bias, out),
+            Format::Q4K => in_blocks::<K<false>>(x, w, k, bias, out),
+            Format::Q5K => in_blocks::<K<true>>(x, w, k, bias, out),
+            Format::Q6K => in_blocks::<Q6K>(x, w, k, bias, out),
         }
     });
+}
+
+fn in_blocks<B: Blocks>(x: &[f32], w: &[u8], k: usize, bias: Option<&[f32]>, out: &mut [&mut [f32]]) {
+    let len = if out.len() > unpacked::TOGETHER { unpacked::COLUMNS * k } else { 0 };
+    with_scratch(len, |memory| dispatch(Unpacked { blocks: PhantomData::<B>, x, w, k, bias, memory, out }));
 }
 
 /// `grad_x = grad_out . w`, with `grad_out` `[m, n]`, `w` `[n, k]` and `grad_x` `[m, k]`.

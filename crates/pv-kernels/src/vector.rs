@@ -105,6 +105,9 @@ pub(crate) trait Vector: Copy + Send + Sync {
     /// `shift + BITS` on for the second, `BITS` of them.
     fn with_top<const BITS: usize>(self, bytes: Self::Bytes, top: &[u8; 32], shift: usize) -> Self::Bytes;
 
+    /// The 16 signed bytes from `16 * part` on.
+    fn floats_of(self, bytes: Self::Bytes, part: usize) -> Self::Floats;
+
     // Each lane of the following products is the sum over 4 neighbours; `x` is not -128.
 
     /// `w` is signed.

@@ -16,35 +16,36 @@ pub fn dequantize(format: Format, bytes: &[u8], out: &mut [f32]) {
     unpack(format, bytes, out);
 }
 
+/// Calls a function for each value or block. A function that is an argument, as in `map(f)`, would not always be inlined
+/// into one that is compiled for wide vectors, whatever its attribute says.
+macro_rules! each {
+    ($bytes:ident, $out:ident, |$block:ident| $value:expr) => {
+        for (out, $block) in $out.iter_mut().zip($bytes.as_chunks().0) {
+            *out = $value;
+        }
+    };
+    ($bytes:ident, $out:ident, $unpack:ident) => {
+        for (bytes, out) in $bytes.as_chunks().0.iter().zip($out.as_chunks_mut().0) {
+            $unpack(bytes, out);
+        }
+    };
+}
+
 /// [`dequantize`] without its checks, for callers within a function with wide vectors.
 #[inline(always)]
 pub(crate) fn unpack(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
-        Format::F32 => elements(bytes, out, f32::from_le_bytes),
-        Format::Bf16 => elements(bytes, out, |b| bf16_to_f32(u16::from_le_bytes(b))),
-        Format::F16 => elements(bytes, out, |b| f16_to_f32(u16::from_le_bytes(b))),
-        Format::Q8_0 => blocks::<34, 32>(bytes, out, q8_0),
-        Format::Q4_0 => blocks::<18, 32>(bytes, out, q4_0),
-        Format::Q4_1 => blocks::<20, 32>(bytes, out, q4_1),
-        Format::Q5_0 => blocks::<22, 32>(bytes, out, q5_0),
-        Format::Q5_1 => blocks::<24, 32>(bytes, out, q5_1),
-        Format::Q4K => blocks::<144, BLOCK_K>(bytes, out, q4_k),
-        Format::Q5K => blocks::<176, BLOCK_K>(bytes, out, q5_k),
-        Format::Q6K => blocks::<210, BLOCK_K>(bytes, out, q6_k),
-    }
-}
-
-#[inline(always)]
-fn elements<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
-    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
-        *out = value(*bytes);
-    }
-}
-
-#[inline(always)]
-fn blocks<const B: usize, const E: usize>(bytes: &[u8], out: &mut [f32], block: impl Fn(&[u8; B], &mut [f32; E])) {
-    for (bytes, out) in bytes.as_chunks::<B>().0.iter().zip(out.as_chunks_mut::<E>().0) {
-        block(bytes, out);
+        Format::F32 => each!(bytes, out, |b| f32::from_le_bytes(*b)),
+        Format::Bf16 => each!(bytes, out, |b| bf16_to_f32(u16::from_le_bytes(*b))),
+        Format::F16 => each!(bytes, out, |b| f16_to_f32(u16::from_le_bytes(*b))),
+        Format::Q8_0 => each!(bytes, out, q8_0),
+        Format::Q4_0 => each!(bytes, out, q4_0),
+        Format::Q4_1 => each!(bytes, out, q4_1),
+        Format::Q5_0 => each!(bytes, out, q5_0),
+        Format::Q5_1 => each!(bytes, out, q5_1),
+        Format::Q4K => each!(bytes, out, q4_k),
+        Format::Q5K => each!(bytes, out, q5_k),
+        Format::Q6K => each!(bytes, out, q6_k),
     }
 }
 

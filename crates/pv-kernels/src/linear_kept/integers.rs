@@ -3,8 +3,8 @@
 
 use std::marker::PhantomData;
 
-use super::blocks::Blocks;
-use super::rounded::{CHUNK, GROUP, Row};
+use super::rounded::Row;
+use crate::product::blocks::{Blocks, CHUNK, GROUP};
 use crate::product::floats::AHEAD;
 use crate::vector::Vector;
 use crate::vector::level::Op;

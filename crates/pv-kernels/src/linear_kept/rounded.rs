@@ -1,13 +1,8 @@
 //! Activations in 8 bits, with a scale per group of 32, for products with weights in blocks.
 
+use crate::product::blocks::{CHUNK, GROUP};
 use crate::vector::Vector;
 use crate::vector::level::Op;
-
-/// The elements of a group.
-pub(super) const GROUP: usize = 32;
-
-/// The groups of a chunk, which is what a step of the products takes.
-pub(super) const CHUNK: usize = 8;
 
 /// The activations are zero below this magnitude, so that the inverse of a scale is finite.
 const LEAST: f32 = 1e-30;

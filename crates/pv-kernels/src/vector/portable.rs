@@ -235,6 +235,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn floats_of(self, bytes: Bytes, part: usize) -> [f32; 16] {
+        core::array::from_fn(|i| f32::from(bytes[part / 2][part % 2 * 16 + i] as i8))
+    }
+
+    #[inline(always)]
     fn halves(self, bytes: &[u8; 32]) -> Bytes {
         [bytes.map(|b| b & 15), bytes.map(|b| b >> 4)]
     }

@@ -342,6 +342,18 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn floats_of(self, bytes: [__m256i; 2], part: usize) -> [__m256; 2] {
+        let group = bytes[part / 2];
+        avx2!({
+            let low = match part % 2 {
+                0 => _mm256_castsi256_si128(group),
+                _ => _mm256_extracti128_si256::<1>(group),
+            };
+            [low, _mm_srli_si128::<8>(low)].map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)))
+        })
+    }
+
+    #[inline(always)]
     fn halves(self, bytes: &[u8; 32]) -> [__m256i; 2] {
         let bytes = self.load32(bytes);
         [self.low_halves(bytes), self.low_halves(self.shift(bytes, 4))]

@@ -317,6 +317,19 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn floats_of(self, bytes: __m512i, part: usize) -> __m512 {
+        avx512!({
+            let sixteen = match part {
+                0 => _mm512_castsi512_si128(bytes),
+                1 => _mm512_extracti32x4_epi32::<1>(bytes),
+                2 => _mm512_extracti32x4_epi32::<2>(bytes),
+                _ => _mm512_extracti32x4_epi32::<3>(bytes),
+            };
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen))
+        })
+    }
+
+    #[inline(always)]
     fn halves(self, bytes: &[u8; 32]) -> __m512i {
         self.join(self.0.halves(bytes))
     }

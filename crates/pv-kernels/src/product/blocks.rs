@@ -1,21 +1,38 @@
 //! The block formats, as the products with few rows read them: in chunks of 8 groups of 32.
 
-use super::rounded::CHUNK;
 use crate::vector::Vector;
 
+/// The elements of a group.
+pub(crate) const GROUP: usize = 32;
+
+/// The groups of a chunk, which is what a step of the products takes.
+pub(crate) const CHUNK: usize = 8;
+
 /// What the products need of a block format. A chunk is `count` blocks of 32 or one block of 256.
-pub(super) trait Blocks {
+pub(crate) trait Blocks {
     /// The bytes of a block.
     const BYTES: usize;
     /// The groups of 32 of a block: 1 or [`CHUNK`].
     const GROUPS: usize;
     /// Whether there is a minimum to add.
     const MINIMA: bool;
+    /// What is subtracted from integers.
+    const CENTRE: i8;
 
     /// The scales of the first `count` groups and zeros, and what is to be added to each of their elements.
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight);
 
-    /// The sums of products of two groups with `x`; without the second group in the chunk, of the first one twice.
+    /// The integers of two groups; without the second group in the chunk, of the first one twice.
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes;
+
+    /// The factor of the scale of the 16 elements from `16 * part` on, for a format that has one.
+    #[inline(always)]
+    fn part_scale(chunk: &[u8], part: usize) -> Option<f32> {
+        let _ = (chunk, part);
+        None
+    }
+
+    /// The sums of products of two groups with `x`, from which [`CENTRE`](Self::CENTRE) is subtracted first.
     fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums;
 }
 
@@ -47,19 +64,20 @@ fn pair<const PAIR: usize>(block: usize, second: bool) -> (usize, usize) {
     (first, if second { first + block } else { first })
 }
 
-pub(super) struct Q8_0;
+pub(crate) struct Q8_0;
 /// Q4_0, or Q4_1 with minima.
-pub(super) struct Q4<const MINIMA: bool>;
+pub(crate) struct Q4<const MINIMA: bool>;
 /// Q5_0, or Q5_1 with minima.
-pub(super) struct Q5<const MINIMA: bool>;
+pub(crate) struct Q5<const MINIMA: bool>;
 /// Q4_K, or Q5_K with a fifth bit.
-pub(super) struct K<const FIVE: bool>;
-pub(super) struct Q6K;
+pub(crate) struct K<const FIVE: bool>;
+pub(crate) struct Q6K;
 
 impl Blocks for Q8_0 {
     const BYTES: usize = 34;
     const GROUPS: usize = 1;
     const MINIMA: bool = false;
+    const CENTRE: i8 = 0;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -67,9 +85,14 @@ impl Blocks for Q8_0 {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes {
         let (a, b) = pair::<PAIR>(Self::BYTES, second);
-        v.dot_signed(v.groups(take(chunk, a + 2), take(chunk, b + 2)), x)
+        v.groups(take(chunk, a + 2), take(chunk, b + 2))
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        v.dot_signed(Self::integers::<V, PAIR>(v, chunk, second), x)
     }
 }
 
@@ -77,6 +100,7 @@ impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
     const BYTES: usize = if MINIMA { 20 } else { 18 };
     const GROUPS: usize = 1;
     const MINIMA: bool = MINIMA;
+    const CENTRE: i8 = if MINIMA { 0 } else { 8 };
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -85,10 +109,15 @@ impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes {
         let (a, b) = pair::<PAIR>(Self::BYTES, second);
         let at = Self::BYTES - 16;
-        let w = v.halves_within(take(chunk, a + at), take(chunk, b + at));
+        v.halves_within(take(chunk, a + at), take(chunk, b + at))
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        let w = Self::integers::<V, PAIR>(v, chunk, second);
         if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<8>(w, x) }
     }
 }
@@ -97,6 +126,7 @@ impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
     const BYTES: usize = if MINIMA { 24 } else { 22 };
     const GROUPS: usize = 1;
     const MINIMA: bool = MINIMA;
+    const CENTRE: i8 = if MINIMA { 0 } else { 16 };
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -105,12 +135,17 @@ impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes {
         let (a, b) = pair::<PAIR>(Self::BYTES, second);
         let at = Self::BYTES - 16;
         let w = v.halves_within(take(chunk, a + at), take(chunk, b + at));
         let bits = |block: usize| u32::from_le_bytes(*take(chunk, block + at - 4));
-        let w = v.with_bits(w, bits(a), bits(b));
+        v.with_bits(w, bits(a), bits(b))
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        let w = Self::integers::<V, PAIR>(v, chunk, second);
         if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<16>(w, x) }
     }
 }
@@ -119,6 +154,7 @@ impl<const FIVE: bool> Blocks for K<FIVE> {
     const BYTES: usize = if FIVE { 176 } else { 144 };
     const GROUPS: usize = CHUNK;
     const MINIMA: bool = true;
+    const CENTRE: i8 = 0;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
@@ -138,12 +174,14 @@ impl<const FIVE: bool> Blocks for K<FIVE> {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool, x: V::Bytes) -> V::Sums {
-        let mut w = v.halves(take(chunk, Self::BYTES - 128 + 32 * PAIR));
-        if FIVE {
-            w = v.with_top::<1>(w, take(chunk, 16), 2 * PAIR);
-        }
-        v.dot_unsigned(w, x)
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool) -> V::Bytes {
+        let w = v.halves(take(chunk, Self::BYTES - 128 + 32 * PAIR));
+        if FIVE { v.with_top::<1>(w, take(chunk, 16), 2 * PAIR) } else { w }
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        v.dot_unsigned(Self::integers::<V, PAIR>(v, chunk, second), x)
     }
 }
 
@@ -151,6 +189,7 @@ impl Blocks for Q6K {
     const BYTES: usize = 210;
     const GROUPS: usize = CHUNK;
     const MINIMA: bool = false;
+    const CENTRE: i8 = 32;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
@@ -158,10 +197,19 @@ impl Blocks for Q6K {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool, x: V::Bytes) -> V::Sums {
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], _: bool) -> V::Bytes {
         let half = PAIR / 2;
         let w = v.half_of(take(chunk, 64 * half), PAIR % 2 == 1);
-        let w = v.with_top::<2>(w, take(chunk, 128 + 32 * half), PAIR % 2 * 4);
-        v.dot_scaled(w, x, take(chunk, 192), PAIR)
+        v.with_top::<2>(w, take(chunk, 128 + 32 * half), PAIR % 2 * 4)
+    }
+
+    #[inline(always)]
+    fn part_scale(chunk: &[u8], part: usize) -> Option<f32> {
+        Some(f32::from(chunk[192 + part] as i8))
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
+        v.dot_scaled(Self::integers::<V, PAIR>(v, chunk, second), x, take(chunk, 192), PAIR)
     }
 }
