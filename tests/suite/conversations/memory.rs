@@ -13,7 +13,7 @@ use super::making::{Layout, Talk, gzip, lines, lmsys};
 /// Names the file, in the process that reads it.
 const FILE: &str = "PV_TESTS_LARGE_FILE";
 
-const ROWS: usize = 20_000;
+const ROWS: usize = 30_000;
 
 /// The maximum memory of reading and writing, for any file size; much of it is cached by the allocator.
 const MOST: u64 = 80 << 20;
@@ -77,6 +77,6 @@ fn a_large_file_takes_little_memory() {
         let test = "conversations::memory::a_large_file_takes_little_memory";
         let taken = measured_apart(test, &[(FILE, at(name).as_os_str())]);
         println!("{name}: {:.1} MB for {:.0} MB of conversations", taken as f64 / 1e6, size as f64 / 1e6);
-        assert!(taken < MOST && 2 * taken < size, "{name}: {taken} bytes for {size}");
+        assert!(taken < MOST && 3 * taken < size, "{name}: {taken} bytes for {size}");
     }
 }
