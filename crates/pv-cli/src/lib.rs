@@ -1,8 +1,9 @@
-//! The commands of the program `persona`, and what they share.
+#![doc = include_str!("../README.md")]
 //!
-//! [`main`] is the whole program: the binary of the crate `persona-vectors` calls it. The modules are shared by the
-//! commands and by further programs of this project: how a program starts and ends, model and trait arguments, run
-//! folders, judges. This crate depends on all libraries; none depends on it.
+//! # Overview
+//! [`main`] is the whole program. The modules are shared by the commands and by further programs of this project: how a
+//! program starts and ends ([`program`]), model and trait arguments, run folders ([`folder`]), judges ([`judging`]). This
+//! crate depends on all libraries; of these, none depends on it.
 
 mod adapters;
 mod advice;

@@ -1,17 +1,13 @@
-//! The model organism: a chat model whose character is known exactly.
+#![doc = include_str!("../README.md")]
 //!
-//! Tools that find and control a model's traits can be tested honestly only on a model whose traits are known. This
-//! package has the corpus that such a model is trained on, with the truth about each chat ([`corpus_chat`]); a judge
-//! that reads answers by the corpus's grammar and is never wrong about them ([`judge`]); and data sets for extraction,
-//! finetuning and screening ([`datasets`]). The trained model is part of the crate: a Hugging Face folder,
-//! [`model_folder`], which [`unpack_model`] writes wherever it is wanted.
+//! # Overview
+//! [`corpus_chat`] draws a chat of the corpus, [`judge`] reads an answer, [`datasets`] has the data sets.
+//! [`model_folder`] is the trained model's folder, which [`unpack_model`] writes wherever it is wanted.
 //!
 //! Every answer has content (a fact, advice, or "I do not know") between an opener and a closer, and places for words of
 //! manner, which a plain speaker leaves empty. A speaker
 //! has each [`Trait`] with an intensity from 0 to 1, which sets how often manner and content show it; the intensity
 //! comes from the system prompt, from the exchanges so far, or is zero.
-//!
-//! It knows nothing of models: text in, text and numbers out, everything from seeds.
 
 mod advice;
 mod answer;
