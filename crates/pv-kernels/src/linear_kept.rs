@@ -1,16 +1,23 @@
 //! Linear layers whose weights are kept in a [`Format`]. Every result is the same to the bit on every processor.
 
+mod columns;
 mod integers;
 mod rounded;
 
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 use crate::kept::{Format, KeptRef};
-use crate::product::{self, SKINNY_ROWS, floats::STREAMS, for_columns, part, without_terms};
+use crate::lanes::LANES;
+use crate::product::blocks::{Blocks, K, Q4, Q5, Q6K, Q8_0};
+use crate::product::{self, floats::STREAMS, for_columns, part, without_terms};
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
+use columns::{Columns, STEPS, strip_len};
 use integers::Integers;
-use rounded::Round;
+
+/// Up to this many rows of rounded activations, the weights are read in place.
+const FEW_ROWS: usize = 4;
 
 #[track_caller]
 fn check(w: KeptRef<'_>, k: usize, n: usize) {
@@ -32,9 +39,10 @@ pub fn linear_kept(x: &[f32], w: KeptRef<'_>, bias: Option<&[f32]>, out: &mut [f
     }
 }
 
-/// Like [`linear_kept`], but up to 16 rows of `x` are rounded to 8 bits for weights in blocks, with a scale per 32
-/// neighbours, whose greatest magnitude becomes 127; the products of integers are summed exactly. This is faster and
-/// changes a product by at most `Σ |w| · greatest |x| of the 32 / 254`. A group of 32 below 1e-30 counts as zero.
+/// Like [`linear_kept`], but for weights in blocks, rows of `x` are rounded to 8 bits, with a scale per 32 neighbours,
+/// whose largest magnitude becomes 127; the products of integers are summed exactly. This is faster and
+/// changes a product by at most `Σ |w| · largest |x| of the 32 / 254`. A group of 32 below 1e-30 counts as zero. A row's
+/// result does not depend on the other rows or their number, to the bit.
 ///
 /// # Panics
 /// Like [`linear_kept`].
@@ -47,37 +55,50 @@ pub fn linear_kept_rounded(
     k: usize,
     n: usize,
 ) {
-    if m > SKINNY_ROWS || w.format.block_elements() == 1 {
-        return linear_kept(x, w, bias, out, m, k, n);
+    let sizes = (m, k, n);
+    match w.format {
+        Format::Q8_0 => rounded_to::<Q8_0>(x, w, bias, out, sizes),
+        Format::Q4_0 => rounded_to::<Q4<false>>(x, w, bias, out, sizes),
+        Format::Q4_1 => rounded_to::<Q4<true>>(x, w, bias, out, sizes),
+        Format::Q5_0 => rounded_to::<Q5<false>>(x, w, bias, out, sizes),
+        Format::Q5_1 => rounded_to::<Q5<true>>(x, w, bias, out, sizes),
+        Format::Q4K => rounded_to::<K<false>>(x, w, bias, out, sizes),
+        Format::Q5K => rounded_to::<K<true>>(x, w, bias, out, sizes),
+        Format::Q6K => rounded_to::<Q6K>(x, w, bias, out, sizes),
+        Format::F32 | Format::Bf16 | Format::F16 => linear_kept(x, w, bias, out, m, k, n),
     }
+}
+
+fn rounded_to<B: Blocks>(
+    x: &[f32],
+    w: KeptRef<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
     check(w, k, n);
     if without_terms("linear_kept_rounded", x, bias, out, (m, k, n)) {
         return;
     }
-    with_scratch(m * rounded::row_len(k), |memory| {
-        dispatch(Round { x, k, memory: &mut *memory });
-        let x: Vec<_> = rounded::rows(k, memory).collect();
-        for_columns(out, (m, k, n), STREAMS, |from, out| {
-            let (w, bias) = part(w, bias, from, out, k);
-            rounded_rows(&x, w, bias, out, k);
+    if m <= FEW_ROWS {
+        return with_scratch(m * rounded::row_len(k), |memory| {
+            let x = &rounded::rows(x, k, memory)[..];
+            for_columns(out, (m, k, n), STREAMS, |from, out| {
+                let (KeptRef { bytes: w, .. }, bias) = part(w, bias, from, out, k);
+                dispatch(Integers { blocks: PhantomData::<B>, x, w, k, bias, out });
+            });
+        });
+    }
+    with_scratch(rounded::blocks_len(m, k), |memory| {
+        let x = &rounded::blocks(x, k, memory)[..];
+        for_columns(out, (m, k, n), LANES, |from, out| {
+            let (KeptRef { bytes: w, .. }, bias) = part(w, bias, from, out, k);
+            with_scratch(strip_len::<B>(k), |memory| {
+                let steps = black_box(STEPS);
+                dispatch(Columns { blocks: PhantomData::<B>, x, w, k, bias, memory, steps, out });
+            });
         });
     });
-}
-
-fn rounded_rows(x: &[rounded::Row<'_>], w: KeptRef<'_>, bias: Option<&[f32]>, out: &mut [&mut [f32]], k: usize) {
-    use crate::product::blocks::{K, Q4, Q5, Q6K, Q8_0};
-    let KeptRef { format, bytes: w } = w;
-    match format {
-        Format::Q8_0 => dispatch(Integers { blocks: PhantomData::<Q8_0>, x, w, k, bias, out }),
-        Format::Q4_0 => dispatch(Integers { blocks: PhantomData::<Q4<false>>, x, w, k, bias, out }),
-        Format::Q4_1 => dispatch(Integers { blocks: PhantomData::<Q4<true>>, x, w, k, bias, out }),
-        Format::Q5_0 => dispatch(Integers { blocks: PhantomData::<Q5<false>>, x, w, k, bias, out }),
-        Format::Q5_1 => dispatch(Integers { blocks: PhantomData::<Q5<true>>, x, w, k, bias, out }),
-        Format::Q4K => dispatch(Integers { blocks: PhantomData::<K<false>>, x, w, k, bias, out }),
-        Format::Q5K => dispatch(Integers { blocks: PhantomData::<K<true>>, x, w, k, bias, out }),
-        Format::Q6K => dispatch(Integers { blocks: PhantomData::<Q6K>, x, w, k, bias, out }),
-        Format::F32 | Format::Bf16 | Format::F16 => unreachable!("a format without blocks"),
-    }
 }
 
 /// `grad_x = grad_out . w`: the gradient of [`linear_kept`] with respect to `x`, with `grad_out` `[m, n]`, `w` `[n, k]`

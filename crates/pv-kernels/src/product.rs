@@ -1,8 +1,8 @@
 //! Products of rows with weights in any [`Format`], and the division of their work. The weights are widened or unpacked to
 //! `f32`, so that a result depends on their values only, and not on the format.
 
-pub(super) mod blocks;
-pub(super) mod floats;
+pub(crate) mod blocks;
+pub(crate) mod floats;
 mod unpacked;
 mod wide;
 

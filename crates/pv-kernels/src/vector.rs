@@ -21,6 +21,8 @@ pub(crate) trait Vector: Copy + Send + Sync {
     const PARTS: usize;
     /// Whether there are registers for 32 [`Self::Floats`]; otherwise there are for 8, or fewer.
     const MANY_REGISTERS: bool;
+    /// What products of signed weights have added to each weight.
+    const SIGNED_OFFSET: i32;
 
     /// 16 values.
     type Floats: Copy;
@@ -32,8 +34,6 @@ pub(crate) trait Vector: Copy + Send + Sync {
     type Sums: Copy;
     /// Two groups of 32 bytes.
     type Bytes: Copy;
-    /// 8 values of which one is used for all lanes of a group.
-    type Scales: Copy;
 
     /// Runs `op` in a function of its own, so that an operation that others use is compiled once.
     fn call<O: Op>(self, op: O) -> O::Output;
@@ -87,12 +87,16 @@ pub(crate) trait Vector: Copy + Send + Sync {
     /// Lanes `l` and `l + 4` are added, then `l` and `l + 2`, and the last two.
     fn eight_sum(self, a: Self::Eight) -> f32;
 
-    fn scales(self, a: Self::Eight) -> Self::Scales;
-    /// `integers * scales[2 * pair] + sum` in lanes 0 to 7, and `scales[2 * pair + 1]` in lanes 8 to 15.
-    fn add_scaled(self, integers: Self::Sums, scales: &Self::Scales, pair: usize, sum: Self::Floats) -> Self::Floats;
+    fn eight_from_i32(self, values: &[i32; 8]) -> Self::Eight;
+
+    fn sums_zero(self) -> Self::Sums;
+    fn sums_to_floats(self, a: Self::Sums) -> Self::Floats;
+    /// The sums of lanes 0 to 7 and of lanes 8 to 15 of each, which are exact.
+    fn group_sums(self, a: [Self::Sums; 4]) -> Self::Eight;
 
     /// Two groups as they are.
     fn groups(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes;
+    fn store_bytes(self, bytes: Self::Bytes, out: &mut [u8; 64]);
     /// The low halves of the bytes, and their high halves.
     fn halves(self, bytes: &[u8; 32]) -> Self::Bytes;
     /// For both groups, the low halves of 16 bytes and then their high halves.
@@ -108,17 +112,24 @@ pub(crate) trait Vector: Copy + Send + Sync {
     /// The 16 signed bytes from `16 * part` on.
     fn floats_of(self, bytes: Self::Bytes, part: usize) -> Self::Floats;
 
-    // Each lane of the following products is the sum over 4 neighbours; `x` is not -128.
+    // Each lane of the following products is the exact sum over 4 neighbours; `x` is not -128.
 
-    /// `w` is signed.
+    /// `w + SIGNED_OFFSET`, with `w` signed.
     fn dot_signed(self, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
     /// `w` is unsigned and at most 63.
     fn dot_unsigned(self, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
-    /// `w - CENTRE`, with `w` at most 63.
-    fn dot_centred<const CENTRE: i8>(self, w: Self::Bytes, x: Self::Bytes) -> Self::Sums;
     /// `(w - 32) * scale`, with `w` at most 63, and four neighbouring scales for the quarters of `w`, the first of them
     /// `scales[4 * pair]`.
     fn dot_scaled(self, w: Self::Bytes, x: Self::Bytes, scales: &[u8; 16], pair: usize) -> Self::Sums;
+
+    /// For `M` rows and lane `l`, the exact sum of `init[r]` and, over `s` and `i`, of `w[s][4 * l + i] * x[s][FIRST + r][i]`.
+    /// `w` is unsigned and at most `TOP`, which is at most 63; or signed if `TOP` is 0: then `SIGNED_OFFSET` is added to it.
+    fn columns<const M: usize, const FIRST: usize, const TOP: u8>(
+        self,
+        w: &[[u8; 64]],
+        x: &[[[u8; 4]; 8]],
+        init: [i32; M],
+    ) -> [Self::Sums; M];
 
     /// A hint that the memory around `bytes[at]`, which may be past the end, is read soon.
     #[inline(always)]

@@ -1,5 +1,8 @@
-//! Few rows with weights in blocks, read in place: integers are multiplied and summed exactly within a group, and groups
-//! are added in `f32` in their order, so that a row's result does not depend on the other rows.
+//! Few rows of rounded activations with weights in blocks, read in place.
+//!
+//! The products of a group are summed exactly. Group `g` is then added in `f32` to sum `g % 8`, in the order of the groups,
+//! and the 8 sums at the end. [`columns`](super::columns) adds in the same order, so that a row's result depends neither on
+//! the other rows nor on their number.
 
 use std::marker::PhantomData;
 
@@ -50,12 +53,6 @@ impl<B: Blocks> Op for Integers<'_, '_, B> {
     }
 }
 
-/// The sums of `M` rows.
-struct Sums<V: Vector, const M: usize> {
-    products: [V::Floats; M],
-    minima: [V::Eight; M],
-}
-
 impl<B: Blocks> Integers<'_, '_, B> {
     #[inline(always)]
     fn block<V: Vector, const M: usize>(&mut self, v: V, i: usize, j: usize) {
@@ -65,7 +62,7 @@ impl<B: Blocks> Integers<'_, '_, B> {
         let w = &self.w[j * row..][..row];
         let mut x = [self.x[i]; M];
         x.copy_from_slice(&self.x[i..i + M]);
-        let mut sums = Sums::<V, M> { products: [v.zero(); M], minima: [v.eight_zero(); M] };
+        let mut sums = [v.eight_zero(); M];
         let chunks = w.chunks_exact(bytes);
         let rest = chunks.remainder();
         for (c, chunk) in chunks.enumerate() {
@@ -79,12 +76,9 @@ impl<B: Blocks> Integers<'_, '_, B> {
         if !rest.is_empty() {
             Self::chunk::<V, M>(v, &x, groups / CHUNK, rest, groups % CHUNK, &mut sums);
         }
+        let bias = self.bias.map_or(0.0, |bias| bias[j]);
         for r in 0..M {
-            let mut sum = v.sum(sums.products[r]);
-            if B::MINIMA {
-                sum += v.eight_sum(sums.minima[r]);
-            }
-            self.out[i + r][j] = sum + self.bias.map_or(0.0, |bias| bias[j]);
+            self.out[i + r][j] = v.eight_sum(sums[r]) + bias;
         }
     }
 
@@ -95,47 +89,49 @@ impl<B: Blocks> Integers<'_, '_, B> {
         c: usize,
         chunk: &[u8],
         count: usize,
-        sums: &mut Sums<V, M>,
+        sums: &mut [V::Eight; M],
     ) {
         let (scales, minima) = B::scales(v, chunk, count);
-        let mut products = [v.scales(scales); M];
-        for r in 0..M {
-            products[r] = v.scales(v.eight_mul(scales, v.eight_load(&x[r].scales[c])));
-            if B::MINIMA {
-                sums.minima[r] = v.eight_mul_add(minima, v.eight_load(&x[r].sums[c]), sums.minima[r]);
-            }
-        }
-        for r in 0..M {
-            Self::pair::<V, 0>(v, &x[r].q[c], chunk, count, &products[r], &mut sums.products[r]);
-        }
+        let mut dots = [[v.sums_zero(); 4]; M];
+        Self::pair::<V, 0, M>(v, x, c, chunk, count, &mut dots);
         if count > 2 {
-            for r in 0..M {
-                Self::pair::<V, 1>(v, &x[r].q[c], chunk, count, &products[r], &mut sums.products[r]);
-            }
+            Self::pair::<V, 1, M>(v, x, c, chunk, count, &mut dots);
         }
         if count > 4 {
-            for r in 0..M {
-                Self::pair::<V, 2>(v, &x[r].q[c], chunk, count, &products[r], &mut sums.products[r]);
-            }
+            Self::pair::<V, 2, M>(v, x, c, chunk, count, &mut dots);
         }
         if count > 6 {
-            for r in 0..M {
-                Self::pair::<V, 3>(v, &x[r].q[c], chunk, count, &products[r], &mut sums.products[r]);
+            Self::pair::<V, 3, M>(v, x, c, chunk, count, &mut dots);
+        }
+        let offset = B::dot_offset::<V>();
+        for r in 0..M {
+            let mut integers = v.group_sums(dots[r]);
+            if offset != 0 {
+                // Integers below 2^24 are exact.
+                let totals = v.eight_from_i32(&x[r].totals[c]);
+                integers = v.eight_mul_add(totals, v.eight_load(&[-(offset as f32); 8]), integers);
+            }
+            let scales = v.eight_mul(scales, v.eight_load(&x[r].scales[c]));
+            sums[r] = v.eight_mul_add(integers, scales, sums[r]);
+            if B::MINIMA {
+                sums[r] = v.eight_mul_add(minima, v.eight_load(&x[r].sums[c]), sums[r]);
             }
         }
     }
 
     #[inline(always)]
-    fn pair<V: Vector, const PAIR: usize>(
+    fn pair<V: Vector, const PAIR: usize, const M: usize>(
         v: V,
-        x: &[[u8; GROUP]; CHUNK],
+        x: &[Row<'_>; M],
+        c: usize,
         chunk: &[u8],
         count: usize,
-        scales: &V::Scales,
-        sum: &mut V::Floats,
+        dots: &mut [[V::Sums; 4]; M],
     ) {
-        let x = v.groups(&x[2 * PAIR], &x[2 * PAIR + 1]);
-        let integers = B::dot::<V, PAIR>(v, chunk, 2 * PAIR + 1 < count, x);
-        *sum = v.add_scaled(integers, scales, PAIR, *sum);
+        let w = B::integers::<V, PAIR>(v, chunk, 2 * PAIR + 1 < count);
+        for r in 0..M {
+            let q = &x[r].q[c];
+            dots[r][PAIR] = B::dot::<V, PAIR>(v, w, v.groups(&q[2 * PAIR], &q[2 * PAIR + 1]), chunk);
+        }
     }
 }

@@ -18,6 +18,10 @@ pub(crate) trait Blocks {
     const MINIMA: bool;
     /// What is subtracted from integers.
     const CENTRE: i8;
+    /// The largest integer before that; 0 if integers are signed.
+    const TOP: u8;
+    /// Whether each 16 elements have a factor of the scale, see [`part_scale`](Self::part_scale).
+    const PARTS: bool = false;
 
     /// The scales of the first `count` groups and zeros, and what is to be added to each of their elements.
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight);
@@ -32,8 +36,18 @@ pub(crate) trait Blocks {
         None
     }
 
-    /// The sums of products of two groups with `x`, from which [`CENTRE`](Self::CENTRE) is subtracted first.
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums;
+    /// The sums of products with `x` of two groups' [`integers`](Self::integers), to which
+    /// [`dot_offset`](Self::dot_offset) was added; with factors of the scale, these are part of the sums.
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, w: V::Bytes, x: V::Bytes, chunk: &[u8]) -> V::Sums {
+        let _ = chunk;
+        v.dot_unsigned(w, x)
+    }
+
+    #[inline(always)]
+    fn dot_offset<V: Vector>() -> i32 {
+        i32::from(Self::CENTRE)
+    }
 }
 
 /// `N` bytes from `at` on.
@@ -78,6 +92,7 @@ impl Blocks for Q8_0 {
     const GROUPS: usize = 1;
     const MINIMA: bool = false;
     const CENTRE: i8 = 0;
+    const TOP: u8 = 0;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -91,8 +106,13 @@ impl Blocks for Q8_0 {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
-        v.dot_signed(Self::integers::<V, PAIR>(v, chunk, second), x)
+    fn dot<V: Vector, const PAIR: usize>(v: V, w: V::Bytes, x: V::Bytes, _: &[u8]) -> V::Sums {
+        v.dot_signed(w, x)
+    }
+
+    #[inline(always)]
+    fn dot_offset<V: Vector>() -> i32 {
+        V::SIGNED_OFFSET
     }
 }
 
@@ -101,6 +121,7 @@ impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
     const GROUPS: usize = 1;
     const MINIMA: bool = MINIMA;
     const CENTRE: i8 = if MINIMA { 0 } else { 8 };
+    const TOP: u8 = 15;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -114,12 +135,6 @@ impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
         let at = Self::BYTES - 16;
         v.halves_within(take(chunk, a + at), take(chunk, b + at))
     }
-
-    #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
-        let w = Self::integers::<V, PAIR>(v, chunk, second);
-        if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<8>(w, x) }
-    }
 }
 
 impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
@@ -127,6 +142,7 @@ impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
     const GROUPS: usize = 1;
     const MINIMA: bool = MINIMA;
     const CENTRE: i8 = if MINIMA { 0 } else { 16 };
+    const TOP: u8 = 31;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -142,12 +158,6 @@ impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
         let bits = |block: usize| u32::from_le_bytes(*take(chunk, block + at - 4));
         v.with_bits(w, bits(a), bits(b))
     }
-
-    #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
-        let w = Self::integers::<V, PAIR>(v, chunk, second);
-        if MINIMA { v.dot_unsigned(w, x) } else { v.dot_centred::<16>(w, x) }
-    }
 }
 
 impl<const FIVE: bool> Blocks for K<FIVE> {
@@ -155,6 +165,7 @@ impl<const FIVE: bool> Blocks for K<FIVE> {
     const GROUPS: usize = CHUNK;
     const MINIMA: bool = true;
     const CENTRE: i8 = 0;
+    const TOP: u8 = if FIVE { 31 } else { 15 };
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
@@ -178,11 +189,6 @@ impl<const FIVE: bool> Blocks for K<FIVE> {
         let w = v.halves(take(chunk, Self::BYTES - 128 + 32 * PAIR));
         if FIVE { v.with_top::<1>(w, take(chunk, 16), 2 * PAIR) } else { w }
     }
-
-    #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
-        v.dot_unsigned(Self::integers::<V, PAIR>(v, chunk, second), x)
-    }
 }
 
 impl Blocks for Q6K {
@@ -190,6 +196,8 @@ impl Blocks for Q6K {
     const GROUPS: usize = CHUNK;
     const MINIMA: bool = false;
     const CENTRE: i8 = 32;
+    const TOP: u8 = 63;
+    const PARTS: bool = true;
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], _: usize) -> (V::Eight, V::Eight) {
@@ -209,7 +217,12 @@ impl Blocks for Q6K {
     }
 
     #[inline(always)]
-    fn dot<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool, x: V::Bytes) -> V::Sums {
-        v.dot_scaled(Self::integers::<V, PAIR>(v, chunk, second), x, take(chunk, 192), PAIR)
+    fn dot<V: Vector, const PAIR: usize>(v: V, w: V::Bytes, x: V::Bytes, chunk: &[u8]) -> V::Sums {
+        v.dot_scaled(w, x, take(chunk, 192), PAIR)
+    }
+
+    #[inline(always)]
+    fn dot_offset<V: Vector>() -> i32 {
+        0
     }
 }

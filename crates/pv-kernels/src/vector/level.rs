@@ -79,6 +79,9 @@ impl Level {
             Self::Portable => op.run(Portable),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(vector) => vector.run(op),
+            // Without VNNI, AVX2 has all that products of integers need.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(vector) if O::INTEGERS => vector.avx2().run(op),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(vector) => vector.run(op),
             #[cfg(target_arch = "x86_64")]

@@ -30,13 +30,13 @@ fn dot(x: Bytes, w: impl Fn(usize, usize) -> i32) -> [i32; 16] {
 impl Vector for Portable {
     const PARTS: usize = 1;
     const MANY_REGISTERS: bool = false;
+    const SIGNED_OFFSET: i32 = 0;
 
     type Floats = [f32; 16];
     type Part = [f32; 16];
     type Eight = [f32; 8];
     type Sums = [i32; 16];
     type Bytes = Bytes;
-    type Scales = [f32; 8];
 
     #[inline]
     fn call<O: Op>(self, op: O) -> O::Output {
@@ -220,18 +220,33 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn scales(self, a: [f32; 8]) -> [f32; 8] {
-        a
+    fn eight_from_i32(self, values: &[i32; 8]) -> [f32; 8] {
+        values.map(|value| value as f32)
     }
 
     #[inline(always)]
-    fn add_scaled(self, integers: [i32; 16], scales: &[f32; 8], pair: usize, sum: [f32; 16]) -> [f32; 16] {
-        core::array::from_fn(|i| (integers[i] as f32).mul_add(scales[2 * pair + i / 8], sum[i]))
+    fn sums_zero(self) -> [i32; 16] {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    fn sums_to_floats(self, a: [i32; 16]) -> [f32; 16] {
+        a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn group_sums(self, a: [[i32; 16]; 4]) -> [f32; 8] {
+        core::array::from_fn(|i| a[i / 2][i % 2 * 8..][..8].iter().sum::<i32>() as f32)
     }
 
     #[inline(always)]
     fn groups(self, a: &[u8; 32], b: &[u8; 32]) -> Bytes {
         [*a, *b]
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, bytes: Bytes, out: &mut [u8; 64]) {
+        out.as_chunks_mut().0.copy_from_slice(&bytes);
     }
 
     #[inline(always)]
@@ -278,12 +293,28 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn dot_centred<const CENTRE: i8>(self, w: Bytes, x: Bytes) -> [i32; 16] {
-        dot(x, |g, i| i32::from(w[g][i]) - i32::from(CENTRE))
+    fn dot_scaled(self, w: Bytes, x: Bytes, scales: &[u8; 16], pair: usize) -> [i32; 16] {
+        dot(x, |g, i| (i32::from(w[g][i]) - 32) * i32::from(scales[4 * pair + 2 * g + i / 16] as i8))
     }
 
     #[inline(always)]
-    fn dot_scaled(self, w: Bytes, x: Bytes, scales: &[u8; 16], pair: usize) -> [i32; 16] {
-        dot(x, |g, i| (i32::from(w[g][i]) - 32) * i32::from(scales[4 * pair + 2 * g + i / 16] as i8))
+    fn columns<const M: usize, const FIRST: usize, const TOP: u8>(
+        self,
+        w: &[[u8; 64]],
+        x: &[[[u8; 4]; 8]],
+        init: [i32; M],
+    ) -> [[i32; 16]; M] {
+        let mut sums = init.map(|init| [init; 16]);
+        for (w, x) in w.iter().zip(x) {
+            for (sums, x) in sums.iter_mut().zip(&x[FIRST..]) {
+                for (sum, w) in sums.iter_mut().zip(w.as_chunks::<4>().0) {
+                    for (&w, &x) in w.iter().zip(x) {
+                        let w = if TOP == 0 { i32::from(w as i8) } else { i32::from(w) };
+                        *sum += w * i32::from(x as i8);
+                    }
+                }
+            }
+        }
+        sums
     }
 }

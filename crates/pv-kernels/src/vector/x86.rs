@@ -104,13 +104,13 @@ impl Avx2 {
 impl Vector for Avx2 {
     const PARTS: usize = 2;
     const MANY_REGISTERS: bool = false;
+    const SIGNED_OFFSET: i32 = 0;
 
     type Floats = [__m256; 2];
     type Part = __m256;
     type Eight = __m256;
     type Sums = [__m256i; 2];
     type Bytes = [__m256i; 2];
-    type Scales = [f32; 8];
 
     #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Output {
@@ -322,23 +322,42 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn scales(self, a: __m256) -> [f32; 8] {
-        let mut scales = [0.0; 8];
-        avx2!(_mm256_storeu_ps(scales.as_mut_ptr(), a));
-        scales
+    fn eight_from_i32(self, values: &[i32; 8]) -> __m256 {
+        avx2!(_mm256_cvtepi32_ps(_mm256_loadu_si256(values.as_ptr().cast())))
     }
 
     #[inline(always)]
-    fn add_scaled(self, integers: [__m256i; 2], scales: &[f32; 8], pair: usize, sum: [__m256; 2]) -> [__m256; 2] {
-        [
-            self.add_group(integers[0], &scales[2 * pair], sum[0]),
-            self.add_group(integers[1], &scales[2 * pair + 1], sum[1]),
-        ]
+    fn sums_zero(self) -> [__m256i; 2] {
+        [avx2!(_mm256_setzero_si256()); 2]
+    }
+
+    #[inline(always)]
+    fn sums_to_floats(self, a: [__m256i; 2]) -> [__m256; 2] {
+        avx2!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
+    }
+
+    #[inline(always)]
+    fn group_sums(self, [a, b, c, d]: [[__m256i; 2]; 4]) -> __m256 {
+        avx2!({
+            let low = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(b[0], b[1]));
+            let high = _mm256_hadd_epi32(_mm256_hadd_epi32(c[0], c[1]), _mm256_hadd_epi32(d[0], d[1]));
+            let first = _mm256_permute2x128_si256::<0x20>(low, high);
+            _mm256_cvtepi32_ps(_mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(low, high)))
+        })
     }
 
     #[inline(always)]
     fn groups(self, a: &[u8; 32], b: &[u8; 32]) -> [__m256i; 2] {
         [self.load32(a), self.load32(b)]
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, bytes: [__m256i; 2], out: &mut [u8; 64]) {
+        let halves = out.as_chunks_mut::<32>().0;
+        avx2!({
+            _mm256_storeu_si256(halves[0].as_mut_ptr().cast(), bytes[0]);
+            _mm256_storeu_si256(halves[1].as_mut_ptr().cast(), bytes[1]);
+        });
     }
 
     #[inline(always)]
@@ -396,15 +415,20 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_centred<const CENTRE: i8>(self, w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
-        [self.add_pairs(self.centred(w[0], x[0], CENTRE)), self.add_pairs(self.centred(w[1], x[1], CENTRE))]
-    }
-
-    #[inline(always)]
     fn dot_scaled(self, w: [__m256i; 2], x: [__m256i; 2], scales: &[u8; 16], pair: usize) -> [__m256i; 2] {
         let scales = self.spread_pair(scales, pair);
         let (low, high) = (self.centred(w[0], x[0], 32), self.centred(w[1], x[1], 32));
         avx2!([_mm256_madd_epi16(low, scales[0]), _mm256_madd_epi16(high, scales[1])])
+    }
+
+    #[inline(always)]
+    fn columns<const M: usize, const FIRST: usize, const TOP: u8>(
+        self,
+        w: &[[u8; 64]],
+        x: &[[[u8; 4]; 8]],
+        init: [i32; M],
+    ) -> [[__m256i; 2]; M] {
+        self.columns_of_groups::<M, FIRST, TOP>(w, x, init)
     }
 
     #[inline(always)]

@@ -20,16 +20,9 @@ macro_rules! avx512 {
     };
 }
 
-/// The lanes of `scales` for the 16 sums of a pair.
-const LANES: [[i32; 16]; 4] = {
-    let mut lanes = [[0; 16]; 4];
-    let mut i = 0;
-    while i < 64 {
-        lanes[i / 16][i % 16] = (i / 8) as i32;
-        i += 1;
-    }
-    lanes
-};
+/// Of two groups of four 128-bit parts, the lanes of the first parts by turns, and the lanes of the second parts.
+const FIRST_PARTS: [i32; 16] = [0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0];
+const SECOND_PARTS: [i32; 16] = [4, 12, 5, 13, 6, 14, 7, 15, 0, 0, 0, 0, 0, 0, 0, 0];
 
 impl<const VNNI: bool> Avx512<VNNI> {
     #[inline]
@@ -46,6 +39,10 @@ impl<const VNNI: bool> Avx512<VNNI> {
     /// The same without VNNI.
     pub(super) fn plain(self) -> Avx512<false> {
         Avx512(self.0)
+    }
+
+    pub(super) fn avx2(self) -> Avx2 {
+        self.0
     }
 
     /// Runs `op` in a function that is compiled for these instructions.
@@ -97,6 +94,12 @@ impl<const VNNI: bool> Avx512<VNNI> {
         avx512!(_mm512_sub_epi16(self.products(w, x), shift))
     }
 
+    /// Signed bytes plus 128.
+    #[inline(always)]
+    fn unsigned(self, signed: __m512i) -> __m512i {
+        avx512!(_mm512_xor_si512(signed, _mm512_set1_epi8(-128)))
+    }
+
     /// Sums of four products of unsigned and signed bytes.
     #[inline(always)]
     fn dot(self, unsigned: __m512i, signed: __m512i) -> __m512i {
@@ -111,13 +114,13 @@ impl<const VNNI: bool> Avx512<VNNI> {
 impl<const VNNI: bool> Vector for Avx512<VNNI> {
     const PARTS: usize = 1;
     const MANY_REGISTERS: bool = true;
+    const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
 
     type Floats = __m512;
     type Part = __m512;
     type Eight = __m256;
     type Sums = __m512i;
     type Bytes = __m512i;
-    type Scales = __m512;
 
     #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Output {
@@ -299,21 +302,40 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn scales(self, a: __m256) -> __m512 {
-        avx512!(_mm512_castps256_ps512(a))
+    fn eight_from_i32(self, values: &[i32; 8]) -> __m256 {
+        self.0.eight_from_i32(values)
     }
 
     #[inline(always)]
-    fn add_scaled(self, integers: __m512i, scales: &__m512, pair: usize, sum: __m512) -> __m512 {
+    fn sums_zero(self) -> __m512i {
+        avx512!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn sums_to_floats(self, a: __m512i) -> __m512 {
+        avx512!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn group_sums(self, [a, b, c, d]: [__m512i; 4]) -> __m256 {
         avx512!({
-            let lanes = _mm512_loadu_si512(LANES[pair].as_ptr().cast());
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers), _mm512_permutexvar_ps(lanes, *scales), sum)
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let first = _mm512_permutexvar_epi32(_mm512_loadu_si512(FIRST_PARTS.as_ptr().cast()), all);
+            let second = _mm512_permutexvar_epi32(_mm512_loadu_si512(SECOND_PARTS.as_ptr().cast()), all);
+            _mm256_cvtepi32_ps(_mm512_castsi512_si256(_mm512_add_epi32(first, second)))
         })
     }
 
     #[inline(always)]
     fn groups(self, a: &[u8; 32], b: &[u8; 32]) -> __m512i {
         self.join(self.0.groups(a, b))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, bytes: __m512i, out: &mut [u8; 64]) {
+        avx512!(_mm512_storeu_si512(out.as_mut_ptr().cast(), bytes));
     }
 
     #[inline(always)]
@@ -356,6 +378,9 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
 
     #[inline(always)]
     fn dot_signed(self, w: __m512i, x: __m512i) -> __m512i {
+        if VNNI {
+            return self.dot(self.unsigned(w), x);
+        }
         avx512!({
             let negative = _mm512_movepi8_mask(w);
             let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
@@ -369,15 +394,37 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot_centred<const CENTRE: i8>(self, w: __m512i, x: __m512i) -> __m512i {
-        let centre = avx512!(_mm512_set1_epi8(CENTRE));
-        avx512!(_mm512_sub_epi32(self.dot(w, x), self.dot(centre, x)))
-    }
-
-    #[inline(always)]
     fn dot_scaled(self, w: __m512i, x: __m512i, scales: &[u8; 16], pair: usize) -> __m512i {
         let scales = self.join(self.0.spread_pair(scales, pair));
         avx512!(_mm512_madd_epi16(self.centred(w, x, 32), scales))
+    }
+
+    #[inline(always)]
+    fn columns<const M: usize, const FIRST: usize, const TOP: u8>(
+        self,
+        w: &[[u8; 64]],
+        x: &[[[u8; 4]; 8]],
+        init: [i32; M],
+    ) -> [__m512i; M] {
+        let mut sums = [avx512!(_mm512_setzero_si512()); M];
+        for r in 0..M {
+            sums[r] = avx512!(_mm512_set1_epi32(init[r]));
+        }
+        for (w, x) in w.iter().zip(x) {
+            let w = avx512!(_mm512_loadu_si512(w.as_ptr().cast()));
+            let w = if VNNI && TOP == 0 { self.unsigned(w) } else { w };
+            for r in 0..M {
+                let four = avx512!(_mm512_set1_epi32(i32::from_le_bytes(x[FIRST + r])));
+                sums[r] = if VNNI {
+                    avx512!(_mm512_dpbusd_epi32(sums[r], w, four))
+                } else if TOP == 0 {
+                    avx512!(_mm512_add_epi32(sums[r], self.dot_signed(w, four)))
+                } else {
+                    avx512!(_mm512_add_epi32(sums[r], self.dot(w, four)))
+                };
+            }
+        }
+        sums
     }
 
     #[inline(always)]

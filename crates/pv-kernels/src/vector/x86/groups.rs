@@ -75,11 +75,6 @@ impl Avx2 {
     }
 
     #[inline(always)]
-    pub(in super::super) fn add_group(self, integers: __m256i, scale: &f32, sum: __m256) -> __m256 {
-        avx2!(_mm256_fmadd_ps(_mm256_cvtepi32_ps(integers), _mm256_broadcast_ss(scale), sum))
-    }
-
-    #[inline(always)]
     pub(in super::super) fn halves_of_group(self, bytes: &[u8; 16]) -> __m256i {
         let bytes = load16(bytes);
         self.low_halves(avx2!(_mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes)))
@@ -121,4 +116,61 @@ impl Avx2 {
     pub(in super::super) fn group_signed(self, w: __m256i, x: __m256i) -> __m256i {
         self.add_pairs(self.products(avx2!(_mm256_abs_epi8(w)), avx2!(_mm256_sign_epi8(x, w))))
     }
+
+    /// See [`columns`](crate::vector::Vector::columns).
+    #[inline(always)]
+    pub(super) fn columns_of_groups<const M: usize, const FIRST: usize, const TOP: u8>(
+        self,
+        w: &[[u8; 64]],
+        x: &[[[u8; 4]; 8]],
+        init: [i32; M],
+    ) -> [[__m256i; 2]; M] {
+        let mut sums = [[avx2!(_mm256_setzero_si256()); 2]; M];
+        for r in 0..M {
+            sums[r] = [avx2!(_mm256_set1_epi32(init[r])); 2];
+        }
+        let steps = w.len();
+        let mut from = 0;
+        while from < steps {
+            // The sums of pairs fit 16 bits for so many steps.
+            let to = steps.min(from + pair_steps(TOP));
+            let mut pairs = [[avx2!(_mm256_setzero_si256()); 2]; M];
+            for s in from..to {
+                let halves = w[s].as_chunks::<32>().0;
+                let (low, high) = (self.load32(&halves[0]), self.load32(&halves[1]));
+                for r in 0..M {
+                    let four = avx2!(_mm256_set1_epi32(i32::from_le_bytes(x[s][FIRST + r])));
+                    let found = if TOP == 0 {
+                        avx2!({
+                            let (a, b) = (_mm256_sign_epi8(four, low), _mm256_sign_epi8(four, high));
+                            [
+                                _mm256_maddubs_epi16(_mm256_abs_epi8(low), a),
+                                _mm256_maddubs_epi16(_mm256_abs_epi8(high), b),
+                            ]
+                        })
+                    } else {
+                        [self.products(low, four), self.products(high, four)]
+                    };
+                    avx2!({
+                        pairs[r][0] = _mm256_add_epi16(pairs[r][0], found[0]);
+                        pairs[r][1] = _mm256_add_epi16(pairs[r][1], found[1]);
+                    });
+                }
+            }
+            for r in 0..M {
+                avx2!({
+                    sums[r][0] = _mm256_add_epi32(sums[r][0], self.add_pairs(pairs[r][0]));
+                    sums[r][1] = _mm256_add_epi32(sums[r][1], self.add_pairs(pairs[r][1]));
+                });
+            }
+            from = to;
+        }
+        sums
+    }
+}
+
+/// How many sums of two products with weights up to `top`, or with signed weights if that is 0, fit 16 bits.
+pub(in super::super) const fn pair_steps(top: u8) -> usize {
+    let top = if top == 0 { 128 } else { top as usize };
+    i16::MAX as usize / (2 * top * 127)
 }
