@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pv_hooks::Layer;
 use pv_model::device::{default_dtype, dtype};
 use pv_model::hub::{HubOptions, HubProgress};
-use pv_model::weights::WeightType;
+use pv_model::weights::{Activations, WeightType};
 use pv_model::{CausalLm, LoadOptions, Sampling, device};
 
 use crate::{AdapterArgs, Bar, Result};
@@ -42,6 +42,10 @@ pub struct LoadArgs {
     /// that of the model's files.
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<WeightType>,
+    /// The type of activations in products with weights in blocks (q8, q4, GGUF files): f32, or q8, which is several times as
+    /// fast and changes results slightly.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub activations: Activations,
     /// Load the model even if its weights are larger than the free memory.
     #[arg(long)]
     pub ignore_memory: bool,
@@ -50,7 +54,13 @@ pub struct LoadArgs {
 impl ModelArgs {
     /// A model on the CPU.
     pub fn cpu(model: impl Into<String>) -> Self {
-        let loading = LoadArgs { device: "flex".to_owned(), dtype: None, weights: None, ignore_memory: false };
+        let loading = LoadArgs {
+            device: "flex".to_owned(),
+            dtype: None,
+            weights: None,
+            activations: Activations::F32,
+            ignore_memory: false,
+        };
         Self { model: model.into(), loading, adapters: AdapterArgs::default() }
     }
 
@@ -73,7 +83,8 @@ impl ModelArgs {
         let device = device(&self.loading.device)?;
         let dtype = self.loading.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let _bar = Bar::new(format!("loading {}", self.model));
-        let options = LoadOptions { weights: self.loading.weights, ignore_memory: self.loading.ignore_memory };
+        let LoadArgs { weights, activations, ignore_memory, .. } = self.loading;
+        let options = LoadOptions { weights, activations, ignore_memory };
         let model = CausalLm::from_folder_with(&folder, &device, dtype, &options)?;
         self.adapters.apply(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
     }

@@ -15,6 +15,7 @@ use pv_kernels::pool::in_pool;
 
 use crate::config::DecoderConfig;
 use crate::ops::{self, RotaryAngles};
+use crate::weights::Activations;
 
 pub use crate::ops::{KvCache, PackedMatrix, Weight, cross_entropy};
 pub use crate::tensors::to_f32;
@@ -120,15 +121,20 @@ impl Decoder {
         self.formats(|format| format.block_elements() > 1)
     }
 
-    fn formats(&self, which: impl Fn(&Format) -> bool) -> Option<String> {
+    /// The type of activations in products, if some are rounded.
+    pub(crate) fn rounded_activations(&self) -> Option<Activations> {
+        self.packed().map(PackedMatrix::activations).find(|kind| *kind != Activations::F32)
+    }
+
+    fn packed(&self) -> impl Iterator<Item = &PackedMatrix> {
         let projections = self.blocks.iter().flat_map(Block::projections);
         let matrices = projections.map(|projection| &projection.weight).chain([&self.embedding]).chain(&self.head);
-        let formats: BTreeSet<String> = matrices
-            .filter_map(Weight::packed)
-            .flat_map(PackedMatrix::formats)
-            .filter(which)
-            .map(|format| format.to_string())
-            .collect();
+        matrices.filter_map(Weight::packed)
+    }
+
+    fn formats(&self, which: impl Fn(&Format) -> bool) -> Option<String> {
+        let formats: BTreeSet<String> =
+            self.packed().flat_map(PackedMatrix::formats).filter(which).map(|format| format.to_string()).collect();
         (!formats.is_empty()).then(|| formats.into_iter().collect::<Vec<_>>().join(", "))
     }
 

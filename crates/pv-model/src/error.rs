@@ -105,6 +105,14 @@ pub enum Error {
         /// The compute type.
         dtype: String,
     },
+    /// A type of activations is for weights in blocks only.
+    #[error(
+        "activations in {activations} are for weights in blocks (q8, q4, or those of a GGUF file), and this model has none"
+    )]
+    ActivationsWithoutBlocks {
+        /// The type of the activations.
+        activations: &'static str,
+    },
     /// An invalid option.
     #[error("{name} is {value}, expected {expected}")]
     BadOption {

@@ -37,6 +37,9 @@ pub struct ModelIdentity {
     /// The formats in which the weight matrices are stored, if they are packed in another type than the compute type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<String>,
+    /// The type of activations in products with weights in blocks, if it is not that of the computation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<String>,
     /// SHA-256 of the first and the last 64 values of every parameter, including those of adapters, in hexadecimal. Any
     /// training changes it; it does not protect against deliberate manipulation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +58,7 @@ impl ModelIdentity {
         let template = |identity: &Self| identity.template_hash.clone().unwrap_or_else(|| "none".to_owned());
         let number = |number: usize| if number == 0 { String::new() } else { number.to_string() };
         let packed = |identity: &Self| identity.packed.clone().unwrap_or_else(|| "not packed".to_owned());
+        let activations = |identity: &Self| identity.activations.clone().unwrap_or_else(|| "not rounded".to_owned());
         let weights = |identity: &Self| identity.weights.clone().unwrap_or_default();
         let parts = [
             ("model", self.name.clone(), other.name.clone()),
@@ -62,6 +66,7 @@ impl ModelIdentity {
             ("chat template's hash", template(self), template(other)),
             ("model's type", self.dtype.clone(), other.dtype.clone()),
             ("format of the model's weights", packed(self), packed(other)),
+            ("type of the model's activations", activations(self), activations(other)),
             ("model's number of layers", number(self.layers), number(other.layers)),
             ("model's width", number(self.d_model), number(other.d_model)),
             ("model's weights' hash", weights(self), weights(other)),
@@ -85,6 +90,7 @@ impl CausalLm {
             layers: self.config().layers + 1,
             d_model: self.config().d_model,
             packed: self.decoder().block_formats(),
+            activations: self.decoder().rounded_activations().map(|kind| kind.name().to_owned()),
             weights: Some(weights_hash(self.decoder())?),
         })
     }

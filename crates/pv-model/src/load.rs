@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BlockParts, DecoderConfig, OutputHead, Stack, TensorNames, expected_tensors};
 use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
 use crate::device::DeviceError;
-use crate::weights::{RawTensor, WeightFiles, WeightType, WeightsError, pack};
+use crate::weights::{Activations, RawTensor, WeightFiles, WeightType, WeightsError, pack};
 use crate::{Error, Result, memory};
 
 /// Reads weights one tensor at a time and converts each to the compute type on its way to the device.
@@ -22,6 +22,7 @@ struct Loader<'a> {
     packed: Option<WeightType>,
     /// Whether matrices in 16 bits or in blocks are kept as they are stored.
     as_stored: bool,
+    activations: Activations,
 }
 
 impl Loader<'_> {
@@ -68,7 +69,7 @@ impl Loader<'_> {
             }
         }
         names.iter().for_each(|name| self.files.release(name));
-        Ok(Weight::Packed(PackedMatrix::new(columns, packed)))
+        Ok(Weight::Packed(PackedMatrix::new(columns, packed, self.activations)))
     }
 }
 
@@ -115,6 +116,16 @@ fn converted<T: Copy>(
     Ok(values)
 }
 
+/// Whether a matrix is stored in blocks in memory.
+fn in_blocks(files: &WeightFiles, config: &DecoderConfig, packed: Option<WeightType>, as_stored: bool) -> bool {
+    let mut matrices = expected_tensors(config).filter(|tensor| tensor.shape.len() == 2);
+    let blocks = |format: Format| format.block_elements() > 1;
+    match packed {
+        Some(kind) => matrices.any(|tensor| blocks(kind.format(tensor.shape[1], false))),
+        None => as_stored && matrices.any(|tensor| files.get(&tensor.name).is_ok_and(|found| blocks(found.format))),
+    }
+}
+
 /// Options for loading a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -125,6 +136,9 @@ pub struct LoadOptions {
     /// and for computation in f32. Weights in few bits (`q8`, `q4`, blocks) are constant: an adapter can be trained on them, not
     /// the weights.
     pub weights: Option<WeightType>,
+    /// The type of activations in products with weights in blocks. [`Activations::Q8`] changes results, and is part of the
+    /// model's identity.
+    pub activations: Activations,
     /// Whether to load a model onto the CPU even if its weights exceed the available memory. The operating system may
     /// then end the process.
     pub ignore_memory: bool,
@@ -173,11 +187,14 @@ impl Decoder {
             let (device, dtype) = (format!("{device:?}"), format!("{dtype:?}").to_lowercase());
             return Err(Error::PackedWeights { weights: weights.name(), device, dtype });
         }
+        if options.activations != Activations::F32 && !in_blocks(&files, &config, packed, as_stored) {
+            return Err(Error::ActivationsWithoutBlocks { activations: options.activations.name() });
+        }
         if !options.ignore_memory {
             let kept = as_stored.then(|| files.kept_bytes(&config, dtype));
             memory::check(folder, &config, device, dtype, packed, kept)?;
         }
-        let loader = Loader { files: &files, device, dtype, packed, as_stored };
+        let loader = Loader { files: &files, device, dtype, packed, as_stored, activations: options.activations };
         let table = |name: &str| loader.matrix(&[name.to_owned()], true);
         let embedding = table(config.names.embedding)?;
         let parts = BlockParts::of(&config);

@@ -26,8 +26,8 @@ pub use crate::config::StoredDtype;
 pub use error::WeightsError;
 use header::Entry;
 pub(crate) use index::read_index;
-pub use packing::WeightType;
 pub(crate) use packing::pack;
+pub use packing::{Activations, WeightType};
 pub use tensor::RawTensor;
 
 /// The weights of a model folder: `model.safetensors`, or the shards in `model.safetensors.index.json`; or those of a GGUF

@@ -13,11 +13,12 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::module::Module;
 use burn_flex::FlexTensor;
 use pv_kernels::kept::{Format, KeptRef, dequantize};
-use pv_kernels::linear_kept::{grad_input_kept, linear_kept, rows_kept};
+use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_rounded, rows_kept};
 
 use super::cpu::{storage, tensor, values};
 use super::cpu_autodiff::{Argument, held, primitive, record, upstream};
 use super::{Tensor, portable};
+use crate::weights::Activations;
 
 /// A matrix in the host's memory, in one of the formats of [`Format`], or with some rows in one and some in others, as
 /// stacked projections of files in mixed formats have; copies share it.
@@ -32,6 +33,7 @@ struct Packed {
     columns: usize,
     /// At least one.
     parts: Vec<Part>,
+    activations: Activations,
 }
 
 /// Rows in one format.
@@ -56,11 +58,16 @@ impl std::fmt::Debug for Packed {
 }
 
 impl PackedMatrix {
-    /// A matrix of these columns, from the formats of some rows after another and the bytes of those rows.
+    /// A matrix of these columns, from the formats of some rows after another and the bytes of those rows, and the type of
+    /// activations in products with those in blocks.
     ///
     /// # Panics
     /// If there is no part, or the bytes of a part are not whole rows of its format.
-    pub(crate) fn new(columns: usize, parts: impl IntoIterator<Item = (Format, Vec<u8>)>) -> Self {
+    pub(crate) fn new(
+        columns: usize,
+        parts: impl IntoIterator<Item = (Format, Vec<u8>)>,
+        activations: Activations,
+    ) -> Self {
         let mut rows = 0;
         let part = |(format, bytes): (Format, Vec<u8>)| {
             let row = format.bytes(columns).filter(|row| bytes.len().is_multiple_of((*row).max(1)));
@@ -71,12 +78,20 @@ impl PackedMatrix {
         };
         let parts: Vec<Part> = parts.into_iter().map(part).collect();
         assert!(!parts.is_empty(), "a matrix without rows");
-        Self { inner: Arc::new(Packed { rows, columns, parts }) }
+        Self { inner: Arc::new(Packed { rows, columns, parts, activations }) }
     }
 
     /// The formats of the values, in the order of rows.
     pub fn formats(&self) -> impl Iterator<Item = Format> {
         self.inner.parts.iter().map(|part| part.format)
+    }
+
+    /// The type of activations in products: f32 if no row is in blocks.
+    pub fn activations(&self) -> Activations {
+        match self.formats().any(|format| format.block_elements() > 1) {
+            true => self.inner.activations,
+            false => Activations::F32,
+        }
     }
 
     /// The shape, `[out, in]`.
@@ -125,15 +140,19 @@ impl PackedMatrix {
     /// `x · wᵀ + bias`, `[tokens, out]`.
     fn product(&self, x: &[f32], bias: Option<&[f32]>, tokens: usize) -> Vec<f32> {
         let [n, k] = self.dims();
+        let linear = match self.inner.activations {
+            Activations::F32 => linear_kept,
+            Activations::Q8 => linear_kept_rounded,
+        };
         let mut out = vec![0.0; tokens * n];
         if let [whole] = &self.inner.parts[..] {
-            linear_kept(x, whole.kernel(), bias, &mut out, tokens, k, n);
+            linear(x, whole.kernel(), bias, &mut out, tokens, k, n);
             return out;
         }
         for part in &self.inner.parts {
             let width = part.rows.len();
             let mut own = vec![0.0; tokens * width];
-            linear_kept(x, part.kernel(), bias.map(|bias| &bias[part.rows.clone()]), &mut own, tokens, k, width);
+            linear(x, part.kernel(), bias.map(|bias| &bias[part.rows.clone()]), &mut own, tokens, k, width);
             for (out, own) in out.chunks_mut(n).zip(own.chunks(width)) {
                 out[part.rows.clone()].copy_from_slice(own);
             }
@@ -141,7 +160,8 @@ impl PackedMatrix {
         out
     }
 
-    /// The gradient of [`product`](Self::product) with respect to `x`, `[tokens, in]`, from that of its result.
+    /// The gradient of [`product`](Self::product) with respect to `x`, `[tokens, in]`, from that of its result. Rounding of
+    /// `x` counts as the identity, whose gradient is 0 almost everywhere.
     fn grad_input(&self, upstream: &[f32], tokens: usize) -> Vec<f32> {
         let [n, k] = self.dims();
         let mut out = vec![0.0; tokens * k];

@@ -92,6 +92,44 @@ impl std::str::FromStr for WeightType {
     }
 }
 
+/// The type of activations in products with weights in blocks (`q8`, `q4`, blocks of GGUF files).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Activations {
+    /// 32 bits: a product is that with the same weights in f32, to the bit.
+    #[default]
+    F32,
+    /// Rounded to 8 bits and a scale for each 32 values, as llama.cpp does. A product is several times as fast, and differs
+    /// by at most `Σ |weight| · largest |activation| of the 32 / 254`. Gradients are those without rounding.
+    Q8,
+}
+
+impl Activations {
+    /// All types, and their names.
+    pub const ALL: [(&'static str, Self); 2] = [("f32", Self::F32), ("q8", Self::Q8)];
+
+    /// The name: `f32` or `q8`.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl std::fmt::Display for Activations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Activations {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, kind)| kind).ok_or_else(|| format!("unknown type of activations {name:?}, expected f32 or q8"))
+    }
+}
+
 /// Appends a matrix of a file, packed in a format; one that is in that format already is copied. Of the values in f32, a
 /// few million exist at a time.
 pub(crate) fn pack(tensor: &RawTensor<'_>, format: Format, out: &mut Vec<u8>) -> Result<(), WeightsError> {
@@ -135,6 +173,10 @@ mod tests {
         for (name, kind) in WeightType::ALL {
             assert_eq!((name.parse(), kind.to_string()), (Ok(kind), name.to_owned()));
         }
+        for (name, kind) in Activations::ALL {
+            assert_eq!((name.parse(), kind.to_string()), (Ok(kind), name.to_owned()));
+        }
+        assert!("q4".parse::<Activations>().expect_err("not known").contains("q8"));
         assert!("q3".parse::<WeightType>().expect_err("not known").contains("q4"));
     }
 }

@@ -42,6 +42,7 @@ fn model() -> ModelIdentity {
         layers: 9,
         d_model: 2,
         packed: None,
+        activations: None,
         weights: Some("e4".to_owned()),
     }
 }
