@@ -5,9 +5,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use pv_kernels::kept::{Format, Kept};
+use pv_kernels::kept::{Format, Kept, KeptRef};
 use pv_kernels::linear::linear;
-use pv_kernels::linear_kept::{grad_input_kept, linear_kept};
+use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_rounded};
 use rayon::prelude::*;
 
 /// Name, inputs and outputs: MLPs, and the output layer of the smallest.
@@ -55,35 +55,46 @@ fn measure(name: &str) {
             let copies: Vec<Kept> =
                 (0..(MEMORY / bytes.len()).clamp(1, 300)).map(|_| Kept::new(format, bytes.clone())).collect();
             let read = copies.len() as f64 * bytes.len() as f64 / 1e9;
-            for m in [1, 16] {
-                let (x, mut out) = (noise(m * k), vec![0.0; m * n]);
-                let plain = read / seconds(3, |_| timed(|| copies.iter().for_each(|w| read_all(w.bytes()))));
-                let ours = read
-                    / seconds(3, |_| {
-                        timed(|| copies.iter().for_each(|w| linear_kept(&x, w.as_ref(), None, &mut out, m, k, n)))
-                    });
+            let mut products = vec![("f32", linear_kept as Product)];
+            if format.block_elements() > 1 {
+                products.push(("q8", linear_kept_rounded));
+            }
+            for (activations, product) in products {
+                for m in [1, 16] {
+                    let (x, mut out) = (noise(m * k), vec![0.0; m * n]);
+                    let plain = read / seconds(3, |_| timed(|| copies.iter().for_each(|w| read_all(w.bytes()))));
+                    let all = || copies.iter().for_each(|w| product(&x, w.as_ref(), None, &mut out, m, k, n));
+                    let ours = read / repeated(3, all);
+                    println!(
+                        "{{\"shape\": \"{shape}\", \"format\": \"{format}\", \"activations\": \"{activations}\", \"rows\": {m}, \
+                         \"gb_per_s\": {ours:.2}, \"plain_read_gb_per_s\": {plain:.2}, \"ratio\": {:.2}, \
+                         \"gmul_per_s\": {:.2}}}",
+                        ours / plain,
+                        ours * m as f64 * 8.0 / f64::from(format.bits_per_element()),
+                    );
+                }
+                let (x, mut out) = (noise(PREFILL * k), vec![0.0; PREFILL * n]);
+                let ours = repeated(1, || product(&x, copies[0].as_ref(), None, &mut out, PREFILL, k, n));
                 println!(
-                    "{{\"shape\": \"{shape}\", \"format\": \"{format}\", \"rows\": {m}, \"gb_per_s\": {ours:.2}, \
-                     \"plain_read_gb_per_s\": {plain:.2}, \"ratio\": {:.2}, \"gmul_per_s\": {:.2}}}",
-                    ours / plain,
-                    ours * m as f64 * 8.0 / f64::from(format.bits_per_element()),
+                    "{{\"shape\": \"{shape}\", \"format\": \"{format}\", \"activations\": \"{activations}\", \"rows\": {PREFILL}, \
+                     \"ms\": {:.2}, \"f32_ms\": {:.2}, \"ratio\": {:.2}}}",
+                    ours * 1e3,
+                    prefill * 1e3,
+                    ours / prefill,
                 );
             }
-            let (x, mut out, mut grad) = (noise(PREFILL * k), vec![0.0; PREFILL * n], vec![0.0; PREFILL * k]);
-            let w = copies[0].as_ref();
-            let ours = seconds(1, |_| timed(|| linear_kept(&x, w, None, &mut out, PREFILL, k, n)));
-            let gradient = seconds(1, |_| timed(|| grad_input_kept(&out, w, &mut grad, PREFILL, k, n)));
+            let (upstream, mut grad) = (noise(PREFILL * n), vec![0.0; PREFILL * k]);
+            let gradient = repeated(1, || grad_input_kept(&upstream, copies[0].as_ref(), &mut grad, PREFILL, k, n));
             println!(
-                "{{\"shape\": \"{shape}\", \"format\": \"{format}\", \"rows\": {PREFILL}, \"ms\": {:.2}, \
-                 \"f32_ms\": {:.2}, \"ratio\": {:.2}, \"gradient_ms\": {:.2}}}",
-                ours * 1e3,
-                prefill * 1e3,
-                ours / prefill,
+                "{{\"shape\": \"{shape}\", \"format\": \"{format}\", \"rows\": {PREFILL}, \"gradient_ms\": {:.2}}}",
                 gradient * 1e3,
             );
         }
     }
 }
+
+/// A linear layer with kept weights.
+type Product = fn(&[f32], KeptRef<'_>, Option<&[f32]>, &mut [f32], usize, usize, usize);
 
 /// The blocks of values, with the same blocks over and over: quantizing all would take longer than the measures.
 fn quick(format: Format, values: &[f32]) -> Vec<u8> {
@@ -114,6 +125,10 @@ fn timed(work: impl FnOnce()) -> f64 {
 fn seconds(runs: usize, mut measure: impl FnMut(usize) -> f64) -> f64 {
     measure(0);
     (0..runs.max(2)).map(&mut measure).fold(f64::INFINITY, f64::min)
+}
+
+fn repeated(runs: usize, mut work: impl FnMut()) -> f64 {
+    seconds(runs, |_| timed(&mut work))
 }
 
 /// Reads bytes with the pool's threads, and does nothing else.

@@ -1,6 +1,7 @@
 //! Tests across the crates.
 #![allow(clippy::print_stdout, reason = "a test shows what it measured")]
 
+mod activations;
 mod clean_cache;
 mod continuations;
 mod control_on_organism;

@@ -9,7 +9,7 @@ use pv_model::causal_lm::ForwardOptions;
 use pv_model::decoder::{Logits, to_f32};
 use pv_model::generate::{Event, FinishReason, Generation};
 use pv_model::tokenizer::TokenizerError;
-use pv_model::weights::WeightType;
+use pv_model::weights::{Activations, WeightType};
 use pv_model::{CausalLm, Error, GenerateOptions, LoadOptions, Request, Sampling};
 use pv_steer::error::SteeringError;
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -38,8 +38,9 @@ fn every(check: impl Fn(&CausalLm)) {
         free_graphs(device);
     }
     let weights = [WeightType::Bf16, WeightType::Q8, WeightType::Q8, WeightType::Bf16, WeightType::Q4];
-    for (name, weights) in MODELS.iter().zip(weights) {
-        let options = LoadOptions { weights: Some(weights), ..LoadOptions::default() };
+    for (i, (name, weights)) in MODELS.iter().zip(weights).enumerate() {
+        let activations = if i == 2 { Activations::Q8 } else { Activations::F32 };
+        let options = LoadOptions { weights: Some(weights), activations, ..LoadOptions::default() };
         let folder = root().join("tests/golden").join(name);
         check(&CausalLm::from_folder_with(folder, &Device::flex(), DType::F32, &options).expect("a model folder"));
     }
