@@ -7,9 +7,9 @@ mod rounded;
 use std::hint::black_box;
 use std::marker::PhantomData;
 
-use crate::kept::{Format, KeptRef};
+use crate::kept::KeptRef;
 use crate::lanes::LANES;
-use crate::product::blocks::{Blocks, K, Q4, Q5, Q6K, Q8_0};
+use crate::product::blocks::{Blocks, with_blocks};
 use crate::product::{self, floats::STREAMS, for_columns, part, without_terms};
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
@@ -55,18 +55,11 @@ pub fn linear_kept_rounded(
     k: usize,
     n: usize,
 ) {
-    let sizes = (m, k, n);
-    match w.format {
-        Format::Q8_0 => rounded_to::<Q8_0>(x, w, bias, out, sizes),
-        Format::Q4_0 => rounded_to::<Q4<false>>(x, w, bias, out, sizes),
-        Format::Q4_1 => rounded_to::<Q4<true>>(x, w, bias, out, sizes),
-        Format::Q5_0 => rounded_to::<Q5<false>>(x, w, bias, out, sizes),
-        Format::Q5_1 => rounded_to::<Q5<true>>(x, w, bias, out, sizes),
-        Format::Q4K => rounded_to::<K<false>>(x, w, bias, out, sizes),
-        Format::Q5K => rounded_to::<K<true>>(x, w, bias, out, sizes),
-        Format::Q6K => rounded_to::<Q6K>(x, w, bias, out, sizes),
-        Format::F32 | Format::Bf16 | Format::F16 => linear_kept(x, w, bias, out, m, k, n),
-    }
+    with_blocks!(
+        w.format,
+        B => rounded_to::<B>(x, w, bias, out, (m, k, n)),
+        _ => linear_kept(x, w, bias, out, m, k, n)
+    );
 }
 
 fn rounded_to<B: Blocks>(

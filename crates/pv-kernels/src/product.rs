@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::kept::{Format, KeptRef};
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
-use blocks::{Blocks, K, Q4, Q5, Q6K, Q8_0};
+use blocks::{Blocks, with_blocks};
 use floats::{Bf16, F16, F32, Floats, STREAMS};
 use unpacked::Unpacked;
 
@@ -67,19 +67,11 @@ pub(super) fn linear(
     }
     for_columns(out, (m, k, n), STREAMS, |from, out| {
         let (KeptRef { format, bytes: w }, bias) = part(w, bias, from, out, k);
-        match format {
-            Format::F32 => dispatch(Floats { element: PhantomData::<F32>, x, w, k, bias, out }),
-            Format::Bf16 => dispatch(Floats { element: PhantomData::<Bf16>, x, w, k, bias, out }),
+        with_blocks!(format, B => in_blocks::<B>(x, w, k, bias, out), _ => match format {
             Format::F16 => dispatch(Floats { element: PhantomData::<F16>, x, w, k, bias, out }),
-            Format::Q8_0 => in_blocks::<Q8_0>(x, w, k, bias, out),
-            Format::Q4_0 => in_blocks::<Q4<false>>(x, w, k, bias, out),
-            Format::Q4_1 => in_blocks::<Q4<true>>(x, w, k, bias, out),
-            Format::Q5_0 => in_blocks::<Q5<false>>(x, w, k, bias, out),
-            Format::Q5_1 => in_blocks::<Q5<true>>(x, w, k, bias, out),
-            Format::Q4K => in_blocks::<K<false>>(x, w, k, bias, out),
-            Format::Q5K => in_blocks::<K<true>>(x, w, k, bias, out),
-            Format::Q6K => in_blocks::<Q6K>(x, w, k, bias, out),
-        }
+            Format::Bf16 => dispatch(Floats { element: PhantomData::<Bf16>, x, w, k, bias, out }),
+            _ => dispatch(Floats { element: PhantomData::<F32>, x, w, k, bias, out }),
+        });
     });
 }
 

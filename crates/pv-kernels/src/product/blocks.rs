@@ -50,6 +50,32 @@ pub(crate) trait Blocks {
     }
 }
 
+/// Evaluates an expression with the type of a format in blocks, or another for a format without them.
+macro_rules! with_blocks {
+    ($format:expr, $blocks:ident => $body:expr, _ => $other:expr) => {{
+        use $crate::kept::Format;
+        use $crate::product::blocks::{K, Q6K, Q8_0, Short};
+        macro_rules! body {
+            ($type:ty) => {{
+                type $blocks = $type;
+                $body
+            }};
+        }
+        match $format {
+            Format::Q8_0 => body!(Q8_0),
+            Format::Q4_0 => body!(Short<false, false>),
+            Format::Q4_1 => body!(Short<false, true>),
+            Format::Q5_0 => body!(Short<true, false>),
+            Format::Q5_1 => body!(Short<true, true>),
+            Format::Q4K => body!(K<false>),
+            Format::Q5K => body!(K<true>),
+            Format::Q6K => body!(Q6K),
+            Format::F32 | Format::Bf16 | Format::F16 => $other,
+        }
+    }};
+}
+pub(crate) use with_blocks;
+
 /// `N` bytes from `at` on.
 #[inline(always)]
 fn take<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
@@ -79,10 +105,8 @@ fn pair<const PAIR: usize>(block: usize, second: bool) -> (usize, usize) {
 }
 
 pub(crate) struct Q8_0;
-/// Q4_0, or Q4_1 with minima.
-pub(crate) struct Q4<const MINIMA: bool>;
-/// Q5_0, or Q5_1 with minima.
-pub(crate) struct Q5<const MINIMA: bool>;
+/// Q4_0, or Q5_0 with a fifth bit, or Q4_1 and Q5_1 with minima.
+pub(crate) struct Short<const FIVE: bool, const MINIMA: bool>;
 /// Q4_K, or Q5_K with a fifth bit.
 pub(crate) struct K<const FIVE: bool>;
 pub(crate) struct Q6K;
@@ -116,33 +140,16 @@ impl Blocks for Q8_0 {
     }
 }
 
-impl<const MINIMA: bool> Blocks for Q4<MINIMA> {
-    const BYTES: usize = if MINIMA { 20 } else { 18 };
+impl<const FIVE: bool, const MINIMA: bool> Blocks for Short<FIVE, MINIMA> {
+    const BYTES: usize = 18 + if MINIMA { 2 } else { 0 } + if FIVE { 4 } else { 0 };
     const GROUPS: usize = 1;
     const MINIMA: bool = MINIMA;
-    const CENTRE: i8 = if MINIMA { 0 } else { 8 };
-    const TOP: u8 = 15;
-
-    #[inline(always)]
-    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
-        let minima = if MINIMA { each(v, chunk, Self::BYTES, 2, count) } else { v.eight_zero() };
-        (each(v, chunk, Self::BYTES, 0, count), minima)
-    }
-
-    #[inline(always)]
-    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes {
-        let (a, b) = pair::<PAIR>(Self::BYTES, second);
-        let at = Self::BYTES - 16;
-        v.halves_within(take(chunk, a + at), take(chunk, b + at))
-    }
-}
-
-impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
-    const BYTES: usize = if MINIMA { 24 } else { 22 };
-    const GROUPS: usize = 1;
-    const MINIMA: bool = MINIMA;
-    const CENTRE: i8 = if MINIMA { 0 } else { 16 };
-    const TOP: u8 = 31;
+    const CENTRE: i8 = match (FIVE, MINIMA) {
+        (_, true) => 0,
+        (false, _) => 8,
+        (true, _) => 16,
+    };
+    const TOP: u8 = if FIVE { 31 } else { 15 };
 
     #[inline(always)]
     fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
@@ -155,6 +162,9 @@ impl<const MINIMA: bool> Blocks for Q5<MINIMA> {
         let (a, b) = pair::<PAIR>(Self::BYTES, second);
         let at = Self::BYTES - 16;
         let w = v.halves_within(take(chunk, a + at), take(chunk, b + at));
+        if !FIVE {
+            return w;
+        }
         let bits = |block: usize| u32::from_le_bytes(*take(chunk, block + at - 4));
         v.with_bits(w, bits(a), bits(b))
     }
