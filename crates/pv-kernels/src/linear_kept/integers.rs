@@ -66,7 +66,8 @@ impl<B: Blocks> Integers<'_, '_, B> {
         let chunks = w.chunks_exact(bytes);
         let rest = chunks.remainder();
         for (c, chunk) in chunks.enumerate() {
-            if i == 0 {
+            // For one row, the processor reads ahead by itself.
+            if M > 1 && i == 0 {
                 for line in 0..bytes.div_ceil(64) {
                     v.prefetch(self.w, j * row + c * bytes + line * 64 + AHEAD);
                 }

@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use crate::vector::Vector;
 use crate::vector::level::Op;
 
-/// Rows of weights that are read together, as concurrent streams from memory, for one row of `x`.
+/// Rows of weights that share what is loaded of several rows of `x`. For one row of `x`, weights are read one row after
+/// another: a processor reads one stream from memory up to three times as fast as four short ones.
 pub(crate) const STREAMS: usize = 4;
 
 /// How far ahead of its use memory of blocks is prefetched, in bytes.
@@ -62,7 +63,7 @@ impl<E: Element<BYTES>, const BYTES: usize> Op for Floats<'_, '_, E, BYTES> {
     fn run<V: Vector>(mut self, v: V) {
         let n = self.out.first().map_or(0, |row| row.len());
         let mut j = 0;
-        while j + STREAMS <= n {
+        while self.out.len() > 1 && j + STREAMS <= n {
             self.rows::<V, STREAMS>(v, j);
             j += STREAMS;
         }
@@ -120,7 +121,7 @@ impl<E: Element<BYTES>, const BYTES: usize> Floats<'_, '_, E, BYTES> {
         // The rows of weights that follow these are prefetched, a part of them with each pass over these.
         let next: [usize; N] = core::array::from_fn(|c| (j + N + c) * row);
         if M == 1 || V::PARTS == 1 {
-            let ahead = i == 0;
+            let ahead = i == 0 && N > 1;
             for p in 0..full {
                 if ahead {
                     for next in next {
