@@ -17,7 +17,7 @@ use pv_tests::{compare, free_graphs, root};
 use pv_vectors::Direction;
 
 /// A model with per-head norms; one with tied output and attention biases; those with operations of their own.
-const MODELS: [&str; 5] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4"];
+const MODELS: [&str; 7] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4", "qwen3-moe", "mixtral"];
 
 fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
@@ -37,7 +37,15 @@ fn every(check: impl Fn(&CausalLm)) {
         check(&load(name, device));
         free_graphs(device);
     }
-    let weights = [WeightType::Bf16, WeightType::Q8, WeightType::Q8, WeightType::Bf16, WeightType::Q4];
+    let weights = [
+        WeightType::Bf16,
+        WeightType::Q8,
+        WeightType::Q8,
+        WeightType::Bf16,
+        WeightType::Q4,
+        WeightType::Q8,
+        WeightType::Bf16,
+    ];
     for (name, weights) in MODELS.iter().zip(weights) {
         let options = LoadOptions { weights: Some(weights), ..LoadOptions::default() };
         let folder = root().join("tests/golden").join(name);

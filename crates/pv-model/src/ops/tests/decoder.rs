@@ -93,6 +93,11 @@ fn a_decoders_gradients_are_those_of_the_portable_operations() {
         serde_json::json!({ "model_type": "gemma2", "sliding_window": 13, "attn_logit_softcapping": 3.0 }),
         serde_json::json!({ "model_type": "gemma3_text", "sliding_window": 13, "sliding_window_pattern": 2 }),
         serde_json::json!({ "model_type": "glm4", "eos_token_id": 2 }),
+        serde_json::json!({ "model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2 }),
+        serde_json::json!({
+            "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 12,
+            "mlp_only_layers": [1], "head_dim": 8,
+        }),
     ];
     for changes in changes {
         let config = config(&changes);
