@@ -124,6 +124,29 @@ proptest! {
     }
 }
 
+/// Products have the number of rows that selects the method of the pass, however tokens are distributed.
+#[test]
+fn an_experts_method_depends_on_the_number_of_tokens_only() {
+    let config = config(4, 1, true);
+    for (tokens, rule) in [(64, Rows::Few), (65, Rows::Many)] {
+        assert_eq!(Rows::of(tokens, &config), rule);
+        for first in [1, 7, 16, 17, 40, tokens - 3, tokens] {
+            // The first tokens choose expert 2, the others one after another the other three.
+            let chosen: Vec<Vec<usize>> =
+                (0..tokens).map(|token| vec![if token < first { 2 } else { [0, 1, 3][token % 3] }]).collect();
+            let (products, rows) = assigned(&chosen, &config, rule);
+            let allowed = |rows: usize| (rows <= ROWS_IN_PLACE) == (rule == Rows::Few);
+            assert!(products.iter().all(|(_, own)| allowed(own.len())), "{products:?}");
+            // Every token's row is one of its expert's with this token.
+            let all: Vec<(usize, usize)> =
+                products.iter().flat_map(|(number, own)| own.iter().map(|token| (*number, *token))).collect();
+            let found: Vec<(usize, usize)> = rows[0].iter().map(|row| all[*row]).collect();
+            assert_eq!(found, (0..tokens).map(|token| (chosen[token][0], token)).collect::<Vec<_>>());
+            assert!(products.is_sorted_by_key(|(number, _)| *number));
+        }
+    }
+}
+
 #[test]
 fn of_equal_logits_the_lower_numbers_are_chosen() {
     assert_eq!(greatest(&[1.0, 3.0, 3.0, 2.0, 3.0], 2), [1, 2]);

@@ -31,7 +31,7 @@ struct Taken {
 impl ModuleVisitor for Taken {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let gradient = self.gradients.as_mut().and_then(|gradients| param.val().grad_remove(gradients));
-        self.found.push(to_f32(gradient.expect("every parameter has a gradient")).expect("values"));
+        self.found.push(gradient.map_or_else(Vec::new, |gradient| to_f32(gradient).expect("values")));
     }
 }
 
@@ -80,6 +80,9 @@ fn a_decoders_gradients_are_those_of_the_portable_operations() {
         taken.found.push(to_f32(loss.clone()).expect("values"));
         taken.gradients = Some(loss.backward());
         decoder.visit(&mut taken);
+        // Experts without tokens have none.
+        let without = taken.found.iter().filter(|values| values.is_empty()).count();
+        assert!(without <= if config.experts.is_some() { 4 } else { 0 }, "{without} parameters have no gradient");
         taken.found
     };
     let changes = [
