@@ -71,7 +71,7 @@ fn adapter(model: &CausalLm) -> Result<Adapter> {
     let mut weights = BTreeMap::new();
     for block in 0..model.config().layers {
         for (number, target) in LoraTarget::ALL.into_iter().enumerate() {
-            let (inputs, outputs) = target.widths(model.config());
+            let Some((inputs, outputs)) = target.widths(model.config(), block) else { continue };
             let shift = (13 * block + 7 * number) as f64;
             let value = |i: usize| ((0.7 * i as f64 + shift).sin() / (inputs as f64).sqrt()) as f32;
             let a = (0..config.rank * inputs).map(value).collect();

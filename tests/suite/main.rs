@@ -7,6 +7,7 @@ mod continuations;
 mod control_on_organism;
 mod conversations;
 mod data_cases;
+mod experts;
 mod files;
 mod folders;
 mod gguf;

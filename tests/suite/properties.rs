@@ -17,7 +17,7 @@ use pv_tests::{compare, free_graphs, root};
 use pv_vectors::Direction;
 
 /// A model with per-head norms; one with tied output and attention biases; those with operations of their own.
-const MODELS: [&str; 5] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4"];
+const MODELS: [&str; 7] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4", "qwen3-moe", "mixtral"];
 
 fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
@@ -37,9 +37,17 @@ fn every(check: impl Fn(&CausalLm)) {
         check(&load(name, device));
         free_graphs(device);
     }
-    let weights = [WeightType::Bf16, WeightType::Q8, WeightType::Q8, WeightType::Bf16, WeightType::Q4];
-    for (i, (name, weights)) in MODELS.iter().zip(weights).enumerate() {
-        let activations = if i == 2 { Activations::Q8 } else { Activations::F32 };
+    let (f32, q8) = (Activations::F32, Activations::Q8);
+    let kinds = [
+        (WeightType::Bf16, f32),
+        (WeightType::Q8, f32),
+        (WeightType::Q8, q8),
+        (WeightType::Bf16, f32),
+        (WeightType::Q4, f32),
+        (WeightType::Q8, f32),
+        (WeightType::Bf16, f32),
+    ];
+    for (name, (weights, activations)) in MODELS.iter().zip(kinds) {
         let options = LoadOptions { weights: Some(weights), activations, ..LoadOptions::default() };
         let folder = root().join("tests/golden").join(name);
         check(&CausalLm::from_folder_with(folder, &Device::flex(), DType::F32, &options).expect("a model folder"));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::tensor::{DType, Device};
 use pv_data::Conversation;
 use pv_hooks::NoHook;
-use pv_model::decoder::{Decoder, Quantization, WeightBits, to_f32};
+use pv_model::decoder::{Block, Decoder, Quantization, WeightBits, to_f32};
 use pv_model::{CausalLm, Error, LoraConfig, Message};
 use pv_organism::model_folder;
 use pv_tests::smollm2;
@@ -41,7 +41,7 @@ fn weights(decoder: &Decoder) -> Vec<(Vec<f32>, usize)> {
         let [_, inputs] = weight.dims();
         (to_f32(weight).expect("weights"), inputs)
     };
-    decoder.blocks.iter().flat_map(|b| [&b.qkv, &b.out, &b.gate_up, &b.down].map(read)).collect()
+    decoder.blocks.iter().flat_map(Block::projections).map(read).collect()
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use pv_data::RunError;
 #[cfg(feature = "http")]
 use pv_judge::http::HttpError;
+use pv_model::adapter::AdapterError;
 use pv_model::chat::TemplateError;
 use pv_model::device::DeviceError;
 use pv_model::hub::HubError;
@@ -141,6 +142,9 @@ fn on_model(error: &pv_model::Error) -> Option<String> {
             };
             Some(format!("{fits}; --ignore-memory loads the model anyway"))
         }
+        pv_model::Error::Adapter(AdapterError::Experts { .. }) => {
+            Some("--targets q_proj,k_proj,v_proj,o_proj updates attention only".to_owned())
+        }
         _ => None,
     }
 }
@@ -208,6 +212,9 @@ mod tests {
             assert!(on(&refused(401)).expect("advice").contains("OPENAI_API_KEY"));
             assert_eq!(on(&refused(400)), None);
         }
+        let experts = AdapterError::Experts { block: 0, target: pv_model::adapter::LoraTarget::Gate };
+        let experts = pv_train::Error::Model(experts.into());
+        assert!(on(&experts).expect("advice").contains("--targets q_proj"));
         let built = DeviceError::NotBuilt { name: "cuda:1".into(), feature: "cuda" };
         let built = pv_vectors::Error::Model(built.into());
         assert!(on(&built).expect("advice").contains("--features cuda"));

@@ -7,10 +7,13 @@ use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, ROWS, Strips, Tile};
 use crate::vector::level::dispatch;
 
+/// Up to this many rows, [`linear`] and [`linear_kept`](crate::linear_kept::linear_kept) read the weights in place.
+pub const ROWS_IN_PLACE: usize = SKINNY_ROWS;
+
 /// `out = x . wᵀ + bias`, with `x` `[m, k]`, `w` `[n, k]` (the Hugging Face layout), `bias` `[n]` and
 /// `out` `[m, n]`.
 ///
-/// One of two methods is used: up to 16 rows, the weights are read in place; for more, they are rearranged. Within a
+/// One of two methods is used: up to [`ROWS_IN_PLACE`] rows, the weights are read in place; for more, they are rearranged. Within a
 /// method, the order in which an output element is summed depends on `k` only: a row's result is the same to the bit
 /// whatever the other rows, the number of threads and the processor. It is that of
 /// [`linear_kept`](crate::linear_kept::linear_kept) with the same weights.

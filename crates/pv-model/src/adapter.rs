@@ -84,11 +84,11 @@ impl LoraTarget {
         }
     }
 
-    /// The numbers of inputs and outputs of the projection in the model's files, which may contain others too (Phi-3's
-    /// `qkv_proj`).
-    pub fn widths(self, config: &DecoderConfig) -> (usize, usize) {
-        let parts = BlockParts::of(config);
-        parts.projection(self.role()).map_or((0, 0), |(stored, inputs)| (inputs, stored.rows))
+    /// The numbers of inputs and outputs of a block's projection in the model's files, which may contain others too
+    /// (Phi-3's `qkv_proj`). `None` if the block has experts in place of an MLP with this projection.
+    pub fn widths(self, config: &DecoderConfig, block: usize) -> Option<(usize, usize)> {
+        let parts = BlockParts::of(config, block);
+        parts.projection(self.role()).map(|(stored, inputs)| (inputs, stored.rows))
     }
 }
 
@@ -125,19 +125,27 @@ impl LoraConfig {
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// The number of parameters of an adapter with these settings.
+    /// The number of parameters of an adapter with these settings. Projections that a block lacks are not counted.
     pub fn parameters(&self, config: &DecoderConfig) -> usize {
         let fused = Fused::of(config);
-        let targets = self.targets.iter().filter(|target| fused.is_first(**target));
-        let widths = targets.map(|target| target.widths(config)).map(|(inputs, outputs)| inputs + outputs);
-        self.blocks.as_ref().map_or(config.layers, BTreeSet::len) * self.rank * widths.sum::<usize>()
+        let targets: Vec<&LoraTarget> = self.targets.iter().filter(|target| fused.is_first(**target)).collect();
+        let widths = |block| {
+            let widths = targets.iter().filter_map(move |target| target.widths(config, block));
+            widths.map(|(inputs, outputs)| inputs + outputs).sum::<usize>()
+        };
+        self.rank * self.updated(config).map(widths).sum::<usize>()
+    }
+
+    /// The model's blocks with updates.
+    fn updated(&self, config: &DecoderConfig) -> impl Iterator<Item = usize> {
+        (0..config.layers).filter(|block| self.blocks.as_ref().is_none_or(|blocks| blocks.contains(block)))
     }
 
     /// Rejects settings that are invalid for a model of this architecture.
     ///
     /// # Errors
     /// [`AdapterError::Setting`], [`AdapterError::Empty`], [`AdapterError::SharedModule`],
-    /// [`AdapterError::BlockOutOfRange`].
+    /// [`AdapterError::BlockOutOfRange`], [`AdapterError::Experts`].
     pub fn validate(&self, config: &DecoderConfig) -> Result<(), AdapterError> {
         let bad = |name, value, expected| Err(AdapterError::Setting { name, value, expected });
         if self.rank == 0 {
@@ -158,10 +166,16 @@ impl LoraConfig {
                 return Err(AdapterError::SharedModule { module: fused.in_block(target), target, missing });
             }
         }
-        match self.blocks.iter().flatten().find(|block| **block >= config.layers) {
-            Some(&block) => Err(AdapterError::BlockOutOfRange { block, blocks: config.layers }),
-            None => Ok(()),
+        if let Some(&block) = self.blocks.iter().flatten().find(|block| **block >= config.layers) {
+            return Err(AdapterError::BlockOutOfRange { block, blocks: config.layers });
         }
+        let experts = config.experts.as_ref();
+        let sparse = self.updated(config).find(|block| experts.is_some_and(|experts| experts.in_block(*block)));
+        let lacking = sparse.and_then(|block| {
+            let target = self.targets.iter().find(|target| target.widths(config, block).is_none())?;
+            Some(AdapterError::Experts { block, target: *target })
+        });
+        lacking.map_or(Ok(()), Err)
     }
 }
 
@@ -207,12 +221,11 @@ impl Adapter {
     /// Those of [`LoraConfig::validate`].
     pub fn init(lora: LoraConfig, config: &DecoderConfig, seed: u64) -> Result<Self, AdapterError> {
         lora.validate(config)?;
-        let blocks = |block: &usize| lora.blocks.as_ref().is_none_or(|blocks| blocks.contains(block));
         let mut weights = BTreeMap::new();
         let fused = Fused::of(config);
-        for block in (0..config.layers).filter(blocks) {
+        for block in lora.updated(config) {
             for &target in lora.targets.iter().filter(|target| fused.is_first(**target)) {
-                let (inputs, outputs) = target.widths(config);
+                let Some((inputs, outputs)) = target.widths(config, block) else { continue };
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
                 random.set_stream((block * LoraTarget::ALL.len() + target as usize) as u64);
                 let bound = 1.0 / (inputs as f64).sqrt();
@@ -307,20 +320,26 @@ impl Adapter {
     /// Rejects an architecture that the adapter does not match.
     ///
     /// # Errors
-    /// [`AdapterError::BlockOutOfRange`], [`AdapterError::Widths`]; [`AdapterError::Mismatch`] if the adapter's file
-    /// lacks updates that its settings specify for a model with this number of blocks.
+    /// [`AdapterError::BlockOutOfRange`], [`AdapterError::Experts`], [`AdapterError::Widths`];
+    /// [`AdapterError::Mismatch`] if the adapter's file lacks updates that its settings specify for this model.
     pub fn check(&self, config: &DecoderConfig) -> Result<(), AdapterError> {
         for (&(block, target), &LoraWeights { inputs, outputs, .. }) in &self.weights {
             if block >= config.layers {
                 return Err(AdapterError::BlockOutOfRange { block, blocks: config.layers });
             }
-            let (expected, found) = (target.widths(config), (inputs, outputs));
+            let Some(expected) = target.widths(config, block) else {
+                return Err(AdapterError::Experts { block, target });
+            };
+            let found = (inputs, outputs);
             if found != expected || !Fused::of(config).is_first(target) {
                 return Err(AdapterError::Widths { block, target, expected, found });
             }
         }
         match &self.declared {
-            Some(declared) => declared.check(&self.weights.keys().copied().collect(), self.fused, config.layers),
+            Some(declared) => {
+                let exists = |block, target: LoraTarget| target.widths(config, block).is_some();
+                declared.check(&self.weights.keys().copied().collect(), self.fused, config.layers, exists)
+            }
             None => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 mod difference;
 mod dtype;
 mod error;
+mod experts;
 mod fields;
 mod names;
 mod parts;
@@ -18,10 +19,12 @@ use serde::Serialize;
 
 pub use dtype::StoredDtype;
 pub use error::ConfigError;
+pub use experts::ExpertConfig;
+pub(crate) use experts::MAX_EXPERTS;
 pub(crate) use fields::{Fields, shortened, wrong};
 pub use names::TensorNames;
 pub use parts::ExpectedTensor;
-pub(crate) use parts::{BlockParts, Role, Stack, expected_tensors};
+pub(crate) use parts::{BlockParts, GatedParts, MlpParts, Part, Role, Stack, expected_tensors};
 pub use rope::RotaryTable;
 pub(crate) use rope_settings::RopeFamily;
 pub use rope_settings::{RopeConfig, RopeScaling};
@@ -56,8 +59,11 @@ pub struct DecoderConfig {
     pub kv_heads: usize,
     /// Width of one head; `heads · head_dim` may differ from `d_model`.
     pub head_dim: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward part; in a model with experts, that of the blocks without them.
     pub d_ff: usize,
+    /// The experts of a mixture-of-experts model.
+    #[serde(skip_serializing_if = "is_none")]
+    pub experts: Option<ExpertConfig>,
     /// Rows of the embedding.
     pub vocab: usize,
     /// The longest sequence that the model was trained for.
@@ -155,6 +161,12 @@ impl DecoderConfig {
         }
         for rope in std::iter::once(&self.rope).chain(&self.local_rope) {
             rope.check(path, rotated)?;
+        }
+        if let Some(experts) = &self.experts {
+            experts.check(path, self.layers)?;
+            if self.mlp_bias != MlpBias::None {
+                return Err(wrong(path, "mlp_bias", "true", "false, because experts have no bias"));
+            }
         }
         self.scales.check(path)?;
         self.softcaps.check(path)?;

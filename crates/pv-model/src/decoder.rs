@@ -3,6 +3,7 @@
 mod block;
 mod init;
 mod lora;
+mod mlp;
 mod quantized;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ pub use crate::tensors::to_f32;
 pub use block::{Block, Projection};
 pub(crate) use block::{BlockSource, Held};
 pub use lora::LoraUpdate;
+pub use mlp::{Experts, GatedMlp, Mlp};
 pub use quantized::{Quantization, WeightBits};
 
 /// Which logits a pass computes. The output head is a large product: omit it where it is not needed.

@@ -7,19 +7,21 @@ mod granite;
 mod json;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::config::{
-    Activation, AttentionBias, ConfigError, DecoderConfig, Fields, MAX_BLOCKS, MAX_HEAD_DIM, MAX_HEADS, MAX_POSITIONS,
-    MAX_VOCAB, MAX_WIDTH, MlpBias, NormPlacement, NormWeights, OutputHead, QkNorm, RopeConfig, RopeFamily, RotaryPairs,
-    Scales, Softcaps, SpecialTokens, StoredDtype, TensorNames, shortened,
+    Activation, AttentionBias, ConfigError, DecoderConfig, Fields, MAX_BLOCKS, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS,
+    MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, MlpBias, NormPlacement, NormWeights, OutputHead, QkNorm, RopeConfig,
+    RopeFamily, RotaryPairs, Scales, Softcaps, SpecialTokens, StoredDtype, TensorNames, shortened,
 };
 use crate::folder::{self, FolderError, read_limited};
 
@@ -36,7 +38,7 @@ struct Family {
     write: fn(&DecoderConfig, &mut Map<String, Value>),
 }
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 13] = [
     gemma2::FAMILY,
     gemma3::WITH_IMAGES,
     gemma3::FAMILY,
@@ -44,10 +46,12 @@ const FAMILIES: [Family; 11] = [
     granite::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    mixtral::FAMILY,
     olmo2::FAMILY,
     phi3::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
+    qwen3_moe::FAMILY,
 ];
 
 impl DecoderConfig {
@@ -168,6 +172,7 @@ fn common(fields: &Fields<'_>, absent: Absent) -> Result<DecoderConfig, ConfigEr
         kv_heads: fields.optional_size("num_key_value_heads", absent.kv_heads, MAX_HEADS)?.unwrap_or(heads),
         head_dim,
         d_ff: fields.size("intermediate_size", None, MAX_WIDTH)?,
+        experts: None,
         vocab: fields.size("vocab_size", absent.vocab, MAX_VOCAB)?,
         max_positions,
         norm_eps: fields.number("rms_norm_eps", Some(absent.norm_eps))?,
@@ -197,6 +202,13 @@ fn common(fields: &Fields<'_>, absent: Absent) -> Result<DecoderConfig, ConfigEr
         stored_dtype: stored_dtype(fields)?,
         names: TensorNames::HUGGING_FACE,
     })
+}
+
+/// The number of experts of a block, at least `least`. It has two names in transformers: in the published files the first,
+/// in files that version 5 saved always `num_local_experts`.
+fn expert_count(fields: &Fields<'_>, [key, other]: [&str; 2], least: usize) -> Result<usize, ConfigError> {
+    let key = if fields.get(key).is_none() && fields.get(other).is_some() { other } else { key };
+    fields.whole(key, None, least..=MAX_EXPERTS)
 }
 
 fn stored_dtype(fields: &Fields<'_>) -> Result<Option<StoredDtype>, ConfigError> {

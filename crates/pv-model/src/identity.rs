@@ -100,7 +100,7 @@ fn weights_hash(decoder: &Decoder) -> Result<String> {
     let mut sampler = Sampler { hash: Sha256::new() };
     sampler.matrix(&decoder.embedding)?;
     for block in &decoder.blocks {
-        for held in block.held().into_iter().flatten() {
+        for held in block.held() {
             match held {
                 Held::Norm(norm) => sampler.tensor(norm)?,
                 Held::Projection(projection) => sampler.projection(projection)?,

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use pv_kernels::kept::Format;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BlockParts, DecoderConfig, OutputHead, Stack, TensorNames, expected_tensors};
+use crate::config::{BlockParts, DecoderConfig, OutputHead, Part, Role, Stack, TensorNames, expected_tensors};
 use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
 use crate::device::DeviceError;
 use crate::weights::{Activations, RawTensor, WeightFiles, WeightType, WeightsError, pack};
@@ -94,7 +94,11 @@ impl BlockSource for BlockLoader<'_> {
     }
 
     fn projection(&mut self, stack: &Stack) -> Result<Projection> {
-        let weight = self.loader.matrix(&self.names(stack, ".weight"), false)?;
+        let names = self.names(stack, ".weight");
+        let weight = match stack.parts.first() {
+            Some(Part { role: Role::Router, .. }) => self.loader.stacked::<2>(&names)?.into(),
+            _ => self.loader.matrix(&names, false)?,
+        };
         let bias = stack.bias.then(|| self.loader.stacked(&self.names(stack, ".bias"))).transpose()?;
         Ok(Projection::new(weight, bias))
     }
@@ -197,10 +201,9 @@ impl Decoder {
         let loader = Loader { files: &files, device, dtype, packed, as_stored, activations: options.activations };
         let table = |name: &str| loader.matrix(&[name.to_owned()], true);
         let embedding = table(config.names.embedding)?;
-        let parts = BlockParts::of(&config);
         let block = |block| {
             let mut source = BlockLoader { loader: &loader, names: &config.names, block };
-            Block::from_source(&parts, &mut source)
+            Block::from_source(&BlockParts::of(&config, block), &mut source)
         };
         let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
         let norm = loader.one(config.names.final_norm)?;

@@ -39,12 +39,12 @@ pub(crate) fn check(
 }
 
 impl DecoderConfig {
-    /// The bytes that the weights take in memory: matrices in `weights`, if that is given, and everything else in the
-    /// compute type.
+    /// The bytes that the weights take in memory: matrices except routers in `weights`, if that is given, and everything
+    /// else in the compute type.
     pub fn weight_bytes(&self, dtype: DType, weights: Option<WeightType>) -> u64 {
         let tables = [self.names.embedding, self.names.output_head];
         let bytes = |tensor: ExpectedTensor| match (weights, &tensor.shape[..]) {
-            (Some(weights), &[rows, columns]) => {
+            (Some(weights), &[rows, columns]) if !self.names.is_router(&tensor.name) => {
                 let row = weights.row_bytes(columns, tables.contains(&&*tensor.name));
                 (rows as u64).saturating_mul(row as u64)
             }

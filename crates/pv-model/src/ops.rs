@@ -5,6 +5,7 @@
 
 mod cpu;
 mod cpu_autodiff;
+mod experts;
 mod kv_cache;
 mod lora;
 mod packed;
@@ -22,6 +23,7 @@ use crate::Result;
 use crate::config::{Activation, DecoderConfig, NormWeights, RotaryPairs};
 use crate::tensors::to_f32;
 
+pub(crate) use experts::Routing;
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::LayerCache;
 pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};

@@ -119,10 +119,9 @@ impl Decoder {
         let vector = |tensor| Part { holder: Holder::Vector(tensor), first: 0, rows: config.d_model };
         let matrix = |tensor| Part { holder: Holder::Matrix(tensor), first: 0, rows: config.vocab };
         parts.insert(names.embedding.to_owned(), matrix(&self.embedding));
-        let table = BlockParts::of(config);
         for (index, block) in self.blocks.iter().enumerate() {
-            let held = table.stacks().into_iter().zip(block.held());
-            for (stack, held) in held.filter_map(|(stack, held)| stack.zip(held)) {
+            let table = BlockParts::of(config, index);
+            for (stack, held) in table.stacks().zip(block.held()) {
                 for stored in stack.stored() {
                     let name = names.in_block(index, stored.name());
                     let part = |holder| Part { holder, first: stored.first, rows: stored.rows };

@@ -263,15 +263,15 @@ impl WeightFiles {
     }
 
     /// The bytes that a model's weights take in memory if matrices in 16 bits or in blocks are kept as they are, and
-    /// everything else has the compute type.
+    /// everything else, routers included, has the compute type.
     pub fn kept_bytes(&self, config: &DecoderConfig, dtype: DType) -> u64 {
         let kept = |stored: &&Stored| {
             let format = Format::from_name(&stored.entry.dtype);
             stored.entry.shape.len() == 2 && format.is_some_and(|format| format != Format::F32)
         };
         let bytes = |tensor: ExpectedTensor| match self.tensors.get(&tensor.name).filter(kept) {
-            Some(stored) => stored.entry.bytes.len() as u64,
-            None => tensor.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
+            Some(stored) if !config.names.is_router(&tensor.name) => stored.entry.bytes.len() as u64,
+            _ => tensor.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
         };
         expected_tensors(config).map(bytes).fold(0, u64::saturating_add)
     }

@@ -108,7 +108,8 @@ impl Optimizers {
         Self { matrices: rule(options.weight_decay), vectors: rule(0.0), states: Vec::new() }
     }
 
-    /// Updates the decoder by one step. Parameters without a gradient do not change.
+    /// Updates the decoder by one step. The gradient of trained parameters without one is zero: those of experts that
+    /// computed no token, which are part of one parameter in PyTorch. Other parameters do not change.
     pub(crate) fn step(&mut self, decoder: Decoder, gradients: ParameterGradients, rate: f64) -> Decoder {
         self.states.resize_with(gradients.all.len(), || None);
         decoder.map(&mut Update { optimizers: self, gradients: gradients.all.into_iter(), rate, next: 0 })
@@ -136,7 +137,9 @@ impl Optimizers {
         let device = decoder.device().without_autodiff();
         let mut states = Vec::new();
         for Path { name, values } in paths(decoder) {
-            let state = moments.remove(&name).map(|Moments { updates, first, second }| {
+            // Earlier versions had no name for a block's MLP.
+            let found = moments.remove(&name).or_else(|| moments.remove(&name.replacen(".mlp.Dense", "", 1)));
+            let state = found.map(|Moments { updates, first, second }| {
                 if let Some(found) = [first.len(), second.len()].into_iter().find(|found| *found != values) {
                     return Err(CheckpointDamage::MomentCount { parameter: name.clone(), expected: values, found });
                 }
@@ -169,7 +172,14 @@ impl ModuleMapper for Update<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let index = self.next;
         self.next += 1;
-        let Some(gradient) = self.gradients.next().flatten() else { return param };
+        let tensor = param.val();
+        let gradient = match self.gradients.next() {
+            Some(Some(gradient)) => gradient,
+            Some(None) if tensor.is_require_grad() => {
+                tensor.without_autodiff().zeros_like().reshape([param.shape().num_elements()])
+            }
+            _ => return param,
+        };
         let Optimizers { matrices, vectors, states } = &mut *self.optimizers;
         let rule = if D > 1 { matrices } else { vectors };
         let state = states[index].take();

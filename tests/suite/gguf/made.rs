@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device};
 use pv_data::gguf::{TensorType, Value, Writer};
 use pv_kernels::kept::{Format, Kept};
 use pv_model::config::DecoderConfig;
-use pv_model::decoder::Decoder;
+use pv_model::decoder::{Block, Decoder};
 use pv_model::weights::{WeightFiles, WeightType};
 use pv_model::{CausalLm, LoadOptions, LoraConfig};
 use pv_tests::{compare, golden_folders};
@@ -243,7 +243,7 @@ fn stacked_projections_keep_the_formats_of_their_parts() {
     let prompt = prompt(320);
     let found = compare("logits", &logits(&kept, &prompt), &logits(&wide, &prompt));
     assert!(found.max_abs < 1e-5, "{found}");
-    let memory = kept.decoder().blocks.iter().flat_map(|block| [&block.qkv, &block.out, &block.gate_up, &block.down]);
+    let memory = kept.decoder().blocks.iter().flat_map(Block::projections);
     let memory: usize = memory.map(|projection| projection.weight.packed().expect("packed").bytes()).sum();
     assert!((memory as u64) < WeightFiles::open(&path).expect("weights").kept_bytes(kept.config(), DType::F32));
 
@@ -277,7 +277,7 @@ fn gradients(model: &CausalLm) -> Vec<f32> {
     };
     let logits = decoder.pass(&pass, None, &mut NoHook).logits.expect("asked for");
     let gradients = cross_entropy(logits.reshape([ids.len(), 320]), &ids).backward();
-    let blocks = decoder.blocks.iter().flat_map(|block| [&block.qkv, &block.out, &block.gate_up, &block.down]);
+    let blocks = decoder.blocks.iter().flat_map(Block::projections);
     // Those of the second matrices; those of the first are zero, as the second ones are.
     let found = blocks
         .flat_map(|projection| &projection.lora)

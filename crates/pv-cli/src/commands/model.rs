@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use comfy_table::{Table, presets};
 use pv_model::chat::TemplateError;
+use pv_model::config::ExpertConfig;
 use pv_model::tokenizer::TokenizerError;
 use pv_model::weights::{StoredDtype, WeightFiles};
 use pv_model::{CausalLm, ChatTemplate, DecoderConfig, Tokenizer, device};
@@ -148,6 +149,13 @@ fn info(args: &Named) -> Result<Value> {
     let shown_stops: Vec<String> =
         stops.iter().map(|(id, text)| format!("{id} {}", text.as_deref().unwrap_or("?"))).collect();
     let window = config.windows.iter().flatten().min();
+    let experts = config.experts.as_ref().map_or_else(
+        || "none".to_owned(),
+        |ExpertConfig { count, per_token, d_ff, dense_blocks, .. }| match dense_blocks.len() {
+            0 => format!("{count} of width {d_ff}, {per_token} for each token"),
+            dense => format!("{count} of width {d_ff}, {per_token} for each token; none in {dense} blocks"),
+        },
+    );
     let rows = [
         ("model", args.model.clone()),
         ("folder", folder.display().to_string()),
@@ -157,6 +165,7 @@ fn info(args: &Named) -> Result<Value> {
         ("width", config.d_model.to_string()),
         ("heads", format!("{} of {}, {} of keys and values", config.heads, config.head_dim, config.kv_heads)),
         ("feed-forward width", config.d_ff.to_string()),
+        ("experts", experts),
         ("vocabulary", config.vocab.to_string()),
         ("positions", config.max_positions.to_string()),
         ("window", window.map_or_else(|| "none".to_owned(), ToString::to_string)),

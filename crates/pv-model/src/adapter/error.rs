@@ -94,6 +94,17 @@ pub enum AdapterError {
         /// The model's number of blocks.
         blocks: usize,
     },
+    /// The adapter updates an MLP's projection in a block that has experts in its place.
+    #[error(
+        "block {block} has experts in place of an MLP with {target}: adapters of experts are not supported; update \
+         q_proj, k_proj, v_proj and o_proj only, or blocks without experts"
+    )]
+    Experts {
+        /// The block, from 0.
+        block: usize,
+        /// The projection.
+        target: LoraTarget,
+    },
     /// An update's projection has other widths in the model.
     #[error(
         "the adapter does not fit: block {block}, {target}: found {} inputs and {} outputs, expected {} and {} from the \
@@ -161,6 +172,8 @@ pub enum TensorProblem {
     ModelWeight,
     /// It updates a module other than the seven projections of a block.
     OtherModule,
+    /// It updates an expert.
+    Expert,
     /// It belongs to another adapter than the tensors before it.
     OtherAdapter {
         /// Its adapter's name, if it has one.
@@ -194,6 +207,7 @@ impl fmt::Display for TensorProblem {
             Self::Bias => out.write_str("biases of updates are not supported"),
             Self::ModelWeight => out.write_str("expected a matrix of a low-rank update, found a weight of the model"),
             Self::OtherModule => out.write_str("only updates of the seven projections of a block are supported"),
+            Self::Expert => out.write_str("updates of experts are not supported"),
             Self::OtherAdapter { adapter, other_tensor, other } => {
                 let [adapter, other] = [adapter, other].map(|name| name.as_deref().unwrap_or("without a name"));
                 write!(out, "it belongs to the adapter {adapter}, but {other_tensor} belongs to the adapter {other}")

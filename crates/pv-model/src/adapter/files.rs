@@ -72,6 +72,9 @@ impl<'a> Place<'a> {
             _ => return Err(TensorProblem::ModelWeight),
         };
         let other = TensorProblem::OtherModule;
+        if parts.contains(&"experts") {
+            return Err(TensorProblem::Expert);
+        }
         let ["layers", block, part, projection, ..] = parts.as_slice() else { return Err(other) };
         let Some((target, fused)) = Fused::parse(&format!("{part}.{projection}")) else { return Err(other) };
         let suffix = if adapter.is_some() { 3 } else { 2 };
@@ -149,9 +152,13 @@ impl Adapter {
             };
             weights.insert((block, target), LoraWeights { a, b, inputs, outputs });
         }
-        // Missing updates after the last block of the file are detected when the model is known.
+        // Missing updates after the last block of the file are detected when the model is known. So are those of all MLPs:
+        // the model may have experts in their place, which PEFT passes over.
         let blocks = weights.keys().map(|(block, _)| block + 1).max().unwrap_or(0);
-        declared.check(&weights.keys().copied().collect(), fused, blocks.min(crate::config::MAX_BLOCKS))?;
+        let in_mlp = |target| matches!(target, LoraTarget::Gate | LoraTarget::Up | LoraTarget::Down);
+        let mlps = weights.keys().any(|(_, target)| in_mlp(*target));
+        let exists = |_, target| mlps || !in_mlp(target);
+        declared.check(&weights.keys().copied().collect(), fused, blocks.min(crate::config::MAX_BLOCKS), exists)?;
         let targets = weights.keys().flat_map(|(_, target)| fused.together(*target)).copied().collect();
         let blocks: BTreeSet<usize> = weights.keys().map(|(block, _)| *block).collect();
         // Without a gap from the first block on, all blocks are meant; the model's number of blocks is not known here.

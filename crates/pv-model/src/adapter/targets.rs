@@ -186,7 +186,8 @@ impl Targets {
         Ok(move |module: &str| matches(module).map_err(bad))
     }
 
-    /// Compares the updates in a file with the modules that the settings select in a model's blocks.
+    /// Compares the updates in a file with the modules that the settings select in a model's blocks. `exists` decides
+    /// whether a block has a projection: one with experts has no MLP's.
     ///
     /// # Errors
     /// [`AdapterError::Mismatch`].
@@ -195,6 +196,7 @@ impl Targets {
         held: &BTreeSet<(usize, LoraTarget)>,
         fused: Fused,
         blocks: usize,
+        exists: impl Fn(usize, LoraTarget) -> bool,
     ) -> Result<(), AdapterError> {
         let asked = self.asked()?;
         let kinds: BTreeSet<LoraTarget> = match self.include {
@@ -206,7 +208,8 @@ impl Targets {
         let (mut missing, mut unexpected) = (Vec::new(), Vec::new());
         for (block, target) in all {
             let name = fused.module(block, target);
-            match (kinds.contains(&target) && asked(&name)?, held.contains(&(block, target))) {
+            let wanted = kinds.contains(&target) && exists(block, target);
+            match (wanted && asked(&name)?, held.contains(&(block, target))) {
                 (true, false) => missing.push(name),
                 (false, true) => unexpected.push(name),
                 _ => {}

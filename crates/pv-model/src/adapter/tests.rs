@@ -1,3 +1,4 @@
+mod experts;
 mod files;
 
 use burn::tensor::Device;
@@ -104,7 +105,7 @@ fn dropout_drops_inputs_in_training_only_and_keeps_the_mean() {
 fn merged_weights_are_rounded_once() {
     let base = decoder();
     let exact = |adapters: &[(&Adapter, f64)], block: usize| -> Vec<f64> {
-        let [_, inputs] = base.blocks[block].down.weight.val().dims();
+        let [_, inputs] = base.blocks[block].mlp.all()[0].down.weight.val().dims();
         let mut weight: Vec<f64> = halved(&base, block).iter().map(|value| f64::from(*value)).collect();
         for (adapter, by) in adapters {
             let LoraWeights { a, b, outputs, .. } = &adapter.weights[&(block, LoraTarget::Down)];
@@ -131,7 +132,8 @@ fn merged_weights_are_rounded_once() {
     let one_by_one = parts
         .iter()
         .fold(bf16.clone(), |decoder, (adapter, by)| decoder.with_adapter(adapter, *by).expect("it fits").merged());
-    let values = |decoder: &Decoder, block: usize| to_f32(decoder.blocks[block].down.weight.val()).expect("values");
+    let values =
+        |decoder: &Decoder, block: usize| to_f32(decoder.blocks[block].mlp.all()[0].down.weight.val()).expect("values");
     let mut twice = 0;
     for block in 0..3 {
         for ((found, other), exact) in
@@ -155,7 +157,7 @@ fn merged_weights_are_rounded_once() {
 
 /// The down projection of a block in bf16.
 fn halved(decoder: &Decoder, block: usize) -> Vec<f32> {
-    let values = to_f32(decoder.blocks[block].down.weight.val()).expect("values");
+    let values = to_f32(decoder.blocks[block].mlp.all()[0].down.weight.val()).expect("values");
     values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
 }
 

@@ -33,6 +33,16 @@ pub struct TensorNames {
     pub up: &'static str,
     /// The down projection.
     pub down: &'static str,
+    /// The router of a block with experts, without `.weight`.
+    pub router: &'static str,
+    /// The prefix of an expert's number.
+    pub experts: &'static str,
+    /// The gate projection of an expert, after its number.
+    pub expert_gate: &'static str,
+    /// The up projection of an expert.
+    pub expert_up: &'static str,
+    /// The down projection of an expert.
+    pub expert_down: &'static str,
     /// The norm after the last block, `[d_model]`.
     pub final_norm: &'static str,
     /// The untied output head, `[vocab, d_model]`.
@@ -61,6 +71,11 @@ impl TensorNames {
         gate: "mlp.gate_proj",
         up: "mlp.up_proj",
         down: "mlp.down_proj",
+        router: "mlp.gate",
+        experts: "mlp.experts",
+        expert_gate: "gate_proj",
+        expert_up: "up_proj",
+        expert_down: "down_proj",
         final_norm: "model.norm.weight",
         output_head: "lm_head.weight",
         aliases: &[],
@@ -70,5 +85,12 @@ impl TensorNames {
     /// The full name of a block's tensor, such as `model.layers.3.input_layernorm.weight`.
     pub fn in_block(&self, block: usize, name: &str) -> String {
         format!("{}.{block}.{name}", self.blocks)
+    }
+
+    /// Whether a tensor of this full name is a router's weight. It has the compute type even where other matrices are
+    /// kept in fewer bits: it is small, and a rounded router chooses other experts.
+    pub(crate) fn is_router(&self, tensor: &str) -> bool {
+        let name = tensor.strip_suffix(".weight").and_then(|name| name.strip_suffix(self.router));
+        name.is_some_and(|block| block.ends_with('.'))
     }
 }

@@ -1,3 +1,5 @@
+mod experts;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -10,6 +12,12 @@ fn config(model_type: &str, changes: Value) -> Value {
         "model_type": model_type, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6,
         "intermediate_size": 96, "vocab_size": 320, "num_key_value_heads": 2,
     });
+    if ["qwen3_moe", "mixtral"].contains(&model_type) {
+        let number = if model_type == "mixtral" { "num_local_experts" } else { "num_experts" };
+        value[number] = json!(8);
+        value["num_experts_per_tok"] = json!(2);
+        value["moe_intermediate_size"] = json!(16);
+    }
     for (key, change) in changes.as_object().expect("changes are an object") {
         value[key] = change.clone();
     }
@@ -131,7 +139,8 @@ fn unsupported_values_are_named_with_the_supported_ones() {
             [
                 "model_type",
                 "gpt2",
-                "gemma2, gemma3, gemma3_text, glm4, granite, llama, mistral, olmo2, phi3, qwen2, qwen3",
+                "gemma2, gemma3, gemma3_text, glm4, granite, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen3, \
+                 qwen3_moe",
             ],
         ),
         (json!({"hidden_act": "gelu"}), ["hidden_act", "gelu", "silu"]),
@@ -341,6 +350,12 @@ fn key() -> impl Strategy<Value = &'static str> {
         "attention_multiplier",
         "sliding_window_pattern",
         "original_max_position_embeddings",
+        "num_experts",
+        "num_local_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "decoder_sparse_step",
+        "mlp_only_layers",
     ])
 }
 
@@ -351,6 +366,7 @@ proptest! {
     fn odd_values_never_panic_and_never_give_an_impossible_decoder(
         family in prop::sample::select(vec![
             "llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text", "glm4",
+            "mixtral", "qwen3_moe",
         ]),
         changes in proptest::collection::vec((key(), odd_value()), 1..4),
     ) {

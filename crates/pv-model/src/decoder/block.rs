@@ -1,9 +1,10 @@
-//! One transformer block: attention and a gated MLP, each preceded by a norm and added to the residual.
+//! One transformer block: attention and a feed-forward part, each preceded by a norm and added to the residual.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::LoraUpdate;
+use super::mlp::Mlp;
 use crate::config::{BlockParts, DecoderConfig, Role, Stack};
 use crate::ops::{self, AttentionShape, LayerCache, PassContext, Weight};
 
@@ -69,10 +70,8 @@ pub struct Block {
     pub attention_out_norm: Option<Param<Tensor<1>>>,
     /// The norm before the MLP, `[d_model]`, if the model has one.
     pub mlp_norm: Option<Param<Tensor<1>>>,
-    /// Gate and up projections, stacked: `[2·d_ff, d_model]`.
-    pub gate_up: Projection,
-    /// Down projection, `[d_model, d_ff]`.
-    pub down: Projection,
+    /// The MLP, or experts and their router.
+    pub mlp: Mlp,
     /// The norm after the MLP, `[d_model]`, if the model has one.
     pub mlp_out_norm: Option<Param<Tensor<1>>>,
 }
@@ -91,15 +90,14 @@ impl Block {
             out: source.projection(&parts.output)?,
             attention_out_norm: norm(source, &parts.attention_out_norm)?,
             mlp_norm: norm(source, &parts.mlp_norm)?,
-            gate_up: source.projection(&parts.gate_up)?,
-            down: source.projection(&parts.down)?,
+            mlp: Mlp::from_source(&parts.mlp, source)?,
             mlp_out_norm: norm(source, &parts.mlp_out_norm)?,
         })
     }
 
     /// The tensors of the stacks of [`BlockParts::stacks`], in the same order.
-    pub(crate) fn held(&self) -> [Option<Held<'_>>; 10] {
-        [
+    pub(crate) fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        let attention = [
             self.attention_norm.as_ref().map(Held::Norm),
             Some(Held::Projection(&self.qkv)),
             self.q_norm.as_ref().map(Held::Norm),
@@ -107,33 +105,34 @@ impl Block {
             Some(Held::Projection(&self.out)),
             self.attention_out_norm.as_ref().map(Held::Norm),
             self.mlp_norm.as_ref().map(Held::Norm),
-            Some(Held::Projection(&self.gate_up)),
-            Some(Held::Projection(&self.down)),
-            self.mlp_out_norm.as_ref().map(Held::Norm),
-        ]
+        ];
+        attention.into_iter().flatten().chain(self.mlp.held()).chain(self.mlp_out_norm.as_ref().map(Held::Norm))
     }
 
-    /// The projections.
-    pub(crate) fn projections(&self) -> [&Projection; 4] {
-        [&self.qkv, &self.out, &self.gate_up, &self.down]
+    /// The projections, of all experts too, without the router.
+    pub fn projections(&self) -> impl Iterator<Item = &Projection> {
+        let mlp = self.mlp.all().iter().flat_map(|mlp| [&mlp.gate_up, &mlp.down]);
+        [&self.qkv, &self.out].into_iter().chain(mlp)
     }
 
-    pub(super) fn projections_mut(&mut self) -> [&mut Projection; 4] {
-        [&mut self.qkv, &mut self.out, &mut self.gate_up, &mut self.down]
+    pub(super) fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        let mlp = self.mlp.all_mut().iter_mut().flat_map(|mlp| [&mut mlp.gate_up, &mut mlp.down]);
+        [&mut self.qkv, &mut self.out].into_iter().chain(mlp)
     }
 
-    /// The projection that contains the outputs of a part.
+    /// The projection that contains the outputs of a part; `None` for those of experts.
     pub(super) fn projection_mut(&mut self, role: Role) -> Option<&mut Projection> {
         match role {
             Role::Query | Role::Key | Role::Value => Some(&mut self.qkv),
             Role::Output => Some(&mut self.out),
-            Role::Gate | Role::Up => Some(&mut self.gate_up),
-            Role::Down => Some(&mut self.down),
+            Role::Gate | Role::Up => self.mlp.dense_mut().map(|mlp| &mut mlp.gate_up),
+            Role::Down => self.mlp.dense_mut().map(|mlp| &mut mlp.down),
             Role::AttentionNorm
             | Role::QueryNorm
             | Role::KeyNorm
             | Role::AttentionOutNorm
             | Role::MlpNorm
+            | Role::Router
             | Role::MlpOutNorm => None,
         }
     }
@@ -174,7 +173,6 @@ impl Block {
                 (x.clone(), x)
             }
         };
-        let gate_up = self.gate_up.forward(input);
-        ops::add(x, added(self.down.forward(ops::gated(gate_up, config.activation)), &self.mlp_out_norm))
+        ops::add(x, added(self.mlp.forward(input, config.activation), &self.mlp_out_norm))
     }
 }

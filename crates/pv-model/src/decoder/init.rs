@@ -85,8 +85,7 @@ impl Decoder {
         let last_std = STD / (2.0 * config.layers as f64).sqrt();
         let mut init = Init { random: ChaCha8Rng::seed_from_u64(seed), device, spare: None, last_std, norm };
         let embedding = init.matrix(config.vocab, config.d_model, STD);
-        let parts = BlockParts::of(&config);
-        let blocks = (0..config.layers).map(|_| Block::from_source(&parts, &mut init));
+        let blocks = (0..config.layers).map(|block| Block::from_source(&BlockParts::of(&config, block), &mut init));
         let Ok(blocks) = blocks.collect::<std::result::Result<_, Infallible>>();
         let norm = init.constant(config.d_model, norm);
         let untied = config.output_head == OutputHead::Untied;

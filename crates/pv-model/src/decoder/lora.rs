@@ -80,7 +80,7 @@ impl LoraUpdate {
 
 impl Block {
     fn updates(&self) -> impl Iterator<Item = &LoraUpdate> {
-        self.projections().into_iter().flat_map(|projection| &projection.lora)
+        self.projections().flat_map(|projection| &projection.lora)
     }
 }
 
@@ -105,8 +105,8 @@ impl Decoder {
         let config = Arc::new(adapter.config().clone());
         let device = self.device().without_autodiff();
         let (number, scale) = (self.adapters(), config.scale() * weight);
-        let parts = BlockParts::of(&self.config);
         for (&(block, target), LoraWeights { a, b, inputs, outputs }) in adapter.weights() {
+            let parts = BlockParts::of(&self.config, block);
             let place = parts.projection(target.role()).zip(decoder.blocks[block].projection_mut(target.role()));
             let Some(((stored, _), projection)) = place else { continue };
             let (config, first) = (config.clone(), stored.first);

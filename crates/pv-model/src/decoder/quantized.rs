@@ -44,7 +44,7 @@ impl Quantization {
 
 impl Decoder {
     /// A copy whose projections store their weights in few bits, for inference or for training an adapter. Embeddings,
-    /// norms, biases and adapters are unchanged. It computes what a decoder with the rounded weights would compute, in
+    /// norms, biases, routers and adapters are unchanged. It computes what a decoder with the rounded weights would compute, in
     /// the same compute type: each projection's weights are dequantized when it is used. That saves memory, not time;
     /// gradients that are computed layer by layer hold one layer's dequantized weights at a time.
     ///

@@ -16,6 +16,7 @@ fn config(model_type: &str) -> DecoderConfig {
         kv_heads: 2,
         head_dim: 4,
         d_ff: 20,
+        experts: None,
         vocab: 17,
         max_positions: 64,
         norm_eps: 1e-5,
@@ -68,6 +69,15 @@ fn others() -> Vec<DecoderConfig> {
         (
             "gemma3_text",
             serde_json::json!({ "rope_local_base_freq": 5e3, "rope_scaling": { "rope_type": "linear", "factor": 4.0 } }),
+        ),
+        ("mixtral", serde_json::json!({ "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 6 })),
+        ("qwen3_moe", serde_json::json!({ "num_experts": 0, "attention_bias": true })),
+        (
+            "qwen3_moe",
+            serde_json::json!({
+                "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [1],
+                "norm_topk_prob": true, "use_sliding_window": true, "sliding_window": 6,
+            }),
         ),
         ("glm4", serde_json::json!({ "head_dim": 12 })),
         ("glm4", serde_json::json!({ "attention_bias": false, "partial_rotary_factor": 1.0, "head_dim": 8 })),
@@ -224,7 +234,10 @@ fn weights_depend_on_the_seed_alone_and_have_the_right_spread() {
 fn a_trainable_copy_wants_gradients_and_a_plain_one_does_not() {
     let decoder = decoder(config("llama"));
     let trainable = decoder.trainable();
-    assert!(trainable.embedding.val().is_require_grad() && trainable.blocks[1].down.weight.val().is_require_grad());
+    assert!(
+        trainable.embedding.val().is_require_grad()
+            && trainable.blocks[1].mlp.all()[0].down.weight.val().is_require_grad()
+    );
     assert!(trainable.trainable().embedding.val().is_require_grad());
     let plain = trainable.plain();
     assert!(!plain.embedding.val().is_autodiff() && !plain.device().is_autodiff());

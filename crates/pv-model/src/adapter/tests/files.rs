@@ -74,7 +74,7 @@ fn what_cannot_be_run_faithfully_is_refused() {
 }
 
 /// Writes an adapter's folder with its tensors renamed or omitted, and other settings.
-fn write_changed(
+pub(super) fn write_changed(
     folder: &std::path::Path,
     saved: &Adapter,
     rename: impl Fn(&str) -> Option<String>,
@@ -96,7 +96,7 @@ fn write_changed(
 }
 
 /// The missing and the unexpected modules.
-fn mismatch<T: std::fmt::Debug>(found: Result<T, AdapterError>) -> (Vec<String>, Vec<String>) {
+pub(super) fn mismatch<T: std::fmt::Debug>(found: Result<T, AdapterError>) -> (Vec<String>, Vec<String>) {
     match found {
         Err(AdapterError::Mismatch { missing, unexpected, .. }) => (missing, unexpected),
         other => panic!("{other:?}"),

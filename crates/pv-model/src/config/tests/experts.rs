@@ -1,0 +1,96 @@
+//! Configurations with experts.
+
+use super::*;
+
+#[test]
+fn experts_are_read() {
+    let config = read("mixtral", json!({"sliding_window": 16}));
+    let experts = ExpertConfig { count: 8, per_token: 2, d_ff: 96, normalised: true, dense_blocks: vec![] };
+    assert_eq!((config.experts, config.windows), (Some(experts), vec![Some(16); 4]));
+    assert_eq!((config.norm_eps, config.rope), (1e-5, RopeConfig::new(1e6)));
+    assert_eq!(read("mixtral", json!({})).windows, [None; 4], "unlike in a Mistral");
+
+    let qwen = |changes| read("qwen3_moe", changes).experts;
+    let experts = ExpertConfig { count: 8, per_token: 2, d_ff: 16, normalised: false, dense_blocks: vec![] };
+    assert_eq!(qwen(json!({})), Some(experts.clone()));
+    let changes = json!({"norm_topk_prob": true, "num_experts": 128, "mlp_only_layers": [3, 0, 3, 99]});
+    let other = ExpertConfig { count: 128, normalised: true, dense_blocks: vec![0, 3], ..experts.clone() };
+    assert_eq!(qwen(changes), Some(other));
+    // The second, the fourth and so on have experts.
+    let dense = |blocks: &[usize]| Some(ExpertConfig { dense_blocks: blocks.into(), ..experts.clone() });
+    assert_eq!(qwen(json!({"decoder_sparse_step": 2, "mlp_only_layers": null})), dense(&[0, 2]));
+    assert_eq!(qwen(json!({"decoder_sparse_step": 2, "mlp_only_layers": [1]})), dense(&[0, 1, 2]));
+    for none in [json!({"num_experts": 0}), json!({"decoder_sparse_step": 9}), json!({"mlp_only_layers": [0, 1, 2, 3]})]
+    {
+        assert_eq!(qwen(none), None);
+    }
+    let mut saved = config_of("qwen3_moe");
+    let number = saved.as_object_mut().expect("an object").remove("num_experts").expect("a number");
+    saved["num_local_experts"] = number;
+    assert_eq!(DecoderConfig::from_json(&saved).expect("as transformers saves it").experts, Some(experts));
+    let config = read("qwen3_moe", json!({"sliding_window": 16, "use_sliding_window": true, "max_window_layers": 3}));
+    assert_eq!((config.windows, config.head_dim, config.kv_heads), (vec![Some(16); 4], 8, 2));
+    assert_eq!(read("qwen3_moe", json!({"sliding_window": 16})).windows, [None; 4]);
+
+    let names = |family, changes| -> Vec<String> {
+        read(family, changes).expected_tensors().into_iter().map(|tensor| tensor.name).collect()
+    };
+    let names_of_mixtral = names("mixtral", json!({}));
+    assert!(names_of_mixtral.contains(&"model.layers.3.block_sparse_moe.experts.7.w2.weight".to_owned()));
+    assert!(names_of_mixtral.contains(&"model.layers.3.block_sparse_moe.gate.weight".to_owned()));
+    let names_of_qwen = names("qwen3_moe", json!({"mlp_only_layers": [1]}));
+    assert!(names_of_qwen.contains(&"model.layers.1.mlp.gate_proj.weight".to_owned()));
+    assert!(names_of_qwen.contains(&"model.layers.2.mlp.experts.0.up_proj.weight".to_owned()));
+    assert!(!names_of_qwen.iter().any(|name| name.starts_with("model.layers.1.mlp.experts")));
+    // Three matrices of 16 · 48 for each of eight experts in place of three of 96 · 48, and a router.
+    let parameters = |dense: &[usize]| read("qwen3_moe", json!({"mlp_only_layers": dense})).parameters();
+    assert_eq!(parameters(&[]) + 3 * 96 * 48, parameters(&[1]) + 3 * 8 * 16 * 48 + 8 * 48);
+}
+
+#[test]
+fn impossible_experts_are_refused() {
+    for (family, changes, part) in [
+        ("qwen3_moe", json!({"num_experts": 1u64 << 40}), "num_experts"),
+        ("qwen3_moe", json!({"num_experts": -1}), "num_experts"),
+        ("qwen3_moe", json!({"num_experts": 4096, "num_hidden_layers": 4096}), "in all 4096 blocks together"),
+        ("qwen3_moe", json!({"num_experts_per_tok": 9}), "an integer from 1 to 8"),
+        ("qwen3_moe", json!({"num_experts_per_tok": 0}), "num_experts_per_tok"),
+        ("qwen3_moe", json!({"moe_intermediate_size": 0}), "moe_intermediate_size"),
+        ("qwen3_moe", json!({"moe_intermediate_size": 1u64 << 30}), "moe_intermediate_size"),
+        ("qwen3_moe", json!({"norm_topk_prob": "yes"}), "norm_topk_prob"),
+        ("qwen3_moe", json!({"decoder_sparse_step": 0}), "decoder_sparse_step"),
+        ("qwen3_moe", json!({"mlp_only_layers": [-1]}), "mlp_only_layers"),
+        ("qwen3_moe", json!({"mlp_only_layers": 3}), "mlp_only_layers"),
+        ("qwen3_moe", json!({"layer_types": ["sliding_attention"]}), "sliding_window"),
+        ("mixtral", json!({"num_local_experts": 0}), "num_local_experts"),
+        ("mixtral", json!({"num_local_experts": 2, "num_experts_per_tok": 3}), "an integer from 1 to 2"),
+        ("mixtral", json!({"hidden_act": "gelu"}), "hidden_act"),
+    ] {
+        let message = refusal(family, changes);
+        assert!(message.contains(part), "{message}");
+    }
+    for (family, key) in [
+        ("qwen3_moe", "num_experts"),
+        ("qwen3_moe", "num_experts_per_tok"),
+        ("qwen3_moe", "moe_intermediate_size"),
+        ("mixtral", "num_local_experts"),
+        ("mixtral", "num_experts_per_tok"),
+    ] {
+        let mut value = config_of(family);
+        value.as_object_mut().expect("an object").remove(key);
+        let error = DecoderConfig::from_json(&value).expect_err("an incomplete configuration");
+        assert!(matches!(&error, ConfigError::Missing { key: found, .. } if found == key), "{error}");
+    }
+    // Made by hand.
+    let good = read("mixtral", json!({}));
+    let experts = good.experts.clone().expect("experts");
+    for dense_blocks in [vec![4], vec![1, 0], vec![1, 1], vec![0, 1, 2, 3]] {
+        let experts = Some(ExpertConfig { dense_blocks, ..experts.clone() });
+        assert!(DecoderConfig { experts, ..good.clone() }.validate().is_err());
+    }
+    assert!(DecoderConfig { mlp_bias: MlpBias::All, ..good }.validate().is_err());
+}
+
+fn config_of(model_type: &str) -> Value {
+    config(model_type, json!({}))
+}
