@@ -128,12 +128,14 @@ def pieces():
 class Llama:
     """A model in llama.cpp."""
 
-    def __init__(self, path):
+    def __init__(self, path, cache=None):
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path, params.port, params.n_parallel, params.n_ctx, params.warmup = str(path), 0, 1, 1024, False
         params.cache_prompt = False
+        if cache == "f32":
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         # Several threads would wait for each other in a loop, which takes the time of the tests beside this one.
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self.server = xllamacpp.Server(params)
@@ -185,19 +187,28 @@ def answers(model):
     return found
 
 
-command, rest = sys.argv[1], sys.argv[2:]
-# llama.cpp writes to both standard streams.
-out = os.dup(1)
-os.dup2(2, 1)
-if command == "describe":
-    result = describe(rest)
-elif command == "write":
-    result = write(pathlib.Path(rest[0]))
-elif command == "tokenizers":
-    result = tokenizers(pathlib.Path(rest[0]), rest[1])
-else:
-    result = answers(rest[0])
-with os.fdopen(out, "w", encoding="utf-8") as file:
-    json.dump(result, file)
-    file.flush()
-os._exit(0)
+def report(make):
+    """Writes what `make` returns to standard output, as JSON, and ends the process."""
+    # llama.cpp writes to both standard streams, and its threads do not end.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    result = make()
+    with os.fdopen(out, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+        file.flush()
+    os._exit(0)
+
+
+def main():
+    command, rest = sys.argv[1], sys.argv[2:]
+    if command == "describe":
+        return describe(rest)
+    if command == "write":
+        return write(pathlib.Path(rest[0]))
+    if command == "tokenizers":
+        return tokenizers(pathlib.Path(rest[0]), rest[1])
+    return answers(rest[0])
+
+
+if __name__ == "__main__":
+    report(main)
