@@ -80,7 +80,11 @@ def write(place):
 def small_model(path, vocabulary):
     """A model of one small block that llama.cpp can load."""
     width, hidden, tokens = 32, 64, vocabulary["tokens"]
-    out = gguf.GGUFWriter(path, "llama")
+    phi3 = vocabulary.get("architecture") == "phi3"
+    out = gguf.GGUFWriter(path, "phi3" if phi3 else "llama")
+    if phi3:
+        # llama.cpp knows by this name that spaces after special tokens are dropped.
+        out.add_name("Phi-3"), out.add_rope_dimension_count(16), out.add_rope_scaling_orig_ctx_len(512), out.add_sliding_window(0)
     out.add_block_count(1), out.add_context_length(512), out.add_embedding_length(width), out.add_feed_forward_length(hidden)
     out.add_head_count(2), out.add_head_count_kv(1), out.add_layer_norm_rms_eps(1e-5), out.add_vocab_size(len(tokens))
     out.add_tokenizer_model(vocabulary["model"]), out.add_token_list(tokens), out.add_token_types(vocabulary["kinds"])
@@ -92,6 +96,8 @@ def small_model(path, vocabulary):
         out.add_add_space_prefix(vocabulary["prefix"])
     out.add_bos_token_id(1), out.add_eos_token_id(2)
     shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32), "ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+    if phi3:
+        shapes = {"attn_qkv": (64, 32), "attn_output": (32, 32), "ffn_up": (128, 32), "ffn_down": (32, 64)}
     values = np.random.default_rng(7)
     out.add_tensor("token_embd.weight", values.standard_normal((len(tokens), width)).astype(np.float16))
     out.add_tensor("output_norm.weight", np.ones(width, np.float32))
@@ -160,7 +166,10 @@ def tokenizers(place, model):
     byte_level = {"model": "gpt2", "tokens": fields["tokenizer.ggml.tokens"], "kinds": fields["tokenizer.ggml.token_type"], "merges": fields["tokenizer.ggml.merges"]}
     vocabularies = {name: {**byte_level, "pre": name} for name in sys.argv[4].split(",")}
     words = pieces()
-    vocabularies |= {"spm": words, "spm-without-prefix": {**words, "prefix": False}}
+    # llama.cpp loads no Phi-3 without this token.
+    phi3 = {key: words[key] + [value] for key, value in {"tokens": "<|endoftext|>", "kinds": 3, "scores": 0.0}.items()}
+    phi3 = {"model": "llama", "architecture": "phi3", **phi3}
+    vocabularies |= {"spm": words, "spm-without-prefix": {**words, "prefix": False}, "spm-phi3": phi3}
     checked, found = texts(), []
     for name, vocabulary in vocabularies.items():
         path = place / f"{name}.gguf"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::tensor::DType;
 use pv_data::gguf::{TensorType, Value, Writer};
 use pv_model::config::DecoderConfig;
-use pv_tests::{compare, root};
+use pv_tests::{Random, compare, root};
 use serde::Deserialize;
 
 use super::made::load;
@@ -121,4 +121,77 @@ fn settings_of_further_families_that_are_not_supported_are_named() {
         let said = refused(&bytes);
         assert!(parts.iter().all(|part| said.contains(part)), "{parts:?}: {said}");
     }
+}
+
+/// A small file with all settings that an architecture reads, and a tokenizer.
+fn full(architecture: &str) -> Vec<u8> {
+    let change = |file: &mut Writer| {
+        file.set("general.architecture", Value::String(architecture));
+        let mut set = |name: &str, value: Value<'_>| {
+            file.set(&format!("{architecture}.{name}"), value);
+        };
+        match architecture {
+            "granite" => {
+                for name in ["embedding_scale", "attention.scale", "residual_scale", "logit_scale"] {
+                    set(name, Value::F32(0.5));
+                }
+            }
+            "gemma2" | "gemma3" => {
+                set("attention.sliding_window", Value::U32(8));
+                set("final_logit_softcapping", Value::F32(30.0));
+            }
+            "phi3" => {
+                set("rope.scaling.original_context_length", Value::U32(32));
+                set("rope.scaling.attn_factor", Value::F32(1.1));
+                set("attention.sliding_window", Value::U32(0));
+            }
+            "glm4" => set("rope.dimension_count", Value::U32(8)),
+            _ => {}
+        }
+        if architecture == "gemma3" {
+            set("rope.freq_base_swa", Value::F32(10_000.0));
+            file.set_array("gemma3.attention.sliding_window_pattern", &[true]);
+        }
+        if architecture == "phi3" {
+            for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
+                file.tensor(name, &[8], TensorType::F32, &1.5f32.to_le_bytes().repeat(8));
+            }
+        }
+        file.set("tokenizer.ggml.model", Value::String("llama"));
+        file.set_array("tokenizer.ggml.tokens", &["<unk>", "<s>", "</s>", "a", "b", "ab", "\u{2581}", "<0x0A>", "  "]);
+        file.set_array("tokenizer.ggml.scores", &[0f32, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0]);
+        file.set_array("tokenizer.ggml.token_type", &[2i32, 3, 3, 1, 1, 1, 1, 6, 4]);
+        file.set("tokenizer.ggml.bos_token_id", Value::U32(1)).set("tokenizer.ggml.eos_token_id", Value::U32(2));
+    };
+    small_of(architecture, change, "", "F32")
+}
+
+#[test]
+fn changed_files_are_errors_or_models() {
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join("m.gguf");
+    let mut random = Random(29);
+    let mut errors = 0;
+    for architecture in ["llama", "gemma2", "gemma3", "phi3", "olmo2", "granite", "glm4"] {
+        let whole = full(architecture);
+        std::fs::write(&path, &whole).expect("a file");
+        DecoderConfig::from_folder(&path).expect("a configuration");
+        let tokenizer = pv_model::Tokenizer::from_folder(&path).expect("a tokenizer");
+        let ids = tokenizer.encode("ab  a", pv_model::tokenizer::AddSpecial::No).expect("ids");
+        assert!(ids.ends_with(&[5, 8, 3]) || ids.ends_with(&[5, 8, 6, 3]), "{architecture}: {ids:?}");
+        let metadata = whole.len().min(2500) as u64;
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            for _ in 0..=random.below(2) {
+                bytes[random.below(metadata) as usize] = random.below(256) as u8;
+            }
+            std::fs::write(&path, &bytes).expect("a file");
+            let found = DecoderConfig::from_folder(&path).is_ok() && pv_model::Tokenizer::from_folder(&path).is_ok();
+            errors += usize::from(!found);
+            // The weights are those of a Llama, so that others have no model.
+            let _ = load(&path, None);
+        }
+    }
+    println!("{errors} of 2100 changed files are refused");
+    assert!(errors > 500);
 }

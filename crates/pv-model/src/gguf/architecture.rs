@@ -18,6 +18,8 @@ pub(super) struct Architecture {
     pub(super) one_plus: bool,
     /// Whether a part of each head may be rotated only.
     pub(super) partly_rotated: bool,
+    /// Whether the special tokens of a SentencePiece tokenizer take the spaces after them, which a file does not say.
+    pub(super) strips_after_special: bool,
     /// Settings other than those of all architectures: the key in the file, that of the `config.json`, and whether a model
     /// needs it.
     pub(super) settings: &'static [(&'static str, &'static str, bool)],
@@ -40,6 +42,7 @@ const PLAIN: Architecture = Architecture {
     permuted: false,
     one_plus: false,
     partly_rotated: false,
+    strips_after_special: false,
     settings: &[],
     extra: None,
     extra_keys: &[],
@@ -91,6 +94,7 @@ static ARCHITECTURES: [Architecture; 9] = [
         model_type: "phi3",
         windowed: Some("phi3"),
         partly_rotated: true,
+        strips_after_special: true,
         extra: Some(rope::longrope),
         extra_keys: &[rope::ATTENTION_FACTOR],
         extra_tensors: &rope::LONGROPE,

@@ -73,13 +73,15 @@ impl<'a> Tokens<'a> {
         Ok(ids.into_iter().map(|(text, id)| (text.to_owned(), id.into())).collect())
     }
 
-    /// `added_tokens` of the `tokenizer.json`.
-    fn added(&self) -> Vec<Json> {
+    /// `added_tokens` of the `tokenizer.json`, which may take the spaces after them.
+    fn added(&self, strip_after: bool) -> Vec<Json> {
+        /// Those of Phi-3 that never do.
+        const NEVER: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
         let found = self.of_kind(&[Kind::Control, Kind::Unknown, Kind::UserDefined]);
         let token = |(id, text): (usize, &str)| {
             json!({
-                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                "special": self.kinds[id] != Kind::UserDefined,
+                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": strip_after && !NEVER.contains(&text),
+                "normalized": false, "special": self.kinds[id] != Kind::UserDefined,
             })
         };
         found.filter(|(_, text)| !text.is_empty()).map(token).collect()
@@ -141,7 +143,7 @@ fn byte_level(model: &Model<'_>) -> Result<Json, GgufModelError> {
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
     Ok(json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": tokens.added(false),
         "normalizer": split.normalizer(),
         "pre_tokenizer": split.to_json(),
         "post_processor": around(model, tokens, split.adds_bos)?,
@@ -193,7 +195,7 @@ fn sentence_piece(model: &Model<'_>) -> Result<Json, GgufModelError> {
     }
     Ok(json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": tokens.added(model.architecture.strips_after_special),
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
         "post_processor": around(model, tokens, true)?,
