@@ -102,7 +102,7 @@ fn tokens_are_those_of_llama_cpp_and_transformers() {
 /// Texts with and without more tokens than the window.
 fn prompts(model: &CausalLm) -> [Vec<u32>; 2] {
     let tokenizer = model.tokenizer().expect("a tokenizer");
-    let long = std::fs::read_to_string(root().join("docs/parity.md")).expect("a text");
+    let long = std::fs::read_to_string(root().join("LICENSE-APACHE")).expect("a text");
     let mut long = tokenizer.encode(&long, AddSpecial::Yes).expect("ids");
     long.truncate(700);
     assert_eq!(long.len(), 700);

@@ -5,6 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::{GgufModelError, Model, gemma, rope};
 
 /// How the files of one `general.architecture` translate to a family of Hugging Face's.
+#[allow(clippy::struct_excessive_bools, reason = "a row of independent facts")]
 pub(super) struct Architecture {
     /// `general.architecture`.
     pub(super) name: &'static str,
