@@ -80,7 +80,11 @@ def write(place):
 def small_model(path, vocabulary):
     """A model of one small block that llama.cpp can load."""
     width, hidden, tokens = 32, 64, vocabulary["tokens"]
-    out = gguf.GGUFWriter(path, "llama")
+    phi3 = vocabulary.get("architecture") == "phi3"
+    out = gguf.GGUFWriter(path, "phi3" if phi3 else "llama")
+    if phi3:
+        # llama.cpp knows by this name that spaces after special tokens are dropped.
+        out.add_name("Phi-3"), out.add_rope_dimension_count(16), out.add_rope_scaling_orig_ctx_len(512), out.add_sliding_window(0)
     out.add_block_count(1), out.add_context_length(512), out.add_embedding_length(width), out.add_feed_forward_length(hidden)
     out.add_head_count(2), out.add_head_count_kv(1), out.add_layer_norm_rms_eps(1e-5), out.add_vocab_size(len(tokens))
     out.add_tokenizer_model(vocabulary["model"]), out.add_token_list(tokens), out.add_token_types(vocabulary["kinds"])
@@ -92,6 +96,8 @@ def small_model(path, vocabulary):
         out.add_add_space_prefix(vocabulary["prefix"])
     out.add_bos_token_id(1), out.add_eos_token_id(2)
     shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32), "ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
+    if phi3:
+        shapes = {"attn_qkv": (64, 32), "attn_output": (32, 32), "ffn_up": (128, 32), "ffn_down": (32, 64)}
     values = np.random.default_rng(7)
     out.add_tensor("token_embd.weight", values.standard_normal((len(tokens), width)).astype(np.float16))
     out.add_tensor("output_norm.weight", np.ones(width, np.float32))
@@ -128,12 +134,14 @@ def pieces():
 class Llama:
     """A model in llama.cpp."""
 
-    def __init__(self, path):
+    def __init__(self, path, cache=None):
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path, params.port, params.n_parallel, params.n_ctx, params.warmup = str(path), 0, 1, 1024, False
         params.cache_prompt = False
+        if cache == "f32":
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         # Several threads would wait for each other in a loop, which takes the time of the tests beside this one.
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self.server = xllamacpp.Server(params)
@@ -158,7 +166,10 @@ def tokenizers(place, model):
     byte_level = {"model": "gpt2", "tokens": fields["tokenizer.ggml.tokens"], "kinds": fields["tokenizer.ggml.token_type"], "merges": fields["tokenizer.ggml.merges"]}
     vocabularies = {name: {**byte_level, "pre": name} for name in sys.argv[4].split(",")}
     words = pieces()
-    vocabularies |= {"spm": words, "spm-without-prefix": {**words, "prefix": False}}
+    # llama.cpp loads no Phi-3 without this token.
+    phi3 = {key: words[key] + [value] for key, value in {"tokens": "<|endoftext|>", "kinds": 3, "scores": 0.0}.items()}
+    phi3 = {"model": "llama", "architecture": "phi3", **phi3}
+    vocabularies |= {"spm": words, "spm-without-prefix": {**words, "prefix": False}, "spm-phi3": phi3}
     checked, found = texts(), []
     for name, vocabulary in vocabularies.items():
         path = place / f"{name}.gguf"
@@ -185,19 +196,28 @@ def answers(model):
     return found
 
 
-command, rest = sys.argv[1], sys.argv[2:]
-# llama.cpp writes to both standard streams.
-out = os.dup(1)
-os.dup2(2, 1)
-if command == "describe":
-    result = describe(rest)
-elif command == "write":
-    result = write(pathlib.Path(rest[0]))
-elif command == "tokenizers":
-    result = tokenizers(pathlib.Path(rest[0]), rest[1])
-else:
-    result = answers(rest[0])
-with os.fdopen(out, "w", encoding="utf-8") as file:
-    json.dump(result, file)
-    file.flush()
-os._exit(0)
+def report(make):
+    """Writes what `make` returns to standard output, as JSON, and ends the process."""
+    # llama.cpp writes to both standard streams, and its threads do not end.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    result = make()
+    with os.fdopen(out, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+        file.flush()
+    os._exit(0)
+
+
+def main():
+    command, rest = sys.argv[1], sys.argv[2:]
+    if command == "describe":
+        return describe(rest)
+    if command == "write":
+        return write(pathlib.Path(rest[0]))
+    if command == "tokenizers":
+        return tokenizers(pathlib.Path(rest[0]), rest[1])
+    return answers(rest[0])
+
+
+if __name__ == "__main__":
+    report(main)

@@ -1,7 +1,9 @@
 //! GGUF files as models: SmolLM2's own file against the folder made from it, and against gguf, llama.cpp and transformers if `PV_PYTHON`
-//! names a Python with them (tests/python/gguf_files.py).
+//! names a Python with them (tests/python/gguf_files.py, gguf_models.py).
 
 mod containers;
+mod families;
+mod gemma3;
 mod llama_cpp;
 mod made;
 mod refused;
@@ -25,14 +27,18 @@ fn own_file() -> PathBuf {
     pv_tests::smollm2().join("model.gguf")
 }
 
-/// The output of our script with this input; `None` without `PV_PYTHON`. A named Python that does not work is an error.
+/// The output of a script with this input; `None` without `PV_PYTHON`. A named Python that does not work is an error.
 fn script(arguments: &[&str], input: &str) -> Option<Value> {
+    script_of("gguf_files.py", arguments, input)
+}
+
+fn script_of(name: &str, arguments: &[&str], input: &str) -> Option<Value> {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
         println!("PV_PYTHON names no Python with gguf: NOT CHECKED");
         return None;
     };
     let mut command = Command::new(&python);
-    command.arg(root().join("tests/python/gguf_files.py")).args(arguments);
+    command.arg(root().join("tests/python").join(name)).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("PV_PYTHON={}: {error}", python.display()));
     child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the script reads");

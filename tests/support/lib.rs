@@ -14,7 +14,7 @@ pub use chat::{STOP_TOKENS, chat_model};
 pub use judges::RuleJudge;
 pub use killed::{run_and_kill, tell};
 pub use memory::{measured_apart, peak_memory, tell_bytes};
-pub use pv_parity::{Divergence, Golden, Random, compare, golden_folders, root, smollm2};
+pub use pv_parity::{Divergence, Golden, Random, compare, gemma3, golden_folders, root, smollm2};
 
 /// The model organism, loaded once in a process.
 ///

@@ -160,6 +160,9 @@ fn on_device(error: &DeviceError) -> Option<String> {
 
 fn on_template(error: &TemplateError) -> Option<String> {
     match error {
+        TemplateError::NotFound { folder } if folder.is_file() => {
+            Some("use the file of the model's chat (instruct) variant: base models have no chat template".to_owned())
+        }
         TemplateError::NotFound { .. } => {
             Some("use the model's chat (instruct) variant, or put its chat_template.jinja into the folder".to_owned())
         }

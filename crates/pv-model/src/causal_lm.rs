@@ -13,6 +13,7 @@ use crate::chat::{ChatTemplate, RenderOptions, TemplateError};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, Logits, Pass, PassOutput};
 use crate::device::{default_device, default_dtype};
+use crate::folder::with_files;
 use crate::hub::{HubOptions, resolve};
 use crate::load::LoadOptions;
 use crate::save::other_files;
@@ -77,17 +78,16 @@ impl CausalLm {
         options: &LoadOptions,
     ) -> Result<Self> {
         let folder = folder.as_ref();
-        let tokenizer = match crate::folder::has(folder, "tokenizer.json") {
-            true => Some(Tokenizer::from_folder(folder)?),
-            false => None,
-        };
-        let template = match ChatTemplate::from_folder(folder) {
-            Ok(template) => Some(template),
-            Err(TemplateError::NotFound { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let decoder = Decoder::from_folder_with(folder, device, dtype, options)?;
-        let model = Self::new(decoder, tokenizer, template, folder);
+        let model = with_files(folder, |files| {
+            let tokenizer = files.has("tokenizer.json").then(|| Tokenizer::from_files(files)).transpose()?;
+            let template = match ChatTemplate::from_files(files) {
+                Ok(template) => Some(template),
+                Err(TemplateError::NotFound { .. }) => None,
+                Err(error) => return Err(Error::from(error)),
+            };
+            let decoder = Decoder::from_files(files, device, dtype, options)?;
+            Ok(Self::new(decoder, tokenizer, template, folder))
+        })?;
         let vocab = model.config().vocab;
         match model.stop_ids.iter().find(|id| **id as usize >= vocab) {
             Some(&id) => Err(Error::StopTokenOutOfRange { folder: folder.to_owned(), id, vocab }),

@@ -11,8 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    folder::{FolderError, read_object},
-    gguf::is_gguf,
+    folder::{Files, FolderError, with_files},
     tokenizer::special_tokens,
 };
 
@@ -87,10 +86,17 @@ impl ChatTemplate {
     /// [`TemplateError::NotFound`] if the folder has none, [`TemplateError::Syntax`] if the default template cannot be
     /// parsed, [`TemplateError::Folder`] for the files.
     pub fn from_folder(folder: &Path) -> Result<Self, TemplateError> {
-        let mut sources = jinja_files(folder)?;
+        with_files(folder, Self::from_files)
+    }
+
+    /// Like [`from_folder`](Self::from_folder), for files that are open.
+    pub(crate) fn from_files(files: &Files<'_>) -> Result<Self, TemplateError> {
+        let folder = files.path();
+        let mut sources = if files.is_gguf() { Vec::new() } else { jinja_files(folder)? };
         if sources.is_empty() {
-            let path = folder.join("tokenizer_config.json");
-            let mut config = read_object(&path)?.unwrap_or_default();
+            let name = "tokenizer_config.json";
+            let path = folder.join(name);
+            let mut config = files.object(name)?.unwrap_or_default();
             let value = config.remove("chat_template").filter(|value| !value.is_null());
             let value = value.ok_or_else(|| TemplateError::NotFound { folder: folder.to_owned() })?;
             let stored = serde_json::from_value(value).map_err(|source| FolderError::Json { path, source })?;
@@ -102,7 +108,7 @@ impl ChatTemplate {
                 return Err(TemplateError::NotFound { folder: folder.to_owned() });
             }
         }
-        Self::from_sources(sources, special_tokens(folder)?)
+        Self::from_sources(sources, special_tokens(files)?)
     }
 
     /// A single template, with the special tokens (`bos_token`, …) that it may use.
@@ -237,9 +243,6 @@ fn jinja_files(folder: &Path) -> Result<Vec<(String, String)>, FolderError> {
                 paths.push((name.to_owned(), path));
             }
         }
-    }
-    if is_gguf(folder) {
-        paths.clear();
     }
     let mut sources = Vec::new();
     for (name, path) in paths {

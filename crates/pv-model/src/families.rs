@@ -23,7 +23,7 @@ use crate::config::{
     MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, MlpBias, NormPlacement, NormWeights, OutputHead, QkNorm, RopeConfig,
     RopeFamily, RotaryPairs, Scales, Softcaps, SpecialTokens, StoredDtype, TensorNames, shortened,
 };
-use crate::folder::{self, FolderError, read_limited};
+use crate::folder::{self, Files, FolderError, with_files};
 
 /// The limit on the length of a configuration file.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -61,13 +61,17 @@ impl DecoderConfig {
     /// [`FolderError::NotAModel`]; those of reading the file and of
     /// [`from_json`](Self::from_json).
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let folder = folder.as_ref();
-        let path = folder.join("config.json");
-        if !folder::has(folder, "config.json") {
-            let found = folder::content(folder)?;
-            return Err(FolderError::NotAModel { path: folder.into(), wanted: "config.json", found }.into());
+        with_files(folder.as_ref(), Self::from_files)
+    }
+
+    /// Like [`from_folder`](Self::from_folder), for files that are open.
+    pub(crate) fn from_files(files: &Files<'_>) -> Result<Self, ConfigError> {
+        let name = "config.json";
+        if !files.has(name) {
+            let found = folder::content(files.path())?;
+            return Err(FolderError::NotAModel { path: files.path().into(), wanted: name, found }.into());
         }
-        let bytes = read_limited(&path, MAX_CONFIG_BYTES)?;
+        let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path().join(name));
         let value =
             serde_json::from_slice(&bytes).map_err(|source| FolderError::Json { path: path.clone(), source })?;
         decoder_config(&Fields::root(&path, &value)?)

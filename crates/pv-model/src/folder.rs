@@ -15,25 +15,74 @@ pub use error::{FolderContent, FolderError};
 /// The limit on the size of a configuration file.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The GGUF file that stands for the folder of `path`, and the name of the folder's file.
-fn in_gguf(path: &Path) -> Option<(&Path, &str)> {
-    let folder = path.parent().filter(|folder| gguf::is_gguf(folder))?;
-    Some((folder, path.file_name()?.to_str()?))
+/// The files of a model folder, or those that a GGUF file stands for.
+pub(crate) struct Files<'a> {
+    path: &'a Path,
+    gguf: Option<gguf::Model<'a>>,
 }
 
-/// Whether a folder, or the GGUF file in its place, has a file.
-pub(crate) fn has(folder: &Path, name: &str) -> bool {
-    if gguf::is_gguf(folder) { gguf::has(folder, name) } else { folder.join(name).is_file() }
+/// Calls `work` with the files of the folder at `path`. A GGUF file in its place is mapped and parsed once.
+///
+/// # Errors
+/// [`FolderError::Gguf`], and those of `work`.
+pub(crate) fn with_files<T, E: From<FolderError>>(
+    path: &Path,
+    work: impl FnOnce(&Files<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    if !gguf::is_gguf(path) {
+        return work(&Files { path, gguf: None });
+    }
+    let failed = |source| FolderError::gguf(path, source);
+    let parts = gguf::GgufFiles::open(path).map_err(failed)?;
+    let gguf = Some(parts.model().map_err(failed)?);
+    work(&Files { path, gguf })
+}
+
+impl Files<'_> {
+    /// The path of the folder or of the GGUF file.
+    pub(crate) fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// Whether a GGUF file stands for the folder.
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.gguf.is_some()
+    }
+
+    /// Whether there is a file of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.gguf.as_ref().map_or_else(|| self.path.join(name).is_file(), |model| model.has(name))
+    }
+
+    /// Reads a file. One in a folder has at most `limit` bytes.
+    pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, FolderError> {
+        let path = self.path.join(name);
+        let Some(model) = &self.gguf else { return read_limited(&path, limit) };
+        let content = model.file(name).map_err(|source| FolderError::gguf(self.path, source))?;
+        let content = content.ok_or_else(|| FolderError::read(&path, ErrorKind::NotFound.into()))?;
+        serde_json::to_vec(&content).map_err(|source| FolderError::Json { path, source })
+    }
+
+    /// A JSON object from a file; `None` if the file does not exist.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Map<String, Value>>, FolderError> {
+        if let Some(model) = &self.gguf {
+            return model.file(name).map_err(|source| FolderError::gguf(self.path, source));
+        }
+        let path = self.path.join(name);
+        let bytes = match read_limited(&path, MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(FolderError::File(FileError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| FolderError::Json { path, source })
+    }
 }
 
 /// Reads a file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FolderError> {
     let failed = |source| FolderError::read(path, source);
-    if let Some((file, name)) = in_gguf(path) {
-        let content = gguf::file(file, name).map_err(|source| FolderError::gguf(file, source))?;
-        let content = content.ok_or_else(|| failed(ErrorKind::NotFound.into()))?;
-        return serde_json::to_vec(&content).map_err(|source| FolderError::Json { path: path.to_owned(), source });
-    }
     let mut bytes = Vec::new();
     let file = open_file(path).map_err(failed)?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -41,18 +90,6 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FolderErr
         true => Err(FolderError::TooLarge { path: path.into(), limit }),
         false => Ok(bytes),
     }
-}
-
-/// A JSON object from a file; `None` if the file does not exist.
-pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, FolderError> {
-    let bytes = match read_limited(path, MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(FolderError::File(FileError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| FolderError::Json { path: path.to_owned(), source })
 }
 
 /// Whether joining `name` to a folder stays in that folder, on every platform.

@@ -7,51 +7,29 @@
 mod architecture;
 mod config;
 mod error;
+mod gemma;
 mod merges;
 mod pre_tokenizer;
 mod rope;
 mod tensors;
 mod tokenizer;
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use pv_data::gguf::{Gguf, Tensor, Value};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use crate::mapped::map;
 use architecture::Architecture;
 pub use error::GgufModelError;
-pub(crate) use tensors::unpermuted;
+pub(crate) use tensors::{Change, unpermuted};
+use tokenizer::Tokens;
 
 /// Whether a path is that of a GGUF file, by its ending.
 pub(crate) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !path.is_dir()
-}
-
-/// The content of a file that a folder with this model has; `None` if the folder has no such file.
-pub(crate) fn file(path: &Path, name: &str) -> Result<Option<Json>, GgufModelError> {
-    if !["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"].contains(&name) {
-        return Ok(None);
-    }
-    let files = GgufFiles::open(path)?;
-    let model = files.model()?;
-    match name {
-        "config.json" => config::config(&model).map(Some),
-        "generation_config.json" => tokenizer::generation_config(&model).map(Some),
-        "tokenizer.json" => tokenizer::tokenizer(&model),
-        _ => tokenizer::settings(&model).map(Some),
-    }
-}
-
-/// Whether a folder with this model has a file of this name. A file that cannot be read has all of them, so that the
-/// error appears when one is read.
-pub(crate) fn has(path: &Path, name: &str) -> bool {
-    let contains = || {
-        let files = GgufFiles::open(path)?;
-        Ok::<_, GgufModelError>(name != "tokenizer.json" || files.model()?.metadata().get(tokenizer::MODEL).is_some())
-    };
-    ["config.json", "tokenizer.json"].contains(&name) && contains().unwrap_or(true)
 }
 
 /// The files of a model: one, or the parts of a split one.
@@ -113,6 +91,7 @@ fn parsed((path, map): &(PathBuf, Mmap)) -> Result<Gguf<'_>, GgufModelError> {
 pub(crate) struct Model<'a> {
     parts: Vec<Gguf<'a>>,
     architecture: &'static Architecture,
+    tokens: OnceCell<Tokens<'a>>,
 }
 
 impl<'a> Model<'a> {
@@ -121,7 +100,36 @@ impl<'a> Model<'a> {
         let name = parts[0].string(key)?.ok_or_else(|| GgufModelError::missing(key))?;
         let architecture = Architecture::of(name)
             .ok_or_else(|| GgufModelError::unsupported(key, format!("{name:?}"), Architecture::names()))?;
-        Ok(Self { parts, architecture })
+        Ok(Self { parts, architecture, tokens: OnceCell::new() })
+    }
+
+    /// The content of a file that a folder with this model has; `None` if the folder has no such file.
+    pub(crate) fn file(&self, name: &str) -> Result<Option<Map<String, Json>>, GgufModelError> {
+        match name {
+            "config.json" => config::config(self).map(Some),
+            "generation_config.json" => tokenizer::generation_config(self).map(Some),
+            "tokenizer.json" => tokenizer::tokenizer(self),
+            "tokenizer_config.json" => tokenizer::settings(self).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a folder with this model has a file of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match name {
+            "config.json" | "generation_config.json" | "tokenizer_config.json" => true,
+            "tokenizer.json" => self.metadata().get(tokenizer::MODEL).is_some(),
+            _ => false,
+        }
+    }
+
+    /// The tokens, read once.
+    fn tokens(&self) -> Result<&Tokens<'a>, GgufModelError> {
+        if let Some(tokens) = self.tokens.get() {
+            return Ok(tokens);
+        }
+        let read = Tokens::read(self)?;
+        Ok(self.tokens.get_or_init(|| read))
     }
 
     /// The first file, which has the metadata.

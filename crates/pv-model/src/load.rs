@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BlockParts, DecoderConfig, OutputHead, Part, Role, Stack, TensorNames, expected_tensors};
 use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
 use crate::device::DeviceError;
+use crate::folder::{Files, with_files};
 use crate::weights::{Activations, RawTensor, WeightFiles, WeightType, WeightsError, pack};
 use crate::{Error, Result, memory};
 
@@ -172,13 +173,18 @@ impl Decoder {
         dtype: DType,
         options: &LoadOptions,
     ) -> Result<Self> {
+        with_files(folder.as_ref(), |files| Self::from_files(files, device, dtype, options))
+    }
+
+    /// Like [`from_folder_with`](Self::from_folder_with), for files that are open.
+    pub(crate) fn from_files(files: &Files<'_>, device: &Device, dtype: DType, options: &LoadOptions) -> Result<Self> {
         if !device.supports_dtype(dtype) {
             return Err(
                 DeviceError::DtypeUnsupported { device: format!("{device:?}"), dtype: format!("{dtype:?}") }.into()
             );
         }
-        let folder = folder.as_ref();
-        let mut config = DecoderConfig::from_folder(folder)?;
+        let folder = files.path();
+        let mut config = DecoderConfig::from_files(files)?;
         let files = WeightFiles::open_for(folder, &config)?;
         config.output_head = files.output_head(config.output_head, &config.names)?;
         files.check(&expected_tensors(&config).collect::<Vec<_>>())?;

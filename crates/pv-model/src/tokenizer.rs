@@ -12,7 +12,7 @@ use std::{ops::Range, path::Path};
 use serde_json::{Map, Value};
 use tokenizers::ModelWrapper;
 
-use crate::folder::read_object;
+use crate::folder::{Files, with_files};
 
 pub(crate) use added::not_found;
 pub use error::TokenizerError;
@@ -78,26 +78,31 @@ impl Tokenizer {
     /// `tokenizers` crate cannot load `tokenizer.json`; [`TokenizerError::AddedTokenId`] if two files contradict each
     /// other about a token's id; [`TokenizerError::UnknownToken`] for an EOS that is not a token.
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
-        let bytes = added::read_tokenizer(folder)?;
-        let added = added::AddedTokens::read(folder, &bytes);
-        let path = folder.join("tokenizer.json");
+        with_files(folder, Self::from_files)
+    }
+
+    /// Like [`from_folder`](Self::from_folder), for files that are open.
+    pub(crate) fn from_files(files: &Files<'_>) -> Result<Self, TokenizerError> {
+        let bytes = added::read_tokenizer(files)?;
+        let added = added::AddedTokens::read(files, &bytes);
+        let path = files.path().join("tokenizer.json");
         let failed = |source| TokenizerError::Load { path: path.clone(), source };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        added?.add_to(&mut inner, folder)?;
+        added?.add_to(&mut inner, files.path())?;
 
-        let config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        let config = files.object("tokenizer_config.json")?.unwrap_or_default();
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
         inner.set_encode_special_tokens(flag("split_special_tokens"));
         let forced = flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output");
         let bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
         let clean_up = flag("clean_up_tokenization_spaces") && (forced || !bpe);
 
-        let special = special_tokens(folder)?;
+        let special = special_tokens(files)?;
         let id = |name: &str| special.get(name).and_then(Value::as_str).and_then(|token| inner.token_to_id(token));
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
-        let mut stop = eos_ids(folder)?;
+        let mut stop = files::eos_ids_of(files)?;
         stop.extend(eos.filter(|eos| !stop.contains(eos)));
         Ok(Self { inner, bos, eos, pad, stop, clean_up })
     }

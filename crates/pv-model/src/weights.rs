@@ -19,7 +19,7 @@ use pv_kernels::kept::Format;
 
 use crate::config::{DecoderConfig, ExpectedTensor, OutputHead, TensorNames, expected_tensors};
 use crate::folder::{self, FolderError};
-use crate::gguf::{is_gguf, unpermuted};
+use crate::gguf::{Change, is_gguf, unpermuted};
 use crate::mapped;
 
 pub use crate::config::StoredDtype;
@@ -54,8 +54,8 @@ struct Shard {
 struct Stored {
     shard: usize,
     entry: Entry,
-    /// The heads of queries or keys whose rows are in GGUF's order.
-    permuted_heads: Option<usize>,
+    /// How the values differ from those of a checkpoint.
+    change: Change,
 }
 
 impl WeightFiles {
@@ -123,7 +123,7 @@ impl WeightFiles {
                 let first = self.shards[earlier.shard].path.clone();
                 return Err(WeightsError::DuplicateTensor { tensor: name, first, second: path });
             }
-            self.tensors.insert(name, Stored { shard, entry, permuted_heads: None });
+            self.tensors.insert(name, Stored { shard, entry, change: Change::None });
         }
         self.shards.push(Shard { path, map, data_start });
         Ok(())
@@ -184,14 +184,23 @@ impl WeightFiles {
     /// [`WeightsError::MissingTensors`], [`WeightsError::TensorDtype`].
     pub fn get(&self, name: &str) -> Result<RawTensor<'_>, WeightsError> {
         let mut tensor = self.as_stored(name)?;
-        if let Some(heads) = self.tensors[name].permuted_heads {
-            tensor.bytes = Cow::Owned(unpermuted(&tensor.bytes, tensor.shape[0], heads));
-            tensor.pages = None;
+        match self.tensors[name].change {
+            Change::None => return Ok(tensor),
+            Change::Permuted { heads } => {
+                tensor.bytes = Cow::Owned(unpermuted(&tensor.bytes, tensor.shape[0], heads));
+            }
+            Change::OnePlus => {
+                // Exact for values from 1/2 on.
+                let values = tensor.to_f32();
+                tensor.bytes = Cow::Owned(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()).collect());
+                tensor.format = Format::F32;
+            }
         }
+        tensor.pages = None;
         Ok(tensor)
     }
 
-    /// Like [`get`](Self::get), with rows in the order of the file.
+    /// Like [`get`](Self::get), with the values of the file.
     fn as_stored(&self, name: &str) -> Result<RawTensor<'_>, WeightsError> {
         let Some((name, stored)) = self.tensors.get_key_value(name) else {
             return Err(WeightsError::MissingTensors { path: self.folder.clone(), names: vec![name.into()] });
@@ -312,7 +321,7 @@ impl WeightFiles {
     /// The tensor stays readable: a later access reads it from the file again. Does nothing on systems that do not
     /// support it.
     pub fn release(&self, name: &str) {
-        if let Some(Stored { shard, entry, permuted_heads: None }) = self.tensors.get(name) {
+        if let Some(Stored { shard, entry, change: Change::None }) = self.tensors.get(name) {
             let shard = &self.shards[*shard];
             release_pages(&shard.map, shard.data_start + entry.bytes.start, entry.bytes.len());
         }

@@ -1,4 +1,4 @@
-//! Reference data for tests: the folders of `tests/golden`, SmolLM2, a comparison that names the first layer that differs.
+//! Reference data for tests: the folders of `tests/golden`, SmolLM2, Gemma 3, a comparison that names the first layer that differs.
 
 mod compare;
 mod golden;
@@ -27,4 +27,23 @@ pub fn smollm2() -> PathBuf {
         folder.display()
     );
     folder
+}
+
+/// The folder of Gemma 3 270M, created by `examples/gemma3/prepare.py`, that `PV_GEMMA3` names. Without the variable `None`, after
+/// a line that says so: the model is under terms of its own.
+///
+/// # Panics
+/// If the variable names a folder without the model.
+#[allow(clippy::print_stdout, reason = "a test says that it did not run")]
+pub fn gemma3() -> Option<PathBuf> {
+    let Some(folder) = std::env::var_os("PV_GEMMA3").map(PathBuf::from) else {
+        println!("PV_GEMMA3 names no folder of Gemma 3: NOT CHECKED");
+        return None;
+    };
+    assert!(
+        folder.join("model.gguf").is_file(),
+        "PV_GEMMA3: {} holds no model; run: python3 examples/gemma3/prepare.py models/gemma3",
+        folder.display()
+    );
+    Some(folder)
 }

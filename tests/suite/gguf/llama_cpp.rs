@@ -1,7 +1,8 @@
-//! Answers of SmolLM2's file here and in llama.cpp.
+//! Answers of a model's file here and in llama.cpp.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::tensor::{DType, Device};
 use pv_hooks::NoHook;
@@ -37,14 +38,19 @@ fn compare(activations: Activations) {
     ];
     let prompts: Vec<Vec<u32>> =
         questions.iter().map(|question| model.prompt(&[Message::user(*question)]).expect("a prompt")).collect();
-    let input = serde_json::to_string(&prompts).expect("JSON");
-    let Some(found) = script(&["answers", text(&own_file())], &input) else { return };
+    compare_with_llama_cpp(&model, &own_file(), &prompts);
+}
+
+/// Compares greedy answers to prompts, and the probabilities of the first tokens.
+pub(super) fn compare_with_llama_cpp(model: &CausalLm, file: &Path, prompts: &[Vec<u32>]) {
+    let input = serde_json::to_string(prompts).expect("JSON");
+    let Some(found) = script(&["answers", text(file)], &input) else { return };
     let theirs: Vec<Answer> = serde_json::from_value(found).expect("answers");
     let options = GenerateOptions { max_new_tokens: 24, ..GenerateOptions::default() };
     let requests: Vec<Request> = prompts.iter().map(|prompt| Request::new(prompt.clone(), 0)).collect();
     let ours = model.generate(&requests, &options, &mut NoHook, |_| ControlFlow::Continue(())).expect("answers");
     let after = |ids: &[u32]| -> Vec<f32> {
-        let logits = logits(&model, ids);
+        let logits = logits(model, ids);
         logits[logits.len() - model.config().vocab..].to_vec()
     };
     let mut differences = Vec::new();

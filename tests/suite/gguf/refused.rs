@@ -23,6 +23,11 @@ pub(super) fn refused(bytes: &[u8]) -> String {
 
 /// A small whole model, changed by `change` before its tensors are added.
 fn small(change: impl Fn(&mut Writer), skip: &str, kind: &str) -> Vec<u8> {
+    small_of("llama", change, skip, kind)
+}
+
+/// Like [`small`], with the settings of another architecture.
+pub(super) fn small_of(architecture: &str, change: impl Fn(&mut Writer), skip: &str, kind: &str) -> Vec<u8> {
     let mut file = Writer::default();
     change(&mut file);
     for (key, value) in [
@@ -33,10 +38,10 @@ fn small(change: impl Fn(&mut Writer), skip: &str, kind: &str) -> Vec<u8> {
         ("context_length", 64),
     ] {
         if key != skip {
-            file.set(&format!("llama.{key}"), Value::U32(value));
+            file.set(&format!("{architecture}.{key}"), Value::U32(value));
         }
     }
-    file.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+    file.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
     let kind = TensorType::from_name(kind).expect("a type");
     let mut add = |name: &str, shape: &[usize]| {
         let kind = if shape.len() == 2 { kind } else { TensorType::F32 };

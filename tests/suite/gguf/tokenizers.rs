@@ -33,14 +33,17 @@ fn ids_are_those_of_llama_cpp_and_transformers() {
     let place = tempfile::tempdir().expect("a folder");
     let Some(found) = script(&["tokenizers", text(place.path()), text(&own_file()), PRE], "") else { return };
     let Found { texts, models } = serde_json::from_value(found).expect("ids");
-    assert!(texts.len() > 700 && models.len() == PRE.split(',').count() + 2);
+    assert!(texts.len() > 700 && models.len() == PRE.split(',').count() + 3);
     assert!(models.iter().all(|model| model.special.len() == texts.len().div_ceil(SPECIAL)));
     let mut wrong = Vec::new();
     for model in &models {
         let tokenizer = Tokenizer::from_folder(&model.path).expect("a tokenizer");
+        let name = model.path.file_stem().unwrap_or_default().to_string_lossy();
+        // After special tokens of Phi-3, llama.cpp drops spaces of ASCII only; transformers drops all.
+        let others = |text: &str| name == "spm-phi3" && text.contains(['\u{a0}', '\u{3000}']);
         let mut differing = [0; 3];
         let mut first = None;
-        for (i, text) in texts.iter().enumerate() {
+        for (i, text) in texts.iter().enumerate().filter(|(_, text)| !others(text)) {
             let plain = tokenizer.encode(text, AddSpecial::No).expect("ids");
             let around = tokenizer.encode(text, AddSpecial::Yes).expect("ids");
             let theirs = model.transformers.as_ref().map_or(&plain, |ids| &ids[i]);
@@ -54,7 +57,6 @@ fn ids_are_those_of_llama_cpp_and_transformers() {
                 }
             }
         }
-        let name = model.path.file_stem().unwrap_or_default().to_string_lossy();
         let also = if model.transformers.is_some() { " and transformers" } else { "" };
         println!("{name}: {differing:?} of {} texts differ from llama.cpp{also}", texts.len());
         if let Some(first) = first {

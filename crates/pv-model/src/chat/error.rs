@@ -1,6 +1,7 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::folder::FolderError;
+use crate::gguf::is_gguf;
 
 /// An error of a chat template.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +11,7 @@ pub enum TemplateError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// A model folder has no chat template, as is common for base models.
-    #[error("{} has no chat template: no chat_template.jinja, and no chat_template in tokenizer_config.json", folder.display())]
+    #[error("{} has no chat template: {}", folder.display(), where_templates_are(folder))]
     NotFound {
         /// The folder.
         folder: PathBuf,
@@ -117,4 +118,11 @@ pub enum TemplateError {
         /// The name.
         name: String,
     },
+}
+
+fn where_templates_are(folder: &Path) -> &'static str {
+    match is_gguf(folder) {
+        true => "no tokenizer.chat_template in its metadata",
+        false => "no chat_template.jinja, and no chat_template in tokenizer_config.json",
+    }
 }

@@ -1,6 +1,11 @@
 //! The supported architectures of GGUF files, as rows of data.
 
+use serde_json::{Map, Value as Json};
+
+use super::{GgufModelError, Model, gemma, rope};
+
 /// How the files of one `general.architecture` translate to a family of Hugging Face's.
+#[allow(clippy::struct_excessive_bools, reason = "a row of independent facts")]
 pub(super) struct Architecture {
     /// `general.architecture`.
     pub(super) name: &'static str,
@@ -10,36 +15,136 @@ pub(super) struct Architecture {
     pub(super) windowed: Option<&'static str>,
     /// Whether the rows of queries and keys are permuted so that each head's rotary pairs are neighbours.
     pub(super) permuted: bool,
-    /// Settings other than those of all architectures: the key in the file and that of the `config.json`.
-    pub(super) settings: &'static [(&'static str, &'static str)],
+    /// Whether the weights of norms are stored with the 1 that the family adds to them.
+    pub(super) one_plus: bool,
+    /// Whether a part of each head may be rotated only.
+    pub(super) partly_rotated: bool,
+    /// Whether the special tokens of a SentencePiece tokenizer take the spaces after them, which a file does not say.
+    pub(super) strips_after_special: bool,
+    /// Settings other than those of all architectures: the key in the file, that of the `config.json`, and whether a model
+    /// needs it.
+    pub(super) settings: &'static [(&'static str, &'static str, bool)],
+    /// Settings that follow from several keys or from tensors, and the keys of which [`extra`](Self::extra) reads them.
+    pub(super) extra: Option<Extra>,
+    pub(super) extra_keys: &'static [&'static str],
+    /// Tensors outside of blocks that are settings.
+    pub(super) extra_tensors: &'static [&'static str],
     /// Tensors with other names than those of all architectures, see [`IN_BLOCK`].
     pub(super) in_block: &'static [(&'static str, &'static str)],
 }
 
-const ARCHITECTURES: [Architecture; 3] = [
+/// Adds settings to the `config.json`.
+pub(super) type Extra = fn(&Model<'_>, &mut Map<String, Json>) -> Result<(), GgufModelError>;
+
+const PLAIN: Architecture = Architecture {
+    name: "",
+    model_type: "",
+    windowed: None,
+    permuted: false,
+    one_plus: false,
+    partly_rotated: false,
+    strips_after_special: false,
+    settings: &[],
+    extra: None,
+    extra_keys: &[],
+    extra_tensors: &[],
+    in_block: &[],
+};
+
+/// Gemma's names of norms.
+const GEMMA_NORMS: &[(&str, &str)] = &[
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
+static ARCHITECTURES: [Architecture; 9] = [
     // Llama, SmolLM2 and Mistral.
+    Architecture { name: "llama", model_type: "llama", windowed: Some("mistral"), permuted: true, ..PLAIN },
+    Architecture { name: "qwen2", model_type: "qwen2", ..PLAIN },
+    Architecture { name: "qwen3", model_type: "qwen3", ..PLAIN },
     Architecture {
-        name: "llama",
-        model_type: "llama",
-        windowed: Some("mistral"),
-        permuted: true,
-        settings: &[],
-        in_block: &[],
+        name: "gemma2",
+        model_type: "gemma2",
+        windowed: Some("gemma2"),
+        one_plus: true,
+        settings: &[
+            ("attn_logit_softcapping", "attn_logit_softcapping", false),
+            ("final_logit_softcapping", "final_logit_softcapping", false),
+        ],
+        extra: Some(gemma::gemma2),
+        in_block: GEMMA_NORMS,
+        ..PLAIN
     },
-    Architecture { name: "qwen2", model_type: "qwen2", windowed: None, permuted: false, settings: &[], in_block: &[] },
-    Architecture { name: "qwen3", model_type: "qwen3", windowed: None, permuted: false, settings: &[], in_block: &[] },
+    Architecture {
+        name: "gemma3",
+        model_type: "gemma3_text",
+        windowed: Some("gemma3_text"),
+        one_plus: true,
+        settings: &[
+            ("final_logit_softcapping", "final_logit_softcapping", false),
+            ("rope.freq_base_swa", "rope_local_base_freq", false),
+        ],
+        extra: Some(gemma::gemma3),
+        extra_keys: &[gemma::PATTERN],
+        in_block: GEMMA_NORMS,
+        ..PLAIN
+    },
+    Architecture {
+        name: "phi3",
+        model_type: "phi3",
+        windowed: Some("phi3"),
+        partly_rotated: true,
+        strips_after_special: true,
+        extra: Some(rope::longrope),
+        extra_keys: &[rope::ATTENTION_FACTOR],
+        extra_tensors: &rope::LONGROPE,
+        in_block: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+        ..PLAIN
+    },
+    Architecture {
+        name: "olmo2",
+        model_type: "olmo2",
+        in_block: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
+        ..PLAIN
+    },
+    Architecture {
+        name: "granite",
+        model_type: "granite",
+        permuted: true,
+        settings: &[
+            ("embedding_scale", "embedding_multiplier", true),
+            ("attention.scale", "attention_multiplier", true),
+            ("residual_scale", "residual_multiplier", true),
+            ("logit_scale", "logits_scaling", true),
+        ],
+        ..PLAIN
+    },
+    Architecture {
+        name: "glm4",
+        model_type: "glm4",
+        partly_rotated: true,
+        in_block: &[
+            ("post_attention_norm", "post_self_attn_layernorm"),
+            ("post_ffw_norm", "post_mlp_layernorm"),
+            ("ffn_up", "mlp.gate_up_proj"),
+        ],
+        ..PLAIN
+    },
 ];
 
 impl Architecture {
     /// The row of a `general.architecture`.
     pub(super) fn of(name: &str) -> Option<&'static Self> {
-        const ROWS: &[Architecture] = &ARCHITECTURES;
-        ROWS.iter().find(|row| row.name == name)
+        ARCHITECTURES.iter().find(|row| row.name == name)
     }
 
     /// The names of all, for messages.
     pub(super) fn names() -> String {
-        ARCHITECTURES.map(|row| row.name).join(", ")
+        ARCHITECTURES.each_ref().map(|row| row.name).join(", ")
     }
 }
 

@@ -31,11 +31,10 @@ const OTHERS: [&str; 7] = [
 const NEUTRAL: [(&str, f64); 4] =
     [("expert_count", 0.0), ("expert_used_count", 0.0), ("rope.scaling.attn_factor", 1.0), ("rope.scale_linear", 1.0)];
 
-pub(super) fn config(model: &Model<'_>) -> Result<Json, GgufModelError> {
+pub(super) fn config(model: &Model<'_>) -> Result<Map<String, Json>, GgufModelError> {
     let mut config = Map::new();
     let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
-    let extra = model.architecture.settings.iter().map(|(name, key)| (*name, *key, false));
-    for (name, key, needed) in SETTINGS.into_iter().chain(extra) {
+    for (name, key, needed) in SETTINGS.into_iter().chain(model.architecture.settings.iter().copied()) {
         match model.setting(name)? {
             Some(value) => {
                 let shown = || GgufModelError::value(model.key(name), format!("{value:?}"), "a number");
@@ -50,25 +49,42 @@ pub(super) fn config(model: &Model<'_>) -> Result<Json, GgufModelError> {
     if model.setting("attention.head_count_kv")?.is_none() {
         set("num_key_value_heads", heads.into());
     }
+    // The base where a file has none; families have others.
+    if model.setting("rope.freq_base")?.is_none() {
+        set("rope_theta", 10_000.into());
+    }
     let head_dim = head_dim(model, heads)?;
     set("head_dim", head_dim.into());
+    let rotated = rotated(model, head_dim)?;
+    if model.architecture.partly_rotated {
+        // The family rounds the product with the width of a head down.
+        let part = rotated as f64 / head_dim as f64;
+        let exact = (part * head_dim as f64) as u64 == rotated;
+        set("partial_rotary_factor", if exact { part } else { part.next_up() }.into());
+    }
     let embedding = "token_embd.weight";
     let embedding = model.tensor(embedding).ok_or_else(|| GgufModelError::missing(embedding))?;
     set("vocab_size", embedding.shape.get(1).copied().into());
     set("tie_word_embeddings", model.tensor("output.weight").is_none().into());
-    set("hidden_act", "silu".into());
     set("attention_bias", model.tensor("blk.0.attn_q.bias").is_some().into());
     set("mlp_bias", model.tensor("blk.0.ffn_gate.bias").is_some().into());
     set("model_type", model.architecture.model_type.into());
-    if let Some(window) = model.size("attention.sliding_window")? {
-        let Some(windowed) = model.architecture.windowed else {
+    match (model.size("attention.sliding_window")?, model.architecture.windowed) {
+        (None, _) => {}
+        // No window, as Phi-3's converter writes it.
+        (Some(0), _) => {
+            set("sliding_window", Json::Null);
+        }
+        (Some(window), Some(windowed)) => {
+            set("model_type", windowed.into());
+            set("sliding_window", window.into());
+        }
+        (Some(window), None) => {
             let key = model.key("attention.sliding_window");
             return Err(GgufModelError::unsupported(key, window.to_string(), "no window for this architecture"));
-        };
-        set("model_type", windowed.into());
-        set("sliding_window", window.into());
+        }
     }
-    if let Some(scaling) = rope::scaling(model, head_dim)? {
+    if let Some(scaling) = rope::scaling(model, rotated)? {
         set("rope_scaling", scaling);
     }
     for (key, name) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
@@ -77,8 +93,11 @@ pub(super) fn config(model: &Model<'_>) -> Result<Json, GgufModelError> {
     if let Some(dtype) = stored_dtype(model) {
         set("torch_dtype", dtype.into());
     }
+    if let Some(extra) = model.architecture.extra {
+        extra(model, &mut config)?;
+    }
     refuse_others(model)?;
-    Ok(Json::Object(config))
+    Ok(config)
 }
 
 fn head_dim(model: &Model<'_>, heads: u64) -> Result<u64, GgufModelError> {
@@ -91,13 +110,30 @@ fn head_dim(model: &Model<'_>, heads: u64) -> Result<u64, GgufModelError> {
             GgufModelError::value(model.key("attention.head_count"), heads.to_string(), expected)
         })?,
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(other) = model.size(name)?.filter(|other| *other != head_dim) {
+    let name = "attention.value_length";
+    match model.size(name)?.filter(|other| *other != head_dim) {
+        Some(other) => {
             let supported = format!("the width of a head, {head_dim}");
-            return Err(GgufModelError::unsupported(model.key(name), other.to_string(), supported));
+            Err(GgufModelError::unsupported(model.key(name), other.to_string(), supported))
         }
+        None => Ok(head_dim),
     }
-    Ok(head_dim)
+}
+
+/// The number of dimensions of a head that are rotated.
+fn rotated(model: &Model<'_>, head_dim: u64) -> Result<u64, GgufModelError> {
+    let name = "rope.dimension_count";
+    let rotated = model.size(name)?.unwrap_or(head_dim);
+    let part = (1..=head_dim).contains(&rotated) && model.architecture.partly_rotated;
+    if rotated == head_dim || part {
+        return Ok(rotated);
+    }
+    let most = if model.architecture.partly_rotated { "at most " } else { "" };
+    Err(GgufModelError::unsupported(
+        model.key(name),
+        rotated.to_string(),
+        format!("{most}the width of a head, {head_dim}"),
+    ))
 }
 
 /// The type of all matrices, if it is one of those of a `config.json`.
@@ -115,7 +151,8 @@ fn refuse_others(model: &Model<'_>) -> Result<(), GgufModelError> {
     for (key, value) in model.metadata().metadata() {
         let Some(name) = key.strip_prefix(&prefix) else { continue };
         let known = SETTINGS.iter().any(|(known, ..)| *known == name)
-            || model.architecture.settings.iter().any(|(known, _)| *known == name)
+            || model.architecture.settings.iter().any(|(known, ..)| *known == name)
+            || model.architecture.extra_keys.contains(&name)
             || OTHERS.contains(&name)
             || rope::SETTINGS.contains(&name);
         let neutral = NEUTRAL.iter().find(|(known, _)| *known == name);

@@ -1,8 +1,9 @@
 //! The scaling of the rotary frequencies.
 
-use serde_json::{Value as Json, json};
+use pv_data::gguf::{Tensor, Value};
+use serde_json::{Map, Value as Json, json};
 
-use super::{GgufModelError, Model};
+use super::{GgufModelError, Model, number};
 
 /// The settings that [`scaling`] reads.
 pub(super) const SETTINGS: [&str; 5] = [
@@ -13,13 +14,20 @@ pub(super) const SETTINGS: [&str; 5] = [
     "rope.scaling.yarn_beta_slow",
 ];
 
-const FACTORS: &str = "rope_freqs.weight";
+/// The divisors of the frequencies with Llama 3.1's scaling.
+pub(super) const FACTORS: &str = "rope_freqs.weight";
 
-/// `rope_scaling` of the `config.json`; `None` without scaling.
-pub(super) fn scaling(model: &Model<'_>, head_dim: u64) -> Result<Option<Json>, GgufModelError> {
+/// The divisors of the frequencies with LongRoPE, in long and in short sequences.
+pub(super) const LONGROPE: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
+
+/// The scale of cos and sin with LongRoPE.
+pub(super) const ATTENTION_FACTOR: &str = "rope.scaling.attn_factor";
+
+/// `rope_scaling` of the `config.json` for heads of which so many dimensions are rotated; `None` without scaling.
+pub(super) fn scaling(model: &Model<'_>, rotated: u64) -> Result<Option<Json>, GgufModelError> {
     let key = model.key("rope.scaling.type");
     let kind = model.metadata().string(&key)?.unwrap_or("none");
-    let factors = llama3(model, head_dim)?;
+    let factors = llama3(model, rotated)?;
     if kind == "none" {
         return Ok(factors);
     }
@@ -46,6 +54,49 @@ fn original(model: &Model<'_>) -> Result<u64, GgufModelError> {
     model.size(name)?.ok_or_else(|| GgufModelError::missing(model.key(name)))
 }
 
+/// Adds the settings of LongRoPE, if the file has its divisors.
+pub(super) fn longrope(model: &Model<'_>, config: &mut Map<String, Json>) -> Result<(), GgufModelError> {
+    let mut scaling = Map::new();
+    for (name, key) in LONGROPE.into_iter().zip(["long_factor", "short_factor"]) {
+        if LONGROPE.iter().any(|one| model.tensor(one).is_some()) {
+            let tensor = model.tensor(name).ok_or_else(|| GgufModelError::missing(name))?;
+            if tensor.kind.name() != "F32" {
+                return Err(GgufModelError::unsupported(name, tensor.kind.name(), "F32"));
+            }
+            scaling
+                .insert(key.to_owned(), f32_values(tensor).map(|factor| json!(number(Value::F32(factor)))).collect());
+        }
+    }
+    let factor = model.number(ATTENTION_FACTOR)?;
+    if scaling.is_empty() {
+        return match factor.filter(|factor| *factor != 1.0) {
+            Some(factor) => {
+                let supported = format!("1 without {}", LONGROPE.join(" and "));
+                Err(GgufModelError::unsupported(model.key(ATTENTION_FACTOR), factor.to_string(), supported))
+            }
+            None => Ok(()),
+        };
+    }
+    if config.contains_key("rope_scaling") {
+        let key = model.key("rope.scaling.type");
+        return Err(GgufModelError::unsupported(key, "set", format!("no scaling with {}", LONGROPE.join(" and "))));
+    }
+    scaling.insert("type".to_owned(), "longrope".into());
+    // The number of positions and the original one determine the factor, unless it is another one.
+    let original = original(model)?;
+    let grown = model.size("context_length")?.unwrap_or(0) as f64 / original as f64;
+    let usual = if grown > 1.0 { (1.0 + libm::log(grown) / libm::log(original as f64)).sqrt() } else { 1.0 };
+    let other = factor.filter(|factor| (factor / usual - 1.0).abs() > 1e-6 || !usual.is_finite());
+    scaling.insert("attention_factor".to_owned(), json!(other));
+    config.insert("rope_scaling".to_owned(), scaling.into());
+    config.insert("original_max_position_embeddings".to_owned(), original.into());
+    Ok(())
+}
+
+fn f32_values<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
+    tensor.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
+}
+
 /// The settings of Llama 3.1's scaling, of which a file has the result only: a divisor for each frequency.
 ///
 /// Wavelengths above the original number of positions have the greatest divisor, and those below a quarter of it none, as
@@ -54,7 +105,7 @@ fn llama3(model: &Model<'_>, head_dim: u64) -> Result<Option<Json>, GgufModelErr
     const LOW: f64 = 1.0;
     const HIGH: f64 = 4.0;
     let Some(tensor) = model.tensor(FACTORS) else { return Ok(None) };
-    let factors: Vec<f32> = tensor.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let factors: Vec<f32> = f32_values(tensor).collect();
     let greatest = factors.iter().copied().fold(1.0, f32::max);
     let inverse = 1.0 / f64::from(greatest);
     let base = model.number("rope.freq_base")?.unwrap_or(10_000.0);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use pv_data::gguf::TensorType;
 
 use super::architecture::{IN_BLOCK, OUTSIDE};
+use super::rope::FACTORS;
 use super::{GgufModelError, Model};
 
 /// A tensor of a model.
@@ -20,8 +21,23 @@ pub(crate) struct ModelTensor {
     pub(crate) shape: Vec<usize>,
     /// The position in the file.
     pub(crate) range: Range<usize>,
-    /// The number of heads whose rows are permuted, see [`unpermuted`].
-    pub(crate) permuted_heads: Option<usize>,
+    /// The difference from the values in a checkpoint.
+    pub(crate) change: Change,
+}
+
+/// How the values of a tensor in a file differ from those in a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Not at all.
+    #[default]
+    None,
+    /// The rows of so many heads are permuted, see [`unpermuted`].
+    Permuted {
+        /// The number of heads.
+        heads: usize,
+    },
+    /// 1 was added to each.
+    OnePlus,
 }
 
 impl Model<'_> {
@@ -30,18 +46,25 @@ impl Model<'_> {
         let heads = self.size("attention.head_count")?.unwrap_or(1);
         let kv_heads = self.size("attention.head_count_kv")?.unwrap_or(heads);
         let mut found = Vec::new();
-        for (part, tensor) in self.tensors().filter(|(_, tensor)| tensor.name != "rope_freqs.weight") {
+        for (part, tensor) in self.tensors().filter(|(_, tensor)| !self.is_setting(tensor.name)) {
             let (name, role) = self.checkpoint_name(tensor.name).unwrap_or((tensor.name.to_owned(), ""));
-            let permuted_heads = match role {
-                "attn_q" if self.architecture.permuted => usize::try_from(heads).ok(),
-                "attn_k" if self.architecture.permuted => usize::try_from(kv_heads).ok(),
-                _ => None,
+            let permuted = |heads| Change::Permuted { heads: usize::try_from(heads).unwrap_or(usize::MAX) };
+            let change = match role {
+                "attn_q" if self.architecture.permuted => permuted(heads),
+                "attn_k" if self.architecture.permuted => permuted(kv_heads),
+                _ if self.architecture.one_plus && tensor.name.ends_with("norm.weight") => Change::OnePlus,
+                _ => Change::None,
             };
             let shape = tensor.shape.iter().rev().copied().collect();
             let (kind, range) = (tensor.kind, tensor.range.clone());
-            found.push(ModelTensor { name, part, kind, shape, range, permuted_heads });
+            found.push(ModelTensor { name, part, kind, shape, range, change });
         }
         Ok(found)
+    }
+
+    /// Whether a tensor is part of the configuration.
+    fn is_setting(&self, name: &str) -> bool {
+        name == FACTORS || self.architecture.extra_tensors.contains(&name)
     }
 
     /// The name in a checkpoint, and the part of the block.

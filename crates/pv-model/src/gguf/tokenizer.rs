@@ -33,13 +33,15 @@ enum Kind {
     Byte,
 }
 
-struct Tokens<'a> {
+/// The tokens of a model.
+pub(super) struct Tokens<'a> {
     texts: Vec<&'a str>,
     kinds: Vec<Kind>,
 }
 
 impl<'a> Tokens<'a> {
-    fn read(model: &Model<'a>) -> Result<Self, GgufModelError> {
+    /// Reads the tokens of a file.
+    pub(super) fn read(model: &Model<'a>) -> Result<Self, GgufModelError> {
         const TOKENS: &str = "tokenizer.ggml.tokens";
         const KINDS: &str = "tokenizer.ggml.token_type";
         let file = model.metadata();
@@ -71,13 +73,15 @@ impl<'a> Tokens<'a> {
         Ok(ids.into_iter().map(|(text, id)| (text.to_owned(), id.into())).collect())
     }
 
-    /// `added_tokens` of the `tokenizer.json`.
-    fn added(&self) -> Vec<Json> {
+    /// `added_tokens` of the `tokenizer.json`, which may take the spaces after them.
+    fn added(&self, strip_after: bool) -> Vec<Json> {
+        /// Those of Phi-3 that never do.
+        const NEVER: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
         let found = self.of_kind(&[Kind::Control, Kind::Unknown, Kind::UserDefined]);
         let token = |(id, text): (usize, &str)| {
             json!({
-                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                "special": self.kinds[id] != Kind::UserDefined,
+                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": strip_after && !NEVER.contains(&text),
+                "normalized": false, "special": self.kinds[id] != Kind::UserDefined,
             })
         };
         found.filter(|(_, text)| !text.is_empty()).map(token).collect()
@@ -107,13 +111,14 @@ pub(super) fn special(model: &Model<'_>, name: &str) -> Result<Option<u32>, Gguf
 }
 
 /// The `tokenizer.json`; `None` for a model without a tokenizer.
-pub(super) fn tokenizer(model: &Model<'_>) -> Result<Option<Json>, GgufModelError> {
+pub(super) fn tokenizer(model: &Model<'_>) -> Result<Option<Map<String, Json>>, GgufModelError> {
     let Some(kind) = model.metadata().string(MODEL)? else { return Ok(None) };
-    match kind {
-        "gpt2" => byte_level(model).map(Some),
-        "llama" => sentence_piece(model).map(Some),
-        other => Err(GgufModelError::unsupported(MODEL, format!("{other:?}"), "\"gpt2\", \"llama\"")),
-    }
+    let found = match kind {
+        "gpt2" => byte_level(model)?,
+        "llama" => sentence_piece(model)?,
+        other => return Err(GgufModelError::unsupported(MODEL, format!("{other:?}"), "\"gpt2\", \"llama\"")),
+    };
+    Ok(if let Json::Object(found) = found { Some(found) } else { None })
 }
 
 fn flag(model: &Model<'_>, name: &str, absent: bool) -> Result<bool, GgufModelError> {
@@ -129,7 +134,7 @@ fn byte_level(model: &Model<'_>) -> Result<Json, GgufModelError> {
         let supported = PreTokenizer::names().collect::<Vec<_>>().join(", ");
         GgufModelError::unsupported(PRE, format!("{name:?}"), supported)
     })?;
-    let tokens = Tokens::read(model)?;
+    let tokens = model.tokens()?;
     let merges = model.metadata().strings(MERGES)?.ok_or_else(|| GgufModelError::missing(MERGES))?;
     if flag(model, "add_space_prefix", false)? {
         return Err(GgufModelError::unsupported("tokenizer.ggml.add_space_prefix", "true", "false with \"gpt2\""));
@@ -138,10 +143,10 @@ fn byte_level(model: &Model<'_>) -> Result<Json, GgufModelError> {
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
     Ok(json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": tokens.added(false),
         "normalizer": split.normalizer(),
         "pre_tokenizer": split.to_json(),
-        "post_processor": around(model, &tokens, split.adds_bos)?,
+        "post_processor": around(model, tokens, split.adds_bos)?,
         "decoder": byte_level,
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -162,7 +167,7 @@ fn sentence_piece(model: &Model<'_>) -> Result<Json, GgufModelError> {
             Some(_) => return Err(GgufModelError::unsupported(key, "set", supported)),
         }
     }
-    let tokens = Tokens::read(model)?;
+    let tokens = model.tokens()?;
     let scores = model.metadata().array(SCORES)?.ok_or_else(|| GgufModelError::missing(SCORES))?;
     let scores: Option<Vec<f32>> = scores.values().map(|score| number(score).map(|score| score as f32)).collect();
     let scores = scores.filter(|scores| scores.len() == tokens.texts.len()).ok_or_else(|| {
@@ -190,10 +195,10 @@ fn sentence_piece(model: &Model<'_>) -> Result<Json, GgufModelError> {
     }
     Ok(json!({
         "version": "1.0",
-        "added_tokens": tokens.added(),
+        "added_tokens": tokens.added(model.architecture.strips_after_special),
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
-        "post_processor": around(model, &tokens, true)?,
+        "post_processor": around(model, tokens, true)?,
         "decoder": { "type": "Sequence", "decoders": decoders },
         "model": {
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
@@ -232,11 +237,11 @@ fn around(model: &Model<'_>, tokens: &Tokens<'_>, adds_bos: bool) -> Result<Json
 }
 
 /// The `tokenizer_config.json`: special tokens and chat templates.
-pub(super) fn settings(model: &Model<'_>) -> Result<Json, GgufModelError> {
+pub(super) fn settings(model: &Model<'_>) -> Result<Map<String, Json>, GgufModelError> {
     let file = model.metadata();
     let mut settings = Map::new();
     if file.get(MODEL).is_some() {
-        let tokens = Tokens::read(model)?;
+        let tokens = model.tokens()?;
         for (key, name) in
             [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
         {
@@ -259,21 +264,21 @@ pub(super) fn settings(model: &Model<'_>) -> Result<Json, GgufModelError> {
         settings.insert("chat_template".to_owned(), templates.into());
     }
     settings.insert("clean_up_tokenization_spaces".to_owned(), false.into());
-    Ok(Json::Object(settings))
+    Ok(settings)
 }
 
 /// The `generation_config.json`: the tokens that end an answer.
-pub(super) fn generation_config(model: &Model<'_>) -> Result<Json, GgufModelError> {
+pub(super) fn generation_config(model: &Model<'_>) -> Result<Map<String, Json>, GgufModelError> {
     let mut ends = Vec::new();
     for name in ["eos", "eot", "eom"] {
         ends.extend(special(model, name)?);
     }
     if model.metadata().get(MODEL).is_some() {
-        let tokens = Tokens::read(model)?;
+        let tokens = model.tokens()?;
         let named = tokens.of_kind(&[Kind::Control, Kind::UserDefined]).filter(|(_, text)| ENDS.contains(text));
         ends.extend(named.map(|(id, _)| id as u32));
     }
     let mut seen = std::collections::BTreeSet::new();
     ends.retain(|id| seen.insert(*id));
-    Ok(json!({ "eos_token_id": ends }))
+    Ok(Map::from_iter([("eos_token_id".to_owned(), ends.into())]))
 }

@@ -9,7 +9,7 @@ use tokenizers::AddedToken;
 
 use super::TokenizerError;
 use super::files::NAMED;
-use crate::folder::{FolderError, has, read_limited, read_object};
+use crate::folder::{Files, FolderError};
 
 /// The limit on the size of `tokenizer.json`.
 const MAX_TOKENIZER_BYTES: u64 = 1 << 30;
@@ -44,12 +44,13 @@ struct OwnToken {
 impl AddedTokens {
     /// Reads `tokenizer_config.json` and, as transformers does, `special_tokens_map.json` and `added_tokens.json` if it
     /// contains no `added_tokens_decoder`.
-    pub(super) fn read(folder: &Path, tokenizer_json: &[u8]) -> Result<Self, TokenizerError> {
-        let [config_path, map_path, added_path] =
-            ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"].map(|file| folder.join(file));
-        let config = read_object(&config_path)?.unwrap_or_default();
-        let map = read_object(&map_path)?.unwrap_or_default();
-        let added = read_object(&added_path)?.unwrap_or_default();
+    pub(super) fn read(files: &Files<'_>, tokenizer_json: &[u8]) -> Result<Self, TokenizerError> {
+        let names = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+        let folder = files.path();
+        let [config_path, map_path, added_path] = names.map(|file| folder.join(file));
+        let config = files.object(names[0])?.unwrap_or_default();
+        let map = files.object(names[1])?.unwrap_or_default();
+        let added = files.object(names[2])?.unwrap_or_default();
         let decoder = match config.get("added_tokens_decoder") {
             None | Some(Value::Null) => None,
             Some(Value::Object(decoder)) => Some(decoder),
@@ -75,9 +76,9 @@ impl AddedTokens {
         }
 
         let legacy = decoder.is_none();
-        let files = [(config_path.as_path(), &config), (map_path.as_path(), &map)];
-        let (named, eos) = named_tokens(files, legacy)?;
-        let extra = extra_tokens(files, legacy)?;
+        let naming = [(config_path.as_path(), &config), (map_path.as_path(), &map)];
+        let (named, eos) = named_tokens(naming, legacy)?;
+        let extra = extra_tokens(naming, legacy)?;
         for (content, id) in &added {
             let parsed = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = parsed.ok_or_else(|| wrong(&added_path, content, id, "an id from 0 to 2^32 - 1"))?;
@@ -137,13 +138,13 @@ impl AddedTokens {
 }
 
 /// A configuration file and its content; `tokenizer_config.json` first, then `special_tokens_map.json`.
-type Files<'a> = [(&'a Path, &'a Map<String, Value>); 2];
+type Naming<'a> = [(&'a Path, &'a Map<String, Value>); 2];
 
 /// A file and the token that it names.
 type Named = (PathBuf, String);
 
 /// The named special tokens, in the order in which transformers adds them, and the EOS with the file that names it.
-fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<Named>), TokenizerError> {
+fn named_tokens(files: Naming<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Option<Named>), TokenizerError> {
     // The older file has priority where transformers reads it.
     let order = if legacy { [files[1], files[0]] } else { files };
     let (mut named, mut eos) = (Vec::new(), None);
@@ -168,7 +169,7 @@ fn named_tokens(files: Files<'_>, legacy: bool) -> Result<(Vec<AddedToken>, Opti
 }
 
 /// The special tokens of the lists `extra_special_tokens` and, under its older name, `additional_special_tokens`.
-fn extra_tokens(files: Files<'_>, legacy: bool) -> Result<Vec<AddedToken>, TokenizerError> {
+fn extra_tokens(files: Naming<'_>, legacy: bool) -> Result<Vec<AddedToken>, TokenizerError> {
     const KEYS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
     let [(config_path, config), (map_path, map)] = files;
     let in_map = |key: &'static str| map.get(key).filter(|_| legacy).map(|list| (map_path, key, list));
@@ -224,11 +225,10 @@ fn wrong(path: &Path, key: &str, value: &Value, expected: &str) -> TokenizerErro
 }
 
 /// The bytes of a folder's `tokenizer.json`.
-pub(super) fn read_tokenizer(folder: &Path) -> Result<Vec<u8>, TokenizerError> {
-    let path = folder.join("tokenizer.json");
-    match has(folder, "tokenizer.json") {
-        true => Ok(read_limited(&path, MAX_TOKENIZER_BYTES)?),
-        false => Err(not_found(folder)),
+pub(super) fn read_tokenizer(files: &Files<'_>) -> Result<Vec<u8>, TokenizerError> {
+    match files.has("tokenizer.json") {
+        true => Ok(files.read("tokenizer.json", MAX_TOKENIZER_BYTES)?),
+        false => Err(not_found(files.path())),
     }
 }
 

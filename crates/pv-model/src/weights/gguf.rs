@@ -5,7 +5,7 @@ use std::path::Path;
 use super::header::Entry;
 use super::{Shard, Stored, WeightFiles, WeightsError};
 use crate::folder::FolderError;
-use crate::gguf::GgufFiles;
+use crate::gguf::{Change, GgufFiles};
 
 impl WeightFiles {
     /// Opens a GGUF file, with the other parts if it is one of several.
@@ -23,10 +23,9 @@ impl WeightFiles {
                 let (first, second) = (path(first.shard), path(tensor.part));
                 return Err(WeightsError::DuplicateTensor { tensor: tensor.name, first, second });
             }
-            let halves = tensor.permuted_heads.and_then(|heads| heads.checked_mul(2));
             let rows = tensor.shape.first().copied().unwrap_or(0);
-            if let (Some(heads), Some(halves)) = (tensor.permuted_heads, halves)
-                && (halves == 0 || !rows.is_multiple_of(halves))
+            if let Change::Permuted { heads } = tensor.change
+                && !heads.checked_mul(2).is_some_and(|halves| halves > 0 && rows.is_multiple_of(halves))
             {
                 return Err(WeightsError::Heads {
                     path: path(tensor.part),
@@ -36,7 +35,7 @@ impl WeightFiles {
                 });
             }
             let entry = Entry { dtype: tensor.kind.name().to_owned(), shape: tensor.shape, bytes: tensor.range };
-            let stored = Stored { shard: tensor.part, entry, permuted_heads: tensor.permuted_heads };
+            let stored = Stored { shard: tensor.part, entry, change: tensor.change };
             found.tensors.insert(tensor.name, stored);
         }
         Ok(found)

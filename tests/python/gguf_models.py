@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""GGUF files of whole models in transformers and llama.cpp.
+
+usage: gguf_models.py families PLACE FOLDER…  writes the model of each folder to PLACE as a GGUF file, with the names of the package gguf and by the rules
+                                              of llama.cpp's converter, and as a folder with the settings that such a file can express; the
+                                              log-probabilities of the next token after some prompts, by transformers on the folder and by llama.cpp on the
+                                              file, where its computation is that of transformers
+       gguf_models.py passes FILE PLACE       passes of transformers with the weights of FILE over the prompts on standard input, a JSON list of lists of
+                                              ids: hidden states and last logits, as tensors in PLACE/passes.safetensors
+       gguf_models.py tokens FILE             ids of texts by llama.cpp and transformers
+
+Each writes one JSON document to standard output. Needs gguf, numpy, torch, transformers and xllamacpp.
+"""
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from gguf_files import Llama, report, texts
+
+# The prompts' lengths: longer than the windows, and on both sides of LongRoPE's original length.
+LENGTHS = [3, 40, 80]
+
+
+class Converter:
+    """Writes a folder's model."""
+
+    def __init__(self, folder, place):
+        self.path, self.folder = place / f"{folder.name}.gguf", place / folder.name
+        self.weights = load_file(folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        self.kind = config["model_type"].removesuffix("_text")
+        if self.kind.startswith("gemma"):
+            # A file does not state this number; llama.cpp takes the width of a head.
+            config["query_pre_attn_scalar"] = config["head_dim"]
+        if self.kind == "gemma2":
+            config["layer_types"] = [["sliding_attention", "full_attention"][i % 2] for i in range(config["num_hidden_layers"])]
+        self.config = config
+        self.folder.mkdir()
+        (self.folder / "config.json").write_text(json.dumps(config))
+        shutil.copy(folder / "model.safetensors", self.folder)
+
+    def comparable(self, length):
+        """Whether llama.cpp computes the same for a prompt of this length."""
+        config = self.config
+        if self.kind != "phi3":
+            return True
+        # It ignores Phi-3's window, and has LongRoPE's factors of long sequences in all, if its context is long.
+        longrope = config["rope_parameters"]["rope_type"] == "longrope"
+        return length <= (config["sliding_window"] or length) and (not longrope or length > config["original_max_position_embeddings"])
+
+    def reference(self, ids):
+        """The log-probabilities after each prompt, by transformers."""
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), dtype=torch.float32)
+        missing, unexpected = model.load_state_dict(self.weights, strict=False)
+        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+        model.tie_weights()
+        model.eval()
+        with torch.no_grad():
+            return [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1).tolist() for prompt in ids]
+
+    def write(self):
+        config = self.config
+        out = gguf.GGUFWriter(self.path, self.kind)
+        heads, kv_heads, layers = config["num_attention_heads"], config["num_key_value_heads"], config["num_hidden_layers"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // heads
+        rope = config["rope_parameters"]
+        rope = rope.get("full_attention", rope)
+        out.add_block_count(layers), out.add_context_length(config["max_position_embeddings"]), out.add_embedding_length(config["hidden_size"])
+        out.add_feed_forward_length(config["intermediate_size"]), out.add_head_count(heads), out.add_head_count_kv(kv_heads)
+        out.add_layer_norm_rms_eps(config["rms_norm_eps"]), out.add_rope_freq_base(rope["rope_theta"]), out.add_vocab_size(config["vocab_size"])
+        if config.get("head_dim"):
+            out.add_key_length(head_dim), out.add_value_length(head_dim)
+        rotated = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+        if not self.kind.startswith("gemma"):
+            out.add_rope_dimension_count(rotated)
+        if rope["rope_type"] == "linear":
+            out.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), out.add_rope_scaling_factor(rope["factor"])
+        if self.kind == "phi3":
+            self.phi3(out, rope, rotated)
+        elif config.get("sliding_window"):
+            out.add_sliding_window(config["sliding_window"])
+        if self.kind == "gemma2":
+            out.add_attn_logit_softcapping(config["attn_logit_softcapping"]), out.add_final_logit_softcapping(config["final_logit_softcapping"])
+        if self.kind == "gemma3":
+            # Without this, every sixth block has no window.
+            out.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+        if self.kind == "granite":
+            out.add_attention_scale(config["attention_multiplier"]), out.add_embedding_scale(config["embedding_multiplier"])
+            out.add_residual_scale(config["residual_multiplier"]), out.add_logit_scale(config["logits_scaling"])
+        self.tokens(out)
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.kind.upper()], layers)
+        for name, values in self.weights.items():
+            if name == "lm_head.weight" and config["tie_word_embeddings"]:
+                continue
+            values = values.float().numpy()
+            if self.kind.startswith("gemma") and name.endswith("norm.weight"):
+                values = values + 1
+            if self.kind == "granite" and (".q_proj." in name or ".k_proj." in name):
+                values = interleaved(values, heads if ".q_proj." in name else kv_heads)
+            out.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), values)
+        out.write_header_to_file(), out.write_kv_data_to_file(), out.write_tensors_to_file(), out.close()
+
+    def phi3(self, out, rope, rotated):
+        config = self.config
+        original = config.get("original_max_position_embeddings", config["max_position_embeddings"])
+        out.add_sliding_window(config.get("sliding_window") or 0), out.add_rope_scaling_orig_ctx_len(original)
+        if rope["rope_type"] != "longrope":
+            return
+        grown = config["max_position_embeddings"] / original
+        out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(grown) / math.log(original)) if grown > 1 else 1.0)
+        for key, name in [("long_factor", "rope_factors_long"), ("short_factor", "rope_factors_short")]:
+            assert len(rope[key]) == rotated // 2
+            out.add_tensor(f"{name}.weight", np.array(rope[key], np.float32))
+
+    def tokens(self, out):
+        """A tokenizer, without which llama.cpp loads no model."""
+        tokens = ["<unk>", "<s>", "</s>", "a", "b", "ab"]
+        tokens += [f"t{i}" for i in range(self.config["vocab_size"] - len(tokens))]
+        out.add_tokenizer_model("gpt2"), out.add_tokenizer_pre("gpt-2"), out.add_token_list(tokens), out.add_token_merges(["a b"])
+        out.add_token_types([3] * 3 + [1] * (len(tokens) - 3)), out.add_bos_token_id(1), out.add_eos_token_id(2), out.add_pad_token_id(0)
+
+
+def interleaved(values, heads):
+    """The order of rows in Llama's files: rotary pairs are neighbours."""
+    half = values.shape[0] // heads // 2
+    return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def families(place, folders):
+    found = []
+    for folder in map(pathlib.Path, folders):
+        converter = Converter(folder, place)
+        converter.write()
+        vocabulary = converter.config["vocab_size"]
+        ids = [[(i * 31 + i * i * 7 + 3) % vocabulary for i in range(length)] for length in LENGTHS]
+        llama = Llama(converter.path, cache="f32")
+        answers = []
+        for prompt in ids:
+            if not converter.comparable(len(prompt)):
+                answers.append(None)
+                continue
+            answer = llama.post("/completion", prompt=prompt, n_predict=1, temperature=0, n_probs=vocabulary)
+            first = {one["id"]: one["logprob"] for one in answer["completion_probabilities"][0]["top_logprobs"]}
+            answers.append([first[i] for i in range(vocabulary)])
+        del llama
+        paths = {"path": str(converter.path), "folder": str(converter.folder)}
+        found.append({**paths, "ids": ids, "transformers": converter.reference(ids), "llama": answers})
+    return found
+
+
+def passes(path, place):
+    path = pathlib.Path(path)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model.eval()
+    tensors = {}
+    for i, prompt in enumerate(json.load(sys.stdin)):
+        with torch.no_grad():
+            output = model(torch.tensor([prompt]), output_hidden_states=True, logits_to_keep=1)
+        for layer, hidden in enumerate(output.hidden_states):
+            tensors[f"{i}.{layer}"] = hidden[0].contiguous()
+        tensors[f"{i}.logits"] = output.logits[0, -1].contiguous()
+    save_file(tensors, os.path.join(place, "passes.safetensors"))
+    return {"layers": model.config.num_hidden_layers}
+
+
+def tokens(path):
+    path = pathlib.Path(path)
+    checked = texts()
+    # Runs of all lengths of spaces that are tokens, and longer ones; lines, tabs, tags; the text of special tokens; rare characters.
+    checked += [" " * length + "x" for length in [*range(1, 36), 62, 70]]
+    checked += ["\n" * length + "x\t" + "\t" * length for length in [1, 2, 5, 31, 32, 33]]
+    checked += ["<start_of_turn>user\nHi<end_of_turn>\n", "<bos>x<eos> <pad>", "<h1>T</h1> <table> <b>", "<unused7>[multimodal]", "\u0378\U000e0001 \x00\x7f \ufffd", "𝒳𓀀 ᚠ"]
+    llama = Llama(path)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return {
+        "texts": checked,
+        "llama": [llama.ids(text, False) for text in checked],
+        "around": [llama.ids(text, True) for text in checked],
+        "transformers": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in checked],
+    }
+
+
+def main():
+    command, rest = sys.argv[1], sys.argv[2:]
+    if command == "families":
+        return families(pathlib.Path(rest[0]), rest[1:])
+    if command == "passes":
+        return passes(*rest)
+    return tokens(rest[0])
+
+
+if __name__ == "__main__":
+    report(main)
