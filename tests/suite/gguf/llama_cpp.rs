@@ -73,8 +73,9 @@ pub(super) fn compare_with_llama_cpp(model: &CausalLm, file: &Path, prompts: &[V
     }
     let worst = differences.iter().copied().fold(0.0, f64::max);
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+    let activations = model.identity().expect("an identity").activations;
     println!(
-        "{activations}: log-probabilities differ by {mean:.3} on average, {worst:.3} at most; answers part at gaps of {gaps:.3?}"
+        "{activations:?}: log-probabilities differ by {mean:.3} on average, {worst:.3} at most; answers part at gaps of {gaps:.3?}"
     );
     assert!(mean < 0.15 && worst < 0.6, "{mean} and {worst}");
     assert!(gaps.iter().all(|gap| *gap < 2.0 * worst), "{gaps:?} for {worst}");
