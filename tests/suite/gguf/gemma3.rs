@@ -172,5 +172,5 @@ fn answers_and_probabilities_are_those_of_llama_cpp() {
         texts.iter().map(|text| tokenizer.encode(text, AddSpecial::Yes).expect("ids")).collect();
     let [_, long] = self::prompts(&model);
     prompts.push(long);
-    compare_with_llama_cpp(&model, &file().expect("the variable is set"), &prompts);
+    compare_with_llama_cpp(&file().expect("the variable is set"), &prompts);
 }
