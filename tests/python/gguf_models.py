@@ -4,7 +4,7 @@
 usage: gguf_models.py families PLACE FOLDER…  writes the model of each folder to PLACE as a GGUF file, with the names of the package gguf and by the rules
                                               of llama.cpp's converter, and as a folder with the settings that such a file can express; the
                                               log-probabilities of the next token after some prompts, by transformers on the folder and by llama.cpp on the
-                                              file, where its computation is that of transformers
+                                              file, where its computation is that of transformers; of FOLDER:N, the blocks are repeated until there are N
        gguf_models.py passes FILE PLACE       passes of transformers with the weights of FILE over the prompts on standard input, a JSON list of lists of
                                               ids: hidden states and last logits, as tensors in PLACE/passes.safetensors
        gguf_models.py tokens FILE             ids of texts by llama.cpp and transformers
@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import sys
 
 import gguf
@@ -34,19 +33,34 @@ class Converter:
     """Writes a folder's model."""
 
     def __init__(self, folder, place):
-        self.path, self.folder = place / f"{folder.name}.gguf", place / folder.name
+        folder, _, blocks = str(folder).partition(":")
+        folder = pathlib.Path(folder)
+        name = "-".join(filter(None, [folder.name, blocks]))
+        self.path, self.folder = place / f"{name}.gguf", place / name
         self.weights = load_file(folder / "model.safetensors")
         config = json.loads((folder / "config.json").read_text())
         self.kind = config["model_type"].removesuffix("_text")
+        if blocks:
+            self.repeat(config, int(blocks))
         if self.kind.startswith("gemma"):
-            # A file does not state this number; llama.cpp takes the width of a head.
-            config["query_pre_attn_scalar"] = config["head_dim"]
+            # A file does not state this number; llama.cpp takes the width of a head, but not in the models of 27B, which it knows by the number of blocks.
+            large = (self.kind, config["num_hidden_layers"]) in [("gemma2", 46), ("gemma3", 62)]
+            config["query_pre_attn_scalar"] = config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"]
         if self.kind == "gemma2":
             config["layer_types"] = [["sliding_attention", "full_attention"][i % 2] for i in range(config["num_hidden_layers"])]
         self.config = config
         self.folder.mkdir()
         (self.folder / "config.json").write_text(json.dumps(config))
-        shutil.copy(folder / "model.safetensors", self.folder)
+        save_file({name: values.clone() for name, values in self.weights.items()}, self.folder / "model.safetensors")
+
+    def repeat(self, config, blocks):
+        """Repeats the blocks."""
+        own, config["num_hidden_layers"] = config["num_hidden_layers"], blocks
+        config["layer_types"] = [config["layer_types"][block % own] for block in range(blocks)]
+        for name in [name for name in self.weights if name.startswith("model.layers.")]:
+            block, rest = name.removeprefix("model.layers.").split(".", 1)
+            for copy in range(int(block) + own, blocks, own):
+                self.weights[f"model.layers.{copy}.{rest}"] = self.weights[name]
 
     def comparable(self, length):
         """Whether llama.cpp computes the same for a prompt of this length."""
@@ -137,7 +151,7 @@ def interleaved(values, heads):
 
 def families(place, folders):
     found = []
-    for folder in map(pathlib.Path, folders):
+    for folder in folders:
         converter = Converter(folder, place)
         converter.write()
         vocabulary = converter.config["vocab_size"]

@@ -30,12 +30,14 @@ struct Found {
 #[test]
 fn further_families_are_those_of_transformers_and_llama_cpp() {
     let place = tempfile::tempdir().expect("a folder");
-    let folders = FOLDERS.map(|name| root().join("tests/golden").join(name));
+    let mut folders: Vec<PathBuf> = FOLDERS.map(|name| root().join("tests/golden").join(name)).into();
+    // The numbers of blocks of Gemma's models of 27B, whose scores have another scale.
+    folders.extend(["gemma2:46", "gemma3:62"].map(|name| root().join("tests/golden").join(name)));
     let arguments: Vec<&str> =
         ["families", text(place.path())].into_iter().chain(folders.iter().map(|path| text(path))).collect();
     let Some(found) = script_of("gguf_models.py", &arguments, "") else { return };
     let models: Vec<Found> = serde_json::from_value(found).expect("models");
-    assert_eq!(models.len(), FOLDERS.len());
+    assert_eq!(models.len(), folders.len());
     let mut compared = 0;
     for Found { path, folder, ids, transformers, llama } in models {
         let name = folder.file_name().expect("a name").to_string_lossy();
@@ -59,12 +61,12 @@ fn further_families_are_those_of_transformers_and_llama_cpp() {
             // llama.cpp has tables of the nonlinearities in 16 bits.
             let llama = llama.as_ref().map(|llama| compare("llama.cpp", &own, llama));
             let most = llama.as_ref().map(|llama| llama.max_abs);
-            println!("{name}, {} tokens: transformers {:.1e}, llama.cpp {most:.1?}", ids.len(), transformers.max_abs);
-            assert!(most.is_none_or(|most| most < 0.01), "{name}: {llama:?}");
+            println!("{name}, {} tokens: transformers {:.1e}, llama.cpp {most:.4?}", ids.len(), transformers.max_abs);
+            assert!(most.is_none_or(|most| most < 0.02), "{name}: {llama:?}");
             compared += usize::from(most.is_some());
         }
     }
-    assert_eq!(compared, 7 * 3 - 4);
+    assert_eq!(compared, 9 * 3 - 4);
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f32> {
