@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-
 use pv_kernels::linear::ROWS_IN_PLACE;
 
 use super::indices;
