@@ -4,19 +4,20 @@ use std::cmp::Ordering;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-
 use pv_kernels::linear::ROWS_IN_PLACE;
 
 use super::indices;
 use crate::config::ExpertConfig;
 use crate::tensors::to_f32;
 
+/// An expert and the tokens that are the rows of a product.
+type Product = (usize, Vec<usize>);
+
 /// The experts of each token.
 #[derive(Debug)]
 pub(crate) struct Routing {
-    /// The products to compute: an expert and the tokens that are its rows. Experts are in ascending order, and those
-    /// without tokens are not among them.
-    products: Vec<(usize, Vec<usize>)>,
+    /// The products to compute. Experts are in ascending order, and those without tokens are not among them.
+    products: Vec<Product>,
     /// For the j-th chosen expert of every token: the row of its result among those of all products. A token's experts are
     /// in ascending order, whatever their weights are.
     rows: Vec<Vec<usize>>,
@@ -53,7 +54,7 @@ impl Routing {
     /// tokens only.
     pub(crate) fn sum(&self, x: Tensor<2>, expert: impl Fn(usize, Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let ([tokens, _], device) = (x.dims(), x.device());
-        let result = |(number, own): &(usize, Vec<usize>)| {
+        let result = |(number, own): &Product| {
             let all = own.iter().copied().eq(0..tokens);
             let x = if all { x.clone() } else { x.clone().select(0, indices(own.iter().copied(), &device)) };
             expert(*number, x)
@@ -116,7 +117,7 @@ impl Rows {
 }
 
 /// The products, and for every token the rows of its experts' results.
-fn assigned(chosen: &[Vec<usize>], config: &ExpertConfig, rule: Rows) -> (Vec<(usize, Vec<usize>)>, Vec<Vec<usize>>) {
+fn assigned(chosen: &[Vec<usize>], config: &ExpertConfig, rule: Rows) -> (Vec<Product>, Vec<Vec<usize>>) {
     let mut tokens = vec![Vec::new(); config.count];
     for (token, chosen) in chosen.iter().enumerate() {
         chosen.iter().for_each(|number| tokens[*number].push(token));

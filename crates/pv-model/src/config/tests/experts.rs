@@ -94,3 +94,26 @@ fn impossible_experts_are_refused() {
 fn config_of(model_type: &str) -> Value {
     config(model_type, json!({}))
 }
+
+#[test]
+fn published_models_have_their_published_numbers_of_parameters() {
+    let qwen3_30b = json!({
+        "model_type": "qwen3_moe", "attention_bias": false, "decoder_sparse_step": 1, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960, "max_window_layers": 48,
+        "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": true, "num_attention_heads": 32,
+        "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+        "rope_scaling": null, "rope_theta": 1e6, "sliding_window": null, "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16", "use_sliding_window": false, "vocab_size": 151_936,
+    });
+    let mixtral_8x7b = json!({
+        "model_type": "mixtral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "num_local_experts": 8, "rope_theta": 1e6, "sliding_window": null,
+        "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32_000,
+    });
+    for (config, parameters) in [(qwen3_30b, 30_532_122_624), (mixtral_8x7b, 46_702_792_704)] {
+        let config = DecoderConfig::from_json(&config).expect("a configuration");
+        assert_eq!(config.parameters(), parameters, "{}", config.model_type);
+        assert_eq!(DecoderConfig::from_json(&config.to_json().expect("it can be said")).expect("read again"), config);
+    }
+}
