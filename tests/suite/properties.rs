@@ -9,7 +9,7 @@ use pv_model::causal_lm::ForwardOptions;
 use pv_model::decoder::{Logits, to_f32};
 use pv_model::generate::{Event, FinishReason, Generation};
 use pv_model::tokenizer::TokenizerError;
-use pv_model::weights::{Activations, WeightType};
+use pv_model::weights::WeightType;
 use pv_model::{CausalLm, Error, GenerateOptions, LoadOptions, Request, Sampling};
 use pv_steer::error::SteeringError;
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -37,18 +37,17 @@ fn every(check: impl Fn(&CausalLm)) {
         check(&load(name, device));
         free_graphs(device);
     }
-    let (f32, q8) = (Activations::F32, Activations::Q8);
-    let kinds = [
-        (WeightType::Bf16, f32),
-        (WeightType::Q8, f32),
-        (WeightType::Q8, q8),
-        (WeightType::Bf16, f32),
-        (WeightType::Q4, f32),
-        (WeightType::Q8, f32),
-        (WeightType::Bf16, f32),
+    let weights = [
+        WeightType::Bf16,
+        WeightType::Q8,
+        WeightType::Q8,
+        WeightType::Bf16,
+        WeightType::Q4,
+        WeightType::Q8,
+        WeightType::Bf16,
     ];
-    for (name, (weights, activations)) in MODELS.iter().zip(kinds) {
-        let options = LoadOptions { weights: Some(weights), activations, ..LoadOptions::default() };
+    for (name, weights) in MODELS.iter().zip(weights) {
+        let options = LoadOptions { weights: Some(weights), ..LoadOptions::default() };
         let folder = root().join("tests/golden").join(name);
         check(&CausalLm::from_folder_with(folder, &Device::flex(), DType::F32, &options).expect("a model folder"));
     }

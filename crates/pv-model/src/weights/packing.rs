@@ -101,7 +101,9 @@ pub enum Activations {
     #[default]
     F32,
     /// Rounded to 8 bits and a scale for each 32 values, as llama.cpp does. A product is several times as fast, and differs
-    /// by at most `Σ |weight| · largest |activation| of the 32 / 254`. Gradients are those without rounding.
+    /// by at most `Σ |weight| · largest |activation| of the 32 / 254`. Gradients are those without rounding. Rounding makes
+    /// steps of differences in the last bits, as other products (matrices whose rows are not a multiple of 32 long) have
+    /// between few rows and many; where all matrices are in blocks, a row does not depend on its batch.
     Q8,
 }
 
