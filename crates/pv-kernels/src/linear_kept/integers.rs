@@ -78,8 +78,8 @@ impl<B: Blocks> Integers<'_, '_, B> {
             Self::chunk::<V, M>(v, &x, groups / CHUNK, rest, groups % CHUNK, &mut sums);
         }
         let bias = self.bias.map_or(0.0, |bias| bias[j]);
-        for r in 0..M {
-            self.out[i + r][j] = v.eight_sum(sums[r]) + bias;
+        for (sum, out) in sums.into_iter().zip(&mut self.out[i..]) {
+            out[j] = v.eight_sum(sum) + bias;
         }
     }
 
