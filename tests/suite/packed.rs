@@ -8,7 +8,7 @@ use pv_data::Conversation;
 use pv_hooks::{Layer, NoHook};
 use pv_model::batch::{Batch, Sequence};
 use pv_model::causal_lm::ForwardOptions;
-use pv_model::decoder::{Decoder, Logits, to_f32};
+use pv_model::decoder::{Decoder, Logits, PackedMatrix, to_f32};
 use pv_model::weights::WeightType;
 use pv_model::{CausalLm, Error, GenerateOptions, LoadOptions, LoraConfig, Message, Request};
 use pv_organism::model_folder;
@@ -101,13 +101,42 @@ fn files_in_16_bits_are_kept_and_give_the_bits_of_f32() {
             assert!(everything(&kept, &prompts) == everything(&wide, &prompts), "{format}, {} prompts", prompts.len());
         }
         // A run goes on with either.
-        let [kept, wide] = [&kept, &wide].map(|model| model.identity().expect("an identity"));
-        assert_eq!(kept, wide);
+        let [kept_identity, wide_identity] = [&kept, &wide].map(|model| model.identity().expect("an identity"));
+        assert_eq!(kept_identity, wide_identity);
+        // Read in place in the files, also when those are deleted.
+        let options = LoadOptions { map_weights: true, ..LoadOptions::default() };
+        let mapped = CausalLm::from_folder_with(folder.path(), &Device::flex(), DType::F32, &options).expect("a model");
+        assert_eq!(in_place(&kept), 0.0);
+        assert!(in_place(&mapped) > 0.7, "{format}: {}", in_place(&mapped));
         // In blocks there is no type with the same values.
         let rounded = load(folder.path(), WeightType::Q8).identity().expect("an identity");
         assert_eq!(rounded.packed.as_deref(), Some("Q8_0"));
-        assert_ne!(rounded.weights, kept.weights);
+        assert_ne!(rounded.weights, kept_identity.weights);
+        drop(folder);
+        assert!(everything(&mapped, &[ids(1, 9)]) == everything(&wide, &[ids(1, 9)]), "{format}");
     }
+}
+
+/// The part of the bytes of matrices that is read in place.
+fn in_place(model: &CausalLm) -> f64 {
+    let decoder = model.decoder();
+    let projections = decoder.blocks.iter().flat_map(|block| block.projections()).map(|found| &found.weight);
+    let matrices: Vec<_> = projections.chain([&decoder.embedding]).filter_map(|weight| weight.packed()).collect();
+    let sum = |bytes: fn(&PackedMatrix) -> usize| matrices.iter().map(|matrix| bytes(matrix)).sum::<usize>() as f64;
+    sum(PackedMatrix::mapped_bytes) / sum(PackedMatrix::bytes)
+}
+
+#[test]
+fn a_file_in_blocks_read_in_place_is_the_same_model() {
+    let file = smollm2().join("model.gguf");
+    let [copied, mapped] = [false, true].map(|map_weights| {
+        let options = LoadOptions { map_weights, ..LoadOptions::default() };
+        CausalLm::from_folder_with(&file, &Device::flex(), DType::F32, &options).expect("a model")
+    });
+    println!("{:.3} of the bytes are read in place", in_place(&mapped));
+    assert!(in_place(&copied) == 0.0 && in_place(&mapped) > 0.7);
+    assert!(everything(&copied, &[ids(1, 9), ids(2, 30)]) == everything(&mapped, &[ids(1, 9), ids(2, 30)]));
+    assert_eq!(copied.identity().expect("an identity"), mapped.identity().expect("an identity"));
 }
 
 #[test]

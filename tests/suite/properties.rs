@@ -202,6 +202,37 @@ fn an_answer_does_not_depend_on_its_batch() {
 }
 
 #[test]
+fn rows_of_very_different_lengths_equal_those_alone() {
+    every(|model| {
+        // More tokens than are multiplied in place, which gives other last bits.
+        let prompts: Vec<Vec<u32>> =
+            [150, 17, 40, 19, 150, 64].into_iter().zip(0..).map(|(n, i)| prompt(i, n)).collect();
+        let rows: Vec<_> = prompts.iter().map(|prompt| Sequence { prompt, ..Sequence::default() }).collect();
+        let residual = |rows: &[Sequence<'_>]| {
+            let batch = Batch::whole(rows).expect("a batch");
+            let options = ForwardOptions { stop_at: None, logits: Logits::None };
+            let residual = model.forward(&batch, options, &mut NoHook).expect("a pass").residual;
+            to_f32(batch.without_padding(residual)).expect("values")
+        };
+        let together = residual(&rows);
+        let mut together = &together[..];
+        // The portable operations, and experts, whose last bits depend on the number of tokens, are compared up to rounding.
+        let (config, on_kernels) = (model.config(), !model.decoder().device().is_autodiff());
+        let exact = on_kernels && config.softcaps.attention.is_none() && config.experts.is_none();
+        for row in rows {
+            let alone = residual(&[row]);
+            let (own, rest) = together.split_at(alone.len());
+            let most = alone.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let gap = compare("together", own, &alone).max_abs / most;
+            let allowed = if exact { 0.0 } else { 1e-4 };
+            let tokens = row.prompt.len();
+            assert!(gap <= allowed, "{}: {tokens} tokens differ by {gap}", model.config().model_type);
+            together = rest;
+        }
+    });
+}
+
+#[test]
 fn rollouts_that_share_a_prompt_equal_separate_ones() {
     every(|model| {
         let (prompts, sizes) = rows(model);

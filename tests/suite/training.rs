@@ -8,9 +8,9 @@ use pv_data::{Conversation, RunError};
 use pv_hooks::{Hook, HookError, Layer, LayerSet, ModelShape, NoHook, ResidualContext};
 use pv_model::decoder::Decoder;
 use pv_model::tokenizer::eos_ids;
-use pv_model::{CausalLm, ChatTemplate, DecoderConfig, Message, Tokenizer};
+use pv_model::{CausalLm, ChatTemplate, DecoderConfig, LoraConfig, Message, Tokenizer};
 use pv_steer::{Coefficient, Positions, Steerer};
-use pv_tests::{root, smollm2};
+use pv_tests::{measured_apart, peak_memory, root, smollm2, tell_bytes};
 use pv_train::sample::TrainedTurns;
 use pv_train::trainer::{Checkpoints, Decay, Duration, WarmUp, mean_loss};
 use pv_train::{EncodeOptions, Error, Sample, TrainOptions, Trainer, finetune};
@@ -22,8 +22,12 @@ fn golden(name: &str) -> Decoder {
 
 /// A small decoder with tied weights, trained from random weights.
 fn small() -> Decoder {
+    with_blocks(2)
+}
+
+fn with_blocks(count: usize) -> Decoder {
     let config = DecoderConfig::from_json(&serde_json::json!({
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": count,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40, "tie_word_embeddings": true,
         "bos_token_id": null, "eos_token_id": 1,
     }));
@@ -126,6 +130,67 @@ fn eight_steps_equal_those_of_pytorch() {
             }
         }
     }
+}
+
+/// One long sample, and short ones.
+fn long_and_short(long: usize, short: usize) -> Vec<Sample> {
+    let sample = |(j, n): (usize, usize)| {
+        let ids = (0..n).map(|i| (2 + (i * 31 + i * i + j * 7) % 37) as u32).collect();
+        Sample::new(ids, (0..n).map(|i| i > 0).collect()).expect("a sample")
+    };
+    [long].into_iter().chain((0..short).map(|j| 24 + j % 9)).enumerate().map(sample).collect()
+}
+
+#[test]
+fn a_pass_of_a_long_sample_and_short_ones_trains_as_passes_of_one_sample() {
+    let samples = long_and_short(300, 10);
+    for activation_checkpointing in [false, true] {
+        let trained = |pack_tokens| {
+            let options = TrainOptions { pack_tokens, activation_checkpointing, ..options(1) };
+            let mut trainer = Trainer::new(&small(), options).expect("a trainer");
+            let mut step = |_| trainer.step(&samples, &mut NoHook).expect("a step").loss;
+            let losses: Vec<f64> = (0..4).map(&mut step).collect();
+            (losses, mean_loss(&trainer.decoder(), &samples, 1, &mut NoHook).expect("a loss"))
+        };
+        let (together, alone) = (trained(Some(2000)), trained(None));
+        println!("{together:?} {alone:?}");
+        for (found, expected) in together.0.iter().chain([&together.1]).zip(alone.0.iter().chain([&alone.1])) {
+            assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
+        }
+        assert!(together.1 < 0.97 * together.0[0], "{together:?}");
+    }
+}
+
+const APART: &str = "PV_TEST_LONG_SAMPLE";
+
+#[test]
+fn a_long_sample_does_not_make_short_ones_long() {
+    let Some(dtype) = std::env::var_os(APART) else {
+        for dtype in ["f32", "bf16"] {
+            let test = "training::a_long_sample_does_not_make_short_ones_long";
+            let taken = measured_apart(test, &[(APART, dtype.as_ref())]);
+            println!("{dtype}: a step takes {:.1} MiB", taken as f64 / f64::from(1 << 20));
+            assert!(taken < 250 << 20, "{dtype}: {taken} bytes");
+        }
+        return;
+    };
+    // With padding they are 62 rows of 1500 tokens: all rows' scores in a block would take 2.2 GB, the residuals of all
+    // layers 300 MB.
+    let samples = long_and_short(1500, 61);
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let options = TrainOptions {
+        pack_tokens: Some(4000),
+        activation_checkpointing: true,
+        duration: Duration::Steps(2),
+        adapter: Some(LoraConfig::default()),
+        ..options(1)
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    with_blocks(24).save(folder.path(), DType::F32).expect("a writable folder");
+    let decoder = Decoder::from_folder(folder.path(), &Device::flex(), dtype).expect("a model");
+    let before = peak_memory();
+    finetune(&decoder, &samples, &options, &mut NoHook, None, |_| ControlFlow::Continue(())).expect("steps");
+    tell_bytes(peak_memory() - before);
 }
 
 #[test]

@@ -49,6 +49,9 @@ pub struct LoadArgs {
     /// Load the model even if its weights are larger than the free memory.
     #[arg(long)]
     pub ignore_memory: bool,
+    /// Read weights in place in a map of their file where possible: less memory and time to load, slower decoding.
+    #[arg(long)]
+    pub map_weights: bool,
 }
 
 impl ModelArgs {
@@ -60,6 +63,7 @@ impl ModelArgs {
             weights: None,
             activations: Activations::F32,
             ignore_memory: false,
+            map_weights: false,
         };
         Self { model: model.into(), loading, adapters: AdapterArgs::default() }
     }
@@ -83,8 +87,8 @@ impl ModelArgs {
         let device = device(&self.loading.device)?;
         let dtype = self.loading.dtype.as_deref().map(dtype).transpose()?.unwrap_or_else(|| default_dtype(&device));
         let _bar = Bar::new(format!("loading {}", self.model));
-        let LoadArgs { weights, activations, ignore_memory, .. } = self.loading;
-        let options = LoadOptions { weights, activations, ignore_memory };
+        let LoadArgs { weights, activations, ignore_memory, map_weights, .. } = self.loading;
+        let options = LoadOptions { weights, activations, ignore_memory, map_weights };
         let model = CausalLm::from_folder_with(&folder, &device, dtype, &options)?;
         self.adapters.apply(if folder == Path::new(&self.model) { model } else { model.named(&self.model) })
     }

@@ -1,7 +1,10 @@
 //! Token ids of a forward pass, left-padded, with their roles.
 
+use burn::tensor::{Device, Tensor};
 use pv_hooks::tokens::RowSpans;
 use pv_hooks::{HookError, TokenSpans};
+
+use crate::ops::{Ragged, Window};
 
 /// A whole sequence: a prompt, the response's own tokens, and the tokens after them (such as an end-of-turn token).
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,5 +84,33 @@ impl Batch {
     /// The ids, row after row, padding included.
     pub fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// The residual at the tokens, `[tokens, d_model]`, of one at all positions, `[batch, seq, d_model]`.
+    ///
+    /// # Panics
+    /// If the residual is not one of this batch.
+    pub fn without_padding(&self, residual: Tensor<3>) -> Tensor<2> {
+        let [batch, seq, d_model] = residual.dims();
+        assert_eq!([batch, seq], [self.spans.batch(), self.spans.seq()], "the residual of another batch");
+        let packing = self.packing(&residual.device());
+        let residual = residual.reshape([batch * seq, d_model]);
+        packing.map_or(residual.clone(), |packing| packing.pack(residual))
+    }
+
+    /// The inverse of [`without_padding`](Self::without_padding). Padding has the values of a token of its row.
+    ///
+    /// # Panics
+    /// If the residual is not one of this batch.
+    pub fn with_padding(&self, residual: Tensor<2>) -> Tensor<3> {
+        let (batch, seq, [_, d_model]) = (self.spans.batch(), self.spans.seq(), residual.dims());
+        let packing = self.packing(&residual.device());
+        packing.map_or(residual.clone(), |packing| packing.unpack(residual)).reshape([batch, seq, d_model])
+    }
+
+    /// `None` without padding.
+    fn packing(&self, device: &Device) -> Option<Ragged> {
+        let order: Vec<usize> = (0..self.spans.batch()).collect();
+        Ragged::in_order(&Window::whole(&self.spans), &order, device)
     }
 }

@@ -220,7 +220,7 @@ impl Decoder {
             let [batch, seq, d_model] = residual.dims();
             let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
             let window = ops::Window::whole(pass.spans);
-            let context = ops::PassContext::new(&self.rotary, window, self.device(), self.dtype());
+            let context = ops::PassContext::new(&self.rotary, window, (self.device(), self.dtype()), false);
             (from.index()..stop).fold(residual, |x, index| {
                 let x = context.pack(x.reshape([batch * seq, d_model]));
                 let x = self.blocks[index].forward(x, &context, self.config.windows[index], None, &self.config);
@@ -247,7 +247,8 @@ impl Decoder {
             Some(cache) => cache.advance(pass.spans),
             None => ops::Window::whole(pass.spans),
         };
-        let context = ops::PassContext::new(&self.rotary, window, self.device(), self.dtype());
+        let place = (self.device(), self.dtype());
+        let context = ops::PassContext::new(&self.rotary, window, place, cache.is_some());
         // The residual without the hook, from the layer at which the hook may have changed it.
         let mut clean: Option<Tensor<2>> = None;
         let mut call = |layer: Layer, x: Tensor<2>, clean: &mut Option<Tensor<2>>| -> Tensor<2> {

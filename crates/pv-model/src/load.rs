@@ -11,6 +11,7 @@ use crate::config::{BlockParts, DecoderConfig, OutputHead, Part, Role, Stack, Te
 use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
 use crate::device::DeviceError;
 use crate::folder::{Files, with_files};
+use crate::mapped::Bytes;
 use crate::weights::{Activations, RawTensor, WeightFiles, WeightType, WeightsError, pack};
 use crate::{Error, Result, memory};
 
@@ -23,6 +24,8 @@ struct Loader<'a> {
     packed: Option<WeightType>,
     /// Whether matrices in 16 bits or in blocks are kept as they are stored.
     as_stored: bool,
+    /// Whether matrices are read in place where that is possible.
+    map: bool,
     activations: Activations,
 }
 
@@ -54,22 +57,24 @@ impl Loader<'_> {
             Some(packed) => Some(packed.format(columns, table)),
             None => smaller.then_some(part.format),
         };
-        // Parts after another in one format are one.
-        let mut packed: Vec<(Format, Vec<u8>)> = Vec::new();
-        for part in &parts {
-            let Some(format) = format_of(part) else { return Ok(self.stacked::<2>(names)?.into()) };
-            match packed.last_mut().filter(|(last, _)| *last == format) {
-                Some((_, bytes)) => pack(part, format, bytes)?,
-                None => {
-                    let alike = parts.iter().filter(|other| format_of(other) == Some(format));
-                    let rows: usize = alike.map(|part| part.shape[0]).sum();
-                    let mut bytes = Vec::with_capacity(format.bytes(columns).unwrap_or(0) * rows);
-                    pack(part, format, &mut bytes)?;
-                    packed.push((format, bytes));
-                }
-            }
+        if parts.iter().any(|part| format_of(part).is_none()) {
+            return Ok(self.stacked::<2>(names)?.into());
         }
-        names.iter().for_each(|name| self.files.release(name));
+        // Parts after another in one format are one.
+        let alike = parts.chunk_by(|left, right| format_of(left) == format_of(right));
+        let packed = alike.map(|parts| {
+            let format = format_of(&parts[0]).unwrap_or(Format::F32);
+            let stored = self.map && parts.iter().all(|part| part.format == format);
+            if let Some(bytes) = stored.then(|| RawTensor::in_place(parts)).flatten() {
+                return Ok((format, bytes));
+            }
+            let rows: usize = parts.iter().map(|part| part.shape[0]).sum();
+            let mut bytes = Vec::with_capacity(format.bytes(columns).unwrap_or(0) * rows);
+            parts.iter().try_for_each(|part| pack(part, format, &mut bytes))?;
+            parts.iter().for_each(RawTensor::release);
+            Ok((format, Bytes::Owned(bytes)))
+        });
+        let packed = packed.collect::<Result<Vec<_>>>()?;
         Ok(Weight::Packed(PackedMatrix::new(columns, packed, self.activations)))
     }
 }
@@ -147,6 +152,11 @@ pub struct LoadOptions {
     /// Whether to load a model onto the CPU even if its weights exceed the available memory. The operating system may
     /// then end the process.
     pub ignore_memory: bool,
+    /// Whether to read weights in place, in a map of their file, where that is possible: matrices that have the file's type
+    /// in memory, and stacked ones (queries, keys and values; gate and up) if they are one after the other there. A map
+    /// takes no time to load, and processes share it; the files must not be changed as long as the model exists. Results are
+    /// the same. Decoding was 5 to 13 % slower, because maps have small pages.
+    pub map_weights: bool,
 }
 
 impl Decoder {
@@ -161,7 +171,7 @@ impl Decoder {
     /// Loads `config.json` and the weights of a model folder, or those of a GGUF file.
     ///
     /// Weights are copied tensor by tensor from a memory map to the device, so that the peak of memory is only slightly
-    /// above the model's size.
+    /// above the model's size. With [`LoadOptions::map_weights`], some are read in the map instead.
     ///
     /// # Errors
     /// Every problem with the files (see [`Error`]),
@@ -204,7 +214,8 @@ impl Decoder {
             let kept = as_stored.then(|| files.kept_bytes(&config, dtype));
             memory::check(folder, &config, device, dtype, packed, kept)?;
         }
-        let loader = Loader { files: &files, device, dtype, packed, as_stored, activations: options.activations };
+        let LoadOptions { activations, map_weights: map, .. } = *options;
+        let loader = Loader { files: &files, device, dtype, packed, as_stored, map, activations };
         let table = |name: &str| loader.matrix(&[name.to_owned()], true);
         let embedding = table(config.names.embedding)?;
         let block = |block| {

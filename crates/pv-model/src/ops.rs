@@ -16,6 +16,8 @@ mod rotary;
 mod tests;
 mod weight;
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use pv_hooks::TokenSpans;
 
@@ -58,6 +60,32 @@ impl Window {
         Self { seq: spans.seq(), column: 0, starts }
     }
 
+    /// The number of tokens in each row.
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.starts.iter().map(|start| self.seq - start.saturating_sub(self.column).min(self.seq))
+    }
+
+    /// The rows, longest first, in groups in which none is less than half as long as the longest.
+    fn rows_of_like_length(&self) -> Vec<Vec<usize>> {
+        let mut rows: Vec<(usize, usize)> = self.lengths().zip(0..).collect();
+        rows.sort_by_key(|(length, row)| (std::cmp::Reverse(*length), *row));
+        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (length, row) in rows {
+            match groups.last_mut().filter(|(longest, _)| 2 * length >= *longest) {
+                Some((_, group)) => group.push(row),
+                None => groups.push((length, vec![row])),
+            }
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+
+    /// The window of some rows alone, without the columns that are padding in all of them.
+    fn of_rows(&self, rows: &[usize]) -> Self {
+        let lengths: Vec<usize> = self.lengths().collect();
+        let seq = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
+        Self { seq, column: 0, starts: rows.iter().map(|row| seq - lengths[*row]).collect() }
+    }
+
     /// The position of each token, row after row; padding has position 0.
     pub(crate) fn positions(&self) -> Vec<usize> {
         let columns = self.column..self.column + self.seq;
@@ -96,7 +124,7 @@ impl AttentionShape {
     }
 
     /// The columns of stacked queries, keys and values that contain no values: the queries' and the keys'.
-    fn parts(&self) -> [std::ops::Range<usize>; 2] {
+    fn parts(&self) -> [Range<usize>; 2] {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         [0..queries, queries..queries + keys]
     }
@@ -171,7 +199,8 @@ pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &Atte
 /// Causal grouped-query attention of a window, including the rotary embedding: stacked queries, keys and values
 /// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
 /// window's keys and values are written to it and all its columns are read. If the context is packed, so are the
-/// argument and the result. Scores with a bound are computed by the portable operations.
+/// argument and the result. Scores with a bound are computed by the portable operations. Without a cache, rows of very
+/// different lengths are computed apart, so that a long row costs the short ones neither memory nor time.
 pub(crate) fn attention(
     qkv: Tensor<2>,
     shape: &AttentionShape,
@@ -183,7 +212,15 @@ pub(crate) fn attention(
         // The order of a head's dimensions changes no score, as long as it is that of queries and keys.
         RotaryPairs::Neighbours => qkv.select(1, context.neighbours_apart(shape)),
     };
-    context.pack(padded_attention(context.unpack(qkv), shape, context, cache))
+    if context.buckets.is_empty() {
+        return context.pack(padded_attention(context.unpack(qkv), shape, context, cache));
+    }
+    let width = qkv.dims()[1];
+    let bucket = |(tokens, context): &(Range<usize>, PassContext)| {
+        let qkv = qkv.clone().slice([tokens.clone(), 0..width]);
+        context.pack(padded_attention(context.unpack(qkv), shape, context, None))
+    };
+    Tensor::cat(context.buckets.iter().map(bucket).collect(), 0)
 }
 
 fn padded_attention(
@@ -196,7 +233,16 @@ fn padded_attention(
         return out;
     }
     let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, shape, context) } else { None };
-    recorded.unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+    // Half precision on the CPU: in f32, which needs no matrix of scores.
+    let wide = || (cache.is_none() && context.on_cpu()).then(|| attention_in_f32(&qkv, shape, context)).flatten();
+    recorded.or_else(wide).unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+}
+
+fn attention_in_f32(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassContext) -> Option<Tensor<2>> {
+    let dtype = qkv.dtype();
+    let wide = Some(qkv).filter(|_| dtype != DType::F32)?.clone().cast(DType::F32);
+    let out = cpu::attention(&wide, shape, context, None).or_else(|| cpu_autodiff::attention(&wide, shape, context))?;
+    Some(out.cast(dtype))
 }
 
 /// The sum over rows of logits, `[n, vocab]` in f32, of the cross-entropy −log softmax at the row's target: `[1]`.

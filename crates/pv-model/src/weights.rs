@@ -12,6 +12,7 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::DType;
 use memmap2::Mmap;
@@ -45,7 +46,7 @@ pub struct WeightFiles {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
     /// The size of the length field and the header.
     data_start: usize,
 }
@@ -125,7 +126,7 @@ impl WeightFiles {
             }
             self.tensors.insert(name, Stored { shard, entry, change: Change::None });
         }
-        self.shards.push(Shard { path, map, data_start });
+        self.shards.push(Shard { path, map: Arc::new(map), data_start });
         Ok(())
     }
 

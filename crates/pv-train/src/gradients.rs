@@ -140,7 +140,7 @@ fn penalties(
 }
 
 /// Like [`accumulate`], with the activations of only one layer in memory at a time: a forward pass without a graph
-/// keeps the residual after every layer; then each layer, from the last to the first, is computed again with its own
+/// keeps the residual after every layer, without padding; then each layer, from the last to the first, is computed again with its own
 /// graph.
 pub(crate) fn accumulate_by_layer(
     decoder: &Decoder,
@@ -158,7 +158,7 @@ pub(crate) fn accumulate_by_layer(
     let mut inputs = Vec::with_capacity(depth);
     for block in 0..depth {
         let (from, to) = (Layer::hidden_state(block), Layer::after_block(block));
-        inputs.push(residual.clone());
+        inputs.push(batch.without_padding(residual.clone()));
         residual = plain.continue_pass(&upto(to), from, residual, run.hook());
     }
     let (mut sums, mut upstream) = (Sums::default(), None);
@@ -190,7 +190,7 @@ pub(crate) fn accumulate_by_layer(
             break;
         };
         let (from, to) = (Layer::hidden_state(block), Layer::after_block(block));
-        let leaf = input.autodiff().require_grad();
+        let leaf = batch.with_padding(input).autodiff().require_grad();
         let mut tap = Tap::new(&layers, run.hook());
         let residual = decoder.continue_pass(&upto(to), from, leaf.clone(), &mut tap);
         let seen = tap.seen;

@@ -18,9 +18,10 @@ use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_rounded,
 use super::cpu::{storage, tensor, values};
 use super::cpu_autodiff::{Argument, held, primitive, record, upstream};
 use super::{Tensor, portable};
+use crate::mapped::Bytes;
 use crate::weights::Activations;
 
-/// A matrix in the host's memory, in one of the formats of [`Format`], or with some rows in one and some in others, as
+/// A matrix in the host's memory or in the map of its file, in one of the formats of [`Format`], or with some rows in one and some in others, as
 /// stacked projections of files in mixed formats have; copies share it.
 #[derive(Module, Debug)]
 pub struct PackedMatrix {
@@ -41,7 +42,7 @@ struct Part {
     format: Format,
     /// The numbers of the rows.
     rows: Range<usize>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Part {
@@ -65,11 +66,11 @@ impl PackedMatrix {
     /// If there is no part, or the bytes of a part are not whole rows of its format.
     pub(crate) fn new(
         columns: usize,
-        parts: impl IntoIterator<Item = (Format, Vec<u8>)>,
+        parts: impl IntoIterator<Item = (Format, Bytes)>,
         activations: Activations,
     ) -> Self {
         let mut rows = 0;
-        let part = |(format, bytes): (Format, Vec<u8>)| {
+        let part = |(format, bytes): (Format, Bytes)| {
             let row = format.bytes(columns).filter(|row| bytes.len().is_multiple_of((*row).max(1)));
             let Some(row) = row else { panic!("{} bytes are not rows of {columns} values in {format}", bytes.len()) };
             let first = rows;
@@ -102,6 +103,11 @@ impl PackedMatrix {
     /// The size in bytes.
     pub fn bytes(&self) -> usize {
         self.inner.parts.iter().map(|part| part.bytes.len()).sum()
+    }
+
+    /// Those of the bytes that are read in place, in the map of the file.
+    pub fn mapped_bytes(&self) -> usize {
+        self.inner.parts.iter().filter(|part| part.bytes.is_mapped()).map(|part| part.bytes.len()).sum()
     }
 
     /// Some rows in f32, on the CPU.

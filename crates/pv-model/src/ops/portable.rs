@@ -1,6 +1,7 @@
 //! The decoder's operations in Burn's tensors: for every backend, and differentiable.
 
 use std::cell::{OnceCell, RefCell};
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::activation::{log_softmax, silu, softmax};
@@ -19,6 +20,9 @@ pub(crate) struct PassContext {
     ropes: Vec<Rope>,
     /// The packing, if padding is removed.
     pub(crate) ragged: Option<Ragged>,
+    /// Rows of like length after another: the range of their packed tokens, and their window. Empty if attention is computed
+    /// for all rows together.
+    pub(super) buckets: Vec<(Range<usize>, PassContext)>,
     device: Device,
     dtype: DType,
     masks: RefCell<Vec<(Option<usize>, Tensor<4, Bool>)>>,
@@ -34,12 +38,43 @@ struct Rope {
 }
 
 impl PassContext {
-    pub(crate) fn new(rotary: &RotaryAngles, window: Window, device: Device, dtype: DType) -> Self {
+    /// A pass that writes to a cache, or one for its tokens alone; those without a cache have rows of like length compute
+    /// their attention together.
+    pub(crate) fn new(rotary: &RotaryAngles, window: Window, (device, dtype): (Device, DType), cached: bool) -> Self {
+        let ragged = Ragged::of(&window, &device);
+        let alike = if cached || ragged.is_none() { Vec::new() } else { window.rows_of_like_length() };
+        if alike.len() < 2 {
+            return Self::packed(rotary, window, (device, dtype), ragged);
+        }
+        let ragged = Ragged::in_order(&window, &alike.concat(), &device);
+        let mut first = 0;
+        let bucket = |rows: Vec<usize>| {
+            let own = window.of_rows(&rows);
+            let packing = Ragged::in_order(&own, &(0..rows.len()).collect::<Vec<_>>(), &device);
+            let context = Self::packed(rotary, own, (device.clone(), dtype), packing);
+            let tokens = first..first + context.tokens();
+            first = tokens.end;
+            (tokens, context)
+        };
+        let buckets = alike.into_iter().map(bucket).collect();
+        Self { buckets, ..Self::packed(rotary, window, (device, dtype), ragged) }
+    }
+
+    fn packed(rotary: &RotaryAngles, window: Window, (device, dtype): (Device, DType), ragged: Option<Ragged>) -> Self {
         let rope = |table| Rope { table, angles: OnceCell::new(), rotation: OnceCell::new() };
         let ropes = rotary.tables(&window).into_iter().map(rope).collect();
-        let ragged = Ragged::of(&window, &device);
         let (masks, neighbours_apart) = (RefCell::default(), OnceCell::new());
-        Self { window, ropes, ragged, device, dtype, masks, neighbours_apart }
+        Self { window, ropes, ragged, buckets: Vec::new(), device, dtype, masks, neighbours_apart }
+    }
+
+    /// The rows of the blocks' tensors.
+    fn tokens(&self) -> usize {
+        self.ragged.as_ref().map_or(self.window.seq * self.window.starts.len(), Ragged::len)
+    }
+
+    /// Whether our kernels compute in f32 on this device.
+    pub(super) fn on_cpu(&self) -> bool {
+        self.device.clone().without_autodiff() == Device::flex()
     }
 
     /// Packs `[batch · seq, d]` for the blocks: removes padding, or returns the tensor unchanged.
@@ -106,24 +141,27 @@ impl PassContext {
         })
     }
 
-    /// True where a query must not attend, `[batch, 1, seq, columns]`.
-    fn mask(&self, window: Option<usize>) -> Tensor<4, Bool> {
+    /// True where a query of the window must not attend to a key, `[batch, 1, queries, keys]`. That of all queries and keys
+    /// is kept for the next block.
+    fn mask(&self, window: Option<usize>, queries: Range<usize>, keys: Range<usize>) -> Tensor<4, Bool> {
+        let whole = queries.len() == self.window.seq && keys.start == 0;
         let mut masks = self.masks.borrow_mut();
-        if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == window) {
+        if let Some((_, mask)) = masks.iter().find(|(known, _)| whole && *known == window) {
             return mask.clone();
         }
-        let Window { seq, column, starts } = &self.window;
-        let (seq, batch, columns) = (*seq, starts.len(), column + seq);
-        let keys = self.indices(0..columns).reshape([1, 1, 1, columns]);
-        let queries = self.indices(*column..columns).reshape([1, 1, seq, 1]);
-        let first = self.indices(starts.iter().copied()).reshape([batch, 1, 1, 1]);
-        let distance = queries.expand([batch, 1, seq, columns]) - keys.clone().expand([batch, 1, seq, columns]);
-        let padding = keys.expand([batch, 1, seq, columns]).lower(first.expand([batch, 1, seq, columns]));
-        let mut mask = distance.clone().lower_elem(0).bool_or(padding);
+        let Window { column, starts, .. } = &self.window;
+        let dims = [starts.len(), 1, queries.len(), keys.len()];
+        let key = self.indices(keys.clone()).reshape([1, 1, 1, keys.len()]).expand(dims);
+        let query = self.indices(queries.start + column..queries.end + column);
+        let first = self.indices(starts.iter().copied()).reshape([starts.len(), 1, 1, 1]).expand(dims);
+        let distance = query.reshape([1, 1, queries.len(), 1]).expand(dims) - key.clone();
+        let mut mask = distance.clone().lower_elem(0).bool_or(key.lower(first));
         if let Some(window) = window {
             mask = mask.bool_or(distance.greater_equal_elem(window as i64));
         }
-        masks.push((window, mask.clone()));
+        if whole {
+            masks.push((window, mask.clone()));
+        }
         mask
     }
 }
@@ -191,18 +229,33 @@ fn rotate(x: Tensor<4>, (cos, sin): &(Tensor<4>, Tensor<4>)) -> Tensor<4> {
     Tensor::cat([first, second].into_iter().chain(rest).collect(), 3)
 }
 
+/// The scores that are in memory at a time, or those of one query.
+const SCORES: usize = 32 << 20;
+
 pub(super) fn attention(
     qkv: Tensor<2>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    let AttentionShape { heads, kv_heads, head_dim, window, scale, .. } = *shape;
+    attention_in_tiles(qkv, shape, context, cache, SCORES)
+}
+
+/// Like [`attention`], with at most so many scores in memory, or those of one query. An autodiff graph holds all of them, but
+/// without most of those of later keys.
+pub(super) fn attention_in_tiles(
+    qkv: Tensor<2>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    cache: Option<&mut LayerCache>,
+    scores: usize,
+) -> Tensor<2> {
+    let AttentionShape { heads, kv_heads, head_dim, window, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
     let columns = column + seq;
     let (q_end, k_end) = (heads * head_dim, (heads + kv_heads) * head_dim);
     let width = k_end + kv_heads * head_dim;
-    let part = |range: std::ops::Range<usize>, heads: usize| {
+    let part = |range: Range<usize>, heads: usize| {
         qkv.clone().slice([0..batch * seq, range]).reshape([batch, seq, heads, head_dim])
     };
     let q = rotate(part(0..q_end, heads), context.angles(shape)).swap_dims(1, 2);
@@ -220,6 +273,37 @@ pub(super) fn attention(
             read
         }
     };
+    let step = (scores / (batch * heads * columns).max(1)).clamp(1, seq);
+    let mixed = if step == seq {
+        attend(q, k, v, shape, context, (0..seq, 0..columns))
+    } else {
+        let tile = |from: usize| {
+            let to = seq.min(from + step);
+            let first = window.map_or(0, |window| (column + from + 1).saturating_sub(window));
+            let part = |x: &Tensor<4>, heads: usize, range: Range<usize>| {
+                x.clone().slice([0..batch, 0..heads, range, 0..head_dim])
+            };
+            let keys = first..column + to;
+            let (k, v) = (part(&k, kv_heads, keys.clone()), part(&v, kv_heads, keys.clone()));
+            attend(part(&q, heads, from..to), k, v, shape, context, (from..to, keys))
+        };
+        Tensor::cat((0..seq).step_by(step).map(tile).collect(), 2)
+    };
+    mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+}
+
+/// Attention of some queries of the window, `[batch, heads, queries, head_dim]`, to some columns' keys and values, each
+/// `[batch, kv_heads, keys, head_dim]`.
+fn attend(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    shape: &AttentionShape,
+    context: &PassContext,
+    (queries, keys): (Range<usize>, Range<usize>),
+) -> Tensor<4> {
+    let AttentionShape { heads, kv_heads, head_dim, window, scale, .. } = *shape;
+    let (batch, seq, columns, dtype) = (context.window.starts.len(), queries.len(), keys.len(), v.dtype());
     // The queries of a group are adjacent, so that keys and values are not repeated.
     let group = heads / kv_heads;
     let q = q.reshape([batch, kv_heads, group * seq, head_dim]);
@@ -229,11 +313,11 @@ pub(super) fn attention(
         None => scores,
     };
     let scores = scores.reshape([batch, heads, seq, columns]).cast(DType::F32);
-    let mask = context.mask(window).expand([batch, heads, seq, columns]);
+    let mask = context.mask(window, queries, keys).expand([batch, heads, seq, columns]);
     // Not −∞: a padding query attends to nothing and must not become NaN.
-    let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(context.dtype);
+    let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(dtype);
     let mixed = weights.reshape([batch, kv_heads, group * seq, columns]).matmul(v);
-    mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+    mixed.reshape([batch, heads, seq, head_dim])
 }
 
 /// log softmax of each row at its target, `[n, 1]`.

@@ -23,24 +23,37 @@ pub(crate) struct Ragged {
 impl Ragged {
     /// `None` if the window has little padding, and in decoding, whose passes keep one shape.
     pub(crate) fn of(window: &Window, device: &Device) -> Option<Self> {
-        let Window { seq, column, starts } = window;
-        let padding: Vec<usize> = starts.iter().map(|start| start.saturating_sub(*column).min(*seq)).collect();
-        let positions = starts.len() * seq;
-        let padded = padding.iter().sum::<usize>();
-        if *seq == 1 || padded * WORTH < positions || padded == 0 || padded == positions {
+        let positions = window.starts.len() * window.seq;
+        let padded = positions - window.lengths().sum::<usize>();
+        let worth = window.seq > 1 && padded * WORTH >= positions;
+        let order: Vec<usize> = (0..window.starts.len()).collect();
+        if worth { Self::in_order(window, &order, device) } else { None }
+    }
+
+    /// All tokens, row after row in an order; `None` without padding, and without tokens.
+    pub(crate) fn in_order(window: &Window, order: &[usize], device: &Device) -> Option<Self> {
+        let (seq, lengths) = (window.seq, window.lengths().collect::<Vec<_>>());
+        let (positions, count) = (lengths.len() * seq, lengths.iter().sum::<usize>());
+        if count == 0 || count == positions {
             return None;
         }
-        let mut tokens = Vec::with_capacity(positions - padded);
-        let mut of_position = Vec::with_capacity(positions);
-        for (row, padding) in padding.iter().enumerate() {
+        let mut tokens = Vec::with_capacity(count);
+        let mut of_position = vec![0; positions];
+        for &row in order {
+            let padding = seq - lengths[row];
+            let of_row = &mut of_position[row * seq..(row + 1) * seq];
             // A row of padding only takes a token of a neighbouring row.
-            let first = tokens.len().min(positions - padded - 1);
-            of_position.extend(std::iter::repeat_n(first, *padding));
-            of_position.extend(tokens.len()..tokens.len() + seq - padding);
+            of_row[..padding].fill(tokens.len().min(count - 1));
+            of_row[padding..].iter_mut().zip(tokens.len()..).for_each(|(position, token)| *position = token);
             tokens.extend(row * seq + padding..(row + 1) * seq);
         }
         let to_tokens = indices(tokens.iter().copied(), device);
         Some(Self { to_tokens, to_positions: indices(of_position, device), tokens })
+    }
+
+    /// The number of tokens.
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
     }
 
     /// The ids of the tokens among those of all positions.

@@ -283,7 +283,7 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
 fn compare_attention(shape: AttentionShape, seq: usize, padding: &[usize]) {
     let config = config(&serde_json::json!({ "head_dim": shape.head_dim }));
     let window = Window { seq, column: 0, starts: padding.to_vec() };
-    let context = PassContext::new(&RotaryAngles::new(&config), window, Device::flex(), DType::F32);
+    let context = PassContext::new(&RotaryAngles::new(&config), window, (Device::flex(), DType::F32), true);
     compare(
         &[[padding.len() * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
         |x| cpu_autodiff::attention(&x[0], &shape, &context),
@@ -309,6 +309,47 @@ proptest! {
         let padding: Vec<usize> = padding.iter().map(|part| (part * part * seq as f64) as usize).collect();
         compare_attention(shape, seq, &padding);
     }
+}
+
+proptest! {
+    #![proptest_config(cases(30))]
+
+    #[test]
+    fn attention_in_tiles_is_attention(
+        seq in 1usize..40,
+        padding in proptest::collection::vec(0.0f64..1.0, 1..4),
+        group in 1usize..3,
+        window in proptest::option::of(1usize..30),
+        softcap in proptest::option::of(1.0f64..20.0),
+        scores in 1usize..4000,
+    ) {
+        let shape = AttentionShape { window, softcap, ..shape(2 * group, 2, 8) };
+        let starts: Vec<usize> = padding.iter().map(|part| (part * seq as f64) as usize).collect();
+        let (rows, real) = (starts.len(), |row: usize| row % seq >= starts[row / seq]);
+        let context = PassContext::new(
+            &RotaryAngles::new(&config(&serde_json::json!({ "head_dim": 8 }))),
+            Window { seq, column: 0, starts: starts.clone() },
+            (Device::flex(), DType::F32),
+            true,
+        );
+        compare(
+            &[[rows * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
+            |x| Some(portable::attention_in_tiles(x[0].clone(), &shape, &context, None, scores)),
+            |x| portable::attention(x[0].clone(), &shape, &context, None),
+            real,
+        );
+    }
+}
+
+#[test]
+fn rows_of_like_length_are_computed_together() {
+    let window = Window { seq: 40, column: 0, starts: vec![35, 0, 21, 40, 20, 38, 30] };
+    let groups = window.rows_of_like_length();
+    // Lengths 5, 40, 19, 0, 20, 2, 10.
+    assert_eq!(groups, [vec![1, 4], vec![2, 6], vec![0], vec![5], vec![3]]);
+    let own = window.of_rows(&groups[1]);
+    assert_eq!((own.seq, own.starts), (19, vec![0, 9]));
+    assert_eq!(Window { seq: 4, column: 0, starts: vec![0, 2, 1] }.rows_of_like_length(), [[0, 2, 1]]);
 }
 
 #[test]

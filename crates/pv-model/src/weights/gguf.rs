@@ -1,6 +1,7 @@
 //! The weights of a GGUF file.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::header::Entry;
 use super::{Shard, Stored, WeightFiles, WeightsError};
@@ -15,7 +16,7 @@ impl WeightFiles {
         let tensors = files.model().and_then(|model| model.checkpoint()).map_err(failed)?;
         let mut found = Self { folder: path.into(), shards: Vec::new(), tensors: Default::default() };
         for (path, map) in files.into_parts() {
-            found.shards.push(Shard { path, map, data_start: 0 });
+            found.shards.push(Shard { path, map: Arc::new(map), data_start: 0 });
         }
         for tensor in tensors {
             let path = |shard: usize| found.shards[shard].path.clone();

@@ -1,6 +1,7 @@
 //! One stored tensor, and its conversion to the compute type.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -8,6 +9,7 @@ use memmap2::Mmap;
 use pv_kernels::kept::{Format, dequantize};
 
 use super::{WeightsError, release_pages};
+use crate::mapped::Bytes;
 
 /// Values converted before their pages are released; a few MiB, so that the cost of the call is negligible, and whole
 /// blocks of every format.
@@ -33,7 +35,7 @@ pub struct RawTensor<'a> {
     /// The values.
     pub bytes: Cow<'a, [u8]>,
     /// The map with the bytes, and their offset in it; `None` for bytes from elsewhere.
-    pub(super) pages: Option<(&'a Mmap, usize)>,
+    pub(super) pages: Option<(&'a Arc<Mmap>, usize)>,
 }
 
 impl RawTensor<'_> {
@@ -50,6 +52,17 @@ impl RawTensor<'_> {
         let bytes = &self.bytes[rows.start * row..rows.end * row];
         let pages = self.pages.map(|(map, offset)| (map, offset + rows.start * row));
         RawTensor { name: self.name, format: self.format, shape, bytes: Cow::Borrowed(bytes), pages }
+    }
+
+    /// The bytes of tensors that are one after the other in a file, without a copy; `None` if these are not.
+    pub(crate) fn in_place(tensors: &[RawTensor<'_>]) -> Option<Bytes> {
+        let (map, start) = tensors.first()?.pages?;
+        let mut end = start;
+        for tensor in tensors {
+            tensor.pages.filter(|(other, offset)| Arc::ptr_eq(map, other) && *offset == end)?;
+            end += tensor.bytes.len();
+        }
+        Some(Bytes::mapped(map, start..end))
     }
 
     /// Releases the pages of the bytes from memory; they are read from the file again when needed.
