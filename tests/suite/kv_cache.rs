@@ -116,8 +116,9 @@ fn a_row_does_not_depend_on_its_batch() {
 /// A value that the cache cannot hold is an error of the run, not an infinity.
 #[test]
 fn a_key_beyond_f16_ends_the_run() {
-    for device in [Device::flex(), Device::flex().autodiff().gradient_checkpointing()] {
-        let model = load("qwen2", &device, DType::F32);
+    // With the kernels, and with Burn's tensors.
+    for dtype in [DType::F32, DType::BF16] {
+        let model = load("qwen2", &Device::flex(), dtype);
         let run = |model: &CausalLm, cache| {
             let options = GenerateOptions { cache, ..sampled(1) };
             model.generate(&[Request::new(prompt(1, 9), 0)], &options, &mut NoHook, |_| ControlFlow::Continue(()))
@@ -128,13 +129,12 @@ fn a_key_beyond_f16_ends_the_run() {
             qkv.bias = qkv.bias.take().map(|bias| Param::from_tensor(bias.val() * 0.0 + factor));
             model.clone().with_decoder(decoder).expect("the same architecture")
         };
-        assert!(run(&scaled(40_000.0), CacheType::F16).is_ok());
+        assert!(run(&scaled(30_000.0), CacheType::F16).is_ok());
         assert!(run(&scaled(70_000.0), CacheType::Compute).is_ok());
         match run(&scaled(70_000.0), CacheType::F16) {
             Err(Error::CacheOverflow { value, limit }) => assert!(value > 65_520.0 && limit == 65_504.0),
             other => panic!("{other:?}"),
         }
-        pv_tests::free_graphs(&device);
     }
 }
 

@@ -145,3 +145,64 @@ pub(crate) fn continued(
     }
     Ok((Batch { ids, spans: TokenSpans::new(spans, seq)? }, cache))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some tokens that are equal for equal names, and some more.
+    fn prompt(system: u32, tokens: usize, own: u32, rest: usize) -> Vec<u32> {
+        std::iter::repeat_n(system, tokens).chain((0..rest as u32).map(|i| own * 1000 + i)).collect()
+    }
+
+    fn found(prompts: &[Vec<u32>], rest: usize, most: usize) -> Vec<(usize, Vec<usize>)> {
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let mut groups: Vec<_> = groups(&prompts, rest, most, |_| false)
+            .into_iter()
+            .map(|Group { tokens, mut members }| {
+                members.sort_unstable();
+                (tokens, members)
+            })
+            .collect();
+        groups.sort_by_key(|(_, members)| members.clone());
+        groups
+    }
+
+    #[test]
+    fn prompts_with_a_long_common_prefix_are_a_group() {
+        // Two system prompts that take turns, and a prompt of its own.
+        let turns = [(1, 200, 20), (2, 100, 30), (3, 0, 50), (1, 200, 60), (2, 100, 25), (1, 200, 40), (2, 100, 90)];
+        let prompts: Vec<_> =
+            (1..).zip(turns).map(|(own, (system, tokens, rest))| prompt(system, tokens, own, rest)).collect();
+        assert_eq!(found(&prompts, 17, 1000), [(200, vec![0, 3, 5]), (100, vec![1, 4, 6])]);
+        // At least 17 tokens remain of every prompt, and a prefix has a limit.
+        let short = [prompt(1, 200, 1, 3), prompt(1, 200, 2, 30), prompt(1, 200, 3, 30)];
+        assert_eq!(found(&short, 17, 1000), [(186, vec![0, 1, 2])]);
+        assert_eq!(found(&short, 17, 150), [(150, vec![0, 1, 2])]);
+        assert_eq!(found(&[prompt(1, 300, 0, 0), prompt(1, 300, 0, 0)], 17, 1000), [(283, vec![0, 1])]);
+    }
+
+    #[test]
+    fn a_prefix_that_spares_little_is_not_shared() {
+        let pair = |tokens| [prompt(1, tokens, 1, 30), prompt(1, tokens, 2, 30)];
+        assert_eq!(found(&pair(127), 17, 1000), []);
+        assert_eq!(found(&pair(128), 17, 1000), [(128, vec![0, 1])]);
+        let many: Vec<_> = (0..9).map(|own| prompt(1, 16, own, 30)).collect();
+        assert_eq!(found(&many, 17, 1000), [], "fewer tokens than a pass needs");
+        assert_eq!(found(&many, 16, 1000).len(), 1);
+        assert_eq!(found(&[], 17, 1000), []);
+        assert_eq!(found(&[vec![], vec![1]], 17, 1000), []);
+    }
+
+    #[test]
+    fn a_longer_prefix_of_some_prompts_is_preferred() {
+        // The first prompts have 30 tokens in common with the others, which have 300.
+        let mut prompts: Vec<_> = (0..3).map(|own| prompt(1, 30, 1 + own, 40)).collect();
+        let inner = |own| [prompt(1, 30, 0, 0), prompt(9000, 270, own, 40)].concat();
+        prompts.extend((10..14).map(inner));
+        assert_eq!(found(&prompts, 17, 1000), [(300, vec![3, 4, 5, 6])]);
+        prompts.extend((20..24).map(|own| prompt(1, 30, own, 40)));
+        let groups = found(&prompts, 17, 1000);
+        assert!(groups.contains(&(300, vec![3, 4, 5, 6])), "{groups:?}");
+    }
+}

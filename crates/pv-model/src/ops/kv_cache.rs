@@ -34,8 +34,13 @@ impl CacheType {
         }
     }
 
+    /// The bytes of a token's keys and values in all layers.
+    pub fn bytes(self, config: &DecoderConfig, compute: DType) -> u64 {
+        2 * (config.layers * config.kv_heads * config.head_dim * self.dtype(compute).size()) as u64
+    }
+
     /// Whether this is the default. Settings with the default are written as they were before there was a choice.
-    pub(crate) fn is_compute(&self) -> bool {
+    pub fn is_compute(&self) -> bool {
         *self == Self::Compute
     }
 }
