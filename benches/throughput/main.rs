@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
 mod finetuning;
+mod long;
 mod measured;
 mod peer;
 mod pipelines;

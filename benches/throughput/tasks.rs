@@ -8,14 +8,14 @@ use pv_hooks::{Hook, Layer, LayerSet, NoHook};
 use pv_model::batch::{Batch, Sequence};
 use pv_model::causal_lm::ForwardOptions;
 use pv_model::decoder::Logits;
-use pv_model::generate::Event;
+use pv_model::generate::{CacheType, Event};
 use pv_model::{CausalLm, GenerateOptions, Request};
 use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
 
 use crate::measured::{Measured, ids, wave};
-use crate::{finetuning, pipelines, screening};
+use crate::{finetuning, long, pipelines, screening};
 
 const PROMPT: usize = 64;
 const NEW: usize = 128;
@@ -27,6 +27,10 @@ pub(crate) enum Task {
     Prefill { batch: usize, seq: usize, middle: bool },
     /// Greedy decoding after a prompt of 64 tokens, 128 new ones.
     Decode { batch: usize, hook: Acting },
+    /// Greedy decoding at a context of 4096 tokens, which all rows have in common; the time of reading them is left out.
+    Long { batch: usize, cache: CacheType },
+    /// Answers of 32 tokens to 20 questions under one system prompt of 200 tokens, which is read once or 20 times.
+    Questions { shared: bool },
     /// From a trait's prompts to its vector.
     Extraction,
     /// Projections of texts at the middle layer.
@@ -77,6 +81,10 @@ impl Task {
         for batch in [1, 8, 16] {
             tasks.extend(Acting::ALL.map(|hook| Self::Decode { batch, hook }));
         }
+        for batch in [1, 8] {
+            tasks.extend(CacheType::ALL.map(|(_, cache)| Self::Long { batch, cache }));
+        }
+        tasks.extend([false, true].map(|shared| Self::Questions { shared }));
         tasks.extend([Self::Extraction, Self::Scan]);
         for difference in [false, true] {
             tasks.extend([64, 512].map(|chats| Self::Screen { chats, difference }));
@@ -94,6 +102,8 @@ impl Task {
                 format!("prefill-{batch}x{seq}-{}", if middle { "middle" } else { "full" })
             }
             Self::Decode { batch, hook } => format!("decode-{batch}-{}", hook.name()),
+            Self::Long { batch, cache } => format!("long-{batch}-{cache}"),
+            Self::Questions { shared } => format!("questions-{}", if shared { "shared" } else { "separate" }),
             Self::Extraction => "extraction".to_owned(),
             Self::Scan => "scan".to_owned(),
             Self::Screen { chats, difference } => {
@@ -128,7 +138,8 @@ impl Task {
 
     /// Whether the peer's script does it too.
     pub(crate) fn has_peer(self) -> bool {
-        !matches!(self, Self::Decode { hook: Acting::AllLayers | Acting::Monitor, .. })
+        let only_ours = matches!(self, Self::Long { .. } | Self::Questions { .. });
+        !only_ours && !matches!(self, Self::Decode { hook: Acting::AllLayers | Acting::Monitor, .. })
     }
 
     /// One run.
@@ -155,6 +166,8 @@ impl Task {
                 let readings = monitor.readings();
                 decode(model, batch, &mut monitor, || Ok(std::hint::black_box(readings.news()).map(|_| ())?))
             }
+            Self::Long { batch, cache } => long::decode(model, batch, cache),
+            Self::Questions { shared } => long::questions(model, shared),
             Self::Extraction => pipelines::extraction(model),
             Self::Scan => pipelines::projection_scan(model),
             Self::Screen { chats, difference } => screening::screening(model, chats, difference),

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use pv_judge::{Judge, TraitSpec};
+use pv_model::generate::CacheType;
 use pv_model::{CausalLm, Sampling};
 use pv_steer::sweep::{AnswerPair, Estimate, StrengthUnit, Sweep, SweepOptions, SweepResults};
 use pv_vectors::{Contrast, PersonaVector};
@@ -67,6 +68,10 @@ pub struct SweepArgs {
     /// Keep steered values out of the KV cache, so that their effect does not accumulate over an answer.
     #[arg(long)]
     pub clean_cache: bool,
+    /// The type in which keys and values are cached: compute (the compute type), or f16, which takes half the memory of f32 and
+    /// rounds them.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub kv_cache: CacheType,
 }
 
 /// A trait, its vector, and some answers that the vector was extracted from.
@@ -127,6 +132,7 @@ impl SweepArgs {
             sampling: Sampling::temperature(self.subject.temperature),
             render: self.subject.render.options()?,
             clean_cache: self.clean_cache,
+            cache: self.kv_cache,
             seed: self.subject.seed,
             coherence_min: self.coherence_min,
             ..SweepOptions::default()

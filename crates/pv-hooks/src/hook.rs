@@ -88,6 +88,21 @@ pub trait Hook: Send {
     /// same shape.
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3>;
 
+    /// Whether a prefix of a prompt, without the prompt's last token, may be computed once for all of these sequences, whose
+    /// prompts begin with it. A hook that agrees
+    /// - does the same to a prompt token before the last for each of these sequences, whatever the other tokens of the pass
+    ///   are; and
+    /// - needs no residual of such a token: the token is in one pass whose row represents all these sequences, or in later
+    ///   passes of single sequences as well, or in both.
+    ///
+    /// A pass over a prefix has no last prompt token ([`RowSpans::prompt_last`](crate::tokens::RowSpans::prompt_last)), and
+    /// the rows that continue it have an [`offset`](crate::tokens::RowSpans::offset). The results of a hook that agrees do
+    /// not depend on whether the prefix was shared. By default, only a hook without layers agrees.
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        let _ = sequences;
+        self.layers() == LayerSet::none()
+    }
+
     /// Ends a run. A composed hook ends all its members and returns the first error.
     ///
     /// # Errors
@@ -130,6 +145,10 @@ impl Hook for NoHook {
     fn on_residual(&mut self, _context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
         residual
     }
+
+    fn shares_prefix(&self, _sequences: &[usize]) -> bool {
+        true
+    }
 }
 
 macro_rules! forwarding_hook {
@@ -158,6 +177,10 @@ macro_rules! forwarding_hook {
 
             fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
                 (**self).on_residual(context, residual)
+            }
+
+            fn shares_prefix(&self, sequences: &[usize]) -> bool {
+                (**self).shares_prefix(sequences)
             }
 
             fn finish(&mut self) -> Result<(), HookError> {
@@ -195,6 +218,10 @@ impl<H: Hook> Hook for [H] {
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
         self.iter_mut().filter(|hook| hook.wants(context.layer)).fold(residual, |x, hook| hook.on_residual(context, x))
+    }
+
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        self.iter().all(|hook| hook.shares_prefix(sequences))
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
@@ -235,6 +262,10 @@ impl<H: Hook> Hook for Option<H> {
         }
     }
 
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        self.as_ref().is_none_or(|hook| hook.shares_prefix(sequences))
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         self.as_mut().map_or(Ok(()), Hook::finish)
     }
@@ -273,6 +304,10 @@ macro_rules! tuple_hook {
                     residual
                 };)+
                 residual
+            }
+
+            fn shares_prefix(&self, sequences: &[usize]) -> bool {
+                $(self.$index.shares_prefix(sequences))&&+
             }
 
             fn finish(&mut self) -> Result<(), HookError> {

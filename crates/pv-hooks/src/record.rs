@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::tokens::RowSpans;
-use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, ResidualContext, TokenSet, TokenSpans};
+use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, ResidualContext, TokenSet, TokenSpans};
 
 /// Records chosen [`Capture`]s at chosen layers for every sequence of a run, in f32 whatever type the model computes
 /// in, and without autodiff.
@@ -232,6 +232,11 @@ impl Hook for Recorder {
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
         let spans = context.spans;
+        // A shared prefix may represent very many sequences, of which nothing is recorded here.
+        let inside = |row: &RowSpans| row.prompt_last.is_none() && row.response.is_empty();
+        if context.phase == Phase::Prefill && spans.rows().iter().all(inside) && self.shares_prefix(&[]) {
+            return residual;
+        }
         let seen = residual.clone().without_autodiff();
         let seen = if seen.dtype() == DType::F32 { seen } else { seen.cast(DType::F32) };
         for capture in self.captures.clone() {
@@ -251,6 +256,12 @@ impl Hook for Recorder {
             }
         }
         residual
+    }
+
+    fn shares_prefix(&self, _sequences: &[usize]) -> bool {
+        let after =
+            |capture: &Capture| matches!(capture, Capture::ResponseMean | Capture::ResponseNorm | Capture::PromptLast);
+        self.captures.iter().all(after)
     }
 
     fn finish(&mut self) -> Result<(), HookError> {

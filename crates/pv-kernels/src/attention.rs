@@ -3,6 +3,8 @@
 mod decode;
 mod prefill;
 
+use crate::element::Element;
+
 /// The sizes of one attention call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
@@ -44,7 +46,7 @@ impl AttentionShape {
         start.max(first).min(end)..end
     }
 
-    pub(super) fn check(&self, qkv: &[f32], keys: &[f32], values: &[f32]) {
+    pub(super) fn check<E>(&self, qkv: &[f32], keys: &[E], values: &[E]) {
         assert!(
             self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) && self.head_dim > 0,
             "attention: heads do not divide"
@@ -63,12 +65,34 @@ impl AttentionShape {
 /// seq, heads * head_dim]`. Query `i` of row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column +
 /// i`; a query that sees no column (left padding) gets zeros.
 ///
-/// A row's result depends neither on the other rows of the batch nor on the number of padding columns before it, except
-/// through the choice between the two methods below, which depends on the shape only.
+/// The result of a query depends on the columns that it sees and on their distance from the row's first one: neither on the
+/// other rows of the batch, nor on the number of padding columns, nor on how many columns were in the cache before. The
+/// exception is the choice between the two methods below, which depends on the shape only: many queries (more than 16 of a
+/// key head, in more than one column) have other last bits than few.
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above.
 pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f32], starts: &[usize], out: &mut [f32]) {
+    over(shape, qkv, keys, values, starts, out);
+}
+
+/// [`attention`] over keys and values in f16, given as their bits: read in place, with the bits of the result over the same
+/// values in `f32`.
+///
+/// # Panics
+/// Like [`attention`].
+pub fn attention_f16(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    keys: &[u16],
+    values: &[u16],
+    starts: &[usize],
+    out: &mut [f32],
+) {
+    over(shape, qkv, keys, values, starts, out);
+}
+
+fn over<E: Element>(shape: &AttentionShape, qkv: &[f32], keys: &[E], values: &[E], starts: &[usize], out: &mut [f32]) {
     shape.check(qkv, keys, values);
     assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");
     assert_eq!(out.len(), shape.batch * shape.seq * shape.heads * shape.head_dim, "attention: out");

@@ -1,6 +1,7 @@
 //! Writing the key and value caches.
 
 use crate::attention::AttentionShape;
+use crate::half::f32_to_f16;
 
 /// Copies the new keys and values into the caches at columns `column..column + seq`.
 ///
@@ -10,6 +11,33 @@ use crate::attention::AttentionShape;
 /// # Panics
 /// If the length of a slice does not match the shapes above.
 pub fn write_cache(shape: &AttentionShape, qkv: &[f32], keys: &mut [f32], values: &mut [f32]) {
+    write(shape, qkv, keys, values, <[f32]>::copy_from_slice);
+}
+
+/// [`write_cache`] for caches in f16, given as their bits: values are rounded to the nearest, ties to even. Returns whether
+/// all of them fit; a value that would round beyond 65504 becomes infinite, and the cache is of no use then.
+///
+/// # Panics
+/// Like [`write_cache`].
+#[must_use]
+pub fn write_cache_f16(shape: &AttentionShape, qkv: &[f32], keys: &mut [u16], values: &mut [u16]) -> bool {
+    let mut fits = true;
+    write(shape, qkv, keys, values, |to, from| {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = f32_to_f16(*from);
+            fits &= *to & 0x7fff != 0x7c00;
+        }
+    });
+    fits
+}
+
+fn write<E>(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    keys: &mut [E],
+    values: &mut [E],
+    mut put: impl FnMut(&mut [E], &[f32]),
+) {
     shape.check(qkv, keys, values);
     let d = shape.head_dim;
     let stride = shape.row_stride();
@@ -20,8 +48,8 @@ pub fn write_cache(shape: &AttentionShape, qkv: &[f32], keys: &mut [f32], values
             let value_at = key_at + shape.kv_heads * d;
             for i in 0..shape.seq {
                 let row = &qkv[(batch * shape.seq + i) * stride..][..stride];
-                keys[to + i * d..][..d].copy_from_slice(&row[key_at..][..d]);
-                values[to + i * d..][..d].copy_from_slice(&row[value_at..][..d]);
+                put(&mut keys[to + i * d..][..d], &row[key_at..][..d]);
+                put(&mut values[to + i * d..][..d], &row[value_at..][..d]);
             }
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod attention;
 pub mod cache;
+mod element;
 pub mod elementwise;
 pub mod gradients;
 mod half;

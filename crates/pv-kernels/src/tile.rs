@@ -3,6 +3,7 @@
 //! Elements of `a` are broadcast against vectors of `b`, so that neither the rows of `a` nor the result are rearranged.
 //! Each output element is summed in the order of `k`, whatever the number of rows, and with one rounding per product.
 
+use crate::element::Element;
 use crate::lanes::LANES;
 use crate::vector::Vector;
 use crate::vector::level::Op;
@@ -44,35 +45,35 @@ impl Output for (&mut [f32], usize) {
 
 /// `k` rows of columns in strips of 16: row `p` of strip `s` is at `values[s * strip + p * row..][..16]`.
 #[derive(Clone, Copy)]
-pub(super) struct Strips<'a> {
-    pub values: &'a [f32],
+pub(super) struct Strips<'a, T = f32> {
+    pub values: &'a [T],
     /// The distance between strips.
     pub strip: usize,
     /// The distance between the rows of a strip.
     pub row: usize,
 }
 
-impl<'a> Strips<'a> {
+impl<'a, T> Strips<'a, T> {
     /// A panel that [`pack`] wrote.
-    pub(super) fn packed(panel: &'a [f32], k: usize) -> Self {
+    pub(super) fn packed(panel: &'a [T], k: usize) -> Self {
         Self { values: panel, strip: k * LANES, row: LANES }
     }
 
     /// Rows of a matrix with a distance of `stride`, in place.
-    pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
+    pub(super) fn rows(values: &'a [T], stride: usize) -> Self {
         Self { values, strip: LANES, row: stride }
     }
 }
 
 /// `out[i][..columns] = a[i] . b` or, with `accumulate`, `+=`.
-pub(super) struct Tile<'a, O> {
+pub(super) struct Tile<'a, O, T = f32> {
     /// Row `i` is at `a[i * a_stride..][..k]`.
     pub a: &'a [f32],
     pub a_stride: usize,
     pub m: usize,
     pub k: usize,
     /// Whole strips.
-    pub b: Strips<'a>,
+    pub b: Strips<'a, T>,
     /// At most [`PANEL`].
     pub columns: usize,
     pub accumulate: bool,
@@ -80,7 +81,7 @@ pub(super) struct Tile<'a, O> {
     pub out: O,
 }
 
-impl<O: Output> Op for Tile<'_, O> {
+impl<O: Output, T: Element> Op for Tile<'_, O, T> {
     type Output = ();
 
     #[inline(always)]
@@ -109,7 +110,7 @@ impl<O: Output> Op for Tile<'_, O> {
     }
 }
 
-impl<O: Output> Tile<'_, O> {
+impl<O: Output, T: Element> Tile<'_, O, T> {
     /// `S` strips from `strip` on, or the first of two parts of one, for some rows.
     #[inline(always)]
     fn strips<V: Vector, const S: usize, const HALF: bool>(
@@ -137,7 +138,7 @@ impl<O: Output> Tile<'_, O> {
     fn block<V: Vector, const S: usize, const HALF: bool, const M: usize>(&mut self, v: V, i: usize, strip: usize) {
         let k = self.k;
         let a: [&[f32]; M] = core::array::from_fn(|r| &self.a[(i + r) * self.a_stride..][..k]);
-        let b: [&[f32]; S] = core::array::from_fn(|s| &self.b.values[(strip + s) * self.b.strip..]);
+        let b: [&[T]; S] = core::array::from_fn(|s| &self.b.values[(strip + s) * self.b.strip..]);
         let row = self.b.row;
         // The rows of the result are far apart.
         for out in self.out.rows::<M>(i) {
@@ -148,7 +149,7 @@ impl<O: Output> Tile<'_, O> {
         let mut sums = [[v.zero(); S]; M];
         for p in 0..k {
             if HALF {
-                let vector = v.part(b[0][p * row..].first_chunk().expect("whole strips"), 0);
+                let vector = T::part(v, b[0][p * row..].first_chunk().expect("whole strips"), 0);
                 for r in 0..M {
                     v.part_mul_add(v.part_splat(a[r][p]), vector, &mut sums[r][0], 0);
                 }
@@ -156,7 +157,7 @@ impl<O: Output> Tile<'_, O> {
             }
             let mut vectors = [v.zero(); S];
             for (vector, b) in vectors.iter_mut().zip(b) {
-                *vector = v.load(b[p * row..].first_chunk().expect("whole strips"));
+                *vector = T::load(v, b[p * row..].first_chunk().expect("whole strips"));
             }
             for r in 0..M {
                 let broadcast = v.splat(a[r][p]);
@@ -204,14 +205,14 @@ const SIDE: usize = 8;
 
 /// Transposes at most [`PANEL`] rows of `k` elements into strips `[k, 16]` one after the other, with zeros in columns
 /// without a row; strips without any row are left out. Row `j` is at `w[j * stride..][..k]`; the last one ends `w`.
-pub(super) struct Pack<'a> {
-    pub w: &'a [f32],
+pub(super) struct Pack<'a, T = f32> {
+    pub w: &'a [T],
     pub stride: usize,
     pub k: usize,
     pub panel: &'a mut [f32],
 }
 
-impl Op for Pack<'_> {
+impl<T: Element> Op for Pack<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -238,18 +239,25 @@ pub(super) fn clear(panel: &mut [f32], k: usize, rows: usize) {
 /// Transposes up to 8 rows of `k` elements to the columns of a panel from `first` on, a multiple of 8. Row `j` is at
 /// `w[j * stride..][..k]`; the last one ends `w` if there are fewer than 8.
 #[inline(always)]
-pub(super) fn transpose<V: Vector>(v: V, w: &[f32], stride: usize, k: usize, panel: &mut [f32], first: usize) {
+pub(super) fn transpose<V: Vector, T: Element>(
+    v: V,
+    w: &[T],
+    stride: usize,
+    k: usize,
+    panel: &mut [f32],
+    first: usize,
+) {
     let rows = w.len().div_ceil(stride).min(SIDE);
     let strip = panel[first / LANES * k * LANES..][..k * LANES].as_chunks_mut::<LANES>().0;
     let half = first % LANES / SIDE;
     let mut done = 0;
     if rows == SIDE {
-        let sources: [&[f32]; SIDE] = core::array::from_fn(|r| &w[r * stride..][..k]);
-        let sources: [&[[f32; SIDE]]; SIDE] = sources.map(|row| &row.as_chunks().0[..k / SIDE]);
+        let sources: [&[T]; SIDE] = core::array::from_fn(|r| &w[r * stride..][..k]);
+        let sources: [&[[T; SIDE]]; SIDE] = sources.map(|row| &row.as_chunks().0[..k / SIDE]);
         for (at, out) in strip.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
             let mut rows = [v.eight_zero(); SIDE];
             for (row, source) in rows.iter_mut().zip(sources) {
-                *row = v.eight_load(&source[at]);
+                *row = T::eight(v, &source[at]);
             }
             let columns = v.eight_transpose(rows);
             for (column, out) in columns.into_iter().zip(out) {
@@ -260,7 +268,7 @@ pub(super) fn transpose<V: Vector>(v: V, w: &[f32], stride: usize, k: usize, pan
     }
     for r in 0..rows {
         for (&value, out) in w[r * stride..][..k].iter().zip(&mut *strip).skip(done) {
-            out[half * SIDE + r] = value;
+            out[half * SIDE + r] = value.widened();
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) trait Vector: Copy + Send + Sync {
     fn zero(self) -> Self::Floats;
     fn splat(self, value: f32) -> Self::Floats;
     fn load(self, values: &[f32; 16]) -> Self::Floats;
+    /// Values of f16.
+    fn load_f16(self, bits: &[u16; 16]) -> Self::Floats;
     /// At most 16 values, and zeros.
     fn load_part(self, values: &[f32]) -> Self::Floats;
     fn store(self, a: Self::Floats, out: &mut [f32; 16]);

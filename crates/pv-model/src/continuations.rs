@@ -1,6 +1,8 @@
 //! The log-probabilities of given continuations of prompts.
 
-use std::collections::BTreeMap;
+mod tree;
+
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use pv_hooks::tokens::RowSpans;
@@ -9,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::decoder::{KvCache, Logits, Pass};
+use crate::prefixes::{self, Continued, Prefix, continued};
 use crate::tensors::to_f32;
 use crate::{CausalLm, Error, Result};
+use tree::{Node, tree};
 
 /// A prompt and its possible continuations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +57,9 @@ impl CausalLm {
     /// Computes the log-probability of every token of every continuation, given the prompt and the preceding tokens.
     ///
     /// A prompt is computed once for all its continuations, and so are common prefixes of continuations; a
-    /// continuation's last token is not an input. The softmax over the vocabulary is in f64. Prompts are reported as
-    /// they are completed, shorter ones first; the callback may cancel the run.
+    /// continuation's last token is not an input. A prefix that prompts share is computed once as well, under the
+    /// conditions of [`generate`](Self::generate). The softmax over the vocabulary is in f64. Prompts are reported as they
+    /// are completed: those that share a prefix first, and shorter ones first among them; the callback may cancel the run.
     ///
     /// A hook sees each prompt in a [`Phase::Prefill`] pass and the continuations' tokens in [`Phase::Decode`] passes,
     /// in which a row represents all continuations that share it.
@@ -73,8 +78,9 @@ impl CausalLm {
     }
 
     /// Like [`score_continuations`](Self::score_continuations), for prompts with a common prefix `beginning`, such as
-    /// the same examples; each prompt follows it. The prefix is computed once, in a [`Phase::Prefill`] pass of its own
-    /// whose row represents all sequences; only prompts of equal length then share a pass.
+    /// the same examples; each prompt follows it. With a hook that does not agree to share it, the prefix is computed once
+    /// nevertheless, in a [`Phase::Prefill`] pass of its own whose row represents all sequences; only prompts of equal
+    /// length then share a pass.
     ///
     /// # Errors
     /// Those of [`score_continuations`](Self::score_continuations).
@@ -84,33 +90,48 @@ impl CausalLm {
         prompts: &[Continuations<'_>],
         options: &ScoreOptions,
         hook: &mut (impl Hook + ?Sized),
-        mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
+        on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
     ) -> Result<()> {
         self.check_continuations(beginning, prompts, options)?;
         pv_hooks::hook::check(hook, &self.shape(), None)?;
         if prompts.is_empty() {
             return Ok(());
         }
-        let beginning = Beginning::read(self, beginning, prompts, hook)?;
-        // Prompts of similar length share a batch, so that there is little padding.
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let length = |n: usize| prompts[rest[n]].prompt.len();
-            // Padding would be between a prefix and the tokens that follow it.
-            let alike = |n: usize| beginning.is_none() || length(n) == length(0);
-            let fits = |n: &usize| alike(n - 1) && length(n - 1) * n <= options.prefill_tokens;
-            let most = options.batch_size.min(rest.len());
-            let (group, later) = rest.split_at((1..=most).take_while(fits).last().unwrap_or(1));
-            rest = later;
-            for scored in Group::new(self, beginning.as_ref(), prompts, group, options).read(hook)? {
-                if on_scored(scored).is_break() {
-                    // A cancelled run may have ended before the hook could act.
-                    let _ = hook.finish();
-                    return Ok(());
-                }
+        let count = prompts.iter().map(|prompt| prompt.continuations.len()).sum();
+        if !beginning.is_empty() && hook.shares_prefix(&(0..count).collect::<Vec<_>>()) {
+            let whole: Vec<Vec<u32>> = prompts.iter().map(|prompt| [beginning, prompt.prompt].concat()).collect();
+            let joined = prompts.iter().zip(&whole).map(|(prompt, whole)| Continuations { prompt: whole, ..*prompt });
+            return self.score_all(&[], &joined.collect::<Vec<_>>(), options, hook, on_scored);
+        }
+        self.score_all(beginning, prompts, options, hook, on_scored)
+    }
+
+    fn score_all(
+        &self,
+        beginning: &[u32],
+        prompts: &[Continuations<'_>],
+        options: &ScoreOptions,
+        hook: &mut (impl Hook + ?Sized),
+        mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut scoring = Scoring { model: self, prompts, options, on_scored: &mut on_scored };
+        let mut alone: BTreeSet<usize> = (0..prompts.len()).collect();
+        let shared = if beginning.is_empty() { scoring.groups(hook) } else { Vec::new() };
+        for (group, sequences) in shared {
+            group.members.iter().for_each(|member| _ = alone.remove(member));
+            let ids = &prompts[group.members[0]].prompt[..group.tokens];
+            let prefix = Prefix::read(self, ids, sequences, self.decoder().dtype(), hook)?;
+            if scoring.score(group.members, Start::Shared(&prefix), hook)?.is_break() {
+                // A cancelled run may have ended before the hook could act.
+                let _ = hook.finish();
+                return Ok(());
             }
+        }
+        let beginning = Beginning::read(self, beginning, prompts, hook)?;
+        let start = beginning.as_ref().map_or(Start::Nothing, Start::After);
+        if scoring.score(alone.into_iter().collect(), start, hook)?.is_break() {
+            let _ = hook.finish();
+            return Ok(());
         }
         Ok(hook.finish()?)
     }
@@ -152,36 +173,87 @@ impl CausalLm {
     }
 }
 
-/// The tokens before a continuation's token: the prompt (node 0), or the prompt and some tokens.
-#[derive(Debug, Default)]
-struct Node {
-    /// The number of tokens after the prompt.
-    depth: usize,
-    /// Nodes with one more token.
-    children: BTreeMap<u32, usize>,
-    /// The continuations that contain this node.
-    continuations: Vec<usize>,
+/// A run.
+struct Scoring<'a, F> {
+    model: &'a CausalLm,
+    prompts: &'a [Continuations<'a>],
+    options: &'a ScoreOptions,
+    on_scored: &'a mut F,
 }
 
-/// The nodes of a prompt's continuations: a continuation of n tokens has n nodes, the last of which precedes its last
-/// token.
-fn tree(continuations: &[Vec<u32>]) -> Vec<Node> {
-    let mut nodes = vec![Node::default()];
-    for (index, continuation) in continuations.iter().enumerate() {
-        let mut at = 0;
-        nodes[at].continuations.push(index);
-        let before_last = continuation.len().saturating_sub(1);
-        for &token in &continuation[..before_last] {
-            let (fresh, depth) = (nodes.len(), nodes[at].depth + 1);
-            let next = *nodes[at].children.entry(token).or_insert(fresh);
-            if next == fresh {
-                nodes.push(Node { depth, ..Node::default() });
-            }
-            at = next;
-            nodes[at].continuations.push(index);
+impl<F: FnMut(ScoredContinuations) -> ControlFlow<()>> Scoring<'_, F> {
+    /// Prompts that share a prefix to which the hook agrees, and the numbers of their continuations.
+    fn groups(&self, hook: &(impl Hook + ?Sized)) -> Vec<(prefixes::Group, Vec<usize>)> {
+        let config = self.model.config();
+        let mut first = 0;
+        let mut numbers = Vec::with_capacity(self.prompts.len());
+        for prompt in self.prompts {
+            numbers.push(first..first + prompt.continuations.len());
+            first += prompt.continuations.len();
         }
+        let ids: Vec<&[u32]> = self.prompts.iter().map(|prompt| prompt.prompt).collect();
+        let apart = |i: usize| config.rotary_limit().is_some_and(|limit| ids[i].len() > limit);
+        let groups = prefixes::groups(&ids, prefixes::least(config), usize::MAX, apart);
+        let with_sequences = groups.into_iter().map(|group| {
+            let sequences: Vec<usize> = group.members.iter().flat_map(|&member| numbers[member].clone()).collect();
+            (group, sequences)
+        });
+        with_sequences.filter(|(_, sequences)| hook.shares_prefix(sequences)).collect()
     }
-    nodes
+
+    /// Scores some prompts. Those of similar length share a batch, so that there is little padding.
+    fn score(
+        &mut self,
+        mut order: Vec<usize>,
+        start: Start<'_>,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Result<ControlFlow<()>> {
+        let Self { model, prompts, options, .. } = *self;
+        order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let length = |n: usize| prompts[rest[n]].prompt.len() - start.shared();
+            let alike = |n: usize| match start {
+                Start::Nothing => true,
+                // Padding would be between a prefix and the tokens that follow it.
+                Start::After(_) => length(n - 1) == length(0),
+                // Shorter ones compute part of the prefix again.
+                Start::Shared(_) => 2 * n * length(n - 1) <= 3 * (0..n).map(length).sum::<usize>(),
+            };
+            let fits = |n: &usize| alike(*n) && length(n - 1) * n <= options.prefill_tokens;
+            let most = options.batch_size.min(rest.len());
+            let (group, later) = rest.split_at((1..=most).take_while(fits).last().unwrap_or(1));
+            rest = later;
+            for scored in Group::new(model, start, prompts, group, options).read(hook)? {
+                if (self.on_scored)(scored).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// What has been read when the pass of some prompts begins.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    Nothing,
+    /// What precedes every prompt.
+    After(&'a Beginning),
+    /// The prefix of every prompt.
+    Shared(&'a Prefix),
+}
+
+impl Start<'_> {
+    /// The number of tokens of a prompt that have been read.
+    fn shared(self) -> usize {
+        if let Self::Shared(prefix) = self { prefix.tokens } else { 0 }
+    }
+
+    /// The number of tokens before a prompt.
+    fn before(self) -> usize {
+        if let Self::After(beginning) = self { beginning.tokens } else { 0 }
+    }
 }
 
 /// A node whose pass is pending.
@@ -241,7 +313,7 @@ impl Beginning {
 /// Prompts that share passes.
 struct Group<'a> {
     model: &'a CausalLm,
-    beginning: Option<&'a Beginning>,
+    start: Start<'a>,
     options: &'a ScoreOptions,
     /// Each prompt with its index and the number of its first continuation.
     prompts: Vec<(usize, Continuations<'a>, usize)>,
@@ -253,7 +325,7 @@ struct Group<'a> {
 impl<'a> Group<'a> {
     fn new(
         model: &'a CausalLm,
-        beginning: Option<&'a Beginning>,
+        start: Start<'a>,
         all: &[Continuations<'a>],
         group: &[usize],
         options: &'a ScoreOptions,
@@ -262,21 +334,20 @@ impl<'a> Group<'a> {
         let prompts: Vec<_> = group.iter().map(|&prompt| (prompt, all[prompt], first(prompt))).collect();
         let trees = prompts.iter().map(|(_, prompt, _)| tree(prompt.continuations)).collect();
         let log_probs = prompts.iter().map(|(_, prompt, _)| vec![Vec::new(); prompt.continuations.len()]).collect();
-        Self { model, beginning, options, prompts, trees, log_probs }
+        Self { model, start, options, prompts, trees, log_probs }
     }
 
     fn read(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<ScoredContinuations>> {
         let ids: Vec<&[u32]> = self.prompts.iter().map(|(_, prompt, _)| prompt.prompt).collect();
-        let sequences = (0..ids.len()).map(|place| self.sequences(place, 0)).collect();
-        let (batch, mut cache) = match self.beginning {
-            Some(beginning) => beginning.follow(&ids, sequences)?,
-            None => {
-                let batch = Batch::prompts(&ids, sequences)?;
+        let sequences = (0..ids.len()).map(|place| self.sequences(place, 0));
+        let (batch, mut cache) = match self.start {
+            Start::After(beginning) => beginning.follow(&ids, sequences.collect())?,
+            Start::Nothing | Start::Shared(_) => {
+                let prefix = if let Start::Shared(prefix) = self.start { Some(prefix) } else { None };
+                let continue_one = |(prompt, sequences)| Continued { prompt, prefix, sequences };
+                let prompts = ids.iter().copied().zip(sequences).map(continue_one).collect();
                 let deepest = self.trees.iter().flatten().map(|node| node.depth).max().unwrap_or(0);
-                let decoder = self.model.decoder();
-                let room = batch.spans.seq() + deepest;
-                let cache = KvCache::new(decoder.config(), ids.len(), room, &decoder.device(), decoder.dtype());
-                (batch, cache)
+                continued(self.model, prompts, self.model.decoder().dtype(), deepest)?
             }
         };
         let roots: Vec<(usize, usize)> = (0..ids.len()).map(|place| (place, 0)).collect();
@@ -306,8 +377,8 @@ impl<'a> Group<'a> {
             cache.select_rows(&batch.iter().map(|unread| unread.row).collect::<Vec<_>>());
             let ids: Vec<u32> = batch.iter().map(|unread| unread.token).collect();
             let rows = batch.iter().map(|&Unread { place, node, .. }| {
-                let before = self.beginning.map_or(0, |beginning| beginning.tokens);
-                let (prompt, depth) = (before + self.prompts[place].1.prompt.len(), self.trees[place][node].depth);
+                let (prompt, depth) =
+                    (self.start.before() + self.prompts[place].1.prompt.len(), self.trees[place][node].depth);
                 let sequences = self.sequences(place, node);
                 RowSpans { sequences, ..RowSpans::generated(0, prompt, depth - 1) }
             });
@@ -363,16 +434,6 @@ fn log_sum_exp(logits: &[f32]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tree_holds_every_beginning_once() {
-        let nodes = tree(&[vec![5], vec![5, 6], vec![5, 6, 7], vec![8, 6], vec![5, 6, 7], vec![]]);
-        let shape: Vec<_> = nodes.iter().map(|node| (node.depth, node.continuations.clone())).collect();
-        let expected = [(0, vec![0, 1, 2, 3, 4, 5]), (1, vec![1, 2, 4]), (2, vec![2, 4]), (1, vec![3])];
-        assert_eq!(shape, expected);
-        assert_eq!(nodes[0].children, BTreeMap::from([(5, 1), (8, 3)]));
-        assert_eq!(nodes[1].children, BTreeMap::from([(6, 2)]));
-    }
 
     #[test]
     fn the_softmax_refuses_what_is_no_distribution() {

@@ -113,6 +113,16 @@ pub enum Error {
         /// The type of the activations.
         activations: &'static str,
     },
+    /// A key or a value is beyond the range of the cache's type. The compute type has no such limit.
+    #[error(
+        "a key or value of {value:.4e} is beyond the cache's type, f16 (±{limit}); cache in the compute type instead"
+    )]
+    CacheOverflow {
+        /// The absolute value.
+        value: f32,
+        /// The greatest value of the type.
+        limit: f32,
+    },
     /// An invalid option.
     #[error("{name} is {value}, expected {expected}")]
     BadOption {

@@ -2,6 +2,7 @@
 
 mod row;
 mod schedule;
+mod shared;
 
 use std::ops::ControlFlow;
 
@@ -9,6 +10,8 @@ use pv_hooks::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::{CausalLm, Error, Message, Result, Sampling};
+
+pub use crate::ops::CacheType;
 
 /// The settings of a generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +27,8 @@ pub struct GenerateOptions {
     pub stop_strings: Vec<String>,
     /// The greatest number of rows that are decoded together.
     pub batch_size: usize,
-    /// The greatest number of prompt tokens, including padding, in one pass; a longer prompt has a pass of its own.
+    /// The greatest number of prompt tokens, including padding, in one pass; a longer prompt has a pass of its own. With 0,
+    /// every prompt has one, so that last bits depend on no other prompt on any device.
     pub prefill_tokens: usize,
     /// Whether the last token of every answer is fed back, so that hooks see complete answers. Answers do not change;
     /// answers that end by [`FinishReason::Length`] or a stop string need one more decoding step.
@@ -40,6 +44,11 @@ pub struct GenerateOptions {
     /// The cost: blocks above the hook's lowest layer are computed twice for every token of prompts and answers; a hook
     /// at all layers doubles the time. Without a hook there is neither a difference nor a cost.
     pub clean_cache: bool,
+    /// The type in which keys and values are cached. In settings that are written, the default is left out.
+    ///
+    /// A key or a value beyond the type's range ends the run with [`Error::CacheOverflow`] at the end of its pass.
+    #[serde(skip_serializing_if = "CacheType::is_compute")]
+    pub cache: CacheType,
 }
 
 impl Default for GenerateOptions {
@@ -53,6 +62,7 @@ impl Default for GenerateOptions {
             prefill_tokens: 4096,
             feed_last_token: false,
             clean_cache: false,
+            cache: CacheType::Compute,
         }
     }
 }
@@ -128,7 +138,8 @@ pub enum Event<'a> {
     Prefill {
         /// The number of rows.
         prompts: usize,
-        /// The number of tokens, including padding.
+        /// The number of tokens that were computed for them, including padding; a prefix that several prompts share counts
+        /// where it is computed.
         tokens: usize,
     },
     /// A token was added to a sequence.
@@ -172,6 +183,14 @@ impl CausalLm {
     /// callback receives each [`Event`] and may cancel the run: unfinished answers are then
     /// [`FinishReason::Cancelled`], with the tokens so far.
     ///
+    /// # Shared prefixes
+    /// A prefix that several prompts begin with, such as a system prompt, is computed once if that saves at least 128 tokens
+    /// and the hook agrees ([`Hook::shares_prefix`]): all shipped hooks agree that record nothing at prompt tokens before the
+    /// last. The order of requests does not matter. Answers do not change: with the CPU's kernels to the bit, elsewhere like
+    /// those of other batches; there, nothing is shared with [`prefill_tokens`](GenerateOptions::prefill_tokens) 0.
+    /// Prefixes for later prompts are kept up to 4096 tokens, or `prefill_tokens` if that is more.
+    ///
+    /// # Hooks
     /// A hook sees each prompt in a [`Phase::Prefill`](pv_hooks::Phase::Prefill) pass and each answer token that is fed
     /// back in a [`Phase::Decode`](pv_hooks::Phase::Decode) pass. The last token of an answer that ended by
     /// [`FinishReason::Length`] or a stop string is fed back only with [`GenerateOptions::feed_last_token`]. When
@@ -192,7 +211,7 @@ impl CausalLm {
         if requests.iter().all(|request| request.seeds.is_empty()) {
             return Ok(Vec::new());
         }
-        let (answers, cancelled) = schedule::Run::new(self, requests, options, on_event).answer_all(hook)?;
+        let (answers, cancelled) = schedule::Run::new(self, requests, options, hook, on_event).answer_all(hook)?;
         match hook.finish() {
             // A cancelled run may have ended before the hook could act.
             Err(_) if cancelled => Ok(answers),

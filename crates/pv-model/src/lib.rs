@@ -29,6 +29,7 @@ mod load;
 mod mapped;
 mod memory;
 mod ops;
+mod prefixes;
 mod response;
 mod sampling;
 mod save;

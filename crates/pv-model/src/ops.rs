@@ -26,8 +26,8 @@ use crate::config::{Activation, DecoderConfig, NormWeights, RotaryPairs};
 use crate::tensors::to_f32;
 
 pub(crate) use experts::Routing;
-pub use kv_cache::KvCache;
 pub(crate) use kv_cache::LayerCache;
+pub use kv_cache::{CacheType, KvCache};
 pub(crate) use lora::{LoraPlace, LoraTerm, lora_add};
 pub use packed::PackedMatrix;
 pub(crate) use portable::PassContext;

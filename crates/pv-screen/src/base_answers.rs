@@ -377,6 +377,10 @@ impl Hook for Shared {
         self.lock().on_residual(context, residual)
     }
 
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        self.lock().shares_prefix(sequences)
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         // If every answer ends immediately, nothing is recorded.
         Ok(())

@@ -265,6 +265,13 @@ impl Hook for Mixture {
         residual + change * to(spans.mask(tokens, &device), dtype)
     }
 
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        match self.positions {
+            Positions::Response | Positions::ResponseFrom(_) => true,
+            Positions::Prompt | Positions::All => self.kind_of(sequences).is_ok(),
+        }
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         let objection = self.objection.take();
         let mut idle = None;

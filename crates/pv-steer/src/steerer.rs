@@ -216,6 +216,10 @@ impl Hook for Steerer {
         residual
     }
 
+    fn shares_prefix(&self, _sequences: &[usize]) -> bool {
+        true
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         let mut idle = None;
         for intervention in &mut self.interventions {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use pv_hooks::{Hook, Layer};
-use pv_model::generate::Event;
+use pv_model::generate::{CacheType, Event};
 use pv_model::{CausalLm, GenerateOptions, Message, Request, Sampling};
 use pv_steer::control::control;
 use pv_steer::monitor::{Calibration, Watch};
@@ -68,6 +68,10 @@ pub(super) struct Args {
     /// Keep steered values out of the KV cache, so that their effect does not accumulate over an answer.
     #[arg(long)]
     clean_cache: bool,
+    /// The type in which keys and values are cached: compute (the compute type), or f16, which takes half the memory of f32 and
+    /// rounds them.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv_cache: CacheType,
     /// The seed of the first answer; each further answer uses the next seed.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -98,6 +102,7 @@ pub(super) fn run(args: &Args) -> Result<Value> {
         max_new_tokens: args.max_new_tokens,
         sampling: args.temperature.map_or(SAMPLING, Sampling::temperature),
         clean_cache: args.clean_cache,
+        cache: args.kv_cache,
         ..GenerateOptions::default()
     };
     let mut acting = args.acting(&loaded, &options)?;

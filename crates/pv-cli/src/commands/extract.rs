@@ -10,6 +10,7 @@ use comfy_table::{ContentArrangement, Table};
 use pv_hooks::LayerSet;
 use pv_judge::traits::Polarity;
 use pv_judge::{Judge, TraitSpec};
+use pv_model::generate::CacheType;
 use pv_model::{CausalLm, Sampling};
 use pv_organism::Trait;
 use pv_vectors::activations::ResampledUnit;
@@ -57,6 +58,10 @@ pub(super) struct Args {
     /// The sampling temperature; with --contrast 0.7.
     #[arg(long, default_value_t = 1.0, conflicts_with = "contrast")]
     temperature: f32,
+    /// The type in which keys and values are cached: compute (the compute type), or f16, which takes half the memory of f32 and
+    /// rounds them.
+    #[arg(long, value_name = "TYPE", default_value_t, conflicts_with = "contrast")]
+    kv_cache: CacheType,
     /// The minimum number of kept pairs; fewer are an error.
     #[arg(long, default_value_t = 10, conflicts_with = "contrast")]
     min_kept: usize,
@@ -146,6 +151,7 @@ impl Args {
                 per_prompt: self.rollouts,
                 max_new_tokens: self.max_new_tokens.unwrap_or(1000),
                 sampling: Sampling::temperature(self.temperature),
+                cache: self.kv_cache,
                 seed: self.seed,
                 render: self.render.options()?,
                 ..RolloutOptions::default()

@@ -5,7 +5,7 @@ use comfy_table::{ContentArrangement, Table};
 use pv_hooks::Hook;
 use pv_model::batch::Sequence;
 use pv_model::decoder::to_f32;
-use pv_model::generate::Generation;
+use pv_model::generate::{CacheType, Generation};
 use pv_model::{CausalLm, GenerateOptions, Message, Request};
 use pv_organism::Trait;
 use pv_steer::{Coefficient, Positions, Steerer};
@@ -36,6 +36,10 @@ pub(super) struct Args {
     /// Keep steered values out of the KV cache, so that their effect does not accumulate over an answer.
     #[arg(long)]
     clean_cache: bool,
+    /// The type in which keys and values are cached: compute (the compute type), or f16, which takes half the memory of f32 and
+    /// rounds them.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv_cache: CacheType,
     /// The seed of the first answer.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -100,6 +104,7 @@ pub(super) fn run(args: &Args) -> Result<Value> {
         max_new_tokens: args.max_new_tokens,
         sampling: SAMPLING,
         clean_cache: args.clean_cache,
+        cache: args.kv_cache,
         ..GenerateOptions::default()
     };
     let mut columns = Vec::new();

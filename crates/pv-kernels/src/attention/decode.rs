@@ -1,14 +1,13 @@
 //! Attention of few queries. The caches are read once, in place, in chunks of columns whose partial results are merged
 //! at the end.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::AttentionShape;
+use crate::element::Element;
 use crate::lanes::{self, LANES};
-use crate::product::floats::{F32, Floats};
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Strips, Tile};
 use crate::vector::Vector;
@@ -22,7 +21,7 @@ const CHUNK: usize = 256;
 const PARALLEL_ELEMENTS: usize = 48 * 1024;
 
 /// Partial attention of one batch row and key head over one chunk of columns.
-struct Chunk<'a> {
+struct Chunk<'a, K, T> {
     shape: &'a AttentionShape,
     /// First valid column of the batch row.
     start: usize,
@@ -31,9 +30,9 @@ struct Chunk<'a> {
     /// `[rows, d]`, scaled.
     q: &'a [f32],
     /// `[columns, d]`.
-    keys: &'a [f32],
+    keys: &'a [K],
     /// Rows of `value_stride` elements.
-    values: &'a [f32],
+    values: &'a [T],
     value_stride: usize,
     /// `[rows, CHUNK]`.
     scores: &'a mut [f32],
@@ -41,7 +40,7 @@ struct Chunk<'a> {
     partial: &'a mut [f32],
 }
 
-impl Op for Chunk<'_> {
+impl<K: Element, T: Element> Op for Chunk<'_, K, T> {
     type Output = ();
 
     #[inline(always)]
@@ -50,8 +49,7 @@ impl Op for Chunk<'_> {
         let group = self.shape.group();
         let count = self.columns.len();
         let mut rows: Vec<_> = self.scores.chunks_exact_mut(CHUNK).map(|row| &mut row[..count]).collect();
-        let w = bytemuck::cast_slice(self.keys);
-        v.call(Floats { element: PhantomData::<F32>, x: self.q, w, k: d, bias: None, out: &mut rows });
+        K::dots(v, self.q, self.keys, d, &mut rows);
         for ((r, row), partial) in rows.iter_mut().enumerate().zip(self.partial.chunks_exact_mut(d + 2)) {
             let visible = self.shape.visible(self.start, r / group);
             let from = visible.start.max(self.columns.start) - self.columns.start;
@@ -84,11 +82,11 @@ impl Op for Chunk<'_> {
 }
 
 /// See [`super::attention()`].
-pub(super) fn attention(
+pub(super) fn attention<E: Element>(
     shape: &AttentionShape,
     qkv: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    keys: &[E],
+    values: &[E],
     starts: &[usize],
     out: &mut [f32],
 ) {
@@ -123,25 +121,14 @@ pub(super) fn attention(
                 let from = &qkv[row + (head * group + r % group) * d..][..d];
                 q.iter_mut().zip(from).for_each(|(q, &v)| *q = v * shape.scale);
             }
-            let mut values = &values[cache.clone()];
-            if padded > 0 {
-                for (to, from) in copy.chunks_exact_mut(padded).zip(values.chunks_exact(d)) {
-                    to[..d].copy_from_slice(from);
-                    to[d..].fill(0.0);
-                }
-                values = copy;
+            let (keys, values) = (&keys[cache.clone()], &values[cache]);
+            let start = starts[b];
+            if padded == 0 {
+                dispatch(Chunk { shape, start, columns, q, keys, values, value_stride: d, scores, partial });
+                return;
             }
-            dispatch(Chunk {
-                shape,
-                start: starts[b],
-                columns,
-                q,
-                keys: &keys[cache],
-                values,
-                value_stride: padded.max(d),
-                scores,
-                partial,
-            });
+            pad(values, d, copy, padded);
+            dispatch(Chunk { shape, start, columns, q, keys, values: &*copy, value_stride: padded, scores, partial });
         });
     };
 
@@ -164,6 +151,14 @@ pub(super) fn attention(
             dispatch(Merge { parts, out });
         }
     });
+}
+
+/// Copies rows of `d` elements into rows of `padded`, with zeros at their ends.
+pub(super) fn pad<E: Element>(rows: &[E], d: usize, out: &mut [f32], padded: usize) {
+    for (to, from) in out.chunks_exact_mut(padded).zip(rows.chunks_exact(d)) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widened());
+        to[d..].fill(0.0);
+    }
 }
 
 /// Merges the partial results of one query; without parts, `out` becomes zero.

@@ -4,6 +4,8 @@
 use rayon::prelude::*;
 
 use super::AttentionShape;
+use super::decode::pad;
+use crate::element::Element;
 use crate::lanes::{self, LANES};
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, ROWS, Strips, Tile};
@@ -20,7 +22,7 @@ const BLOCK: usize = 4 * ROWS;
 const TASK_ROWS: usize = 192;
 
 /// The queries of one task: some tokens of a batch row, all heads of a group.
-struct Queries<'a, 'b> {
+struct Queries<'a, 'b, T> {
     shape: &'a AttentionShape,
     /// First valid column of the batch row.
     start: usize,
@@ -31,7 +33,7 @@ struct Queries<'a, 'b> {
     /// Keys from `base` on, transposed in panels `[d, PANEL]`.
     panels: &'a [f32],
     /// Values from `base` on, in rows of `value_stride` elements.
-    values: &'a [f32],
+    values: &'a [T],
     value_stride: usize,
     /// `[rows, d]`, scaled; row `r` is head `r % group` of token `first + r / group`.
     q: &'a [f32],
@@ -45,7 +47,7 @@ struct Queries<'a, 'b> {
     out: &'a mut [&'b mut [f32]],
 }
 
-impl Op for Queries<'_, '_> {
+impl<T: Element> Op for Queries<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -75,7 +77,7 @@ impl Op for Queries<'_, '_> {
     }
 }
 
-impl Queries<'_, '_> {
+impl<T: Element> Queries<'_, '_, T> {
     /// Adds the columns `tile..tile + COLUMNS` to the rows `row..row + m`.
     #[inline(always)]
     fn block<V: Vector>(&mut self, v: V, tile: usize, row: usize, m: usize) {
@@ -148,19 +150,23 @@ impl Queries<'_, '_> {
 }
 
 /// See [`super::attention()`].
-pub(super) fn attention(
+pub(super) fn attention<E: Element>(
     shape: &AttentionShape,
     qkv: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    keys: &[E],
+    values: &[E],
     starts: &[usize],
     out: &mut [f32],
 ) {
     let &AttentionShape { batch, seq, kv_heads, head_dim: d, capacity, column, .. } = shape;
     let group = shape.group();
     let end = column + seq;
-    // The first query that is not padding sees the lowest column.
-    let base = |b: usize| shape.visible(starts[b], 0).start.max(starts[b]).min(end);
+    // The first query that is not padding sees the lowest column. Tiles begin at multiples of their width from the row's
+    // first column, so that a query's sums do not depend on where this pass begins.
+    let base = |b: usize| {
+        let first = shape.visible(starts[b], 0).start.max(starts[b]).min(end);
+        first - first.saturating_sub(starts[b]) % COLUMNS
+    };
     let panels = (0..batch).map(|b| (end - base(b)).div_ceil(PANEL)).max().unwrap_or(0).max(1);
     // A row of values must be readable up to whole SIMD vectors.
     let padded = if d.is_multiple_of(LANES) { 0 } else { d.next_multiple_of(LANES) };
@@ -194,11 +200,7 @@ pub(super) fn attention(
         });
         if padded > 0 {
             packed_values.par_chunks_exact_mut(value_size).enumerate().for_each(|(i, copy)| {
-                let values = values[cache(i)].chunks_exact(d);
-                for (to, from) in copy.chunks_exact_mut(padded).zip(values) {
-                    to[..d].copy_from_slice(from);
-                    to[d..].fill(0.0);
-                }
+                pad(&values[cache(i)], d, copy, padded);
             });
         }
         let (packed_keys, packed_values) = (&*packed_keys, &*packed_values);
@@ -215,24 +217,42 @@ pub(super) fn attention(
                     let from = &qkv[row + (head * group + r % group) * d..][..d];
                     q.iter_mut().zip(from).for_each(|(q, &v)| *q = v * shape.scale);
                 }
-                dispatch(Queries {
-                    shape,
-                    start: starts[b],
-                    base: base(b),
-                    first,
-                    panels: &packed_keys[cell * key_size..][..key_size],
-                    values: if padded > 0 {
-                        &packed_values[cell * value_size..][..value_size]
-                    } else {
-                        &values[cache(cell)]
-                    },
-                    value_stride: padded.max(d),
-                    q,
-                    scores,
-                    sums,
-                    state: vec![(f32::NEG_INFINITY, 0.0); rows],
-                    out,
-                });
+                let (start, base) = (starts[b], base(b));
+                let panels = &packed_keys[cell * key_size..][..key_size];
+                let state = vec![(f32::NEG_INFINITY, 0.0); rows];
+                if padded == 0 {
+                    let (values, value_stride) = (&values[cache(cell)], d);
+                    dispatch(Queries {
+                        shape,
+                        start,
+                        base,
+                        first,
+                        panels,
+                        values,
+                        value_stride,
+                        q,
+                        scores,
+                        sums,
+                        state,
+                        out,
+                    });
+                } else {
+                    let (values, value_stride) = (&packed_values[cell * value_size..][..value_size], padded);
+                    dispatch(Queries {
+                        shape,
+                        start,
+                        base,
+                        first,
+                        panels,
+                        values,
+                        value_stride,
+                        q,
+                        scores,
+                        sums,
+                        state,
+                        out,
+                    });
+                }
             });
         });
     });

@@ -64,7 +64,7 @@ pub(super) fn linear(
     let parts = parts(n.div_ceil(PANEL), m);
     let rows = m.div_ceil(parts);
     // `f32` in memory need not be unpacked.
-    let plain = if w.format == Format::F32 { bytemuck::try_cast_slice(w.bytes).ok() } else { None };
+    let plain = if w.format == Format::F32 { bytemuck::try_cast_slice::<_, f32>(w.bytes).ok() } else { None };
     let most = depth(k);
     for_each_panel(out, (n, PANEL), parts, m * n * k, |panel, part, out| {
         let (from, to) = (panel * PANEL, n.min((panel + 1) * PANEL));

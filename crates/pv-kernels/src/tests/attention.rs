@@ -1,6 +1,8 @@
 use super::{assert_close, in_pool, noise};
-use crate::attention::{AttentionShape, attention};
-use crate::cache::write_cache;
+use crate::attention::{AttentionShape, attention, attention_f16};
+use crate::cache::{write_cache, write_cache_f16};
+use crate::half::{f16_to_f32, f32_to_f16};
+use crate::vector::level::forced::at_each;
 
 struct Case {
     shape: AttentionShape,
@@ -152,6 +154,76 @@ fn the_write_leaves_the_rest_of_the_cache() {
                 assert_eq!(vector, &qkv[row..row + 5]);
             } else {
                 assert_eq!(vector, [7.0; 5]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_in_f16_gives_the_bits_of_its_values_in_f32() {
+    for sizes in [[6, 2, 8], [4, 4, 16], [9, 3, 64], [3, 1, 80], [8, 2, 50]] {
+        for (batch, seq, column) in [(1, 24, 0), (3, 24, 300), (3, 1, 600), (2, 2, 300), (2, 150, 200)] {
+            for window in [None, Some(130)] {
+                let mut case = case(batch, seq, column, sizes, window);
+                let narrow = |values: &[f32]| values.iter().map(|v| f32_to_f16(*v)).collect::<Vec<u16>>();
+                let (mut keys, mut values) = (narrow(&case.keys), narrow(&case.values));
+                assert!(write_cache_f16(&case.shape, &case.qkv, &mut keys, &mut values));
+                assert_eq!((&keys, &values), (&narrow(&case.keys), &narrow(&case.values)));
+                case.keys = keys.iter().map(|bits| f16_to_f32(*bits)).collect();
+                case.values = values.iter().map(|bits| f16_to_f32(*bits)).collect();
+                let (s, size) = (case.shape, batch * seq * sizes[0] * sizes[2]);
+                let wide = case.run(1);
+                let narrow = |threads| {
+                    let mut out = vec![f32::NAN; size];
+                    in_pool(threads, || attention_f16(&s, &case.qkv, &keys, &values, &case.starts, &mut out));
+                    out
+                };
+                let results = at_each(|_| [1, 3].map(narrow));
+                for (level, results) in results {
+                    assert!(results.iter().all(|result| *result == wide), "{level:?} {sizes:?} {batch} {seq} {column}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_beyond_f16_is_reported() {
+    let shape = case(1, 1, 0, [2, 1, 4], None).shape;
+    let size = shape.capacity * 4;
+    let (mut keys, mut values) = (vec![0; size], vec![0; size]);
+    for (at, value, fits) in
+        [(8, 65519.0, true), (8, -65520.0, false), (15, 1e30, false), (0, 1e30, true), (9, f32::NAN, true)]
+    {
+        let mut qkv = vec![1.0; shape.row_stride()];
+        qkv[at] = value;
+        assert_eq!(write_cache_f16(&shape, &qkv, &mut keys, &mut values), fits, "{value} at {at}");
+    }
+}
+
+/// A prompt may be read in two passes.
+#[test]
+fn a_query_does_not_depend_on_where_its_pass_begins() {
+    for sizes in [[6, 2, 16], [9, 3, 64], [2, 2, 50]] {
+        for (column, seq) in [(17, 40), (300, 17), (700, 120)] {
+            for window in [None, Some(3), Some(130), Some(290)] {
+                let whole = case(1, column + seq, 0, sizes, window);
+                let stride = whole.shape.row_stride();
+                // Padding before the prompt too: the second pass has it in the cache.
+                let padding = 5;
+                let mut later = case(1, seq, padding + column, sizes, window);
+                let capacity = [whole.shape.capacity, later.shape.capacity];
+                for (to, from) in [(&mut later.keys, &whole.keys), (&mut later.values, &whole.values)] {
+                    let d = sizes[2];
+                    for (to, from) in to.chunks_mut(capacity[1] * d).zip(from.chunks(capacity[0] * d)) {
+                        to[padding * d..(padding + column) * d].copy_from_slice(&from[..column * d]);
+                    }
+                }
+                later.starts = vec![padding];
+                later.qkv = whole.qkv[column * stride..].to_vec();
+                write_cache(&later.shape, &later.qkv, &mut later.keys, &mut later.values);
+                let expected = &whole.run(1)[column * sizes[0] * sizes[2]..];
+                assert_eq!(later.run(3), expected, "{sizes:?} {column} {seq} {window:?}");
             }
         }
     }

@@ -202,7 +202,7 @@ const HASHES: [(&str, u64); 15] = [
     ("grad_input", 0xb74e_3022_ab49_ecf0),
     ("linear_add", 0x16f6_c460_4d0f_9126),
     ("attention of few queries", 0x91d7_60d3_c113_882d),
-    ("attention of many queries", 0xe168_eb27_3fd2_800b),
+    ("attention of many queries", 0xea9f_7b4c_58c0_4992),
     ("attention_gradient", 0xbec6_5a88_39b4_b129),
     ("rms_norm", 0x42bc_d827_a5ab_769c),
     ("rms_norm_heads_in_place", 0x27a0_0918_7745_2953),

@@ -59,6 +59,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn load_f16(self, bits: &[u16; 16]) -> [f32; 16] {
+        bits.map(f16_to_f32)
+    }
+
+    #[inline(always)]
     fn load_part(self, values: &[f32]) -> [f32; 16] {
         let mut all = [0.0; 16];
         all[..values.len()].copy_from_slice(values);

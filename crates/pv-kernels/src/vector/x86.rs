@@ -134,6 +134,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn load_f16(self, bits: &[u16; 16]) -> [__m256; 2] {
+        let bytes: &[u8; 32] = bytemuck::cast_ref(bits);
+        [self.part_f16(bytes, 0), self.part_f16(bytes, 1)]
+    }
+
+    #[inline(always)]
     fn load_part(self, values: &[f32]) -> [__m256; 2] {
         let masks = self.first(values.len());
         let from = values.as_ptr();

@@ -143,6 +143,11 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn load_f16(self, bits: &[u16; 16]) -> __m512 {
+        self.part_f16(bytemuck::cast_ref(bits), 0)
+    }
+
+    #[inline(always)]
     fn load_part(self, values: &[f32]) -> __m512 {
         // SAFETY: `self` proves that the processor has AVX-512 F. Only the elements of `values` are read.
         unsafe { _mm512_maskz_loadu_ps(self.first(values.len()), values.as_ptr()) }

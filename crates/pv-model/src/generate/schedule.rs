@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use pv_hooks::tokens::RowSpans;
 use pv_hooks::{Hook, Phase, TokenSpans};
 use pv_kernels::pool::in_pool;
 use rayon::prelude::*;
 
 use super::row::{Row, Step};
+use super::shared::SharedPrefixes;
 use super::{Event, FinishReason, GenerateOptions, Generation, Request};
-use crate::batch::Batch;
 use crate::decoder::{KvCache, Logits, Pass};
+use crate::prefixes::{Continued, continued};
 use crate::{CausalLm, Result};
 
 /// An answer that has not started.
@@ -56,6 +57,7 @@ pub(super) struct Run<'a, F> {
     stop_tokens: &'a [u32],
     on_event: F,
     waiting: VecDeque<Waiting>,
+    shared: SharedPrefixes,
     read: Option<ReadPrompt>,
     /// Free slots are `None`.
     slots: Vec<Option<Row<'a>>>,
@@ -65,7 +67,13 @@ pub(super) struct Run<'a, F> {
 }
 
 impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
-    pub(super) fn new(model: &'a CausalLm, requests: &'a [Request], options: &'a GenerateOptions, on_event: F) -> Self {
+    pub(super) fn new(
+        model: &'a CausalLm,
+        requests: &'a [Request],
+        options: &'a GenerateOptions,
+        hook: &(impl Hook + ?Sized),
+        on_event: F,
+    ) -> Self {
         let seeds = requests.iter().enumerate().flat_map(|(i, request)| request.seeds.iter().map(move |&s| (i, s)));
         let waiting: VecDeque<_> =
             seeds.enumerate().map(|(sequence, (request, seed))| Waiting { sequence, request, seed }).collect();
@@ -77,6 +85,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             stop_tokens: options.stop_tokens.as_deref().unwrap_or(model.stop_ids()),
             on_event,
             waiting,
+            shared: SharedPrefixes::of(model, requests, options, hook),
             read: None,
             slots: (0..options.batch_size.min(total)).map(|_| None).collect(),
             cache: None,
@@ -152,32 +161,39 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             true => decoder.pass_with_clean_cache(pass, cache, hook),
             false => decoder.pass(pass, Some(cache), hook),
         };
-        LogitRows::of(output.logits)
+        let logits = LogitRows::of(output.logits)?;
+        cache.check()?;
+        Ok(logits)
+    }
+
+    /// The type of cached keys and values.
+    fn cache_type(&self) -> DType {
+        self.options.cache.dtype(self.model.decoder().dtype())
     }
 
     fn read_prompts(&mut self, free: usize, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
         let (requests, budget) = (self.requests, self.options.prefill_tokens);
+        let mut shared = std::mem::take(&mut self.shared);
         let taken = self.take_waiting(free, |prompts, request| {
-            if prompts.is_empty() || prompts.last() == Some(&request) {
-                return true;
-            }
-            let longest = prompts.iter().chain([&request]).map(|&p| requests[p].prompt.len()).max().unwrap_or(0);
-            longest * (prompts.len() + 1) <= budget
+            let first = prompts.is_empty() || prompts.last() == Some(&request);
+            first || shared.fits(requests, prompts, request, budget)
         });
         let mut prompts: Vec<usize> = taken.iter().map(|waiting| waiting.request).collect();
         prompts.dedup();
         // All sequences of a prompt, including those that still wait for a slot: it is computed once for all of them.
         let first = |request: usize| requests[..request].iter().map(|r| r.seeds.len()).sum::<usize>();
-        let sequences = prompts.iter().map(|&p| (first(p)..first(p) + requests[p].seeds.len()).collect()).collect();
-        let ids: Vec<&[u32]> = prompts.iter().map(|&p| requests[p].prompt.as_slice()).collect();
-        let batch = Batch::prompts(&ids, sequences)?;
-        let decoder = self.model.decoder();
-        let mut cache =
-            KvCache::new(decoder.config(), prompts.len(), batch.spans.seq(), &decoder.device(), decoder.dtype());
+        let sequences = |p: usize| (first(p)..first(p) + requests[p].seeds.len()).collect();
+        let dtype = self.cache_type();
+        let tokens_of_prefixes = shared.read(self.model, requests, &prompts, dtype, hook)?;
+        let of_prompt =
+            |&p: &usize| Continued { prompt: &requests[p].prompt, prefix: shared.prefix(p), sequences: sequences(p) };
+        let (batch, mut cache) = continued(self.model, prompts.iter().map(of_prompt).collect(), dtype, 0)?;
+        shared.done(&prompts);
+        self.shared = shared;
         let pass =
             Pass { ids: &batch.ids, spans: &batch.spans, phase: Phase::Prefill, stop_at: None, logits: Logits::Last };
         let logits = self.logits(&pass, &mut cache, hook)?;
-        self.report(Event::Prefill { prompts: prompts.len(), tokens: batch.ids.len() });
+        self.report(Event::Prefill { prompts: prompts.len(), tokens: tokens_of_prefixes + batch.ids.len() });
         let row_of = |request: usize| prompts.iter().position(|&p| p == request).unwrap_or(0);
         let starters = taken.iter().map(|waiting| (*waiting, row_of(waiting.request))).collect();
         self.start(&cache, &logits, starters)?;
@@ -203,10 +219,10 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
             let decoder = self.model.decoder();
             let room = prompt.len() + self.options.max_new_tokens.min(256);
-            let places = self.slots.len();
-            let main = self.cache.get_or_insert_with(|| {
-                KvCache::new(decoder.config(), places, room, &decoder.device(), decoder.dtype())
-            });
+            let (places, dtype) = (self.slots.len(), self.cache_type());
+            let main = self
+                .cache
+                .get_or_insert_with(|| KvCache::new(decoder.config(), places, room, &decoder.device(), dtype));
             main.replace_row(slot, cache, row);
             self.slots[slot] = Some(answer);
         }

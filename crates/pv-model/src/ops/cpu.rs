@@ -4,14 +4,23 @@
 //! autodiff graph. The portable operation is used then.
 
 use burn::backend::Flex;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Element, Shape};
 use burn_flex::{FlexTensor, Layout};
+use bytemuck::Pod;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use pv_kernels::cache::{write_cache, write_cache_f16};
 
 use super::{AttentionShape, LayerCache, PassContext, Tensor};
 
 /// The tensor's own storage, if it is contiguous f32 on the CPU backend.
 pub(super) fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
-    if tensor.dtype() != DType::F32 {
+    storage_in(tensor, DType::F32)
+}
+
+fn storage_in<const D: usize>(tensor: &Tensor<D>, dtype: DType) -> Option<FlexTensor> {
+    if tensor.dtype() != dtype {
         return None;
     }
     Some(contiguous(tensor.clone().try_into_primitive::<Flex>().ok()?))
@@ -23,13 +32,17 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 
 /// Like [`storage`], for writing: the storage contains the tensor's values and nothing else.
 pub(super) fn writable<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
-    let tensor = storage(tensor)?;
-    let values = tensor.as_slice::<f32>()?;
+    whole::<f32>(storage(tensor)?)
+}
+
+/// A contiguous tensor whose storage contains its values and nothing else.
+fn whole<E: Element + Pod>(tensor: FlexTensor) -> Option<FlexTensor> {
+    let values = tensor.as_slice::<E>()?;
     if size_of_val(values) == tensor.bytes().len() {
         return Some(tensor);
     }
     let copy = burn::tensor::Bytes::from_elems(values.to_vec());
-    Some(FlexTensor::new(copy, Layout::contiguous(tensor.layout().shape().clone()), DType::F32))
+    Some(FlexTensor::new(copy, Layout::contiguous(tensor.layout().shape().clone()), E::dtype()))
 }
 
 /// The values of a contiguous f32 tensor.
@@ -144,29 +157,32 @@ pub(super) fn attention(
         &table.sin,
         &table.offsets,
     );
-    let run = |keys: &mut [f32], values: &mut [f32], capacity: usize| {
-        let shape = pv_kernels::attention::AttentionShape {
-            batch,
-            seq,
-            heads,
-            kv_heads,
-            head_dim,
-            capacity,
-            column,
-            window,
-            scale: scale as f32,
-        };
-        let mut out = vec![0.0; batch * seq * heads * head_dim];
-        pv_kernels::cache::write_cache(&shape, rotated, keys, values);
-        pv_kernels::attention::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
-        tensor(out, [batch * seq, heads * head_dim])
+    let shape = |capacity| pv_kernels::attention::AttentionShape {
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        head_dim,
+        capacity,
+        column,
+        window,
+        scale: scale as f32,
     };
+    let starts = &context.window.starts;
+    let mut out = vec![0.0; batch * seq * heads * head_dim];
     let Some(cache) = cache else {
         let size = batch * kv_heads * seq * head_dim;
-        return Some(run(&mut vec![0.0; size], &mut vec![0.0; size], seq));
+        let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
+        write_cache(&shape(seq), rotated, &mut keys, &mut values);
+        pv_kernels::attention::attention(&shape(seq), rotated, &keys, &values, starts, &mut out);
+        return Some(tensor(out, [batch * seq, heads * head_dim]));
     };
     let (keys, values) = cache.kv.take()?;
-    let capacity = keys.dims()[2];
+    let (shape, dtype) = (shape(keys.dims()[2]), keys.dtype());
+    let writable = |tensor: &Tensor<4>| match dtype {
+        DType::F16 => whole::<f16>(storage_in(tensor, dtype)?),
+        _ => writable(tensor),
+    };
     let (mut keys, mut values) = match writable(&keys).zip(writable(&values)) {
         // The tensors release their storage here, so that it has one owner and is written in place.
         Some(owned) => {
@@ -178,9 +194,20 @@ pub(super) fn attention(
             return None;
         }
     };
-    let out = run(keys.storage_mut::<f32>(), values.storage_mut::<f32>(), capacity);
+    if dtype == DType::F16 {
+        let (keys, values) = (keys.storage_mut::<f16>(), values.storage_mut::<f16>());
+        let (keys, values) = (keys.reinterpret_cast_mut(), values.reinterpret_cast_mut());
+        if !write_cache_f16(&shape, rotated, keys, values) {
+            cache.note(tensor(vec![rotated[..].iter().fold(0.0, |most, value| value.abs().max(most))], [1]));
+        }
+        pv_kernels::attention::attention_f16(&shape, rotated, keys, values, starts, &mut out);
+    } else {
+        let (keys, values) = (keys.storage_mut::<f32>(), values.storage_mut::<f32>());
+        write_cache(&shape, rotated, keys, values);
+        pv_kernels::attention::attention(&shape, rotated, keys, values, starts, &mut out);
+    }
     cache.kv = Some((Tensor::from_primitive::<Flex>(keys), Tensor::from_primitive::<Flex>(values)));
-    Some(out)
+    Some(tensor(out, [batch * seq, heads * head_dim]))
 }
 
 pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tensor<1>> {

@@ -2,15 +2,85 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use pv_hooks::TokenSpans;
+use serde::{Deserialize, Serialize};
 
 use super::Window;
 use crate::config::DecoderConfig;
+use crate::tensors::to_f32;
+use crate::{Error, Result};
+
+/// The type in which keys and values are cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CacheType {
+    /// The compute type: the cache changes no result.
+    #[default]
+    Compute,
+    /// f16: half the memory of f32, and less to read for every token of a long context. Keys and values are rounded to 11
+    /// significant bits, and results are those of attention over the rounded values.
+    F16,
+}
+
+impl CacheType {
+    /// All types, and their names.
+    pub const ALL: [(&'static str, Self); 2] = [("compute", Self::Compute), ("f16", Self::F16)];
+
+    /// The type of the cached values for a compute type.
+    pub fn dtype(self, compute: DType) -> DType {
+        match self {
+            Self::Compute => compute,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// The bytes of a token's keys and values in all layers.
+    pub fn bytes(self, config: &DecoderConfig, compute: DType) -> u64 {
+        2 * (config.layers * config.kv_heads * config.head_dim * self.dtype(compute).size()) as u64
+    }
+
+    /// Whether this is the default. Settings with the default are written as they were before there was a choice.
+    pub fn is_compute(&self) -> bool {
+        *self == Self::Compute
+    }
+}
+
+impl std::fmt::Display for CacheType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::ALL.into_iter().find(|(_, known)| known == self).map_or("", |(name, _)| name))
+    }
+}
+
+impl std::str::FromStr for CacheType {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, kind)| kind).ok_or_else(|| format!("unknown type of cache {name:?}, expected compute or f16"))
+    }
+}
 
 /// One layer's keys and values, each `[rows, kv_heads, capacity, head_dim]`.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCache {
     /// Taken while a pass writes to them, so that each buffer has one owner and is written in place.
     pub(crate) kv: Option<(Tensor<4>, Tensor<4>)>,
+    /// The largest absolute value that was to be written, `[1]` in f32, where it may be beyond the range of the cache.
+    pub(crate) largest: Option<Tensor<1>>,
+}
+
+impl LayerCache {
+    fn new(kv: (Tensor<4>, Tensor<4>)) -> Self {
+        Self { kv: Some(kv), largest: None }
+    }
+
+    /// Takes note of an absolute value, `[1]` in f32.
+    pub(crate) fn note(&mut self, largest: Tensor<1>) {
+        self.largest = Some(match self.largest.take() {
+            Some(before) => before.max_pair(largest),
+            None => largest,
+        });
+    }
 }
 
 /// The KV cache of a batch.
@@ -44,7 +114,7 @@ impl KvCache {
             dtype,
         };
         cache.layers = (0..config.layers)
-            .map(|_| LayerCache { kv: Some((cache.empty(rows, capacity), cache.empty(rows, capacity))) })
+            .map(|_| LayerCache::new((cache.empty(rows, capacity), cache.empty(rows, capacity))))
             .collect();
         cache
     }
@@ -67,6 +137,23 @@ impl KvCache {
     /// Empties a row. It stays empty, whatever later passes write, until [`replace_row`](Self::replace_row) fills it.
     pub fn clear_row(&mut self, row: usize) {
         self.starts[row] = usize::MAX;
+    }
+
+    /// Rejects a cache that could not hold a key or a value: one beyond ±65504 in f16. The outputs of the passes that wrote
+    /// it are of no use either. Reads from the device only for a cache whose type has a smaller range than the compute
+    /// type.
+    ///
+    /// # Errors
+    /// [`Error::CacheOverflow`]; a device that fails.
+    pub fn check(&mut self) -> Result<()> {
+        let noted: Vec<Tensor<1>> = self.layers.iter_mut().filter_map(|layer| layer.largest.take()).collect();
+        if noted.is_empty() {
+            return Ok(());
+        }
+        let limit = half::f16::MAX.to_f32();
+        // Values up to the middle between the greatest and the next one would be rounded to the greatest.
+        let largest = to_f32(Tensor::cat(noted, 0))?.into_iter().find(|value| *value >= limit + 16.0);
+        largest.map_or(Ok(()), |value| Err(Error::CacheOverflow { value, limit }))
     }
 
     /// Whether no token has been written.
@@ -136,10 +223,26 @@ impl KvCache {
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
     }
 
-    /// Replaces row `slot` with row `row` of another cache of the same model, aligned so that both write next at the
-    /// same column.
+    /// Makes an empty cache one in which the next column is `column`, and each row begins with the first tokens of the row of
+    /// another cache, so many of them, or with padding in the next window.
+    pub(crate) fn begin(&mut self, column: usize, rows: &[Option<(&Self, usize)>], padding: &[usize]) {
+        self.column = column;
+        for (slot, (row, padding)) in rows.iter().zip(padding).enumerate() {
+            match row {
+                Some((other, len)) if *len > 0 => self.put(slot, other, 0, *len),
+                _ => self.starts[slot] = column + padding,
+            }
+        }
+    }
+
+    /// Replaces row `slot` with row `row` of another cache of the same model and type, aligned so that both write next at
+    /// the same column.
     pub fn replace_row(&mut self, slot: usize, other: &Self, row: usize) {
-        let len = other.len(row);
+        self.put(slot, other, row, other.len(row));
+    }
+
+    /// Replaces row `slot` with the first `len` tokens of row `row` of another cache.
+    fn put(&mut self, slot: usize, other: &Self, row: usize, len: usize) {
         if len > self.column {
             // The new row is longer than all rows here: move the others to the right.
             let shift = len - self.column;
@@ -150,7 +253,8 @@ impl KvCache {
         for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
             let (Some((k, v)), Some((their_k, their_v))) = (mine.kv.take(), &theirs.kv) else { continue };
             let put = |to: Tensor<4>, from: &Tensor<4>| {
-                let from = from.clone().slice([row..row + 1, 0..heads, other.starts[row]..other.column, 0..width]);
+                let first = other.starts[row];
+                let from = from.clone().slice([row..row + 1, 0..heads, first..first + len, 0..width]);
                 to.slice_assign([slot..slot + 1, 0..heads, start..end, 0..width], from)
             };
             mine.kv = Some((put(k, their_k), put(v, their_v)));

@@ -266,9 +266,17 @@ pub(super) fn attention_in_tiles(
         Some((cache, (cached_k, cached_v))) => {
             let at = [0..batch, 0..kv_heads, column..columns, 0..head_dim];
             let held = [0..batch, 0..kv_heads, 0..columns, 0..head_dim];
-            let cached_k = cached_k.slice_assign(at.clone(), k);
-            let cached_v = cached_v.slice_assign(at, v);
-            let read = (cached_k.clone().slice(held.clone()), cached_v.clone().slice(held));
+            let (dtype, cached) = (k.dtype(), cached_k.dtype());
+            if cached == DType::F16 && dtype != cached {
+                // Infinities that were there before are found in the logits.
+                for x in [&k, &v] {
+                    cache.note(x.clone().without_autodiff().cast(DType::F32).abs().max());
+                }
+            }
+            let cached_k = cached_k.slice_assign(at.clone(), k.cast(cached));
+            let cached_v = cached_v.slice_assign(at, v.cast(cached));
+            let read = |x: &Tensor<4>| x.clone().slice(held.clone()).cast(dtype);
+            let read = (read(&cached_k), read(&cached_v));
             cache.kv = Some((cached_k, cached_v));
             read
         }

@@ -168,6 +168,10 @@ impl Hook for Monitor {
         residual
     }
 
+    fn shares_prefix(&self, _sequences: &[usize]) -> bool {
+        !self.prompt_tokens
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         let mut state = self.readings.lock();
         state.over = true;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use pv_hooks::tokens::RowSpans;
 use pv_hooks::{Phase, ResidualContext};
 
 use super::reading::{Answer, At};
@@ -91,7 +92,9 @@ impl Places {
                 slots.push((flat.len() - 1, here.sequences.clone(), at));
             }
         }
-        let fresh = spans.rows().iter().filter(|row| row.offset == 0).flat_map(|row| row.sequences.clone()).collect();
+        // After a shared prefix, nothing of a sequence is seen before the prompt's last token.
+        let begins = |row: &&RowSpans| row.offset == 0 || !prompt_tokens && row.prompt_last.is_some();
+        let fresh = spans.rows().iter().filter(begins).flat_map(|row| row.sequences.clone()).collect();
         let all = spans.batch() * seq;
         // In decoding, rows that stand for no sequence cost less than selecting the others.
         if seq == 1 {

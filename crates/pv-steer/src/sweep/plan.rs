@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use pv_hooks::{Layer, LayerSet};
 use pv_judge::{Rubric, TraitSpec};
+use pv_model::generate::CacheType;
 use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -81,6 +82,8 @@ pub struct SweepOptions {
     /// Whether the KV cache excludes the effect of steering; see
     /// [`GenerateOptions::clean_cache`](pv_model::GenerateOptions::clean_cache).
     pub clean_cache: bool,
+    /// The type in which keys and values are cached.
+    pub cache: CacheType,
     /// The maximum number of answers that are generated together. It does not identify the sweep: a sweep can resume
     /// with another batch size.
     pub batch_size: usize,
@@ -113,6 +116,7 @@ impl Default for SweepOptions {
             max_new_tokens: 1000,
             sampling: Sampling::temperature(1.0),
             clean_cache: false,
+            cache: CacheType::Compute,
             batch_size: 16,
             seed: 0,
             coherence: Rubric::coherence(),
@@ -159,6 +163,9 @@ pub struct SweepPlan {
     pub sampling: Sampling,
     /// Whether the KV cache excludes the effect of steering.
     pub clean_cache: bool,
+    /// The type in which keys and values are cached. In files, the default is left out.
+    #[serde(default, skip_serializing_if = "CacheType::is_compute")]
+    pub cache: CacheType,
     /// The seed from which the answers' seeds are derived.
     pub seed: u64,
     /// The rubrics of the trait and of coherence.
@@ -225,6 +232,7 @@ impl SweepPlan {
             max_new_tokens: options.max_new_tokens,
             sampling: options.sampling.clone(),
             clean_cache: options.clean_cache,
+            cache: options.cache,
             seed: options.seed,
             rubrics: [spec.rubric()?, options.coherence.clone()],
             coherence_min: options.coherence_min,

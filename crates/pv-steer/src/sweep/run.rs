@@ -209,6 +209,7 @@ impl Running<'_> {
                 sampling: plan.sampling.clone(),
                 batch_size: sweep.batch_size,
                 clean_cache: plan.clean_cache,
+                cache: plan.cache,
                 ..GenerateOptions::default()
             };
             let mut steerer = sweep.steerer(part[0].layer, part[0].strength)?;

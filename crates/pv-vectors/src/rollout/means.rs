@@ -119,6 +119,10 @@ impl Hook for Shared {
         self.lock().on_residual(context, residual)
     }
 
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        self.lock().shares_prefix(sequences)
+    }
+
     fn finish(&mut self) -> Result<(), HookError> {
         self.lock().finish()
     }

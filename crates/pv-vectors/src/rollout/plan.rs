@@ -2,6 +2,7 @@
 
 use pv_judge::TraitSpec;
 use pv_judge::traits::Polarity;
+use pv_model::generate::CacheType;
 use pv_model::{RenderOptions, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,6 +32,9 @@ pub struct RolloutOptions {
     pub max_new_tokens: usize,
     /// The sampling of tokens.
     pub sampling: Sampling,
+    /// The type in which keys and values are cached. In files, the default is left out.
+    #[serde(default, skip_serializing_if = "CacheType::is_compute")]
+    pub cache: CacheType,
     /// The maximum number of answers that are generated together. It does not identify the run: a run can resume with
     /// another batch size.
     pub batch_size: usize,
@@ -49,6 +53,7 @@ impl Default for RolloutOptions {
             per_prompt: 10,
             max_new_tokens: 1000,
             sampling: Sampling::temperature(1.0),
+            cache: CacheType::Compute,
             batch_size: 16,
             seed: 0,
             precision: Precision::F32,

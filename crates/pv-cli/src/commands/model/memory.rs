@@ -5,6 +5,7 @@ use comfy_table::Table;
 use pv_model::DecoderConfig;
 use pv_model::LoraConfig;
 use pv_model::folder::FolderError;
+use pv_model::generate::CacheType;
 use pv_model::weights::{WeightFiles, WeightType, WeightsError};
 use serde_json::{Value, json};
 
@@ -23,6 +24,9 @@ pub(in crate::commands) struct Args {
     /// The number of sequences in a batch.
     #[arg(long, default_value_t = 1)]
     batch_size: u64,
+    /// The type in which keys and values are cached: compute (the compute type) or f16.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv_cache: CacheType,
     /// The rank of a trained adapter on all projections.
     #[arg(long, default_value_t = 32)]
     rank: u64,
@@ -76,7 +80,7 @@ impl Bytes {
 /// What a model is used for.
 #[derive(Clone, Copy, Debug)]
 enum Usage {
-    Answering { tokens: u64, rows: u64 },
+    Answering { tokens: u64, rows: u64, cache: CacheType },
     Adapter { rank: u64 },
     Everything,
 }
@@ -87,10 +91,9 @@ impl Usage {
         let weights = config.weight_bytes(kind.compute, kind.weights);
         let none = Bytes { weights, keys_and_values: 0, trained: 0 };
         match self {
-            Self::Answering { tokens, rows } => {
-                let each = 2 * (config.layers * config.kv_heads * config.head_dim) as u64;
-                let all = each.saturating_mul(kind.compute.size() as u64).saturating_mul(tokens).saturating_mul(rows);
-                Bytes { keys_and_values: all, ..none }
+            Self::Answering { tokens, rows, cache } => {
+                let each = cache.bytes(config, kind.compute);
+                Bytes { keys_and_values: each.saturating_mul(tokens).saturating_mul(rows), ..none }
             }
             Self::Adapter { rank } => {
                 let lora = LoraConfig { rank: 1, ..LoraConfig::default() };
@@ -106,8 +109,10 @@ impl Usage {
 pub(super) fn run(args: &Args) -> Result<Value> {
     let folder = ModelArgs::cpu(args.model.as_str()).folder()?;
     let config = DecoderConfig::from_folder(&folder)?;
-    let Args { tokens, batch_size: rows, rank, .. } = *args;
-    let answering = format!("answering: {rows} × {tokens} tokens");
+    let Args { tokens, batch_size: rows, rank, kv_cache: cache, .. } = *args;
+    let in_type = if cache == CacheType::Compute { String::new() } else { format!(", cached in {cache}") };
+    let answering = format!("answering: {rows} × {tokens} tokens{in_type}");
+    let usage = Usage::Answering { tokens, rows, cache };
     let mut uses: Vec<(&str, String, Bytes)> = Vec::new();
     let files = match WeightFiles::open_for(&folder, &config) {
         Ok(files) => Some(files),
@@ -117,11 +122,11 @@ pub(super) fn run(args: &Args) -> Result<Value> {
     };
     let weights = files.map(|files| files.kept_bytes(&config, DType::F32));
     if let Some(weights) = weights.filter(|bytes| *bytes < config.weight_bytes(DType::F32, None)) {
-        let bytes = Usage::Answering { tokens, rows }.of(&config, TYPES[0].1);
+        let bytes = usage.of(&config, TYPES[0].1);
         uses.push(("f32, weights as stored", answering.clone(), Bytes { weights, ..bytes }));
     }
     for (name, kind) in TYPES {
-        uses.push((name, answering.clone(), Usage::Answering { tokens, rows }.of(&config, kind)));
+        uses.push((name, answering.clone(), usage.of(&config, kind)));
         uses.push((name, format!("training an adapter of rank {rank}"), Usage::Adapter { rank }.of(&config, kind)));
     }
     // Training all parameters is possible in f32 only.
@@ -161,7 +166,8 @@ mod tests {
         .expect("a configuration");
         let half = Type { compute: DType::BF16, weights: None };
         // 6 738 415 616 parameters; half a megabyte of keys and values per token in 16 bits.
-        let answering = Usage::Answering { tokens: 4096, rows: 2 }.of(&config, half);
+        let cache = CacheType::Compute;
+        let answering = Usage::Answering { tokens: 4096, rows: 2, cache }.of(&config, half);
         assert_eq!((answering.weights, answering.keys_and_values), (13_476_831_232, 2 * 4096 * 524_288));
         // PEFT counts 79 953 920 parameters in an adapter of rank 32 on all seven projections.
         let adapter = Usage::Adapter { rank: 32 }.of(&config, half);
@@ -170,9 +176,12 @@ mod tests {
         // In Q8_0, 32 weights take 34 bytes; the 65 norms are in f32.
         let q8 = Type { compute: DType::F32, weights: Some(WeightType::Q8) };
         let norms = 65 * 4096;
-        let answering = Usage::Answering { tokens: 1, rows: 1 }.of(&config, q8);
+        let answering = Usage::Answering { tokens: 1, rows: 1, cache }.of(&config, q8);
         assert_eq!(answering.weights, (6_738_415_616 - norms) / 32 * 34 + 4 * norms);
         assert_eq!(everything.all(), 16 * 6_738_415_616);
+        // 32 bits with q8 by default, and half of that on request.
+        let halved = Usage::Answering { tokens: 1, rows: 1, cache: CacheType::F16 }.of(&config, q8);
+        assert_eq!((answering.keys_and_values, halved.keys_and_values), (2 * 524_288, 524_288));
         assert_eq!(shown(everything.all()), "100.4 GiB");
         assert_eq!(["–", "1.0 KiB", "1.0 MiB"].map(str::to_owned), [0, 1 << 10, 1 << 20].map(shown));
     }

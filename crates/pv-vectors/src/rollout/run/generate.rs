@@ -30,6 +30,7 @@ pub(super) fn generate_part(
     let options = GenerateOptions {
         max_new_tokens: plan.options.max_new_tokens,
         sampling: plan.options.sampling.clone(),
+        cache: plan.options.cache,
         batch_size: plan.options.batch_size,
         // Every prompt alone: in a batch, the last bits of its activations would depend on the other rows.
         prefill_tokens: 0,
