@@ -326,7 +326,7 @@ fn a_shared_prefix_is_not_recorded() {
         assert!(!recorder(&[Capture::ResponseMean, capture]).shares_prefix(&[0, 1]));
     }
     let prefix = RowSpans { prompt_last: None, ..RowSpans::prompt((0..100).collect(), 0, 2) };
-    let rest = RowSpans { offset: 2, ..RowSpans::prompt(vec![7], 0, 2) };
+    let rest = RowSpans { offset: 2, ..RowSpans::prompt(vec![0], 0, 2) };
     let mut recorder = recorder(&after);
     for (row, residual) in [(prefix, [1.0, 2.0]), (rest, [3.0, 4.0])] {
         let spans = TokenSpans::new(vec![row], 2).expect("spans");
