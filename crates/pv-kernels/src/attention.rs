@@ -3,7 +3,7 @@
 mod decode;
 mod prefill;
 
-use crate::element::Element;
+use decode::Keys;
 
 /// The sizes of one attention call.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ pub fn attention_f16(
     over(shape, qkv, keys, values, starts, out);
 }
 
-fn over<E: Element>(shape: &AttentionShape, qkv: &[f32], keys: &[E], values: &[E], starts: &[usize], out: &mut [f32]) {
+fn over<E: Keys>(shape: &AttentionShape, qkv: &[f32], keys: &[E], values: &[E], starts: &[usize], out: &mut [f32]) {
     shape.check(qkv, keys, values);
     assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");
     assert_eq!(out.len(), shape.batch * shape.seq * shape.heads * shape.head_dim, "attention: out");

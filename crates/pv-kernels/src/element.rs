@@ -1,10 +1,7 @@
 //! The types in which keys and values are cached: `f32`, and f16 as its bits in a `u16`. Widening is exact, so that a kernel
 //! gives the bits of the same values in `f32`.
 
-use std::marker::PhantomData;
-
 use crate::half::f16_to_f32;
-use crate::product::floats::{F16, F32, Floats};
 use crate::vector::Vector;
 
 /// An element that kernels read in place and widen in registers.
@@ -13,8 +10,6 @@ pub(crate) trait Element: bytemuck::Pod + Send + Sync {
     fn load<V: Vector>(v: V, values: &[Self; 16]) -> V::Floats;
     fn part<V: Vector>(v: V, values: &[Self; 16], part: usize) -> V::Part;
     fn eight<V: Vector>(v: V, values: &[Self; 8]) -> V::Eight;
-    /// `out[i][j] = x[i] . w[j]` for rows of `k` elements.
-    fn dots<V: Vector>(v: V, x: &[f32], w: &[Self], k: usize, out: &mut [&mut [f32]]);
 }
 
 impl Element for f32 {
@@ -37,11 +32,6 @@ impl Element for f32 {
     fn eight<V: Vector>(v: V, values: &[f32; 8]) -> V::Eight {
         v.eight_load(values)
     }
-
-    #[inline(always)]
-    fn dots<V: Vector>(v: V, x: &[f32], w: &[f32], k: usize, out: &mut [&mut [f32]]) {
-        v.call(Floats { element: PhantomData::<F32>, x, w: bytemuck::cast_slice(w), k, bias: None, out });
-    }
 }
 
 impl Element for u16 {
@@ -63,10 +53,5 @@ impl Element for u16 {
     #[inline(always)]
     fn eight<V: Vector>(v: V, values: &[u16; 8]) -> V::Eight {
         v.eight_from_f16(*values)
-    }
-
-    #[inline(always)]
-    fn dots<V: Vector>(v: V, x: &[f32], w: &[u16], k: usize, out: &mut [&mut [f32]]) {
-        v.call(Floats { element: PhantomData::<F16>, x, w: bytemuck::cast_slice(w), k, bias: None, out });
     }
 }

@@ -260,3 +260,45 @@ fn every_member_is_ended_and_the_first_error_returned() {
         assert_eq!(*log.lock().expect("a log"), ["a ends", "b ends", "c ends"]);
     }
 }
+
+/// Does nothing at a layer, and agrees to share a prefix of some sequences.
+#[derive(Clone)]
+struct Agreeing(usize);
+
+impl Hook for Agreeing {
+    fn name(&self) -> String {
+        "agreeing".to_owned()
+    }
+
+    fn layers(&self) -> LayerSet {
+        LayerSet::All
+    }
+
+    fn validate(&self, _shape: &ModelShape) -> Result<(), HookError> {
+        Ok(())
+    }
+
+    fn on_residual(&mut self, _context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
+        residual
+    }
+
+    fn shares_prefix(&self, sequences: &[usize]) -> bool {
+        sequences.iter().all(|sequence| *sequence < self.0)
+    }
+}
+
+#[test]
+fn a_prefix_is_shared_if_all_members_agree() {
+    let agrees = |hook: &dyn Hook| hook.shares_prefix(&[0, 3]);
+    let (yes, no) = (Agreeing(4), Agreeing(3));
+    assert!(agrees(&NoHook) && agrees(&Affine::new("nowhere", LayerSet::none())) && agrees(&None::<Affine>));
+    assert!(!agrees(&Affine::new("somewhere", Layer::EMBEDDINGS)), "by default, a hook needs all it asks for");
+    assert!(
+        agrees(&(yes.clone(), NoHook))
+            && agrees(&vec![yes.clone(), yes.clone()])
+            && agrees(&Some(Box::new(yes.clone())))
+    );
+    assert!(!agrees(&(yes.clone(), no.clone())) && !agrees(&(NoHook, yes.clone(), Some(no.clone()))));
+    assert!(!agrees(&vec![yes.clone(), no.clone()]) && !agrees(&Box::new(no.clone())) && !agrees(&&mut no.clone()));
+    assert!(agrees(&Vec::<Agreeing>::new()));
+}

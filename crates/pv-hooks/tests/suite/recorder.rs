@@ -314,3 +314,25 @@ fn means_take_the_room_of_the_sequences_and_not_of_their_tokens() {
     // Nothing was requested that grows with the tokens.
     assert!(layers().all(|layer| recorder.tokens(0, layer).is_err()));
 }
+
+/// What needs no prompt token before the last agrees to share prefixes, and a shared prefix leaves no trace of its many
+/// sequences.
+#[test]
+fn a_shared_prefix_is_not_recorded() {
+    let recorder = |captures: &[Capture]| Recorder::new(LayerSet::All, captures.to_vec());
+    let after = [Capture::ResponseMean, Capture::ResponseNorm, Capture::PromptLast];
+    assert!(recorder(&after).shares_prefix(&[0, 1]));
+    for capture in [Capture::PromptMean, Capture::Position(0), Capture::Everything] {
+        assert!(!recorder(&[Capture::ResponseMean, capture]).shares_prefix(&[0, 1]));
+    }
+    let prefix = RowSpans { prompt_last: None, ..RowSpans::prompt((0..100).collect(), 0, 2) };
+    let rest = RowSpans { offset: 2, ..RowSpans::prompt(vec![0], 0, 2) };
+    let mut recorder = recorder(&after);
+    for (row, residual) in [(prefix, [1.0, 2.0]), (rest, [3.0, 4.0])] {
+        let spans = TokenSpans::new(vec![row], 2).expect("spans");
+        let context = ResidualContext { layer: Layer::EMBEDDINGS, phase: Phase::Prefill, spans: &spans };
+        recorder.on_residual(&context, tensor(residual.to_vec(), [1, 2, 1], &Device::flex()));
+    }
+    let last = recorder.get(&Capture::PromptLast, Layer::EMBEDDINGS).expect("only the sequence with a last token");
+    assert_eq!(values(last), [4.0]);
+}

@@ -1,6 +1,7 @@
 //! Attention of few queries. The caches are read once, in place, in chunks of columns whose partial results are merged
 //! at the end.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -8,6 +9,7 @@ use rayon::prelude::*;
 use super::AttentionShape;
 use crate::element::Element;
 use crate::lanes::{self, LANES};
+use crate::product::floats::{F16, F32, Floats};
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Strips, Tile};
 use crate::vector::Vector;
@@ -19,6 +21,26 @@ const CHUNK: usize = 256;
 
 /// With fewer key elements than this, the whole call stays on the calling thread.
 const PARALLEL_ELEMENTS: usize = 48 * 1024;
+
+/// Keys in place.
+pub(super) trait Keys: Element {
+    /// `out[i][j] = x[i] . keys[j]` for keys of `d` elements.
+    fn dots<V: Vector>(v: V, x: &[f32], keys: &[Self], d: usize, out: &mut [&mut [f32]]);
+}
+
+impl Keys for f32 {
+    #[inline(always)]
+    fn dots<V: Vector>(v: V, x: &[f32], keys: &[f32], d: usize, out: &mut [&mut [f32]]) {
+        v.call(Floats { element: PhantomData::<F32>, x, w: bytemuck::cast_slice(keys), k: d, bias: None, out });
+    }
+}
+
+impl Keys for u16 {
+    #[inline(always)]
+    fn dots<V: Vector>(v: V, x: &[f32], keys: &[u16], d: usize, out: &mut [&mut [f32]]) {
+        v.call(Floats { element: PhantomData::<F16>, x, w: bytemuck::cast_slice(keys), k: d, bias: None, out });
+    }
+}
 
 /// Partial attention of one batch row and key head over one chunk of columns.
 struct Chunk<'a, K, T> {
@@ -40,7 +62,7 @@ struct Chunk<'a, K, T> {
     partial: &'a mut [f32],
 }
 
-impl<K: Element, T: Element> Op for Chunk<'_, K, T> {
+impl<K: Keys, T: Element> Op for Chunk<'_, K, T> {
     type Output = ();
 
     #[inline(always)]
@@ -82,7 +104,7 @@ impl<K: Element, T: Element> Op for Chunk<'_, K, T> {
 }
 
 /// See [`super::attention()`].
-pub(super) fn attention<E: Element>(
+pub(super) fn attention<E: Keys>(
     shape: &AttentionShape,
     qkv: &[f32],
     keys: &[E],

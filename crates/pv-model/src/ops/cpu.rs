@@ -198,7 +198,8 @@ pub(super) fn attention(
         let (keys, values) = (keys.storage_mut::<f16>(), values.storage_mut::<f16>());
         let (keys, values) = (keys.reinterpret_cast_mut(), values.reinterpret_cast_mut());
         if !write_cache_f16(&shape, rotated, keys, values) {
-            cache.note(tensor(vec![rotated[..].iter().fold(0.0, |most, value| value.abs().max(most))], [1]));
+            let written = rotated.chunks_exact(stride).flat_map(|row| &row[heads * head_dim..]);
+            cache.note(tensor(vec![written.fold(0.0, |most, value| value.abs().max(most))], [1]));
         }
         pv_kernels::attention::attention_f16(&shape, rotated, keys, values, starts, &mut out);
     } else {
