@@ -25,6 +25,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gguf_files import Llama, report, texts
 
+# The architectures that have another name in llama.cpp.
+ARCHITECTURES = {"mixtral": "llama", "qwen3_moe": "qwen3moe"}
 # The prompts' lengths: longer than the windows, and on both sides of LongRoPE's original length.
 LENGTHS = [3, 40, 80]
 
@@ -40,6 +42,7 @@ class Converter:
         self.weights = load_file(folder / "model.safetensors")
         config = json.loads((folder / "config.json").read_text())
         self.kind = config["model_type"].removesuffix("_text")
+        self.architecture = ARCHITECTURES.get(self.kind, self.kind)
         if blocks:
             self.repeat(config, int(blocks))
         if self.kind.startswith("gemma"):
@@ -48,6 +51,11 @@ class Converter:
             config["query_pre_attn_scalar"] = config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"]
         if self.kind == "gemma2":
             config["layer_types"] = [["sliding_attention", "full_attention"][i % 2] for i in range(config["num_hidden_layers"])]
+        if self.kind == "mixtral":
+            # llama.cpp ignores the window.
+            config["sliding_window"] = None
+        if self.kind == "qwen3_moe":
+            self.experts_in_all_blocks(config)
         self.config = config
         self.folder.mkdir()
         (self.folder / "config.json").write_text(json.dumps(config))
@@ -62,6 +70,29 @@ class Converter:
             for copy in range(int(block) + own, blocks, own):
                 self.weights[f"model.layers.{copy}.{rest}"] = self.weights[name]
 
+    def experts_in_all_blocks(self, config):
+        """Gives blocks with one MLP the experts of the first block, as all models that llama.cpp knows have some in all blocks."""
+        for block in config["mlp_only_layers"]:
+            for name in [name for name in self.weights if name.startswith(f"model.layers.{block}.mlp.")]:
+                del self.weights[name]
+            for name in [name for name in self.weights if name.startswith("model.layers.0.mlp.")]:
+                self.weights[name.replace(".0.", f".{block}.", 1)] = self.weights[name].flip(0)
+        config["mlp_only_layers"] = []
+
+    def stacked(self):
+        """The tensors, with those of all experts of a block as one."""
+        experts, found = {}, {}
+        for name, values in self.weights.items():
+            before, inside, after = name.partition(".experts.")
+            if inside:
+                number, part = after.split(".", 1)
+                experts.setdefault(before + inside + part, {})[int(number)] = values
+            else:
+                found[name] = values
+        for name, all in experts.items():
+            found[name] = torch.stack([all[number] for number in range(len(all))])
+        return found
+
     def comparable(self, length):
         """Whether llama.cpp computes the same for a prompt of this length."""
         config = self.config
@@ -73,17 +104,21 @@ class Converter:
 
     def reference(self, ids):
         """The log-probabilities after each prompt, by transformers."""
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), dtype=torch.float32)
-        missing, unexpected = model.load_state_dict(self.weights, strict=False)
-        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-        model.tie_weights()
+        if "num_experts_per_tok" in self.config:
+            # In memory the experts of a block are one tensor.
+            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), dtype=torch.float32)
+            missing, unexpected = model.load_state_dict(self.weights, strict=False)
+            assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+            model.tie_weights()
         model.eval()
         with torch.no_grad():
             return [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1).tolist() for prompt in ids]
 
     def write(self):
         config = self.config
-        out = gguf.GGUFWriter(self.path, self.kind)
+        out = gguf.GGUFWriter(self.path, self.architecture)
         heads, kv_heads, layers = config["num_attention_heads"], config["num_key_value_heads"], config["num_hidden_layers"]
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
         rope = config["rope_parameters"]
@@ -107,18 +142,22 @@ class Converter:
         if self.kind == "gemma3":
             # Without this, every sixth block has no window.
             out.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+        if "num_experts_per_tok" in config:
+            out.add_expert_count(config.get("num_local_experts") or config["num_experts"]), out.add_expert_used_count(config["num_experts_per_tok"])
+        if "moe_intermediate_size" in config:
+            out.add_expert_feed_forward_length(config["moe_intermediate_size"])
         if self.kind == "granite":
             out.add_attention_scale(config["attention_multiplier"]), out.add_embedding_scale(config["embedding_multiplier"])
             out.add_residual_scale(config["residual_multiplier"]), out.add_logit_scale(config["logits_scaling"])
         self.tokens(out)
-        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.kind.upper()], layers)
-        for name, values in self.weights.items():
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.architecture.upper()], layers)
+        for name, values in self.stacked().items():
             if name == "lm_head.weight" and config["tie_word_embeddings"]:
                 continue
             values = values.float().numpy()
             if self.kind.startswith("gemma") and name.endswith("norm.weight"):
                 values = values + 1
-            if self.kind == "granite" and (".q_proj." in name or ".k_proj." in name):
+            if self.architecture in ("granite", "llama") and (".q_proj." in name or ".k_proj." in name):
                 values = interleaved(values, heads if ".q_proj." in name else kv_heads)
             out.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), values)
         out.write_header_to_file(), out.write_kv_data_to_file(), out.write_tensors_to_file(), out.close()

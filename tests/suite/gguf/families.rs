@@ -13,7 +13,8 @@ use super::made::load;
 use super::refused::{refused, small_of};
 use super::{logits, script_of, text};
 
-const FOLDERS: [&str; 7] = ["gemma2", "gemma3", "phi3", "phi3-longrope", "olmo2", "granite", "glm4"];
+const FOLDERS: [&str; 9] =
+    ["gemma2", "gemma3", "phi3", "phi3-longrope", "olmo2", "granite", "glm4", "mixtral", "qwen3-moe"];
 
 #[derive(Deserialize)]
 struct Found {
@@ -66,7 +67,7 @@ fn further_families_are_those_of_transformers_and_llama_cpp() {
             compared += usize::from(most.is_some());
         }
     }
-    assert_eq!(compared, 9 * 3 - 4);
+    assert_eq!(compared, 11 * 3 - 4);
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f32> {
