@@ -63,13 +63,25 @@ impl AttentionShape {
 /// seq, heads * head_dim]`. Query `i` of row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column +
 /// i`; a query that sees no column (left padding) gets zeros.
 ///
+/// `sinks` has a number for each query head, as if it were the score of one more column whose value is zero: it joins the
+/// softmax's sum.
+///
 /// A row's result depends neither on the other rows of the batch nor on the number of padding columns before it, except
 /// through the choice between the two methods below, which depends on the shape only.
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above.
-pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f32], starts: &[usize], out: &mut [f32]) {
+pub fn attention(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    starts: &[usize],
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
     shape.check(qkv, keys, values);
+    assert!(sinks.is_none_or(|sinks| sinks.len() == shape.heads), "attention: one sink per query head");
     assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");
     assert_eq!(out.len(), shape.batch * shape.seq * shape.heads * shape.head_dim, "attention: out");
     if out.is_empty() {
@@ -77,8 +89,8 @@ pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f3
     }
     // With few queries per key, rearranging the keys costs more than it saves.
     if shape.seq * shape.group() <= 16 || shape.seq == 1 {
-        decode::attention(shape, qkv, keys, values, starts, out);
+        decode::attention(shape, qkv, keys, values, starts, sinks, out);
     } else {
-        prefill::attention(shape, qkv, keys, values, starts, out);
+        prefill::attention(shape, qkv, keys, values, starts, sinks, out);
     }
 }

@@ -154,6 +154,7 @@ pub(super) fn attention(
     keys: &[f32],
     values: &[f32],
     starts: &[usize],
+    sinks: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let &AttentionShape { batch, seq, kv_heads, head_dim: d, capacity, column, .. } = shape;
@@ -207,6 +208,11 @@ pub(super) fn attention(
             let (cell, first) = (task / tiles, task % tiles * tokens);
             let (b, head) = (cell / kv_heads, cell % kv_heads);
             let rows = out.len() * group;
+            // A sink is the first column of a row.
+            let first_of = |r: usize| match sinks {
+                Some(sinks) => (sinks[head * group + r % group], 1.0),
+                None => (f32::NEG_INFINITY, 0.0),
+            };
             with_scratch(2 * rows * d + BLOCK * COLUMNS, |scratch| {
                 let (q, scratch) = scratch.split_at_mut(rows * d);
                 let (sums, scores) = scratch.split_at_mut(rows * d);
@@ -230,7 +236,7 @@ pub(super) fn attention(
                     q,
                     scores,
                     sums,
-                    state: vec![(f32::NEG_INFINITY, 0.0); rows],
+                    state: (0..rows).map(first_of).collect(),
                     out,
                 });
             });
