@@ -150,13 +150,16 @@ pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f
     })
 }
 
-/// `activation(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
+/// `activation(gate) · up`, or its clamped form, of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
 pub(crate) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
     match activation {
         Activation::Silu => cpu::swiglu(&gate_up)
             .or_else(|| cpu_autodiff::swiglu(&gate_up))
             .unwrap_or_else(|| portable::swiglu(gate_up)),
         Activation::GeluTanh => portable::geglu(gate_up),
+        Activation::ClampedSwiGlu => cpu::clamped_swiglu(&gate_up)
+            .or_else(|| cpu_autodiff::clamped_swiglu(&gate_up))
+            .unwrap_or_else(|| portable::clamped_swiglu(gate_up)),
     }
 }
 
@@ -171,9 +174,10 @@ pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &Atte
 /// Causal grouped-query attention of a window, including the rotary embedding: stacked queries, keys and values
 /// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
 /// window's keys and values are written to it and all its columns are read. If the context is packed, so are the
-/// argument and the result. Scores with a bound are computed by the portable operations.
+/// argument and the result. `sinks`, `[heads]`, join the softmax's sum. Scores with a bound are computed by the portable operations.
 pub(crate) fn attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
@@ -183,20 +187,21 @@ pub(crate) fn attention(
         // The order of a head's dimensions changes no score, as long as it is that of queries and keys.
         RotaryPairs::Neighbours => qkv.select(1, context.neighbours_apart(shape)),
     };
-    context.pack(padded_attention(context.unpack(qkv), shape, context, cache))
+    context.pack(padded_attention(context.unpack(qkv), sinks, shape, context, cache))
 }
 
 fn padded_attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     mut cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    if let Some(out) = cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
+    if let Some(out) = cpu::attention(&qkv, sinks, shape, context, cache.as_deref_mut()) {
         return out;
     }
-    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, shape, context) } else { None };
-    recorded.unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, sinks, shape, context) } else { None };
+    recorded.unwrap_or_else(|| portable::attention(qkv, sinks, shape, context, cache))
 }
 
 /// The sum over rows of logits, `[n, vocab]` in f32, of the cross-entropy −log softmax at the row's target: `[1]`.

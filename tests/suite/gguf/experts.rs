@@ -5,13 +5,14 @@ use pv_data::gguf::{TensorType, Value, Writer};
 use pv_kernels::kept::Format;
 use pv_model::config::DecoderConfig;
 use pv_model::decoder::{Decoder, Mlp};
-use pv_model::weights::WeightType;
+use pv_model::weights::{WeightFiles, WeightType};
 use pv_tests::{Random, compare};
 use serde_json::json;
 
-use super::logits;
+use super::families::{Found, log_softmax};
 use super::made::{converted, load, prompt};
 use super::refused::{refused, small_of};
+use super::{logits, script_of, text};
 
 /// Folders of models with random weights, and rows of whole blocks.
 fn wide_folders(place: &std::path::Path) -> [std::path::PathBuf; 2] {
@@ -155,5 +156,44 @@ fn impossible_experts_are_refused() {
             std::fs::write(&path, &bytes).expect("a file");
             let _ = load(&path, None);
         }
+    }
+}
+
+#[test]
+fn experts_in_mxfp4_are_those_of_transformers_and_llama_cpp() {
+    let place = tempfile::tempdir().expect("a folder");
+    let Some(found) = script_of("gguf_models.py", &["mxfp4", text(place.path())], "") else { return };
+    let Found { path, folder, ids, transformers, llama, packed } = serde_json::from_value(found).expect("a model");
+    let packed = packed.expect("a folder");
+    let [of_file, converted, of_folder] = [&path, &folder, &packed].map(|path| load(path, None).expect("a model"));
+    assert_eq!(of_file.config().difference(converted.config()), None);
+    assert_eq!(of_folder.config().difference(converted.config()), None);
+    for model in [&of_file, &of_folder] {
+        assert_eq!(model.decoder().packed_formats().as_deref(), Some("MXFP4"));
+    }
+    // The values are the same, and so is every bit of the results.
+    let [ours, theirs] =
+        [&packed, &folder].map(|path| WeightFiles::open_for(path, converted.config()).expect("weights"));
+    for name in theirs.names() {
+        let [ours, theirs] = [&ours, &theirs].map(|files| files.get(name).expect("a tensor").to_f32());
+        assert!(ours == theirs, "{name}");
+    }
+    assert!(ours.kept_bytes(converted.config(), DType::F32) < theirs.kept_bytes(converted.config(), DType::F32) / 2);
+    let saved = place.path().join("saved");
+    of_folder.save(&saved, DType::BF16).expect("a writable folder");
+    let saved = load(&saved, None).expect("a model");
+    for ((ids, transformers), llama) in ids.iter().zip(&transformers).zip(&llama) {
+        let own = logits(&of_folder, ids);
+        assert!(own == logits(&converted, ids) && own == logits(&of_file, ids));
+        // Everything else was rounded to 16 bits.
+        let rounded = compare("saved", &logits(&saved, ids), &own);
+        assert!(rounded.max_abs < 0.1, "{rounded}");
+        let own = log_softmax(&own[own.len() - 96..]);
+        let transformers = compare("transformers", &own, transformers);
+        let llama = compare("llama.cpp", &own, llama.as_ref().expect("the same computation"));
+        println!("{} tokens: transformers {:.1e}, llama.cpp {:.4}", ids.len(), transformers.max_abs, llama.max_abs);
+        assert!(transformers.max_abs < 1e-4, "{transformers}");
+        // llama.cpp rounds the inputs of products with blocks to 8 bits.
+        assert!(llama.max_abs < 0.1, "{llama}");
     }
 }

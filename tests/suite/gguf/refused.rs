@@ -90,7 +90,6 @@ fn what_is_not_supported_is_named() {
         (small(plain, "blk.0.attn_q.weight", "F32"), &["model.layers.0.self_attn.q_proj.weight"]),
         (small(plain, "token_embd.weight", "F32"), &["token_embd.weight", "missing"]),
         (small(plain, "", "IQ4_NL"), &["IQ4_NL", "Q4_K"]),
-        (small(plain, "", "MXFP4"), &["MXFP4"]),
         (small(with("llama.expert_used_count", Value::U32(2)), "", "F32"), &["llama.expert_used_count", "2"]),
         (small(with("llama.logit_scale", Value::F32(0.5)), "", "F32"), &["llama.logit_scale"]),
         (small(with("llama.attention.head_count_kv", Value::String("2")), "", "F32"), &["head_count_kv"]),

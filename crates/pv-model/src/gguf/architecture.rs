@@ -62,7 +62,7 @@ const GEMMA_NORMS: &[(&str, &str)] = &[
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-static ARCHITECTURES: [Architecture; 10] = [
+static ARCHITECTURES: [Architecture; 11] = [
     // Llama, SmolLM2, Mistral and Mixtral.
     Architecture {
         name: "llama",
@@ -172,6 +172,28 @@ static ARCHITECTURES: [Architecture; 10] = [
             ("post_attention_norm", "post_self_attn_layernorm"),
             ("post_ffw_norm", "post_mlp_layernorm"),
             ("ffn_up", "mlp.gate_up_proj"),
+        ],
+        ..PLAIN
+    },
+    Architecture {
+        name: "gpt-oss",
+        model_type: "gpt_oss",
+        windowed: Some("gpt_oss"),
+        experts: Some(ExpertFamily {
+            model_type: "gpt_oss",
+            always: true,
+            count: "num_local_experts",
+            width: "intermediate_size",
+            fixed: &[],
+        }),
+        extra: Some(rope::not_truncated),
+        in_block: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("attn_sinks", "self_attn.sinks"),
+            ("ffn_gate_inp", "mlp.router"),
+            ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
+            ("ffn_up_exps", "mlp.experts.{}.up_proj"),
+            ("ffn_down_exps", "mlp.experts.{}.down_proj"),
         ],
         ..PLAIN
     },

@@ -82,7 +82,10 @@ impl Model<'_> {
         let (role, kind) = rest.rsplit_once('.')?;
         block.parse::<usize>().ok().filter(|number| number.to_string() == block)?;
         let named = self.architecture.in_block.iter().chain(&IN_BLOCK).find(|(ours, _)| *ours == role);
-        named.map(|(_, theirs)| (format!("model.layers.{block}.{theirs}.{kind}"), role))
+        let (_, theirs) = named?;
+        // A checkpoint has a name without an ending for numbers that belong to no projection or norm.
+        let ending = if (role, kind) == ("attn_sinks", "weight") { String::new() } else { format!(".{kind}") };
+        Some((format!("model.layers.{block}.{theirs}{ending}"), role))
     }
 }
 

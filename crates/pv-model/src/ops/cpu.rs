@@ -93,10 +93,18 @@ pub(super) fn add_rms_norm(
 }
 
 pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated(gate_up, pv_kernels::elementwise::swiglu)
+}
+
+pub(super) fn clamped_swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated(gate_up, pv_kernels::elementwise::clamped_swiglu)
+}
+
+fn gated(gate_up: &Tensor<2>, kernel: fn(&[f32], &mut [f32], usize, usize)) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = storage(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    pv_kernels::elementwise::swiglu(values(&gate_up)?, &mut out, m, width / 2);
+    kernel(values(&gate_up)?, &mut out, m, width / 2);
     Some(tensor(out, [m, width / 2]))
 }
 
@@ -120,6 +128,7 @@ pub(super) fn qk_norm(
 
 pub(super) fn attention(
     qkv: &Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
@@ -129,6 +138,11 @@ pub(super) fn attention(
     if softcap.is_some() {
         return None;
     }
+    let sinks = match sinks {
+        Some(sinks) => Some(storage(sinks)?),
+        None => None,
+    };
+    let sinks = sinks.as_ref().and_then(self::values);
     let mut qkv = writable(qkv)?;
     let table = context.table(shape);
     let stride = (heads + 2 * kv_heads) * head_dim;
@@ -158,7 +172,7 @@ pub(super) fn attention(
         };
         let mut out = vec![0.0; batch * seq * heads * head_dim];
         pv_kernels::cache::write_cache(&shape, rotated, keys, values);
-        pv_kernels::attention::attention(&shape, rotated, keys, values, &context.window.starts, &mut out);
+        pv_kernels::attention::attention(&shape, rotated, keys, values, &context.window.starts, sinks, &mut out);
         tensor(out, [batch * seq, heads * head_dim])
     };
     let Some(cache) = cache else {

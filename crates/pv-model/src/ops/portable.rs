@@ -3,8 +3,9 @@
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
-use burn::tensor::activation::{log_softmax, silu, softmax};
+use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
+use pv_kernels::elementwise;
 
 use super::cpu_autodiff::Rotation;
 use super::{
@@ -155,6 +156,16 @@ pub(super) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     silu(gate) * gate_up.slice([0..tokens, half..width])
 }
 
+/// See [`Activation::ClampedSwiGlu`](crate::config::Activation::ClampedSwiGlu).
+pub(super) fn clamped_swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+    let [tokens, width] = gate_up.dims();
+    let half = width / 2;
+    let (limit, alpha) = (f64::from(elementwise::LIMIT), f64::from(elementwise::ALPHA));
+    let gate = gate_up.clone().slice([0..tokens, 0..half]).clamp_max(limit);
+    let up = gate_up.slice([0..tokens, half..width]).clamp(-limit, limit);
+    (up + 1.0) * (gate.clone() * sigmoid(gate * alpha))
+}
+
 /// GELU of the gate in its approximation with a hyperbolic tangent, times up. The cube is a product: a power of a negative
 /// number is NaN in some shading languages.
 pub(super) fn geglu(gate_up: Tensor<2>) -> Tensor<2> {
@@ -193,6 +204,7 @@ fn rotate(x: Tensor<4>, (cos, sin): &(Tensor<4>, Tensor<4>)) -> Tensor<4> {
 
 pub(super) fn attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
@@ -231,7 +243,16 @@ pub(super) fn attention(
     let scores = scores.reshape([batch, heads, seq, columns]).cast(DType::F32);
     let mask = context.mask(window).expand([batch, heads, seq, columns]);
     // Not −∞: a padding query attends to nothing and must not become NaN.
-    let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(context.dtype);
+    let scores = scores.mask_fill(mask, -1e30);
+    let weights = match sinks {
+        None => softmax(scores, 3),
+        // One more column, of which the values are zero.
+        Some(sinks) => {
+            let sinks = sinks.clone().cast(DType::F32).reshape([1, heads, 1, 1]).expand([batch, heads, seq, 1]);
+            softmax(Tensor::cat(vec![scores, sinks], 3), 3).slice([0..batch, 0..heads, 0..seq, 0..columns])
+        }
+    };
+    let weights = weights.cast(context.dtype);
     let mixed = weights.reshape([batch, kv_heads, group * seq, columns]).matmul(v);
     mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }

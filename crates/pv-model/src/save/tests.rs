@@ -30,6 +30,7 @@ fn config(model_type: &str) -> DecoderConfig {
         scales: Scales::default(),
         softcaps: Softcaps::default(),
         attention_bias: AttentionBias::None,
+        attention_sinks: false,
         mlp_bias: MlpBias::None,
         qk_norm: QkNorm::None,
         windows: vec![None; 2],
@@ -77,6 +78,14 @@ fn others() -> Vec<DecoderConfig> {
             serde_json::json!({
                 "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [1],
                 "norm_topk_prob": true, "use_sliding_window": true, "sliding_window": 6,
+            }),
+        ),
+        ("gpt_oss", serde_json::json!({ "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 6 })),
+        (
+            "gpt_oss",
+            serde_json::json!({
+                "num_local_experts": 2, "attention_bias": false, "num_experts_per_tok": 1, "rope_theta": 1e4,
+                "rope_scaling": { "rope_type": "default" }, "layer_types": ["full_attention", "sliding_attention"],
             }),
         ),
         ("glm4", serde_json::json!({ "head_dim": 12 })),

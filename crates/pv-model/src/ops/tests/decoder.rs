@@ -101,6 +101,9 @@ fn a_decoders_gradients_are_those_of_the_portable_operations() {
             "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 12,
             "mlp_only_layers": [1], "head_dim": 8,
         }),
+        serde_json::json!({
+            "model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 13,
+        }),
     ];
     for changes in changes {
         let config = config(&changes);
