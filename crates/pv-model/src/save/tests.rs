@@ -191,7 +191,9 @@ fn what_is_saved_is_loaded() {
             for ((name, rounded), (_, exact)) in weights(&rounded).iter().zip(weights(&saved)) {
                 let close = |(r, e): (&f32, &f32)| (r - e).abs() <= e.abs() * relative + 6e-8;
                 assert!(rounded.iter().zip(&exact).all(close), "{name} as {dtype:?}");
-                assert_ne!(*rounded, exact);
+                // Of many constants, one may have a short binary fraction.
+                let short = exact.iter().all(|value| bf16::from_f32(*value).to_f32() == *value);
+                assert!(short || *rounded != exact, "{name} as {dtype:?}");
             }
         }
         assert_eq!(std::fs::read_dir(&path).expect("the folder").count(), 2, "a temporary file was left");

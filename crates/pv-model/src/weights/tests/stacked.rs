@@ -117,10 +117,7 @@ fn impossible_experts_are_refused() {
     assert!(matches!(opened(&more), Err(WeightsError::DuplicateTensor { .. })));
     // A type of no matrix.
     let files = opened(&[("gate_up_proj", "I16", &[2, 32, 128]), FLOATS[1], FLOATS[2], FLOATS[3]]).expect("weights");
-    assert!(matches!(
-        files.get("model.layers.0.mlp.experts.0.up_proj.weight"),
-        Err(WeightsError::TensorDtype { .. })
-    ));
+    assert!(matches!(files.get("model.layers.0.mlp.experts.0.up_proj.weight"), Err(WeightsError::TensorDtype { .. })));
     // Both forms of one matrix.
     let both = [&MXFP4[..], &FLOATS[..1]].concat();
     let files = opened(&both).expect("weights");
