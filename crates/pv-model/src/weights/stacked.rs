@@ -229,7 +229,7 @@ mod tests {
     fn blocks_of_neighbours_become_blocks_of_halves() {
         // Two rows by turns of two groups: the elements are 0.5, 1, 1.5, … with the scale 2^row.
         let row = |exponent: u8| {
-            let block: Vec<u8> = (0..16u8).map(|i| (2 * i % 8) | (2 * i + 1) % 8 << 4).collect();
+            let block: Vec<u8> = (0..16u8).map(|i| (2 * i % 8) | (((2 * i + 1) % 8) << 4)).collect();
             (block.repeat(2), vec![127 + exponent; 2])
         };
         let rows: Vec<_> = (0..40).map(row).collect();

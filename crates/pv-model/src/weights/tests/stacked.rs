@@ -95,8 +95,8 @@ fn impossible_experts_are_refused() {
         let said = with(&MXFP4, at, None);
         assert!(said.contains(tensor.0.trim_end_matches("_blocks")) && said.contains("missing"), "{said}");
     }
-    for at in 0..4 {
-        assert!(with(&FLOATS, at, None).contains(FLOATS[at].0));
+    for (at, tensor) in FLOATS.iter().enumerate() {
+        assert!(with(&FLOATS, at, None).contains(tensor.0));
     }
     for (at, tensor, part) in [
         (0, ("gate_up_proj_blocks", "U8", &[3, 128, 1, 16][..]), "[2, 128, 1, 16]"),
