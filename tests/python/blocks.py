@@ -17,7 +17,7 @@ from gguf.quants import dequantize, quantize
 # The offsets of the 16-bit scales of a block, which are finite and not tiny.
 SCALES = {
     "BF16": [], "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2],
-    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "MXFP4": [],
 }  # fmt: skip
 
 
@@ -50,6 +50,11 @@ def main(path: str) -> None:
         if name == "BF16":
             blocks = rng.normal(size=(1, count)).astype("<f4").view("<u4")
             blocks = (blocks >> 16).astype("<u2").view(np.uint8)
+        if name == "MXFP4":
+            # Subnormal scales, the greatest one of finite values, and a usual one; every value with each.
+            blocks = np.random.default_rng(2).integers(0, 256, (count, size), dtype=np.uint8)
+            blocks[:, 0] = [0, 1, 252, 120]
+            blocks[:, 1:] = np.arange(16) * 16 + np.arange(15, -1, -1)
         for offset in offsets:
             scales = rng.normal(scale=0.02, size=(count, 1)).astype("<f2")
             blocks[:, offset : offset + 2] = scales.view(np.uint8)

@@ -6,12 +6,12 @@ use burn::tensor::{DType, Device};
 use pv_hooks::NoHook;
 use pv_model::batch::{Batch, Sequence};
 use pv_model::causal_lm::ForwardOptions;
-use pv_model::decoder::{Decoder, Logits, Mlp, Quantization, Weight, WeightBits, to_f32};
+use pv_model::decoder::{Decoder, Logits, Mlp, Projection, Quantization, Weight, WeightBits, to_f32};
 use pv_model::weights::WeightType;
 use pv_model::{CausalLm, LoadOptions};
 use pv_tests::{free_graphs, root};
 
-const MODELS: [&str; 2] = ["mixtral", "qwen3-moe"];
+const MODELS: [&str; 3] = ["mixtral", "qwen3-moe", "gpt-oss"];
 
 fn folder(name: &str) -> PathBuf {
     root().join("tests/golden").join(name)
@@ -91,7 +91,7 @@ fn tensors(path: &std::path::Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn a_saved_model_has_the_tensors_of_its_folder() {
-    for name in ["mixtral", "qwen3-moe", "qwen3-moe-window"] {
+    for name in ["mixtral", "qwen3-moe", "qwen3-moe-window", "gpt-oss"] {
         let model = CausalLm::from_folder(folder(name), &Device::flex(), DType::F32).expect("a model folder");
         let saved = tempfile::tempdir().expect("a folder");
         model.save(saved.path(), DType::F32).expect("a writable folder");
@@ -108,15 +108,17 @@ fn bytes(decoder: &Decoder) -> u64 {
         Some(packed) => packed.bytes() as u64,
         None => weight.dims().iter().product::<usize>() as u64 * 4,
     };
+    let bias = |projection: &Projection| projection.bias.as_ref().map_or(0, |bias| 4 * bias.val().dims()[0] as u64);
     let tables = matrix(&decoder.embedding) + decoder.head.as_ref().map_or(0, matrix);
     let block = |block: &pv_model::decoder::Block| {
         let router = match &block.mlp {
             Mlp::Dense(_) => 0,
-            Mlp::Experts(experts) => matrix(&experts.router.weight),
+            Mlp::Experts(experts) => matrix(&experts.router.weight) + bias(&experts.router),
         };
-        let norms = [&block.attention_norm, &block.q_norm, &block.k_norm, &block.mlp_norm];
-        let norms: usize = norms.into_iter().flatten().map(|norm| norm.val().dims()[0]).sum();
-        block.projections().map(|projection| matrix(&projection.weight)).sum::<u64>() + router + 4 * norms as u64
+        let vectors = [&block.attention_norm, &block.q_norm, &block.k_norm, &block.sinks, &block.mlp_norm];
+        let vectors: usize = vectors.into_iter().flatten().map(|vector| vector.val().dims()[0]).sum();
+        let projections = block.projections().map(|projection| matrix(&projection.weight) + bias(projection));
+        projections.sum::<u64>() + router + 4 * vectors as u64
     };
     tables + decoder.blocks.iter().map(block).sum::<u64>() + 4 * decoder.config().d_model as u64
 }
@@ -133,7 +135,7 @@ fn memory_is_what_was_computed_before() {
         // Stored in 16 bits, and kept so.
         let saved = tempfile::tempdir().expect("a folder");
         load(name, WeightType::F32).save(saved.path(), DType::BF16).expect("a writable folder");
-        let files = pv_model::weights::WeightFiles::open(saved.path()).expect("weights");
+        let files = pv_model::weights::WeightFiles::open_for(saved.path(), &config).expect("weights");
         let kept = CausalLm::from_folder(saved.path(), &Device::flex(), DType::F32).expect("a model folder");
         assert_eq!(bytes(kept.decoder()), files.kept_bytes(&config, DType::F32));
     }

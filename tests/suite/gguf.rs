@@ -2,6 +2,7 @@
 //! names a Python with them (tests/python/gguf_files.py, gguf_models.py).
 
 mod containers;
+mod experts;
 mod families;
 mod gemma3;
 mod llama_cpp;

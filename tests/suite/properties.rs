@@ -17,7 +17,7 @@ use pv_tests::{compare, free_graphs, root};
 use pv_vectors::Direction;
 
 /// A model with per-head norms; one with tied output and attention biases; those with operations of their own.
-const MODELS: [&str; 7] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4", "qwen3-moe", "mixtral"];
+const MODELS: [&str; 8] = ["qwen3", "qwen2", "gemma2", "gemma3", "glm4", "qwen3-moe", "mixtral", "gpt-oss"];
 
 fn load(name: &str, device: &Device) -> CausalLm {
     CausalLm::from_folder(root().join("tests/golden").join(name), device, DType::F32).expect("a model folder")
@@ -45,6 +45,7 @@ fn every(check: impl Fn(&CausalLm)) {
         WeightType::Q4,
         WeightType::Q8,
         WeightType::Bf16,
+        WeightType::Q8,
     ];
     for (name, weights) in MODELS.iter().zip(weights) {
         let options = LoadOptions { weights: Some(weights), ..LoadOptions::default() };

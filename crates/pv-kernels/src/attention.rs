@@ -65,6 +65,9 @@ impl AttentionShape {
 /// seq, heads * head_dim]`. Query `i` of row `b` sees the columns `max(starts[b], column + i + 1 - window)..=column +
 /// i`; a query that sees no column (left padding) gets zeros.
 ///
+/// `sinks` has a number for each query head, as if it were the score of one more column whose value is zero: it joins the
+/// softmax's sum.
+///
 /// The result of a query depends on the columns that it sees and on their distance from the row's first one: neither on the
 /// other rows of the batch, nor on the number of padding columns, nor on how many columns were in the cache before. The
 /// exception is the choice between the two methods below, which depends on the shape only: many queries (more than 16 of a
@@ -72,8 +75,16 @@ impl AttentionShape {
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above.
-pub fn attention(shape: &AttentionShape, qkv: &[f32], keys: &[f32], values: &[f32], starts: &[usize], out: &mut [f32]) {
-    over(shape, qkv, keys, values, starts, out);
+pub fn attention(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    starts: &[usize],
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    over(shape, qkv, (keys, values), starts, sinks, out);
 }
 
 /// [`attention`] over keys and values in f16, given as their bits: read in place, with the bits of the result over the same
@@ -87,13 +98,22 @@ pub fn attention_f16(
     keys: &[u16],
     values: &[u16],
     starts: &[usize],
+    sinks: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    over(shape, qkv, keys, values, starts, out);
+    over(shape, qkv, (keys, values), starts, sinks, out);
 }
 
-fn over<E: Keys>(shape: &AttentionShape, qkv: &[f32], keys: &[E], values: &[E], starts: &[usize], out: &mut [f32]) {
+fn over<E: Keys>(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    (keys, values): (&[E], &[E]),
+    starts: &[usize],
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
     shape.check(qkv, keys, values);
+    assert!(sinks.is_none_or(|sinks| sinks.len() == shape.heads), "attention: one sink per query head");
     assert_eq!(starts.len(), shape.batch, "attention: one start per batch row");
     assert_eq!(out.len(), shape.batch * shape.seq * shape.heads * shape.head_dim, "attention: out");
     if out.is_empty() {
@@ -101,8 +121,8 @@ fn over<E: Keys>(shape: &AttentionShape, qkv: &[f32], keys: &[E], values: &[E], 
     }
     // With few queries per key, rearranging the keys costs more than it saves.
     if shape.seq * shape.group() <= 16 || shape.seq == 1 {
-        decode::attention(shape, qkv, keys, values, starts, out);
+        decode::attention(shape, qkv, keys, values, starts, sinks, out);
     } else {
-        prefill::attention(shape, qkv, keys, values, starts, out);
+        prefill::attention(shape, qkv, keys, values, starts, sinks, out);
     }
 }

@@ -46,13 +46,34 @@ fn gated<V: Vector>(v: V, gate: V::Floats, up: V::Floats) -> V::Floats {
     v.mul(v.div(gate, v.add(v.splat(1.0), e)), up)
 }
 
-struct SwiGlu<'a> {
+/// The bound of the gate, and of the magnitude of up, in [`clamped_swiglu`].
+pub const LIMIT: f32 = 7.0;
+/// The factor of the gate in the sigmoid of [`clamped_swiglu`].
+pub const ALPHA: f32 = 1.702;
+
+/// The gate at most [`LIMIT`], and up within it. What is no number stays so.
+#[inline(always)]
+pub(crate) fn clamp<V: Vector>(v: V, gate: V::Floats, up: V::Floats) -> [V::Floats; 2] {
+    let (most, least) = (v.splat(LIMIT), v.splat(-LIMIT));
+    [v.min(most, gate), v.max(least, v.min(most, up))]
+}
+
+/// `(up + 1) * gate * sigmoid(ALPHA * gate)`, clamped.
+#[inline(always)]
+fn clamped_gated<V: Vector>(v: V, gate: V::Floats, up: V::Floats) -> V::Floats {
+    let [gate, up] = clamp(v, gate, up);
+    let one = v.splat(1.0);
+    let e = lanes::exp(v, v.mul(gate, v.splat(-ALPHA)));
+    v.mul(v.div(gate, v.add(one, e)), v.add(up, one))
+}
+
+struct SwiGlu<'a, const CLAMPED: bool> {
     gate_up: &'a [f32],
     out: &'a mut [f32],
     f: usize,
 }
 
-impl Op for SwiGlu<'_> {
+impl<const CLAMPED: bool> Op for SwiGlu<'_, CLAMPED> {
     type Output = ();
 
     #[inline(always)]
@@ -64,7 +85,7 @@ impl Op for SwiGlu<'_> {
                 [gate, up],
                 out,
                 #[inline(always)]
-                |[gate, up]| gated(v, gate, up),
+                |[gate, up]| if CLAMPED { clamped_gated(v, gate, up) } else { gated(v, gate, up) },
             );
         }
     }
@@ -77,16 +98,28 @@ impl Op for SwiGlu<'_> {
 /// # Panics
 /// If the length of a slice does not match the shapes above.
 pub fn swiglu(gate_up: &[f32], out: &mut [f32], m: usize, f: usize) {
+    rows::<false>(gate_up, out, m, f);
+}
+
+/// Like [`swiglu()`], of `(up + 1) * gate * sigmoid(1.702 gate)`, with the gate at most 7 and up from -7 to 7 (gpt-oss).
+///
+/// # Panics
+/// If the length of a slice does not match the shapes above.
+pub fn clamped_swiglu(gate_up: &[f32], out: &mut [f32], m: usize, f: usize) {
+    rows::<true>(gate_up, out, m, f);
+}
+
+fn rows<const CLAMPED: bool>(gate_up: &[f32], out: &mut [f32], m: usize, f: usize) {
     assert_eq!(gate_up.len(), m * 2 * f, "swiglu: gate_up is not [m, 2 f]");
     assert_eq!(out.len(), m * f, "swiglu: out is not [m, f]");
     if out.is_empty() {
         return;
     }
     match rows_per_task(m, f) {
-        None => dispatch(SwiGlu { gate_up, out, f }),
+        None => dispatch(SwiGlu::<CLAMPED> { gate_up, out, f }),
         Some(rows) => gate_up
             .par_chunks(rows * 2 * f)
             .zip(out.par_chunks_mut(rows * f))
-            .for_each(|(gate_up, out)| dispatch(SwiGlu { gate_up, out, f })),
+            .for_each(|(gate_up, out)| dispatch(SwiGlu::<CLAMPED> { gate_up, out, f })),
     }
 }

@@ -6,7 +6,7 @@ mod loss;
 mod norm;
 
 pub use attention::attention_gradient;
-pub use elementwise::{column_sums, swiglu_gradient};
+pub use elementwise::{clamped_swiglu_gradient, column_sums, swiglu_gradient};
 pub use loss::{cross_entropy, cross_entropy_gradient};
 pub use norm::{Vectors, rms_norm_gradient};
 

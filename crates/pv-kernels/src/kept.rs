@@ -7,6 +7,7 @@ mod blocks;
 mod dequantize;
 mod quantize;
 
+pub(crate) use blocks::{FP4, half_power_of_two};
 pub use dequantize::dequantize;
 pub(crate) use dequantize::unpack;
 pub use quantize::quantize;
@@ -38,11 +39,13 @@ pub enum Format {
     Q5K,
     /// 6 bits in blocks of 256: 16 groups of 16 with a scale each, in 8 bits.
     Q6K,
+    /// 4-bit floating point (e2m1) in blocks of 32 with a power of two as the scale (OCP Microscaling).
+    Mxfp4,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::F32,
         Self::Bf16,
         Self::F16,
@@ -54,13 +57,14 @@ impl Format {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Mxfp4,
     ];
 
     /// The number of elements of a block; 1 without blocks.
     pub const fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::Bf16 | Self::F16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Mxfp4 => 32,
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
@@ -78,6 +82,7 @@ impl Format {
             Self::Q4K => 4 + 12 + 128,
             Self::Q5K => 4 + 12 + 32 + 128,
             Self::Q6K => 128 + 64 + 16 + 2,
+            Self::Mxfp4 => 1 + 16,
         }
     }
 
@@ -95,6 +100,7 @@ impl Format {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Mxfp4 => "MXFP4",
         }
     }
 

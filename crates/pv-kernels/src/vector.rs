@@ -103,6 +103,8 @@ pub(crate) trait Vector: Copy + Send + Sync {
     fn halves(self, bytes: &[u8; 32]) -> Self::Bytes;
     /// For both groups, the low halves of 16 bytes and then their high halves.
     fn halves_within(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
+    /// The bytes of a table with these indices, which are below 16.
+    fn looked_up(self, indices: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
     /// The low halves of the bytes or, if `high`, their high halves.
     fn half_of(self, bytes: &[u8; 64], high: bool) -> Self::Bytes;
     /// Bit 4 of byte `i` of a group becomes bit `i` of `a` for the first group, and of `b` for the second.

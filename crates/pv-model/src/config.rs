@@ -97,6 +97,9 @@ pub struct DecoderConfig {
     pub softcaps: Softcaps,
     /// Which attention projections have a bias.
     pub attention_bias: AttentionBias,
+    /// Whether each query head has a sink: a number that joins the softmax's sum like the score of one more key (gpt-oss).
+    #[serde(skip_serializing_if = "is_default")]
+    pub attention_sinks: bool,
     /// Which feed-forward projections have a bias.
     pub mlp_bias: MlpBias,
     /// Whether queries and keys are normalised.
@@ -164,9 +167,6 @@ impl DecoderConfig {
         }
         if let Some(experts) = &self.experts {
             experts.check(path, self.layers)?;
-            if self.mlp_bias != MlpBias::None {
-                return Err(wrong(path, "mlp_bias", "true", "false, because experts have no bias"));
-            }
         }
         self.scales.check(path)?;
         self.softcaps.check(path)?;

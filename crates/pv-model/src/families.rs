@@ -3,6 +3,7 @@
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod granite;
 mod json;
 mod llama;
@@ -38,11 +39,12 @@ struct Family {
     write: fn(&DecoderConfig, &mut Map<String, Value>),
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 14] = [
     gemma2::FAMILY,
     gemma3::WITH_IMAGES,
     gemma3::FAMILY,
     glm4::FAMILY,
+    gpt_oss::FAMILY,
     granite::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
@@ -101,7 +103,8 @@ fn read_with(family: &Family, fields: &Fields<'_>) -> Result<DecoderConfig, Conf
     for (key, supported) in
         [("quantization_config", "unquantized weights (null)"), ("per_layer_config", "equal blocks (null)")]
     {
-        if let Some(value) = fields.get(key).filter(|value| !value.is_null()) {
+        let allowed = |value: &Value| key == "quantization_config" && gpt_oss::is_mxfp4(family, value);
+        if let Some(value) = fields.get(key).filter(|value| !value.is_null() && !allowed(value)) {
             return Err(fields.unsupported(key, shortened(value), supported));
         }
     }
@@ -194,6 +197,7 @@ fn common(fields: &Fields<'_>, absent: Absent) -> Result<DecoderConfig, ConfigEr
         scales: Scales::default(),
         softcaps: Softcaps::default(),
         attention_bias: AttentionBias::None,
+        attention_sinks: false,
         mlp_bias: MlpBias::None,
         qk_norm: QkNorm::None,
         windows: vec![None; layers],

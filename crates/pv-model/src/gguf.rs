@@ -7,6 +7,7 @@
 mod architecture;
 mod config;
 mod error;
+mod experts;
 mod gemma;
 mod merges;
 mod pre_tokenizer;

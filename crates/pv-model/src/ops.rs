@@ -178,13 +178,16 @@ pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f
     })
 }
 
-/// `activation(gate) · up` of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
+/// `activation(gate) · up`, or its clamped form, of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
 pub(crate) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
     match activation {
         Activation::Silu => cpu::swiglu(&gate_up)
             .or_else(|| cpu_autodiff::swiglu(&gate_up))
             .unwrap_or_else(|| portable::swiglu(gate_up)),
         Activation::GeluTanh => portable::geglu(gate_up),
+        Activation::ClampedSwiGlu => cpu::clamped_swiglu(&gate_up)
+            .or_else(|| cpu_autodiff::clamped_swiglu(&gate_up))
+            .unwrap_or_else(|| portable::clamped_swiglu(gate_up)),
     }
 }
 
@@ -199,10 +202,11 @@ pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &Atte
 /// Causal grouped-query attention of a window, including the rotary embedding: stacked queries, keys and values
 /// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
 /// window's keys and values are written to it and all its columns are read. If the context is packed, so are the
-/// argument and the result. Scores with a bound are computed by the portable operations. Without a cache, rows of very
+/// argument and the result. `sinks`, `[heads]`, join the softmax's sum. Scores with a bound are computed by the portable operations. Without a cache, rows of very
 /// different lengths are computed apart, so that a long row costs the short ones neither memory nor time.
 pub(crate) fn attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
@@ -213,35 +217,44 @@ pub(crate) fn attention(
         RotaryPairs::Neighbours => qkv.select(1, context.neighbours_apart(shape)),
     };
     if context.buckets.is_empty() {
-        return context.pack(padded_attention(context.unpack(qkv), shape, context, cache));
+        return context.pack(padded_attention(context.unpack(qkv), sinks, shape, context, cache));
     }
     let width = qkv.dims()[1];
     let bucket = |(tokens, context): &(Range<usize>, PassContext)| {
         let qkv = qkv.clone().slice([tokens.clone(), 0..width]);
-        context.pack(padded_attention(context.unpack(qkv), shape, context, None))
+        context.pack(padded_attention(context.unpack(qkv), sinks, shape, context, None))
     };
     Tensor::cat(context.buckets.iter().map(bucket).collect(), 0)
 }
 
 fn padded_attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     mut cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    if let Some(out) = cpu::attention(&qkv, shape, context, cache.as_deref_mut()) {
+    if let Some(out) = cpu::attention(&qkv, sinks, shape, context, cache.as_deref_mut()) {
         return out;
     }
-    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, shape, context) } else { None };
+    let recorded = if cache.is_none() { cpu_autodiff::attention(&qkv, sinks, shape, context) } else { None };
     // Half precision on the CPU: in f32, which needs no matrix of scores.
-    let wide = || (cache.is_none() && context.on_cpu()).then(|| attention_in_f32(&qkv, shape, context)).flatten();
-    recorded.or_else(wide).unwrap_or_else(|| portable::attention(qkv, shape, context, cache))
+    let wide =
+        || (cache.is_none() && context.on_cpu()).then(|| attention_in_f32(&qkv, sinks, shape, context)).flatten();
+    recorded.or_else(wide).unwrap_or_else(|| portable::attention(qkv, sinks, shape, context, cache))
 }
 
-fn attention_in_f32(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassContext) -> Option<Tensor<2>> {
+fn attention_in_f32(
+    qkv: &Tensor<2>,
+    sinks: Option<&Tensor<1>>,
+    shape: &AttentionShape,
+    context: &PassContext,
+) -> Option<Tensor<2>> {
     let dtype = qkv.dtype();
     let wide = Some(qkv).filter(|_| dtype != DType::F32)?.clone().cast(DType::F32);
-    let out = cpu::attention(&wide, shape, context, None).or_else(|| cpu_autodiff::attention(&wide, shape, context))?;
+    let sinks = sinks.map(|sinks| sinks.clone().cast(DType::F32));
+    let out = cpu::attention(&wide, sinks.as_ref(), shape, context, None)
+        .or_else(|| cpu_autodiff::attention(&wide, sinks.as_ref(), shape, context))?;
     Some(out.cast(dtype))
 }
 

@@ -1,6 +1,7 @@
 //! Saves a decoder as the files of a model folder.
 
 pub(crate) mod other_files;
+mod stacked;
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
@@ -20,6 +21,7 @@ use crate::tensors::to_f32;
 use crate::weights::StoredDtype;
 use crate::weights::WeightsError;
 use crate::{Error, Result};
+use stacked::Stacked;
 
 /// The number of values that are copied from the device and converted at a time.
 const CHUNK: usize = 4 << 20;
@@ -29,6 +31,22 @@ const CHUNK: usize = 4 << 20;
 enum Holder<'a> {
     Matrix(&'a Weight),
     Vector(&'a Param<Tensor<1>>),
+}
+
+/// What a tensor of a checkpoint consists of.
+enum Content<'a> {
+    Part(Part<'a>),
+    Experts(Stacked<'a>),
+}
+
+impl Content<'_> {
+    /// Passes the values to `give`, in order, some at a time.
+    fn each_chunk(&self, give: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Part(part) => part.each_chunk(give),
+            Self::Experts(stacked) => stacked.each_chunk(give),
+        }
+    }
 }
 
 /// A tensor of a checkpoint: some rows of a tensor of the decoder.
@@ -62,8 +80,8 @@ impl Part<'_> {
 impl Decoder {
     /// Saves the decoder to a folder, which is created if it does not exist: `config.json` and `model.safetensors`, in
     /// the format of Hugging Face's `transformers` and [`Decoder::from_folder`]. Each file is written under a temporary
-    /// name and renamed when it is complete. Values are written a few million at a time, so that little memory is
-    /// needed.
+    /// name and renamed when it is complete. Values are written a few million at a time, or those of one expert, so that
+    /// little memory is needed.
     ///
     /// `dtype` is the type in the file: `F32`, `F16` or `BF16`; values are rounded to it. Quantized weights are
     /// dequantized.
@@ -96,19 +114,32 @@ impl Decoder {
 
     fn write_weights(&self, path: &Path, stored: StoredDtype) -> Result<()> {
         let failed = |source| FileError::Write { path: path.to_owned(), source };
-        let tensors: Vec<ExpectedTensor> = expected_tensors(self.config()).collect();
-        let parts = self.parts();
+        let tensors = self.content(path)?;
         let mut out = BufWriter::with_capacity(1 << 20, WholeFile::create(path)?);
-        out.write_all(&header(&tensors, stored)).map_err(failed)?;
-        for tensor in &tensors {
-            let part = parts.get(&tensor.name).ok_or_else(|| WeightsError::MissingTensors {
-                path: path.to_owned(),
-                names: vec![tensor.name.clone()],
-            })?;
-            part.each_chunk(|values| Ok(out.write_all(&encoded(values, stored)).map_err(failed)?))?;
+        out.write_all(&header(tensors.iter().map(|(tensor, _)| tensor), stored)).map_err(failed)?;
+        for (_, content) in &tensors {
+            content.each_chunk(|values| Ok(out.write_all(&encoded(values, stored)).map_err(failed)?))?;
         }
         let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
         Ok(file.finish()?)
+    }
+
+    /// The tensors of a checkpoint at `path`, and what they consist of.
+    fn content(&self, path: &Path) -> Result<Vec<(ExpectedTensor, Content<'_>)>> {
+        let (config, parts) = (self.config(), self.parts());
+        let mut found = Vec::new();
+        for tensor in expected_tensors(config).filter(|tensor| !stacked::is_expert(config, &tensor.name)) {
+            let Some(part) = parts.get(&tensor.name) else {
+                let names = vec![tensor.name];
+                return Err(WeightsError::MissingTensors { path: path.to_owned(), names }.into());
+            };
+            found.push((tensor, Content::Part(*part)));
+        }
+        for (index, block) in self.blocks.iter().enumerate() {
+            let of_block = stacked::tensors(config, index, block).into_iter();
+            found.extend(of_block.map(|(tensor, stacked)| (tensor, Content::Experts(stacked))));
+        }
+        Ok(found)
     }
 
     /// The location of each tensor of a checkpoint.
@@ -147,7 +178,7 @@ impl Decoder {
 }
 
 /// The start of a safetensors file with these tensors, one after another.
-fn header(tensors: &[ExpectedTensor], stored: StoredDtype) -> Vec<u8> {
+fn header<'a>(tensors: impl Iterator<Item = &'a ExpectedTensor>, stored: StoredDtype) -> Vec<u8> {
     let dtype = match stored {
         StoredDtype::F32 => "F32",
         StoredDtype::F16 => "F16",

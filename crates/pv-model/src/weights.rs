@@ -5,6 +5,7 @@ mod gguf;
 mod header;
 mod index;
 mod packing;
+mod stacked;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,12 @@ use header::Entry;
 pub(crate) use index::read_index;
 pub(crate) use packing::pack;
 pub use packing::{Activations, WeightType};
+use stacked::Slice;
 pub use tensor::RawTensor;
 
 /// The weights of a model folder: `model.safetensors`, or the shards in `model.safetensors.index.json`; or those of a GGUF
-/// file, or of the parts of a split one, under the names that such a folder has.
+/// file, or of the parts of a split one, under the names that such a folder has. The experts of a family whose files have all
+/// of a block in one tensor get names of their own, such as `model.layers.0.mlp.experts.3.up_proj.weight`.
 ///
 /// Opening checks every header, so that afterwards a tensor is either absent or complete. The files must not be changed
 /// while this value exists: they are mapped, not copied.
@@ -57,6 +60,17 @@ struct Stored {
     entry: Entry,
     /// How the values differ from those of a checkpoint.
     change: Change,
+    /// The part of the bytes of an expert that this is, if a file has all experts of a block in one tensor.
+    slice: Option<Slice>,
+}
+
+impl Stored {
+    /// The number of bytes in the format of the file.
+    fn size(&self) -> Option<u64> {
+        let [rows, columns] = *self.entry.shape else { return None };
+        let row = Format::from_name(&self.entry.dtype)?.bytes(columns)?;
+        Some((row as u64).saturating_mul(rows as u64))
+    }
 }
 
 impl WeightFiles {
@@ -124,7 +138,7 @@ impl WeightFiles {
                 let first = self.shards[earlier.shard].path.clone();
                 return Err(WeightsError::DuplicateTensor { tensor: name, first, second: path });
             }
-            self.tensors.insert(name, Stored { shard, entry, change: Change::None });
+            self.tensors.insert(name, Stored { shard, entry, change: Change::None, slice: None });
         }
         self.shards.push(Shard { path, map: Arc::new(map), data_start });
         Ok(())
@@ -133,10 +147,13 @@ impl WeightFiles {
     /// Like [`open`](Self::open), with the tensors of a model's decoder, under the names of its configuration.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open).
+    /// Those of [`open`](Self::open), and of tensors with all experts of a block.
     pub fn open_for(folder: impl AsRef<Path>, config: &DecoderConfig) -> Result<Self, WeightsError> {
         let mut files = Self::open(folder)?;
         files.adopt(&config.names);
+        if config.names.stacked_experts && !is_gguf(&files.folder) {
+            files.unstack(config)?;
+        }
         Ok(files)
     }
 
@@ -185,6 +202,11 @@ impl WeightFiles {
     /// [`WeightsError::MissingTensors`], [`WeightsError::TensorDtype`].
     pub fn get(&self, name: &str) -> Result<RawTensor<'_>, WeightsError> {
         let mut tensor = self.as_stored(name)?;
+        if let Some(slice) = &self.tensors[name].slice {
+            tensor.bytes = Cow::Owned(self.sliced(slice, tensor.format, &tensor.bytes, &tensor.shape));
+            tensor.pages = None;
+            return Ok(tensor);
+        }
         match self.tensors[name].change {
             Change::None => return Ok(tensor),
             Change::Permuted { heads } => {
@@ -280,7 +302,7 @@ impl WeightFiles {
             stored.entry.shape.len() == 2 && format.is_some_and(|format| format != Format::F32)
         };
         let bytes = |tensor: ExpectedTensor| match self.tensors.get(&tensor.name).filter(kept) {
-            Some(stored) if !config.names.is_router(&tensor.name) => stored.entry.bytes.len() as u64,
+            Some(stored) if !config.names.is_router(&tensor.name) => stored.size().unwrap_or(0),
             _ => tensor.shape.iter().fold(dtype.size() as u64, |bytes, size| bytes.saturating_mul(*size as u64)),
         };
         expected_tensors(config).map(bytes).fold(0, u64::saturating_add)
@@ -322,9 +344,15 @@ impl WeightFiles {
     /// The tensor stays readable: a later access reads it from the file again. Does nothing on systems that do not
     /// support it.
     pub fn release(&self, name: &str) {
-        if let Some(Stored { shard, entry, change: Change::None }) = self.tensors.get(name) {
-            let shard = &self.shards[*shard];
-            release_pages(&shard.map, shard.data_start + entry.bytes.start, entry.bytes.len());
+        if let Some(Stored { shard, entry, slice, .. }) = self.tensors.get(name) {
+            let scales = match slice {
+                Some(Slice::Mxfp4 { scales: (shard, range), .. }) => Some((*shard, range)),
+                _ => None,
+            };
+            for (shard, range) in [(*shard, &entry.bytes)].into_iter().chain(scales) {
+                let shard = &self.shards[shard];
+                release_pages(&shard.map, shard.data_start + range.start, range.len());
+            }
         }
     }
 }

@@ -13,18 +13,21 @@ use super::made::load;
 use super::refused::{refused, small_of};
 use super::{logits, script_of, text};
 
-const FOLDERS: [&str; 7] = ["gemma2", "gemma3", "phi3", "phi3-longrope", "olmo2", "granite", "glm4"];
+const FOLDERS: [&str; 10] =
+    ["gemma2", "gemma3", "phi3", "phi3-longrope", "olmo2", "granite", "glm4", "mixtral", "qwen3-moe", "gpt-oss"];
 
 #[derive(Deserialize)]
-struct Found {
-    path: PathBuf,
+pub(super) struct Found {
+    pub(super) path: PathBuf,
     /// The folder, with settings that a file can express.
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// The prompts.
-    ids: Vec<Vec<u32>>,
+    pub(super) ids: Vec<Vec<u32>>,
     /// The log-probabilities of the next token after each.
-    transformers: Vec<Vec<f32>>,
-    llama: Vec<Option<Vec<f32>>>,
+    pub(super) transformers: Vec<Vec<f32>>,
+    pub(super) llama: Vec<Option<Vec<f32>>>,
+    /// The folder with experts in MXFP4.
+    pub(super) packed: Option<PathBuf>,
 }
 
 #[test]
@@ -39,7 +42,7 @@ fn further_families_are_those_of_transformers_and_llama_cpp() {
     let models: Vec<Found> = serde_json::from_value(found).expect("models");
     assert_eq!(models.len(), folders.len());
     let mut compared = 0;
-    for Found { path, folder, ids, transformers, llama } in models {
+    for Found { path, folder, ids, transformers, llama, .. } in models {
         let name = folder.file_name().expect("a name").to_string_lossy();
         let [read, expected] = [&path, &folder].map(|path| DecoderConfig::from_folder(path).expect("a configuration"));
         assert_eq!(read.difference(&expected), None, "{name}");
@@ -66,10 +69,10 @@ fn further_families_are_those_of_transformers_and_llama_cpp() {
             compared += usize::from(most.is_some());
         }
     }
-    assert_eq!(compared, 9 * 3 - 4);
+    assert_eq!(compared, 11 * 3 - 4);
 }
 
-fn log_softmax(logits: &[f32]) -> Vec<f32> {
+pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum = logits.iter().map(|logit| (f64::from(*logit) - most).exp()).sum::<f64>().ln() + most;
     logits.iter().map(|logit| (f64::from(*logit) - sum) as f32).collect()

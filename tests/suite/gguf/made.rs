@@ -1,5 +1,6 @@
 //! Files made here from folders, by the rules of llama.cpp's converter: every family, mixed formats, and parts.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
@@ -15,7 +16,14 @@ use serde_json::{Value as Json, json};
 use super::logits;
 use super::refused::refused;
 
-const FAMILIES: [(&str, &str); 4] = [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")];
+const FAMILIES: [(&str, &str); 6] = [
+    ("llama", "llama"),
+    ("mistral", "llama"),
+    ("mixtral", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("qwen3_moe", "qwen3moe"),
+];
 
 /// The settings of a folder, as llama.cpp's converter writes them.
 fn settings(config: &Json, architecture: &str, file: &mut Writer) {
@@ -31,12 +39,23 @@ fn settings(config: &Json, architecture: &str, file: &mut Writer) {
     set("attention.head_count_kv", Value::U32(size("num_key_value_heads")));
     set("context_length", Value::U32(size("max_position_embeddings")));
     set("attention.layer_norm_rms_epsilon", Value::F32(config["rms_norm_eps"].as_f64().expect("a number") as f32));
-    if config.get("head_dim").is_some() {
+    if config["head_dim"].is_u64() {
         set("attention.key_length", Value::U32(size("head_dim")));
         set("attention.value_length", Value::U32(size("head_dim")));
     }
     if config["sliding_window"].is_u64() && config["use_sliding_window"] != json!(false) {
         set("attention.sliding_window", Value::U32(size("sliding_window")));
+    }
+    for (key, name) in [
+        ("num_local_experts", "expert_count"),
+        ("num_experts_per_tok", "expert_used_count"),
+        ("moe_intermediate_size", "expert_feed_forward_length"),
+    ] {
+        // Version 5 of transformers gives all families the first name.
+        let value = if config[key].is_null() && name == "expert_count" { &config["num_experts"] } else { &config[key] };
+        if let Some(value) = value.as_u64() {
+            set(name, Value::U32(value as u32));
+        }
     }
     let rope = &config["rope_parameters"];
     let number = |key: &str| rope[key].as_f64().unwrap_or_else(|| panic!("{key}"));
@@ -94,6 +113,14 @@ fn theirs(name: &str) -> String {
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
+        ("block_sparse_moe.gate", "ffn_gate_inp"),
+        ("mlp.gate.", "ffn_gate_inp."),
+        ("block_sparse_moe.experts.w1", "ffn_gate_exps"),
+        ("block_sparse_moe.experts.w3", "ffn_up_exps"),
+        ("block_sparse_moe.experts.w2", "ffn_down_exps"),
+        ("mlp.experts.gate_proj", "ffn_gate_exps"),
+        ("mlp.experts.up_proj", "ffn_up_exps"),
+        ("mlp.experts.down_proj", "ffn_down_exps"),
     ];
     parts.into_iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
@@ -111,8 +138,16 @@ fn permuted(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
         .collect()
 }
 
+/// The name of an expert's tensor without its number, and the number.
+fn without_number(name: &str) -> Option<(String, usize)> {
+    let (before, rest) = name.split_once(".experts.")?;
+    let (number, after) = rest.split_once('.')?;
+    Some((format!("{before}.experts.{after}"), number.parse().ok()?))
+}
+
 /// A folder's model as files, with the tensors of each in the formats of `format`; the tensors are dealt out to `parts` files.
-fn converted(folder: &Path, parts: usize, format: impl Fn(&str) -> Format) -> Vec<Vec<u8>> {
+/// Those of experts are in the last one, all of a block in one tensor.
+pub(super) fn converted(folder: &Path, parts: usize, format: impl Fn(&str) -> Format) -> Vec<Vec<u8>> {
     let config: Json =
         serde_json::from_slice(&std::fs::read(folder.join("config.json")).expect("a file")).expect("JSON");
     let family = config["model_type"].as_str().expect("a family");
@@ -121,6 +156,7 @@ fn converted(folder: &Path, parts: usize, format: impl Fn(&str) -> Format) -> Ve
     settings(&config, architecture, &mut files[0]);
     let weights = WeightFiles::open(folder).expect("weights");
     let mut tensors = usize::from(config["rope_parameters"]["rope_type"] == "llama3");
+    let mut experts: BTreeMap<String, BTreeMap<usize, (Vec<usize>, Kept)>> = BTreeMap::new();
     for (i, name) in weights.names().enumerate() {
         let tensor = weights.get(name).expect("a tensor");
         let mut values = tensor.to_f32();
@@ -133,8 +169,20 @@ fn converted(folder: &Path, parts: usize, format: impl Fn(&str) -> Format) -> Ve
         let format = if tensor.shape.len() == 2 { format(name) } else { Format::F32 };
         let kept = Kept::quantize(format, &values);
         let shape: Vec<usize> = tensor.shape.iter().rev().copied().collect();
+        if let Some((all, number)) = without_number(name) {
+            experts.entry(all).or_default().insert(number, (shape, kept));
+            continue;
+        }
         let kind = TensorType::from_name(format.name()).expect("a type of the same name");
         files[i * parts / weights.names().count()].tensor(&theirs(name), &shape, kind, kept.bytes());
+        tensors += 1;
+    }
+    for (name, all) in &experts {
+        let (shape, first) = &all[&0];
+        let kind = TensorType::from_name(first.format().name()).expect("a type of the same name");
+        let bytes: Vec<u8> = all.values().flat_map(|(_, kept)| kept.bytes()).copied().collect();
+        let shape: Vec<usize> = shape.iter().copied().chain([all.len()]).collect();
+        files[parts - 1].tensor(&theirs(name), &shape, kind, &bytes);
         tensors += 1;
     }
     if parts > 1 {
@@ -150,7 +198,7 @@ pub(super) fn load(path: &Path, weights: Option<WeightType>) -> pv_model::Result
     CausalLm::from_folder_with(path, &Device::flex(), DType::F32, &LoadOptions { weights, ..LoadOptions::default() })
 }
 
-fn prompt(vocab: usize) -> Vec<u32> {
+pub(super) fn prompt(vocab: usize) -> Vec<u32> {
     (0..40u32).map(|i| (i * 31 + i * i * 7 + 3) % vocab as u32).collect()
 }
 
@@ -181,6 +229,11 @@ fn every_family_is_that_of_its_folder() {
             continue;
         }
         let [bytes] = &converted(&folder, 1, |_| Format::F32)[..] else { panic!("one file") };
+        if config.experts.as_ref().is_some_and(|experts| !experts.dense_blocks.is_empty()) {
+            // llama.cpp has no such models either.
+            assert!(refused(bytes).contains("model.layers.1.mlp.experts"));
+            continue;
+        }
         if config.model_type.starts_with("qwen") && config.windows.iter().any(Option::is_some) {
             // Such files do not say which blocks have the window.
             assert!(refused(bytes).contains("attention.sliding_window"));

@@ -123,7 +123,7 @@ fn stored_as(model: &CausalLm) -> DType {
 fn info(args: &Named) -> Result<Value> {
     let folder = ModelArgs::cpu(args.model.as_str()).folder()?;
     let config = DecoderConfig::from_folder(&folder)?;
-    let weights = WeightFiles::open(&folder)?;
+    let weights = WeightFiles::open_for(&folder, &config)?;
     let files = files(&weights)?;
     let formats: Vec<&str> = weights.formats().into_iter().map(|format| format.name()).collect();
     let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();

@@ -110,6 +110,7 @@ pub(super) fn attention<E: Keys>(
     keys: &[E],
     values: &[E],
     starts: &[usize],
+    sinks: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let &AttentionShape { batch, seq, heads, kv_heads, head_dim: d, capacity, column, .. } = shape;
@@ -170,7 +171,7 @@ pub(super) fn attention<E: Keys>(
                 .chunks_exact(size)
                 .map(|chunk| &chunk[row * (d + 2)..][..d + 2])
                 .filter(|part| part[1] != 0.0);
-            dispatch(Merge { parts, out });
+            dispatch(Merge { parts, sink: sinks.map(|sinks| sinks[head]), out });
         }
     });
 }
@@ -186,6 +187,7 @@ pub(super) fn pad<E: Element>(rows: &[E], d: usize, out: &mut [f32], padded: usi
 /// Merges the partial results of one query; without parts, `out` becomes zero.
 struct Merge<'a, P> {
     parts: P,
+    sink: Option<f32>,
     out: &'a mut [f32],
 }
 
@@ -194,10 +196,10 @@ impl<'a, P: Iterator<Item = &'a [f32]> + Clone> Op for Merge<'_, P> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { parts, out } = self;
+        let Self { parts, sink, out } = self;
         out.fill(0.0);
-        let largest = parts.clone().map(|part| part[0]).fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
+        let largest = parts.clone().map(|part| part[0]).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
+        let mut sum = sink.map_or(0.0, |sink| lanes::exp_of(v, sink - largest));
         for part in parts {
             let factor = lanes::exp_of(v, part[0] - largest);
             sum += factor * part[1];

@@ -156,6 +156,7 @@ pub(super) fn attention<E: Element>(
     keys: &[E],
     values: &[E],
     starts: &[usize],
+    sinks: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let &AttentionShape { batch, seq, kv_heads, head_dim: d, capacity, column, .. } = shape;
@@ -209,6 +210,11 @@ pub(super) fn attention<E: Element>(
             let (cell, first) = (task / tiles, task % tiles * tokens);
             let (b, head) = (cell / kv_heads, cell % kv_heads);
             let rows = out.len() * group;
+            // A sink is the first column of a row.
+            let first_of = |r: usize| match sinks {
+                Some(sinks) => (sinks[head * group + r % group], 1.0),
+                None => (f32::NEG_INFINITY, 0.0),
+            };
             with_scratch(2 * rows * d + BLOCK * COLUMNS, |scratch| {
                 let (q, scratch) = scratch.split_at_mut(rows * d);
                 let (sums, scores) = scratch.split_at_mut(rows * d);
@@ -219,7 +225,7 @@ pub(super) fn attention<E: Element>(
                 }
                 let (start, base) = (starts[b], base(b));
                 let panels = &packed_keys[cell * key_size..][..key_size];
-                let state = vec![(f32::NEG_INFINITY, 0.0); rows];
+                let state = (0..rows).map(first_of).collect();
                 if padded == 0 {
                     let (values, value_stride) = (&values[cache(cell)], d);
                     dispatch(Queries {

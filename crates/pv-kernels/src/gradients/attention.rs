@@ -26,6 +26,8 @@ struct Cell<'a, 'b> {
     /// From the row's first token on: rows of `heads * head_dim`.
     upstream: &'a [f32],
     head: usize,
+    /// Of the group's heads, with the sums of their gradients.
+    sinks: Option<(&'a [f32], &'a mut [f32])>,
     scratch: Scratch<'a>,
     /// One per token.
     out: &'a mut [Pieces<'b>],
@@ -159,6 +161,8 @@ impl Cell<'_, '_> {
                 });
             }
         }
+        let sink = self.sinks.as_ref().map(|(sinks, _)| sinks[member]);
+        let mut sink_gradient = 0.0;
         let rows = scratch.weights.chunks_exact_mut(columns).zip(scratch.slopes.chunks_exact_mut(columns));
         for ((weights, slopes), token) in rows.zip(tokens.clone()) {
             let seen = shape.visible(0, token);
@@ -166,7 +170,10 @@ impl Cell<'_, '_> {
                 weights[unseen.clone()].fill(0.0);
                 slopes[unseen].fill(0.0);
             }
-            softmax_gradient(v, &mut weights[seen.clone()], &mut slopes[seen]);
+            sink_gradient += softmax_gradient(v, &mut weights[seen.clone()], &mut slopes[seen], sink);
+        }
+        if let Some((_, gradients)) = &mut self.sinks {
+            gradients[member] += sink_gradient;
         }
 
         for at in (0..width).step_by(PANEL) {
@@ -198,13 +205,24 @@ impl Cell<'_, '_> {
 }
 
 /// Turns scores into softmax weights, and the gradient with respect to the weights into that with respect to the
-/// scores.
+/// scores. Returns the gradient with respect to the sink; 0 without one.
 #[inline(always)]
-fn softmax_gradient<V: Vector>(v: V, scores: &mut [f32], slopes: &mut [f32]) {
-    let largest = lanes::max(v, scores);
-    let sum = lanes::exp_sum(v, scores, largest);
+fn softmax_gradient<V: Vector>(v: V, scores: &mut [f32], slopes: &mut [f32], sink: Option<f32>) -> f32 {
+    let mut largest = lanes::max(v, scores);
+    if let Some(sink) = sink {
+        largest = largest.max(sink);
+    }
+    let mut sum = lanes::exp_sum(v, scores, largest);
+    let mut weight = 0.0;
+    if let Some(sink) = sink {
+        weight = lanes::exp_of(v, sink - largest);
+        sum += weight;
+    }
     lanes::scale(v, scores, 1.0 / sum);
-    let mean = v.splat(lanes::dot(v, scores, slopes));
+    let mean = lanes::dot(v, scores, slopes);
+    // The value at a sink is zero.
+    let gradient = -(weight / sum) * mean;
+    let mean = v.splat(mean);
     lanes::update(
         v,
         slopes,
@@ -212,6 +230,7 @@ fn softmax_gradient<V: Vector>(v: V, scores: &mut [f32], slopes: &mut [f32]) {
         #[inline(always)]
         |g, [p]| v.mul(p, v.sub(g, mean)),
     );
+    gradient
 }
 
 /// Copies vectors of `d` elements with distance `stride` to rows of `width`, padded with zeros, until `out` is full.
@@ -227,19 +246,28 @@ fn copy(from: &[f32], stride: usize, d: usize, out: &mut [f32], width: usize) {
 ///
 /// `qkv` contains queries, keys and values, all rotated: `[batch * seq, (heads + 2 kv_heads) * head_dim]`; `out`, their
 /// gradients, has the same shape. `upstream` is `[batch * seq, heads * head_dim]`. Padding, left of `starts`, has a
-/// gradient of zero.
+/// gradient of zero. Returns the gradient of `sinks`, one number per query head; nothing without sinks.
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above.
-pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize], upstream: &[f32], out: &mut [f32]) {
+pub fn attention_gradient(
+    shape: &AttentionShape,
+    qkv: &[f32],
+    starts: &[usize],
+    sinks: Option<&[f32]>,
+    upstream: &[f32],
+    out: &mut [f32],
+) -> Vec<f32> {
     let &AttentionShape { batch, seq, heads, kv_heads, head_dim: d, .. } = shape;
     let (group, stride) = (shape.group(), shape.row_stride());
     assert_eq!(shape.column, 0, "attention_gradient: column is not 0");
     assert_eq!(starts.len(), batch, "attention_gradient: one start per batch row");
     assert!(qkv.len() == batch * seq * stride && out.len() == qkv.len(), "attention_gradient: qkv size");
     assert_eq!(upstream.len(), batch * seq * heads * d, "attention_gradient: upstream size");
+    assert!(sinks.is_none_or(|sinks| sinks.len() == heads), "attention_gradient: one sink per query head");
+    let mut of_sinks = vec![0.0; sinks.map_or(0, <[f32]>::len)];
     if out.is_empty() {
-        return;
+        return of_sinks;
     }
     let mut tasks: Vec<Vec<Pieces<'_>>> = (0..batch * kv_heads).map(|_| Vec::with_capacity(seq)).collect();
     for (token, row) in out.chunks_exact_mut(stride).enumerate() {
@@ -254,7 +282,14 @@ pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize],
             tasks[token / seq * kv_heads + head].push((queries, key, value));
         }
     }
-    tasks.par_iter_mut().with_max_len(1).enumerate().for_each(|(cell, out)| {
+    // Of each batch row, so that the sum over them has one order.
+    let mut of_rows = vec![0.0; batch * of_sinks.len()];
+    let mut pieces: Vec<&mut [f32]> = match sinks {
+        Some(_) => of_rows.chunks_exact_mut(group).collect(),
+        None => tasks.iter().map(|_| Default::default()).collect(),
+    };
+    let cells = tasks.par_iter_mut().zip(pieces.par_iter_mut());
+    cells.with_max_len(1).enumerate().for_each(|(cell, (out, of_sinks))| {
         let tokens = out.len();
         if tokens == 0 {
             return;
@@ -268,9 +303,14 @@ pub fn attention_gradient(shape: &AttentionShape, qkv: &[f32], starts: &[usize],
                 qkv: &qkv[first * stride..][..tokens * stride],
                 upstream: &upstream[first * heads * d..][..tokens * heads * d],
                 head,
+                sinks: sinks.map(|sinks| (&sinks[head * group..][..group], &mut **of_sinks)),
                 scratch: Scratch::new(buffer, tokens, width),
                 out,
             });
         });
     });
+    for row in of_rows.chunks_exact(heads) {
+        of_sinks.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    of_sinks
 }

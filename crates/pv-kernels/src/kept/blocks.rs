@@ -2,6 +2,18 @@
 
 use crate::half::f16_to_f32;
 
+/// Twice the values of 4-bit floating point, as signed bytes: a sign, two bits of exponent and one of mantissa.
+pub(crate) const FP4: [u8; 16] =
+    [0, 1, 2, 3, 4, 6, 8, 12, 0, -1i8 as u8, -2i8 as u8, -3i8 as u8, -4i8 as u8, -6i8 as u8, -8i8 as u8, -12i8 as u8];
+
+/// Half of the scale of an exponent in 8 bits, 2^(exponent - 128): the values of [`FP4`] are doubled. The greatest exponent, which
+/// the specification reserves for NaN, is a scale as well, as in llama.cpp.
+#[inline(always)]
+pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
+    // Below the least normal number, the exponent is in the mantissa.
+    f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { u32::from(exponent - 1) << 23 })
+}
+
 /// The elements of a block of the formats `K`.
 pub(super) const BLOCK_K: usize = 256;
 

@@ -1,7 +1,7 @@
 //! From kept weights to `f32`.
 
 use super::Format;
-use super::blocks::{BLOCK_K, half_at, scales_and_minima};
+use super::blocks::{BLOCK_K, FP4, half_at, half_power_of_two, scales_and_minima};
 use crate::half::{bf16_to_f32, f16_to_f32};
 
 /// The values of whole blocks: `bytes` are `n` blocks, and `out` is `[n * block_elements]`. Every format's values are
@@ -46,6 +46,7 @@ pub(crate) fn unpack(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Q4K => each!(bytes, out, q4_k),
         Format::Q5K => each!(bytes, out, q5_k),
         Format::Q6K => each!(bytes, out, q6_k),
+        Format::Mxfp4 => each!(bytes, out, mxfp4),
     }
 }
 
@@ -63,6 +64,15 @@ fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     for (i, &q) in block[2..].iter().enumerate() {
         out[i] = (f32::from(q & 15) - 8.0) * scale;
         out[i + 16] = (f32::from(q >> 4) - 8.0) * scale;
+    }
+}
+
+#[inline(always)]
+fn mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
+    let scale = half_power_of_two(block[0]);
+    for (i, &q) in block[1..].iter().enumerate() {
+        out[i] = f32::from(FP4[usize::from(q & 15)] as i8) * scale;
+        out[i + 16] = f32::from(FP4[usize::from(q >> 4)] as i8) * scale;
     }
 }
 

@@ -5,7 +5,7 @@ mod fit;
 use rayon::prelude::*;
 
 use super::Format;
-use super::blocks::{BLOCK_K, pack_scales_and_minima};
+use super::blocks::{BLOCK_K, FP4, half_power_of_two, pack_scales_and_minima};
 use crate::half::{f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::vector::Vector;
 use crate::vector::level::{Op, dispatch};
@@ -59,6 +59,7 @@ impl Op for Quantize<'_> {
             Format::Q4K => blocks::<144, BLOCK_K>(values, out, |values, out| k_with_minima::<15>(values, out)),
             Format::Q5K => blocks::<176, BLOCK_K>(values, out, |values, out| k_with_minima::<31>(values, out)),
             Format::Q6K => blocks::<210, BLOCK_K>(values, out, q6_k),
+            Format::Mxfp4 => blocks::<17, 32>(values, out, mxfp4),
             Format::F32 | Format::Bf16 | Format::F16 => unreachable!("a format without blocks"),
         }
     }
@@ -116,6 +117,38 @@ fn small_with_minimum<const MOST: usize>(values: &[f32; 32], out: &mut [u8]) {
     out[..2].copy_from_slice(&f32_to_f16(fit.scale).to_le_bytes());
     out[2..4].copy_from_slice(&f32_to_f16(fit.minimum).to_le_bytes());
     put_integers(&q, MOST == 31, &mut out[4..]);
+}
+
+/// The nearest values with a scale, and the sum of their squared errors.
+#[inline(always)]
+fn nearest_fp4(values: &[f32; 32], scale: f32) -> ([u8; 32], f32) {
+    /// The bounds between neighbouring magnitudes.
+    const BOUNDS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
+    let (mut q, mut error) = ([0; 32], 0.0);
+    for (q, v) in q.iter_mut().zip(values) {
+        let size = v.abs() / scale;
+        let magnitude = BOUNDS.iter().fold(0, |sum, &bound| sum + u8::from(size > bound));
+        *q = if magnitude > 0 && *v < 0.0 { magnitude | 8 } else { magnitude };
+        let difference = v - f32::from(FP4[usize::from(*q)] as i8) * scale;
+        error += difference * difference;
+    }
+    (q, error)
+}
+
+/// The scale is the greatest power of two with which the greatest value is below twice the greatest magnitude, as
+/// everywhere; or twice that, if the error is smaller.
+#[inline(always)]
+fn mxfp4(values: &[f32; 32], out: &mut [u8; 17]) {
+    let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+    // 4 is the power of two of the greatest magnitude, 6.
+    let exponent = ((most.to_bits() >> 23) as u8).saturating_sub(2);
+    let (mut q, error) = nearest_fp4(values, half_power_of_two(exponent));
+    out[0] = exponent;
+    let (other, smaller) = nearest_fp4(values, half_power_of_two(exponent + 1));
+    if smaller < error {
+        (out[0], q) = (exponent + 1, other);
+    }
+    put_integers(&q, false, &mut out[1..]);
 }
 
 /// An integer and its neighbours within bounds.

@@ -1,5 +1,6 @@
 //! The block formats, as the products with few rows read them: in chunks of 8 groups of 32.
 
+use crate::kept::{FP4, half_power_of_two};
 use crate::vector::Vector;
 
 /// The elements of a group.
@@ -54,7 +55,7 @@ pub(crate) trait Blocks {
 macro_rules! with_blocks {
     ($format:expr, $blocks:ident => $body:expr, _ => $other:expr) => {{
         use $crate::kept::Format;
-        use $crate::product::blocks::{K, Q6K, Q8_0, Short};
+        use $crate::product::blocks::{K, Mxfp4, Q6K, Q8_0, Short};
         macro_rules! body {
             ($type:ty) => {{
                 type $blocks = $type;
@@ -70,6 +71,7 @@ macro_rules! with_blocks {
             Format::Q4K => body!(K<false>),
             Format::Q5K => body!(K<true>),
             Format::Q6K => body!(Q6K),
+            Format::Mxfp4 => body!(Mxfp4),
             Format::F32 | Format::Bf16 | Format::F16 => $other,
         }
     }};
@@ -110,6 +112,7 @@ pub(crate) struct Short<const FIVE: bool, const MINIMA: bool>;
 /// Q4_K, or Q5_K with a fifth bit.
 pub(crate) struct K<const FIVE: bool>;
 pub(crate) struct Q6K;
+pub(crate) struct Mxfp4;
 
 impl Blocks for Q8_0 {
     const BYTES: usize = 34;
@@ -234,5 +237,38 @@ impl Blocks for Q6K {
     #[inline(always)]
     fn dot_offset<V: Vector>() -> i32 {
         0
+    }
+}
+
+impl Blocks for Mxfp4 {
+    const BYTES: usize = 17;
+    const GROUPS: usize = 1;
+    const MINIMA: bool = false;
+    const CENTRE: i8 = 0;
+    const TOP: u8 = 0;
+
+    #[inline(always)]
+    fn scales<V: Vector>(v: V, chunk: &[u8], count: usize) -> (V::Eight, V::Eight) {
+        let mut scales = [0.0; CHUNK];
+        for (i, scale) in scales.iter_mut().enumerate().take(count) {
+            *scale = half_power_of_two(chunk[i * Self::BYTES]);
+        }
+        (v.eight_load(&scales), v.eight_zero())
+    }
+
+    #[inline(always)]
+    fn integers<V: Vector, const PAIR: usize>(v: V, chunk: &[u8], second: bool) -> V::Bytes {
+        let (a, b) = pair::<PAIR>(Self::BYTES, second);
+        v.looked_up(v.halves_within(take(chunk, a + 1), take(chunk, b + 1)), &FP4)
+    }
+
+    #[inline(always)]
+    fn dot<V: Vector, const PAIR: usize>(v: V, w: V::Bytes, x: V::Bytes, _: &[u8]) -> V::Sums {
+        v.dot_signed(w, x)
+    }
+
+    #[inline(always)]
+    fn dot_offset<V: Vector>() -> i32 {
+        V::SIGNED_OFFSET
     }
 }

@@ -10,6 +10,7 @@ struct Case {
     qkv: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
+    sinks: Option<Vec<f32>>,
 }
 
 fn case(batch: usize, seq: usize, column: usize, sizes: [usize; 3], window: Option<usize>) -> Case {
@@ -29,7 +30,7 @@ fn case(batch: usize, seq: usize, column: usize, sizes: [usize; 3], window: Opti
         }
     }
     write_cache(&shape, &qkv, &mut keys, &mut values);
-    Case { shape, starts, qkv, keys, values }
+    Case { shape, starts, qkv, keys, values, sinks: None }
 }
 
 impl Case {
@@ -37,7 +38,7 @@ impl Case {
         let s = &self.shape;
         let mut out = vec![f32::NAN; s.batch * s.seq * s.heads * s.head_dim];
         in_pool(threads, || {
-            attention(s, &self.qkv, &self.keys, &self.values, &self.starts, &mut out);
+            attention(s, &self.qkv, &self.keys, &self.values, &self.starts, self.sinks.as_deref(), &mut out);
         });
         out
     }
@@ -61,7 +62,8 @@ impl Case {
                             (dot * f64::from(s.scale)).exp()
                         })
                         .collect();
-                    let total: f64 = scores.iter().sum();
+                    let sink = self.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+                    let total: f64 = scores.iter().sum::<f64>() + sink;
                     for e in 0..d {
                         let sum: f64 =
                             (low..end).zip(&scores).map(|(c, p)| p * f64::from(self.values[at(c) + e])).sum();
@@ -92,10 +94,31 @@ fn matches_the_plain_softmax() {
 }
 
 #[test]
+fn sinks_join_the_sum() {
+    for (sizes, (batch, seq, column)) in
+        [([6, 2, 8], (1, 24, 0)), ([6, 2, 8], (3, 1, 600)), ([4, 4, 50], (2, 150, 200)), ([8, 2, 64], (2, 2, 300))]
+    {
+        for window in [None, Some(7)] {
+            let mut case = case(batch, seq, column, sizes, window);
+            let plain = case.run(1);
+            // Above and below all scores, and between them.
+            case.sinks = Some((0..sizes[0]).map(|head| [0.5, -30.0, 12.0, 2.0][head % 4]).collect());
+            for threads in [1, 3] {
+                assert_close(&case.run(threads), &case.expected(), 4e-5);
+            }
+            case.sinks = Some(vec![-1e30; sizes[0]]);
+            let none = case.run(2);
+            assert_close(&none, &plain.iter().copied().map(f64::from).collect::<Vec<_>>(), 1e-6);
+        }
+    }
+}
+
+#[test]
 fn padding_queries_give_zeros() {
     for (seq, column) in [(24, 0), (2, 0), (1, 0)] {
         let mut case = case(2, seq, column, [6, 2, 8], None);
         case.starts = vec![0, seq.max(2) - 1];
+        case.sinks = (column == 0 && seq > 1).then(|| vec![1.0; 6]);
         let out = case.run(2);
         let row = 6 * 8;
         let padding = &out[seq * row..][..(seq.max(2) - 1).min(seq) * row];
@@ -172,10 +195,11 @@ fn a_cache_in_f16_gives_the_bits_of_its_values_in_f32() {
                 case.keys = keys.iter().map(|bits| f16_to_f32(*bits)).collect();
                 case.values = values.iter().map(|bits| f16_to_f32(*bits)).collect();
                 let (s, size) = (case.shape, batch * seq * sizes[0] * sizes[2]);
-                let wide = case.run(1);
+                case.sinks = window.map(|_| vec![0.5; sizes[0]]);
+                let (wide, sinks) = (case.run(1), case.sinks.as_deref());
                 let narrow = |threads| {
                     let mut out = vec![f32::NAN; size];
-                    in_pool(threads, || attention_f16(&s, &case.qkv, &keys, &values, &case.starts, &mut out));
+                    in_pool(threads, || attention_f16(&s, &case.qkv, &keys, &values, &case.starts, sinks, &mut out));
                     out
                 };
                 let results = at_each(|_| [1, 3].map(narrow));

@@ -17,7 +17,7 @@ fn take<'a>(file: &mut &'a [u8], count: usize) -> &'a [u8] {
     taken
 }
 
-const STORED: [(Format, usize); 9] = [
+const STORED: [(Format, usize); 10] = [
     (Format::Bf16, 32),
     (Format::Q8_0, 4),
     (Format::Q4_0, 4),
@@ -27,6 +27,7 @@ const STORED: [(Format, usize); 9] = [
     (Format::Q4K, 2),
     (Format::Q5K, 2),
     (Format::Q6K, 2),
+    (Format::Mxfp4, 4),
 ];
 
 #[test]
@@ -74,6 +75,7 @@ fn error_bound(format: Format) -> f64 {
         Format::Q4_1 | Format::Q4K => 0.07,
         Format::Q5_0 | Format::Q5_1 | Format::Q5K => 0.04,
         Format::Q6K => 0.02,
+        Format::Mxfp4 => 0.13,
     }
 }
 

@@ -6,9 +6,10 @@ use std::process::Command;
 use super::{hash, in_pool, noise};
 use crate::attention::{AttentionShape, attention};
 use crate::cache::write_cache;
-use crate::elementwise::{add_in_place, swiglu};
+use crate::elementwise::{add_in_place, clamped_swiglu, swiglu};
 use crate::gradients::{
-    Vectors, attention_gradient, column_sums, cross_entropy, cross_entropy_gradient, rms_norm_gradient, swiglu_gradient,
+    Vectors, attention_gradient, clamped_swiglu_gradient, column_sums, cross_entropy, cross_entropy_gradient,
+    rms_norm_gradient, swiglu_gradient,
 };
 use crate::kept::{Format, dequantize, quantize};
 use crate::linear::{Columns, grad_input, linear, linear_add};
@@ -23,7 +24,7 @@ use crate::vector::level::forced::at_each;
 type Case = (&'static str, fn() -> Vec<f32>);
 
 /// The kernels of kept weights have a test of their own.
-const CASES: [Case; 15] = [
+const CASES: [Case; 18] = [
     ("linear", || {
         let sizes =
             [(1, 577, 67), (2, 64, 33), (3, 50, 9), (7, 300, 130), (16, 65, 66), (17, 577, 67), (200, 530, 130)];
@@ -52,17 +53,34 @@ const CASES: [Case; 15] = [
         };
         [(3, 8, 70), (16, 33, 20), (150, 8, 70), (150, 33, 130)].into_iter().flat_map(add).collect()
     }),
-    ("attention of few queries", || attend(&[(3, 1, 700), (2, 2, 300), (1, 4, 30)])),
-    ("attention of many queries", || attend(&[(1, 300, 0), (2, 40, 290)])),
+    ("attention of few queries", || attend(&[(3, 1, 700), (2, 2, 300), (1, 4, 30)], None)),
+    ("attention of many queries", || attend(&[(1, 300, 0), (2, 40, 290)], None)),
+    ("attention with sinks", || attend(&[(3, 1, 700), (1, 4, 30), (2, 40, 290)], Some(&SINKS))),
     ("attention_gradient", || {
         let gradient = |(d, window): (usize, Option<usize>)| {
             let shape = shape(2, 130, 0, [6, 2, d], window);
             let mut out = vec![0.0; 2 * 130 * shape.row_stride()];
             let upstream = noise(2 * 130 * 6 * d, 2);
-            attention_gradient(&shape, &noise(out.len(), 1), &[0, 20], &upstream, &mut out);
+            attention_gradient(&shape, &noise(out.len(), 1), &[0, 20], None, &upstream, &mut out);
             out
         };
         [(16, None), (20, Some(50))].into_iter().flat_map(gradient).collect()
+    }),
+    ("attention_gradient with sinks", || {
+        let shape = shape(2, 130, 0, [6, 2, 20], Some(50));
+        let mut out = vec![0.0; 2 * 130 * shape.row_stride()];
+        let upstream = noise(2 * 130 * 6 * 20, 2);
+        let qkv = noise(out.len(), 1);
+        let of_sinks = attention_gradient(&shape, &qkv, &[0, 20], Some(&SINKS), &upstream, &mut out);
+        [out, of_sinks].concat()
+    }),
+    ("clamped_swiglu", || {
+        let (m, f) = (40, 33);
+        let gate_up: Vec<f32> = noise(m * 2 * f, 1).iter().map(|v| v * 30.0).collect();
+        let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
+        clamped_swiglu(&gate_up, &mut out, m, f);
+        clamped_swiglu_gradient(&gate_up, &noise(m * f, 2), &mut gradient, f);
+        [out, gradient].concat()
     }),
     ("rms_norm", || {
         let norm = |(m, d): (usize, usize)| {
@@ -168,7 +186,10 @@ fn shape(
     AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity: column + seq + 3, column, window, scale: 0.7 }
 }
 
-fn attend(sizes: &[(usize, usize, usize)]) -> Vec<f32> {
+/// One for each of six heads.
+const SINKS: [f32; 6] = [0.3, -2.0, 1.5, 0.0, 4.0, -0.7];
+
+fn attend(sizes: &[(usize, usize, usize)], sinks: Option<&[f32]>) -> Vec<f32> {
     let one = |(d, window): (usize, Option<usize>), &(batch, seq, column): &(usize, usize, usize)| {
         let shape = shape(batch, seq, column, [6, 2, d], window);
         let cache = batch * 2 * shape.capacity * d;
@@ -177,7 +198,7 @@ fn attend(sizes: &[(usize, usize, usize)]) -> Vec<f32> {
         write_cache(&shape, &qkv, &mut keys, &mut values);
         let starts: Vec<usize> = (0..batch).map(|b| b * (column + seq) / 4).collect();
         let mut out = vec![0.0; batch * seq * 6 * d];
-        attention(&shape, &qkv, &keys, &values, &starts, &mut out);
+        attention(&shape, &qkv, &keys, &values, &starts, sinks, &mut out);
         out
     };
     let kinds = [(64, None), (50, Some(90)), (7, None)];
@@ -197,13 +218,16 @@ fn every_instruction_set_gives_the_stored_bits() {
     assert!(found == HASHES, "{list}");
 }
 
-const HASHES: [(&str, u64); 15] = [
+const HASHES: [(&str, u64); 18] = [
     ("linear", 0xe9cc_aff5_cb0d_19ee),
     ("grad_input", 0xb74e_3022_ab49_ecf0),
     ("linear_add", 0x16f6_c460_4d0f_9126),
     ("attention of few queries", 0x91d7_60d3_c113_882d),
     ("attention of many queries", 0xea9f_7b4c_58c0_4992),
+    ("attention with sinks", 0xbac2_fa02_653b_cf84),
     ("attention_gradient", 0xbec6_5a88_39b4_b129),
+    ("attention_gradient with sinks", 0x6cad_cb17_5572_c393),
+    ("clamped_swiglu", 0xda2e_e9bb_6619_83a5),
     ("rms_norm", 0x42bc_d827_a5ab_769c),
     ("rms_norm_heads_in_place", 0x27a0_0918_7745_2953),
     ("rms_norm_gradient", 0x6ed7_3a79_142b_342f),
@@ -212,7 +236,7 @@ const HASHES: [(&str, u64); 15] = [
     ("column_sums", 0x056b_b664_1984_032c),
     ("softmax_weights", 0xa7e1_5478_3b0c_9f6e),
     ("cross_entropy", 0x3f1b_200d_eed3_0461),
-    ("quantize", 0xd98d_9ebc_b4c7_c269),
+    ("quantize", 0x4d7f_654c_4b4e_60ad),
 ];
 
 /// `PV_SIMD` is read once, so that each value needs a process of its own: this test in the same program.

@@ -196,7 +196,7 @@ fn rows_are_unpacked() {
 /// The offsets of the 16-bit scales of a block.
 fn scales(format: Format) -> &'static [usize] {
     match format {
-        Format::F32 | Format::Bf16 | Format::F16 => &[],
+        Format::F32 | Format::Bf16 | Format::F16 | Format::Mxfp4 => &[],
         Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => &[0],
         Format::Q6K => &[208],
         _ => &[0, 2],
@@ -212,6 +212,9 @@ fn random_blocks(format: Format, elements: usize) -> Kept {
     let mut bytes: Vec<u8> = noise.iter().map(|v| ((v + 1.0) * 128.0) as u8).collect();
     for block in bytes.chunks_mut(format.block_bytes()) {
         scales(format).iter().for_each(|at| block[at + 1] = 0x24 | block[at + 1] & 3);
+        if format == Format::Mxfp4 {
+            block[0] = 0x76 | block[0] & 3;
+        }
     }
     Kept::new(format, bytes)
 }
@@ -246,7 +249,7 @@ fn every_instruction_set_gives_the_stored_bits() {
     assert!(found == HASHES, "{list}");
 }
 
-const HASHES: [(&str, u64); 11] = [
+const HASHES: [(&str, u64); 12] = [
     ("F32", 0x69f6_2560_5cd4_defd),
     ("BF16", 0x3611_e6ad_6011_b3af),
     ("F16", 0x317a_2169_95dc_da46),
@@ -258,6 +261,7 @@ const HASHES: [(&str, u64); 11] = [
     ("Q4_K", 0xe5af_7f23_e036_9b43),
     ("Q5_K", 0x4f67_65fa_b9fb_a088),
     ("Q6_K", 0x2879_087e_0526_c002),
+    ("MXFP4", 0x16ee_2bd6_4ef6_f4fe),
 ];
 
 #[test]
@@ -286,6 +290,9 @@ fn extremes_do_not_overflow() {
             let mut bytes = vec![bits; format.bytes(k).unwrap()];
             for block in bytes.chunks_mut(format.block_bytes()) {
                 scales(format).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&scale.to_le_bytes()));
+                if format == Format::Mxfp4 {
+                    block[0] = 0x7c;
+                }
             }
             let w = Kept::new(format, bytes);
             for sign in [1.0, -1.0] {

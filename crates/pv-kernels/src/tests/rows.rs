@@ -1,5 +1,6 @@
 use super::{assert_close, in_pool, noise};
-use crate::elementwise::{add_in_place, swiglu};
+use crate::elementwise::{add_in_place, clamped_swiglu, swiglu};
+use crate::gradients::clamped_swiglu_gradient;
 use crate::lanes::ln;
 use crate::norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
 use crate::rope::rope_in_place;
@@ -74,6 +75,51 @@ fn swiglu_matches_and_survives_extremes() {
     let mut out = [0.0];
     swiglu(&[f32::NAN, 1.0], &mut out, 1, 1);
     assert!(out[0].is_nan());
+}
+
+/// The clamped form in `f64`.
+fn clamped(gate: f64, up: f64) -> f64 {
+    let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+    (up + 1.0) * gate / (1.0 + (-1.702 * gate).exp())
+}
+
+#[test]
+fn clamped_swiglu_and_its_gradient_match_and_survive_extremes() {
+    for (m, f) in SIZES {
+        let mut gate_up: Vec<f32> = noise(m * 2 * f, 4).iter().map(|v| v * 12.0).collect();
+        (gate_up[0], gate_up[1]) = (-120.0, 3e38);
+        let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
+        in_pool(3, || clamped_swiglu(&gate_up, &mut out, m, f));
+        let upstream = noise(m * f, 5);
+        in_pool(3, || clamped_swiglu_gradient(&gate_up, &upstream, &mut gradient, f));
+        for (i, (row, out)) in gate_up.chunks(2 * f).zip(out.chunks(f)).enumerate() {
+            for j in 0..f {
+                let (g, u, by) = (f64::from(row[j]), f64::from(row[f + j]), f64::from(upstream[i * f + j]));
+                let e = clamped(g, u);
+                assert!((f64::from(out[j]) - e).abs() <= 4e-6 * e.abs() + 1e-30, "{g} {u}: {} for {e}", out[j]);
+                let step = 1e-5 * g.abs().max(1.0);
+                let found = [gradient[2 * f * i + j], gradient[2 * f * i + f + j]].map(f64::from);
+                // Where the difference quotient is on one side of the bounds.
+                if (g - 7.0).abs() > step && (u.abs() - 7.0).abs() > step {
+                    let of_gate = by * (clamped(g + step, u) - clamped(g - step, u)) / (2.0 * step);
+                    let of_up = by * (clamped(g, u + step) - clamped(g, u - step)) / (2.0 * step);
+                    for (found, expected) in found.into_iter().zip([of_gate, of_up]) {
+                        assert!(
+                            (found - expected).abs() <= 1e-4 * expected.abs().max(0.1),
+                            "{g} {u}: {found} {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    let (mut out, mut gradient) = ([0.0; 4], [1.0; 8]);
+    clamped_swiglu(&[f32::NAN, 1.0, 7.0, 9.0, 1.0, f32::NAN, 7.0, -9.0], &mut out, 1, 4);
+    assert!(out[0].is_nan() && out[1].is_nan() && out[2].is_finite() && out[3].is_finite(), "{out:?}");
+    clamped_swiglu_gradient(&[0.0, 1.0, 7.0, 9.0, 1.0, 0.0, 7.0, -9.0], &[1.0; 4], &mut gradient, 4);
+    // The bounds themselves are within, as in PyTorch.
+    assert!(gradient[2] > 0.0 && gradient[6] > 0.0, "{gradient:?}");
+    assert_eq!([gradient[3], gradient[7]], [0.0, 0.0]);
 }
 
 #[test]

@@ -270,6 +270,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn looked_up(self, indices: Bytes, table: &[u8; 16]) -> Bytes {
+        indices.map(|group| group.map(|index| table[usize::from(index & 15)]))
+    }
+
+    #[inline(always)]
     fn half_of(self, bytes: &[u8; 64], high: bool) -> Bytes {
         let shift = if high { 4 } else { 0 };
         core::array::from_fn(|group| core::array::from_fn(|i| bytes[group * 32 + i] >> shift & 15))

@@ -390,6 +390,14 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn looked_up(self, indices: [__m256i; 2], table: &[u8; 16]) -> [__m256i; 2] {
+        avx2!({
+            let table = _mm256_broadcastsi128_si256(load16(table));
+            [_mm256_shuffle_epi8(table, indices[0]), _mm256_shuffle_epi8(table, indices[1])]
+        })
+    }
+
+    #[inline(always)]
     fn half_of(self, bytes: &[u8; 64], high: bool) -> [__m256i; 2] {
         let halves = bytes.as_chunks::<32>().0;
         let shift = if high { 4 } else { 0 };

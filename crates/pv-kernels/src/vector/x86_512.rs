@@ -367,6 +367,11 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn looked_up(self, indices: __m512i, table: &[u8; 16]) -> __m512i {
+        self.join(self.0.looked_up(self.split_bytes(indices), table))
+    }
+
+    #[inline(always)]
     fn half_of(self, bytes: &[u8; 64], high: bool) -> __m512i {
         self.join(self.0.half_of(bytes, high))
     }

@@ -15,6 +15,8 @@ pub struct TensorNames {
     pub key: &'static str,
     /// The value projection.
     pub value: &'static str,
+    /// The sinks of attention, `[heads]`.
+    pub sinks: &'static str,
     /// The output projection of attention.
     pub output: &'static str,
     /// The norm of each query head, `[head_dim]`.
@@ -43,6 +45,9 @@ pub struct TensorNames {
     pub expert_up: &'static str,
     /// The down projection of an expert.
     pub expert_down: &'static str,
+    /// Whether a file has the experts of a block in one tensor for each part, see
+    /// [`WeightFiles`](crate::weights::WeightFiles). The names of single experts' tensors are then ours.
+    pub stacked_experts: bool,
     /// The norm after the last block, `[d_model]`.
     pub final_norm: &'static str,
     /// The untied output head, `[vocab, d_model]`.
@@ -62,6 +67,7 @@ impl TensorNames {
         query: "self_attn.q_proj",
         key: "self_attn.k_proj",
         value: "self_attn.v_proj",
+        sinks: "self_attn.sinks",
         output: "self_attn.o_proj",
         query_norm: "self_attn.q_norm.weight",
         key_norm: "self_attn.k_norm.weight",
@@ -76,6 +82,7 @@ impl TensorNames {
         expert_gate: "gate_proj",
         expert_up: "up_proj",
         expert_down: "down_proj",
+        stacked_experts: false,
         final_norm: "model.norm.weight",
         output_head: "lm_head.weight",
         aliases: &[],

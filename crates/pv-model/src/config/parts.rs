@@ -14,6 +14,7 @@ pub(crate) enum Role {
     Value,
     QueryNorm,
     KeyNorm,
+    Sinks,
     Output,
     AttentionOutNorm,
     MlpNorm,
@@ -38,7 +39,7 @@ pub(crate) struct Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stack {
     pub(crate) parts: Vec<Part>,
-    /// The number of inputs of projections; `None` for a norm's vector.
+    /// The number of inputs of projections; `None` for the vector of a norm or of sinks.
     pub(crate) inputs: Option<usize>,
     pub(crate) bias: bool,
 }
@@ -127,14 +128,15 @@ impl MlpParts {
             let names = [names.gate, names.up, names.down].map(Cow::from);
             return Self::Dense(GatedParts::new(d_model, config.d_ff, config.mlp_bias == MlpBias::All, names));
         };
+        let bias = config.mlp_bias == MlpBias::All;
         let expert = |number: usize| {
             let parts = [names.expert_gate, names.expert_up, names.expert_down];
             let names = parts.map(|part| format!("{}.{number}.{part}", names.experts).into());
-            GatedParts::new(d_model, experts.d_ff, false, names)
+            GatedParts::new(d_model, experts.d_ff, bias, names)
         };
         Self::Experts {
             config: experts.clone(),
-            router: Stack::projections(d_model, false, [(Role::Router, names.router, experts.count)]),
+            router: Stack::projections(d_model, bias, [(Role::Router, names.router, experts.count)]),
             experts: (0..experts.count).map(expert).collect(),
         }
     }
@@ -156,6 +158,7 @@ pub(crate) struct BlockParts {
     pub(crate) qkv: Stack,
     pub(crate) query_norm: Option<Stack>,
     pub(crate) key_norm: Option<Stack>,
+    pub(crate) sinks: Option<Stack>,
     pub(crate) output: Stack,
     pub(crate) attention_out_norm: Option<Stack>,
     pub(crate) mlp_norm: Option<Stack>,
@@ -181,6 +184,7 @@ impl BlockParts {
             qkv: Stack::projections(d_model, attention.on_qkv(), qkv),
             query_norm: head_norm(Role::QueryNorm, names.query_norm, queries),
             key_norm: head_norm(Role::KeyNorm, names.key_norm, keys),
+            sinks: config.attention_sinks.then(|| Stack::norm(Role::Sinks, names.sinks, config.heads)),
             output: Stack::projections(queries, attention.on_output(), [(Role::Output, names.output, d_model)]),
             attention_out_norm: after(Role::AttentionOutNorm, names.attention_out_norm),
             mlp_norm: before(Role::MlpNorm, names.mlp_norm),
@@ -196,6 +200,7 @@ impl BlockParts {
             Some(&self.qkv),
             self.query_norm.as_ref(),
             self.key_norm.as_ref(),
+            self.sinks.as_ref(),
             Some(&self.output),
             self.attention_out_norm.as_ref(),
             self.mlp_norm.as_ref(),

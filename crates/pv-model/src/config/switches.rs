@@ -25,6 +25,8 @@ pub enum Activation {
     Silu,
     /// The approximation of GELU with a hyperbolic tangent (`gelu_pytorch_tanh`).
     GeluTanh,
+    /// x · sigmoid(1.702·x) of x up to 7, times one plus up, which is limited to −7 to 7 (gpt-oss).
+    ClampedSwiGlu,
 }
 
 /// Which attention projections have a bias.
@@ -57,7 +59,7 @@ impl AttentionBias {
 pub enum MlpBias {
     /// None.
     None,
-    /// Gate, up and down.
+    /// Gate, up and down; of experts, too, and then their router has one as well (gpt-oss).
     All,
 }
 

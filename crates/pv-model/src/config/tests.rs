@@ -12,8 +12,8 @@ fn config(model_type: &str, changes: Value) -> Value {
         "model_type": model_type, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6,
         "intermediate_size": 96, "vocab_size": 320, "num_key_value_heads": 2,
     });
-    if ["qwen3_moe", "mixtral"].contains(&model_type) {
-        let number = if model_type == "mixtral" { "num_local_experts" } else { "num_experts" };
+    if ["qwen3_moe", "mixtral", "gpt_oss"].contains(&model_type) {
+        let number = if model_type != "qwen3_moe" { "num_local_experts" } else { "num_experts" };
         value[number] = json!(8);
         value["num_experts_per_tok"] = json!(2);
         value["moe_intermediate_size"] = json!(16);
@@ -139,7 +139,7 @@ fn unsupported_values_are_named_with_the_supported_ones() {
             [
                 "model_type",
                 "gpt2",
-                "gemma2, gemma3, gemma3_text, glm4, granite, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen3, \
+                "gemma2, gemma3, gemma3_text, glm4, gpt_oss, granite, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen3, \
                  qwen3_moe",
             ],
         ),
@@ -366,7 +366,7 @@ proptest! {
     fn odd_values_never_panic_and_never_give_an_impossible_decoder(
         family in prop::sample::select(vec![
             "llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text", "glm4",
-            "mixtral", "qwen3_moe",
+            "mixtral", "qwen3_moe", "gpt_oss",
         ]),
         changes in proptest::collection::vec((key(), odd_value()), 1..4),
     ) {

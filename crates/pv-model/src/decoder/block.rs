@@ -39,7 +39,7 @@ impl Projection {
 pub(crate) trait BlockSource {
     type Error;
 
-    /// The vector of a norm.
+    /// The vector of a norm or of sinks.
     fn norm(&mut self, stack: &Stack) -> Result<Tensor<1>, Self::Error>;
 
     /// Projections of one input, stacked.
@@ -64,6 +64,8 @@ pub struct Block {
     pub q_norm: Option<Param<Tensor<1>>>,
     /// The norm of each key head, `[head_dim]`, or of all of them, `[kv_heads·head_dim]`, if the model has one.
     pub k_norm: Option<Param<Tensor<1>>>,
+    /// The sink of each query head, `[heads]`, if the model has them.
+    pub sinks: Option<Param<Tensor<1>>>,
     /// The projection of the heads' outputs to the residual: `[d_model, heads·head_dim]`.
     pub out: Projection,
     /// The norm after attention, `[d_model]`, if the model has one.
@@ -87,6 +89,7 @@ impl Block {
             qkv: source.projection(&parts.qkv)?,
             q_norm: norm(source, &parts.query_norm)?,
             k_norm: norm(source, &parts.key_norm)?,
+            sinks: norm(source, &parts.sinks)?,
             out: source.projection(&parts.output)?,
             attention_out_norm: norm(source, &parts.attention_out_norm)?,
             mlp_norm: norm(source, &parts.mlp_norm)?,
@@ -102,6 +105,7 @@ impl Block {
             Some(Held::Projection(&self.qkv)),
             self.q_norm.as_ref().map(Held::Norm),
             self.k_norm.as_ref().map(Held::Norm),
+            self.sinks.as_ref().map(Held::Norm),
             Some(Held::Projection(&self.out)),
             self.attention_out_norm.as_ref().map(Held::Norm),
             self.mlp_norm.as_ref().map(Held::Norm),
@@ -130,6 +134,7 @@ impl Block {
             Role::AttentionNorm
             | Role::QueryNorm
             | Role::KeyNorm
+            | Role::Sinks
             | Role::AttentionOutNorm
             | Role::MlpNorm
             | Role::Router
@@ -165,7 +170,9 @@ impl Block {
             (Some(q), Some(k)) => ops::qk_norm(qkv, &weight(q), &weight(k), &shape, eps),
             _ => qkv,
         };
-        let delta = added(self.out.forward(ops::attention(qkv, &shape, context, cache)), &self.attention_out_norm);
+        let sinks = self.sinks.as_ref().map(Param::val);
+        let heads = ops::attention(qkv, sinks.as_ref(), &shape, context, cache);
+        let delta = added(self.out.forward(heads), &self.attention_out_norm);
         let (x, input) = match &self.mlp_norm {
             Some(norm) => ops::add_rms_norm(x, delta, &weight(norm), eps),
             None => {

@@ -53,7 +53,8 @@ impl BlockSource for Init<'_> {
     type Error = Infallible;
 
     fn norm(&mut self, stack: &Stack) -> Result<Tensor<1>, Infallible> {
-        Ok(self.constant(stack.rows(), self.norm))
+        let sinks = stack.parts.iter().any(|part| part.role == Role::Sinks);
+        Ok(self.constant(stack.rows(), if sinks { 0.0 } else { self.norm }))
     }
 
     fn projection(&mut self, stack: &Stack) -> Result<Projection, Infallible> {
@@ -67,7 +68,7 @@ impl BlockSource for Init<'_> {
 impl Decoder {
     /// A decoder with random weights in f32: embeddings and projections from a normal distribution of standard
     /// deviation 0.02 (divided by √(2·layers) for projections to the residual), norms with
-    /// the factor one, biases zero.
+    /// the factor one, biases and sinks zero.
     ///
     /// The same seed gives the same weights on every device.
     ///

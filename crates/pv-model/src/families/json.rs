@@ -48,6 +48,8 @@ impl DecoderConfig {
         let activation = match self.activation {
             Activation::Silu => "silu",
             Activation::GeluTanh => "gelu_pytorch_tanh",
+            // The name is that of gpt-oss, which does not follow it.
+            Activation::ClampedSwiGlu => "silu",
         };
         set("hidden_act", json!(activation));
         set("initializer_range", json!(0.02));

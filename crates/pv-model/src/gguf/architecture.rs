@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::experts::ExpertFamily;
 use super::{GgufModelError, Model, gemma, rope};
 
 /// How the files of one `general.architecture` translate to a family of Hugging Face's.
@@ -29,6 +30,8 @@ pub(super) struct Architecture {
     pub(super) extra_keys: &'static [&'static str],
     /// Tensors outside of blocks that are settings.
     pub(super) extra_tensors: &'static [&'static str],
+    /// The family of models with experts; `None` if such models are not supported.
+    pub(super) experts: Option<ExpertFamily>,
     /// Tensors with other names than those of all architectures, see [`IN_BLOCK`].
     pub(super) in_block: &'static [(&'static str, &'static str)],
 }
@@ -48,6 +51,7 @@ const PLAIN: Architecture = Architecture {
     extra: None,
     extra_keys: &[],
     extra_tensors: &[],
+    experts: None,
     in_block: &[],
 };
 
@@ -58,11 +62,48 @@ const GEMMA_NORMS: &[(&str, &str)] = &[
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-static ARCHITECTURES: [Architecture; 9] = [
-    // Llama, SmolLM2 and Mistral.
-    Architecture { name: "llama", model_type: "llama", windowed: Some("mistral"), permuted: true, ..PLAIN },
+static ARCHITECTURES: [Architecture; 11] = [
+    // Llama, SmolLM2, Mistral and Mixtral.
+    Architecture {
+        name: "llama",
+        model_type: "llama",
+        windowed: Some("mistral"),
+        permuted: true,
+        experts: Some(ExpertFamily {
+            model_type: "mixtral",
+            always: false,
+            count: "num_local_experts",
+            width: "intermediate_size",
+            fixed: &[],
+        }),
+        in_block: &[
+            ("ffn_gate_inp", "block_sparse_moe.gate"),
+            ("ffn_gate_exps", "block_sparse_moe.experts.{}.w1"),
+            ("ffn_up_exps", "block_sparse_moe.experts.{}.w3"),
+            ("ffn_down_exps", "block_sparse_moe.experts.{}.w2"),
+        ],
+        ..PLAIN
+    },
     Architecture { name: "qwen2", model_type: "qwen2", ..PLAIN },
     Architecture { name: "qwen3", model_type: "qwen3", ..PLAIN },
+    Architecture {
+        name: "qwen3moe",
+        model_type: "qwen3_moe",
+        experts: Some(ExpertFamily {
+            model_type: "qwen3_moe",
+            always: true,
+            count: "num_experts",
+            width: "moe_intermediate_size",
+            fixed: &[("norm_topk_prob", true)],
+        }),
+        in_block: &[
+            ("ffn_gate_inp", "mlp.gate"),
+            ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
+            ("ffn_up_exps", "mlp.experts.{}.up_proj"),
+            ("ffn_down_exps", "mlp.experts.{}.down_proj"),
+        ],
+        ..PLAIN
+    },
     Architecture {
         name: "gemma2",
         model_type: "gemma2",
@@ -131,6 +172,28 @@ static ARCHITECTURES: [Architecture; 9] = [
             ("post_attention_norm", "post_self_attn_layernorm"),
             ("post_ffw_norm", "post_mlp_layernorm"),
             ("ffn_up", "mlp.gate_up_proj"),
+        ],
+        ..PLAIN
+    },
+    Architecture {
+        name: "gpt-oss",
+        model_type: "gpt_oss",
+        windowed: Some("gpt_oss"),
+        experts: Some(ExpertFamily {
+            model_type: "gpt_oss",
+            always: true,
+            count: "num_local_experts",
+            width: "intermediate_size",
+            fixed: &[],
+        }),
+        extra: Some(rope::not_truncated),
+        in_block: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("attn_sinks", "self_attn.sinks"),
+            ("ffn_gate_inp", "mlp.router"),
+            ("ffn_gate_exps", "mlp.experts.{}.gate_proj"),
+            ("ffn_up_exps", "mlp.experts.{}.up_proj"),
+            ("ffn_down_exps", "mlp.experts.{}.down_proj"),
         ],
         ..PLAIN
     },

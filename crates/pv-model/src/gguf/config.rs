@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{GgufModelError, Model, number, rope, tokenizer};
+use super::{GgufModelError, Model, experts, number, rope, tokenizer};
 
 /// The settings of all architectures: the key in the file, that of the `config.json`, and whether a model needs it.
 const SETTINGS: [(&str, &str, bool); 8] = [
@@ -84,6 +84,8 @@ pub(super) fn config(model: &Model<'_>) -> Result<Map<String, Json>, GgufModelEr
             return Err(GgufModelError::unsupported(key, window.to_string(), "no window for this architecture"));
         }
     }
+    experts::settings(model, &mut config)?;
+    let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
     if let Some(scaling) = rope::scaling(model, rotated)? {
         set("rope_scaling", scaling);
     }
@@ -148,13 +150,15 @@ fn stored_dtype(model: &Model<'_>) -> Option<&'static str> {
 /// Refuses settings of the architecture that nothing reads: ignoring one would compute something else.
 fn refuse_others(model: &Model<'_>) -> Result<(), GgufModelError> {
     let prefix = model.key("");
+    let with_experts = experts::count(model)?.is_some();
     for (key, value) in model.metadata().metadata() {
         let Some(name) = key.strip_prefix(&prefix) else { continue };
         let known = SETTINGS.iter().any(|(known, ..)| *known == name)
             || model.architecture.settings.iter().any(|(known, ..)| *known == name)
             || model.architecture.extra_keys.contains(&name)
             || OTHERS.contains(&name)
-            || rope::SETTINGS.contains(&name);
+            || rope::SETTINGS.contains(&name)
+            || (with_experts && experts::SETTINGS.contains(&name));
         let neutral = NEUTRAL.iter().find(|(known, _)| *known == name);
         if known || neutral.is_some_and(|(_, neutral)| number(value) == Some(*neutral)) {
             continue;

@@ -93,6 +93,18 @@ pub(super) fn longrope(model: &Model<'_>, config: &mut Map<String, Json>) -> Res
     Ok(())
 }
 
+/// The settings of gpt-oss that its files do not state: the scaling's ramp starts and ends between two dimensions, and without a
+/// scaling there is none, where a `config.json` has one. (llama.cpp rounds the ramp's ends, unlike the model's own code.)
+pub(super) fn not_truncated(_: &Model<'_>, config: &mut Map<String, Json>) -> Result<(), GgufModelError> {
+    // Without a window, all blocks are alike.
+    config.entry("sliding_window").or_insert(Json::Null);
+    let scaling = config.entry("rope_scaling").or_insert_with(|| json!({ "rope_type": "default" }));
+    if let Some(yarn) = scaling.as_object_mut().filter(|scaling| scaling["rope_type"] == "yarn") {
+        yarn.insert("truncate".to_owned(), false.into());
+    }
+    Ok(())
+}
+
 fn f32_values<'a>(tensor: &Tensor<'a>) -> impl Iterator<Item = f32> + 'a {
     tensor.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }

@@ -6,7 +6,7 @@ use pv_data::gguf::TensorType;
 
 use super::architecture::{IN_BLOCK, OUTSIDE};
 use super::rope::FACTORS;
-use super::{GgufModelError, Model};
+use super::{GgufModelError, Model, experts};
 
 /// A tensor of a model.
 #[derive(Clone, Debug)]
@@ -45,6 +45,7 @@ impl Model<'_> {
     pub(crate) fn checkpoint(&self) -> Result<Vec<ModelTensor>, GgufModelError> {
         let heads = self.size("attention.head_count")?.unwrap_or(1);
         let kv_heads = self.size("attention.head_count_kv")?.unwrap_or(heads);
+        let count = experts::count(self)?;
         let mut found = Vec::new();
         for (part, tensor) in self.tensors().filter(|(_, tensor)| !self.is_setting(tensor.name)) {
             let (name, role) = self.checkpoint_name(tensor.name).unwrap_or((tensor.name.to_owned(), ""));
@@ -55,8 +56,13 @@ impl Model<'_> {
                 _ if self.architecture.one_plus && tensor.name.ends_with("norm.weight") => Change::OnePlus,
                 _ => Change::None,
             };
-            let shape = tensor.shape.iter().rev().copied().collect();
-            let (kind, range) = (tensor.kind, tensor.range.clone());
+            let kind = tensor.kind;
+            if let Some(parts) = experts::parts(&name, tensor, count)? {
+                let part = |(name, shape, range)| ModelTensor { name, part, kind, shape, range, change };
+                found.extend(parts.into_iter().map(part));
+                continue;
+            }
+            let (shape, range) = (tensor.shape.iter().rev().copied().collect(), tensor.range.clone());
             found.push(ModelTensor { name, part, kind, shape, range, change });
         }
         Ok(found)
@@ -76,7 +82,10 @@ impl Model<'_> {
         let (role, kind) = rest.rsplit_once('.')?;
         block.parse::<usize>().ok().filter(|number| number.to_string() == block)?;
         let named = self.architecture.in_block.iter().chain(&IN_BLOCK).find(|(ours, _)| *ours == role);
-        named.map(|(_, theirs)| (format!("model.layers.{block}.{theirs}.{kind}"), role))
+        let (_, theirs) = named?;
+        // A checkpoint has a name without an ending for numbers that belong to no projection or norm.
+        let ending = if (role, kind) == ("attn_sinks", "weight") { String::new() } else { format!(".{kind}") };
+        Some((format!("model.layers.{block}.{theirs}{ending}"), role))
     }
 }
 

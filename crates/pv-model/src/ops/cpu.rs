@@ -106,10 +106,18 @@ pub(super) fn add_rms_norm(
 }
 
 pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated(gate_up, pv_kernels::elementwise::swiglu)
+}
+
+pub(super) fn clamped_swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated(gate_up, pv_kernels::elementwise::clamped_swiglu)
+}
+
+fn gated(gate_up: &Tensor<2>, kernel: fn(&[f32], &mut [f32], usize, usize)) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = storage(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    pv_kernels::elementwise::swiglu(values(&gate_up)?, &mut out, m, width / 2);
+    kernel(values(&gate_up)?, &mut out, m, width / 2);
     Some(tensor(out, [m, width / 2]))
 }
 
@@ -133,6 +141,7 @@ pub(super) fn qk_norm(
 
 pub(super) fn attention(
     qkv: &Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
@@ -142,6 +151,11 @@ pub(super) fn attention(
     if softcap.is_some() {
         return None;
     }
+    let sinks = match sinks {
+        Some(sinks) => Some(storage(sinks)?),
+        None => None,
+    };
+    let sinks = sinks.as_ref().and_then(self::values);
     let mut qkv = writable(qkv)?;
     let table = context.table(shape);
     let stride = (heads + 2 * kv_heads) * head_dim;
@@ -174,7 +188,7 @@ pub(super) fn attention(
         let size = batch * kv_heads * seq * head_dim;
         let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
         write_cache(&shape(seq), rotated, &mut keys, &mut values);
-        pv_kernels::attention::attention(&shape(seq), rotated, &keys, &values, starts, &mut out);
+        pv_kernels::attention::attention(&shape(seq), rotated, &keys, &values, starts, sinks, &mut out);
         return Some(tensor(out, [batch * seq, heads * head_dim]));
     };
     let (keys, values) = cache.kv.take()?;
@@ -201,11 +215,11 @@ pub(super) fn attention(
             let written = rotated.chunks_exact(stride).flat_map(|row| &row[heads * head_dim..]);
             cache.note(tensor(vec![written.fold(0.0, |most, value| value.abs().max(most))], [1]));
         }
-        pv_kernels::attention::attention_f16(&shape, rotated, keys, values, starts, &mut out);
+        pv_kernels::attention::attention_f16(&shape, rotated, keys, values, starts, sinks, &mut out);
     } else {
         let (keys, values) = (keys.storage_mut::<f32>(), values.storage_mut::<f32>());
         write_cache(&shape, rotated, keys, values);
-        pv_kernels::attention::attention(&shape, rotated, keys, values, starts, &mut out);
+        pv_kernels::attention::attention(&shape, rotated, keys, values, starts, sinks, &mut out);
     }
     cache.kv = Some((Tensor::from_primitive::<Flex>(keys), Tensor::from_primitive::<Flex>(values)));
     Some(tensor(out, [batch * seq, heads * head_dim]))

@@ -143,18 +143,22 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>) -> 
     })
 }
 
-/// Gate and up, stacked.
+/// Gate and up, stacked; in the clamped form or not.
 #[derive(Debug)]
-struct SwiGlu;
+struct SwiGlu<const CLAMPED: bool>;
 
-impl Backward<Flex, 1> for SwiGlu {
+impl<const CLAMPED: bool> Backward<Flex, 1> for SwiGlu<CLAMPED> {
     type State = FlexTensor;
 
     fn backward(self, ops: Ops<FlexTensor, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let upstream = upstream(&ops, gradients);
         let [tokens, f] = [0, 1].map(|dim| upstream.layout().shape()[dim]);
         let mut out = vec![0.0; tokens * 2 * f];
-        pv_kernels::gradients::swiglu_gradient(held(&ops.state), held(&upstream), &mut out, f);
+        let kernel = match CLAMPED {
+            true => pv_kernels::gradients::clamped_swiglu_gradient,
+            false => pv_kernels::gradients::swiglu_gradient,
+        };
+        kernel(held(&ops.state), held(&upstream), &mut out, f);
         if let [Some(parent)] = ops.parents {
             gradients.register::<Flex>(parent.id, primitive(out, [tokens, 2 * f]));
         }
@@ -162,11 +166,20 @@ impl Backward<Flex, 1> for SwiGlu {
 }
 
 pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated::<false>(gate_up)
+}
+
+pub(super) fn clamped_swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+    gated::<true>(gate_up)
+}
+
+fn gated<const CLAMPED: bool>(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = Argument::of(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    pv_kernels::elementwise::swiglu(gate_up.values()?, &mut out, m, width / 2);
-    Some(record(SwiGlu, [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
+    let kernel = if CLAMPED { pv_kernels::elementwise::clamped_swiglu } else { pv_kernels::elementwise::swiglu };
+    kernel(gate_up.values()?, &mut out, m, width / 2);
+    Some(record(SwiGlu::<CLAMPED>, [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
 }
 
 /// Logits.

@@ -4,8 +4,9 @@ use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::activation::{log_softmax, silu, softmax};
+use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
+use pv_kernels::elementwise;
 
 use super::cpu_autodiff::Rotation;
 use super::{
@@ -193,6 +194,16 @@ pub(super) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
     silu(gate) * gate_up.slice([0..tokens, half..width])
 }
 
+/// See [`Activation::ClampedSwiGlu`](crate::config::Activation::ClampedSwiGlu).
+pub(super) fn clamped_swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+    let [tokens, width] = gate_up.dims();
+    let half = width / 2;
+    let (limit, alpha) = (f64::from(elementwise::LIMIT), f64::from(elementwise::ALPHA));
+    let gate = gate_up.clone().slice([0..tokens, 0..half]).clamp_max(limit);
+    let up = gate_up.slice([0..tokens, half..width]).clamp(-limit, limit);
+    (up + 1.0) * (gate.clone() * sigmoid(gate * alpha))
+}
+
 /// GELU of the gate in its approximation with a hyperbolic tangent, times up. The cube is a product: a power of a negative
 /// number is NaN in some shading languages.
 pub(super) fn geglu(gate_up: Tensor<2>) -> Tensor<2> {
@@ -234,19 +245,20 @@ const SCORES: usize = 32 << 20;
 
 pub(super) fn attention(
     qkv: Tensor<2>,
+    sinks: Option<&Tensor<1>>,
     shape: &AttentionShape,
     context: &PassContext,
     cache: Option<&mut LayerCache>,
 ) -> Tensor<2> {
-    attention_in_tiles(qkv, shape, context, cache, SCORES)
+    attention_in_tiles(qkv, sinks, (shape, context), cache, SCORES)
 }
 
 /// Like [`attention`], with at most so many scores in memory, or those of one query. An autodiff graph holds all of them, but
 /// without most of those of later keys.
 pub(super) fn attention_in_tiles(
     qkv: Tensor<2>,
-    shape: &AttentionShape,
-    context: &PassContext,
+    sinks: Option<&Tensor<1>>,
+    (shape, context): (&AttentionShape, &PassContext),
     cache: Option<&mut LayerCache>,
     scores: usize,
 ) -> Tensor<2> {
@@ -283,7 +295,7 @@ pub(super) fn attention_in_tiles(
     };
     let step = (scores / (batch * heads * columns).max(1)).clamp(1, seq);
     let mixed = if step == seq {
-        attend(q, k, v, shape, context, (0..seq, 0..columns))
+        attend([q, k, v], sinks, (shape, context), (0..seq, 0..columns))
     } else {
         let tile = |from: usize| {
             let to = seq.min(from + step);
@@ -293,7 +305,7 @@ pub(super) fn attention_in_tiles(
             };
             let keys = first..column + to;
             let (k, v) = (part(&k, kv_heads, keys.clone()), part(&v, kv_heads, keys.clone()));
-            attend(part(&q, heads, from..to), k, v, shape, context, (from..to, keys))
+            attend([part(&q, heads, from..to), k, v], sinks, (shape, context), (from..to, keys))
         };
         Tensor::cat((0..seq).step_by(step).map(tile).collect(), 2)
     };
@@ -303,11 +315,9 @@ pub(super) fn attention_in_tiles(
 /// Attention of some queries of the window, `[batch, heads, queries, head_dim]`, to some columns' keys and values, each
 /// `[batch, kv_heads, keys, head_dim]`.
 fn attend(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    shape: &AttentionShape,
-    context: &PassContext,
+    [q, k, v]: [Tensor<4>; 3],
+    sinks: Option<&Tensor<1>>,
+    (shape, context): (&AttentionShape, &PassContext),
     (queries, keys): (Range<usize>, Range<usize>),
 ) -> Tensor<4> {
     let AttentionShape { heads, kv_heads, head_dim, window, scale, .. } = *shape;
@@ -323,7 +333,16 @@ fn attend(
     let scores = scores.reshape([batch, heads, seq, columns]).cast(DType::F32);
     let mask = context.mask(window, queries, keys).expand([batch, heads, seq, columns]);
     // Not −∞: a padding query attends to nothing and must not become NaN.
-    let weights = softmax(scores.mask_fill(mask, -1e30), 3).cast(dtype);
+    let scores = scores.mask_fill(mask, -1e30);
+    let weights = match sinks {
+        None => softmax(scores, 3),
+        // One more column, of which the values are zero.
+        Some(sinks) => {
+            let sinks = sinks.clone().cast(DType::F32).reshape([1, heads, 1, 1]).expand([batch, heads, seq, 1]);
+            softmax(Tensor::cat(vec![scores, sinks], 3), 3).slice([0..batch, 0..heads, 0..seq, 0..columns])
+        }
+    };
+    let weights = weights.cast(dtype);
     let mixed = weights.reshape([batch, kv_heads, group * seq, columns]).matmul(v);
     mixed.reshape([batch, heads, seq, head_dim])
 }

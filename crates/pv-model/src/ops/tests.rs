@@ -284,10 +284,17 @@ fn compare_attention(shape: AttentionShape, seq: usize, padding: &[usize]) {
     let config = config(&serde_json::json!({ "head_dim": shape.head_dim }));
     let window = Window { seq, column: 0, starts: padding.to_vec() };
     let context = PassContext::new(&RotaryAngles::new(&config), window, (Device::flex(), DType::F32), true);
+    let shapes = [[padding.len() * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim], [1, shape.heads]];
     compare(
-        &[[padding.len() * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
-        |x| cpu_autodiff::attention(&x[0], &shape, &context),
-        |x| portable::attention(x[0].clone(), &shape, &context, None),
+        &shapes[..1],
+        |x| cpu_autodiff::attention(&x[0], None, &shape, &context),
+        |x| portable::attention(x[0].clone(), None, &shape, &context, None),
+        |row| row % seq >= padding[row / seq],
+    );
+    compare(
+        &shapes,
+        |x| cpu_autodiff::attention(&x[0], Some(&vector(&x[1])), &shape, &context),
+        |x| portable::attention(x[0].clone(), Some(&vector(&x[1])), &shape, &context, None),
         |row| row % seq >= padding[row / seq],
     );
 }
@@ -334,8 +341,8 @@ proptest! {
         );
         compare(
             &[[rows * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
-            |x| Some(portable::attention_in_tiles(x[0].clone(), &shape, &context, None, scores)),
-            |x| portable::attention(x[0].clone(), &shape, &context, None),
+            |x| Some(portable::attention_in_tiles(x[0].clone(), None, (&shape, &context), None, scores)),
+            |x| portable::attention(x[0].clone(), None, &shape, &context, None),
             real,
         );
     }
@@ -356,6 +363,19 @@ fn rows_of_like_length_are_computed_together() {
 fn a_row_of_nothing_but_padding_has_no_gradient() {
     let shape = AttentionShape { scale: 0.4, ..shape(2, 1, 8) };
     compare_attention(shape, 20, &[20, 3]);
+}
+
+/// With inputs on both sides of the bounds.
+#[test]
+fn the_clamped_activation_and_its_gradient() {
+    for (tokens, width) in [(1, 2), (7, 30), (90, 66)] {
+        compare(
+            &[[tokens, width]],
+            |x| cpu_autodiff::clamped_swiglu(&(x[0].clone() * 8.0)),
+            |x| portable::clamped_swiglu(x[0].clone() * 8.0),
+            every_row,
+        );
+    }
 }
 
 /// Gradients reach a node transposed, expanded or sliced from a larger tensor.

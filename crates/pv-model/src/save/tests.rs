@@ -30,6 +30,7 @@ fn config(model_type: &str) -> DecoderConfig {
         scales: Scales::default(),
         softcaps: Softcaps::default(),
         attention_bias: AttentionBias::None,
+        attention_sinks: false,
         mlp_bias: MlpBias::None,
         qk_norm: QkNorm::None,
         windows: vec![None; 2],
@@ -77,6 +78,14 @@ fn others() -> Vec<DecoderConfig> {
             serde_json::json!({
                 "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [1],
                 "norm_topk_prob": true, "use_sliding_window": true, "sliding_window": 6,
+            }),
+        ),
+        ("gpt_oss", serde_json::json!({ "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 6 })),
+        (
+            "gpt_oss",
+            serde_json::json!({
+                "num_local_experts": 2, "attention_bias": false, "num_experts_per_tok": 1, "rope_theta": 1e4,
+                "rope_scaling": { "rope_type": "default" }, "layer_types": ["full_attention", "sliding_attention"],
             }),
         ),
         ("glm4", serde_json::json!({ "head_dim": 12 })),
@@ -182,7 +191,9 @@ fn what_is_saved_is_loaded() {
             for ((name, rounded), (_, exact)) in weights(&rounded).iter().zip(weights(&saved)) {
                 let close = |(r, e): (&f32, &f32)| (r - e).abs() <= e.abs() * relative + 6e-8;
                 assert!(rounded.iter().zip(&exact).all(close), "{name} as {dtype:?}");
-                assert_ne!(*rounded, exact);
+                // Of many constants, one may have a short binary fraction.
+                let short = exact.iter().all(|value| bf16::from_f32(*value).to_f32() == *value);
+                assert!(short || *rounded != exact, "{name} as {dtype:?}");
             }
         }
         assert_eq!(std::fs::read_dir(&path).expect("the folder").count(), 2, "a temporary file was left");

@@ -36,7 +36,7 @@ impl WeightFiles {
                 });
             }
             let entry = Entry { dtype: tensor.kind.name().to_owned(), shape: tensor.shape, bytes: tensor.range };
-            let stored = Stored { shard: tensor.part, entry, change: tensor.change };
+            let stored = Stored { shard: tensor.part, entry, change: tensor.change, slice: None };
             found.tensors.insert(tensor.name, stored);
         }
         Ok(found)

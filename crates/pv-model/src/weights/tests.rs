@@ -1,3 +1,5 @@
+mod stacked;
+
 use std::collections::HashMap;
 use std::fs;
 

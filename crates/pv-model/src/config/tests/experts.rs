@@ -88,7 +88,37 @@ fn impossible_experts_are_refused() {
         let experts = Some(ExpertConfig { dense_blocks, ..experts.clone() });
         assert!(DecoderConfig { experts, ..good.clone() }.validate().is_err());
     }
-    assert!(DecoderConfig { mlp_bias: MlpBias::All, ..good }.validate().is_err());
+    // A configuration of this family has no such key.
+    assert!(DecoderConfig { mlp_bias: MlpBias::All, ..good }.to_json().is_err());
+}
+
+#[test]
+fn gpt_oss_has_sinks_biases_and_windows_by_turns() {
+    let config = read("gpt_oss", json!({}));
+    assert_eq!((config.windows.clone(), config.head_dim), (vec![Some(128), None, Some(128), None], 64));
+    assert_eq!((config.attention_bias, config.mlp_bias), (AttentionBias::QkvAndOutput, MlpBias::All));
+    assert_eq!((config.activation, config.attention_sinks), (Activation::ClampedSwiGlu, true));
+    assert!(matches!(config.rope.scaling, RopeScaling::Yarn { factor: 32.0, truncate: false, .. }));
+    assert!(config.experts.as_ref().is_some_and(|experts| experts.normalised && experts.d_ff == 96));
+    let names: Vec<String> = config.expected_tensors().into_iter().map(|tensor| tensor.name).collect();
+    for name in ["self_attn.sinks", "mlp.router.bias", "mlp.experts.7.up_proj.bias", "mlp.experts.0.down_proj.weight"] {
+        assert!(names.contains(&format!("model.layers.3.{name}")), "{name}");
+    }
+    assert_eq!(read("gpt_oss", json!({"sliding_window": null})).windows, [None; 4]);
+    assert_eq!(read("gpt_oss", json!({"attention_bias": false})).attention_bias, AttentionBias::None);
+    for (changes, part) in [
+        (json!({"swiglu_limit": 6.0}), "swiglu_limit"),
+        (json!({"swiglu_alpha": 1.0}), "swiglu_alpha"),
+        (json!({"hidden_act": "gelu_pytorch_tanh"}), "hidden_act"),
+        (json!({"quantization_config": {"quant_method": "fp8"}}), "quantization_config"),
+        (json!({"num_local_experts": 0}), "num_local_experts"),
+    ] {
+        let message = refusal("gpt_oss", changes);
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(
+        refusal("llama", json!({"quantization_config": {"quant_method": "mxfp4"}})).contains("quantization_config")
+    );
 }
 
 fn config_of(model_type: &str) -> Value {
@@ -111,7 +141,35 @@ fn published_models_have_their_published_numbers_of_parameters() {
         "num_key_value_heads": 8, "num_local_experts": 8, "rope_theta": 1e6, "sliding_window": null,
         "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32_000,
     });
-    for (config, parameters) in [(qwen3_30b, 30_532_122_624), (mixtral_8x7b, 46_702_792_704)] {
+    let gpt_oss = |layers: usize, experts: usize| {
+        let kinds = ["sliding_attention", "full_attention"];
+        json!({
+            "architectures": ["GptOssForCausalLM"], "attention_bias": true, "attention_dropout": 0.0, "eos_token_id": 200_002,
+            "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+            "initializer_range": 0.02, "intermediate_size": 2880,
+            "layer_types": (0..layers).map(|block| kinds[block % 2]).collect::<Vec<_>>(),
+            "max_position_embeddings": 131_072, "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4,
+            "num_hidden_layers": layers, "num_key_value_heads": 8, "num_local_experts": experts,
+            "output_router_logits": false, "pad_token_id": 199_999,
+            "quantization_config": {
+                "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+                "quant_method": "mxfp4",
+            },
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": {
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                "rope_type": "yarn", "truncate": false,
+            },
+            "rope_theta": 150_000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+            "tie_word_embeddings": false, "transformers_version": "4.55.0.dev0", "use_cache": true, "vocab_size": 201_088,
+        })
+    };
+    for (config, parameters) in [
+        (qwen3_30b, 30_532_122_624),
+        (mixtral_8x7b, 46_702_792_704),
+        (gpt_oss(24, 32), 20_914_757_184),
+        (gpt_oss(36, 128), 116_829_156_672),
+    ] {
         let config = DecoderConfig::from_json(&config).expect("a configuration");
         assert_eq!(config.parameters(), parameters, "{}", config.model_type);
         assert_eq!(DecoderConfig::from_json(&config.to_json().expect("it can be said")).expect("read again"), config);

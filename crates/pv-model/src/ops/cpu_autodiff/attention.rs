@@ -51,7 +51,7 @@ impl Rotation {
     }
 }
 
-/// Stacked queries, keys and values.
+/// Stacked queries, keys and values, and optionally sinks.
 #[derive(Debug)]
 struct Attention;
 
@@ -59,29 +59,41 @@ struct Attention;
 struct AttentionState {
     /// Rotated.
     qkv: FlexTensor,
+    sinks: Option<FlexTensor>,
     shape: pv_kernels::attention::AttentionShape,
     rotation: Arc<Rotation>,
 }
 
-impl Backward<Flex, 1> for Attention {
+impl<const N: usize> Backward<Flex, N> for Attention {
     type State = AttentionState;
 
-    fn backward(self, ops: Ops<AttentionState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<AttentionState, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let upstream = upstream(&ops, gradients);
-        let AttentionState { qkv, shape, rotation } = ops.state;
+        let AttentionState { qkv, sinks, shape, rotation } = ops.state;
         let qkv = held(&qkv);
         let mut out = vec![0.0; qkv.len()];
-        pv_kernels::gradients::attention_gradient(&shape, qkv, &rotation.starts, held(&upstream), &mut out);
+        let (starts, upstream) = (&rotation.starts, held(&upstream));
+        let sinks = sinks.as_ref().map(held);
+        let of_sinks = pv_kernels::gradients::attention_gradient(&shape, qkv, starts, sinks, upstream, &mut out);
         rotation.rotate(&mut out, &shape, &rotation.negative_sin);
-        if let [Some(parent)] = ops.parents {
+        let node = |index: usize| ops.parents.get(index).and_then(Option::as_ref);
+        if let Some(parent) = node(0) {
             let dims = [shape.batch * shape.seq, shape.row_stride()];
             gradients.register::<Flex>(parent.id, primitive(out, dims));
+        }
+        if let Some(parent) = node(1) {
+            gradients.register::<Flex>(parent.id, primitive(of_sinks, [shape.heads]));
         }
     }
 }
 
 /// For a window without a cache: a cache is for decoding, which is not differentiated.
-pub(in crate::ops) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context: &PassContext) -> Option<Tensor<2>> {
+pub(in crate::ops) fn attention(
+    qkv: &Tensor<2>,
+    sinks: Option<&Tensor<1>>,
+    shape: &AttentionShape,
+    context: &PassContext,
+) -> Option<Tensor<2>> {
     let AttentionShape { heads, kv_heads, head_dim, window, scale, softcap, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
     if column > 0 || softcap.is_some() {
@@ -89,6 +101,10 @@ pub(in crate::ops) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context
     }
     let dims = qkv.dims();
     let qkv = Argument::of(qkv)?;
+    let sinks = match sinks {
+        Some(sinks) => Some(Argument::of(sinks)?),
+        None => None,
+    };
     let (scale, rotation) = (scale as f32, context.rotation(shape));
     let shape = pv_kernels::attention::AttentionShape {
         batch,
@@ -107,7 +123,12 @@ pub(in crate::ops) fn attention(qkv: &Tensor<2>, shape: &AttentionShape, context
     let (mut keys, mut values) = (vec![0.0; size], vec![0.0; size]);
     let mut out = vec![0.0; batch * seq * heads * head_dim];
     pv_kernels::cache::write_cache(&shape, &rotated, &mut keys, &mut values);
-    pv_kernels::attention::attention(&shape, &rotated, &keys, &values, &rotation.starts, &mut out);
-    let state = || AttentionState { qkv: primitive(rotated, dims), shape, rotation };
-    Some(record(Attention, [qkv.node], state, primitive(out, [batch * seq, heads * head_dim])))
+    let own = sinks.as_ref().and_then(Argument::values);
+    pv_kernels::attention::attention(&shape, &rotated, &keys, &values, &rotation.starts, own, &mut out);
+    let out = primitive(out, [batch * seq, heads * head_dim]);
+    let state = |sinks| AttentionState { qkv: primitive(rotated, dims), sinks, shape, rotation };
+    Some(match sinks {
+        Some(sinks) => record(Attention, [qkv.node, sinks.node], || state(Some(sinks.values)), out),
+        None => record(Attention, [qkv.node], || state(None), out),
+    })
 }
