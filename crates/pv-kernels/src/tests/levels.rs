@@ -224,7 +224,7 @@ const HASHES: [(&str, u64); 18] = [
     ("linear_add", 0x16f6_c460_4d0f_9126),
     ("attention of few queries", 0x91d7_60d3_c113_882d),
     ("attention of many queries", 0xea9f_7b4c_58c0_4992),
-    ("attention with sinks", 0xbac2_fa02_653b_cf84),
+    ("attention with sinks", 0x776c_1f37_b041_043b),
     ("attention_gradient", 0xbec6_5a88_39b4_b129),
     ("attention_gradient with sinks", 0x6cad_cb17_5572_c393),
     ("clamped_swiglu", 0xda2e_e9bb_6619_83a5),
