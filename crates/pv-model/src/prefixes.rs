@@ -27,7 +27,9 @@ pub(crate) fn least(config: &DecoderConfig) -> usize {
 /// Elsewhere, last bits may depend on the shapes of passes.
 pub(crate) fn exact(decoder: &Decoder) -> bool {
     let softcaps = decoder.config().softcaps.attention.is_some();
-    decoder.device() == Device::flex() && decoder.dtype() == DType::F32 && !softcaps
+    let device = decoder.device();
+    // Devices with and without autodiff are equal.
+    !device.is_autodiff() && device == Device::flex() && decoder.dtype() == DType::F32 && !softcaps
 }
 
 /// Prompts that share a prefix, by their indices.
