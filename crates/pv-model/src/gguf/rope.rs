@@ -93,8 +93,9 @@ pub(super) fn longrope(model: &Model<'_>, config: &mut Map<String, Json>) -> Res
     Ok(())
 }
 
-/// The settings of gpt-oss that its files do not state: the scaling's ramp starts and ends between two dimensions, and without a
-/// scaling there is none, where a `config.json` has one. (llama.cpp rounds the ramp's ends, unlike the model's own code.)
+/// The settings of gpt-oss that its files do not state. The bounds of YaRN's interpolation range are not rounded to whole
+/// dimensions, as in transformers; llama.cpp rounds them. A file that states no scaling has none, whereas a `config.json`
+/// without one stands for YaRN with the published model's settings.
 pub(super) fn not_truncated(_: &Model<'_>, config: &mut Map<String, Json>) -> Result<(), GgufModelError> {
     // Without a window, all blocks are alike.
     config.entry("sliding_window").or_insert(Json::Null);
