@@ -27,7 +27,7 @@ fn check(w: KeptRef<'_>, k: usize, n: usize) {
 /// `out = x . wᵀ + bias`, with `x` `[m, k]`, `w` `[n, k]` (the Hugging Face layout), `bias` `[n]` and
 /// `out` `[m, n]`.
 ///
-/// The weights are widened or unpacked to `f32`, and products are computed in `f32`. Up to 16 rows, the weights are read
+/// The weights are widened or unpacked to `f32`, and products are computed in `f32`. Up to [`ROWS_IN_PLACE`](crate::linear::ROWS_IN_PLACE) rows, the weights are read
 /// in place. The result is that of [`linear`](crate::linear::linear) with the unpacked weights, to the bit.
 ///
 /// # Panics

@@ -18,7 +18,7 @@ use floats::{Bf16, F16, F32, Floats, STREAMS};
 use unpacked::Unpacked;
 
 /// Up to this many rows, the weights are read in place and not packed.
-pub(super) const SKINNY_ROWS: usize = 16;
+pub(super) const SKINNY_ROWS: usize = 32;
 
 /// A product with fewer multiplications than this stays on the calling thread.
 pub(super) const PARALLEL_PRODUCTS: usize = 64 * 1024;

@@ -151,7 +151,8 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
             if HALF {
                 let vector = T::part(v, b[0][p * row..].first_chunk().expect("whole strips"), 0);
                 for r in 0..M {
-                    v.part_mul_add(v.part_splat(a[r][p]), vector, &mut sums[r][0], 0);
+                    let sum = v.part_mul_add(v.part_splat(a[r][p]), vector, v.part_of(sums[r][0], 0));
+                    v.set_part(&mut sums[r][0], 0, sum);
                 }
                 continue;
             }

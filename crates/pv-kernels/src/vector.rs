@@ -53,8 +53,10 @@ pub(crate) trait Vector: Copy + Send + Sync {
     fn part_f32(self, bytes: &[u8; 64], part: usize) -> Self::Part;
     fn part_bf16(self, bytes: &[u8; 32], part: usize) -> Self::Part;
     fn part_f16(self, bytes: &[u8; 32], part: usize) -> Self::Part;
-    /// Adds `a * b` to a part of `sum`, with one rounding.
-    fn part_mul_add(self, a: Self::Part, b: Self::Part, sum: &mut Self::Floats, part: usize);
+    fn part_of(self, a: Self::Floats, part: usize) -> Self::Part;
+    fn set_part(self, a: &mut Self::Floats, part: usize, values: Self::Part);
+    /// `a * b + c` with one rounding.
+    fn part_mul_add(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn sub(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;

@@ -160,7 +160,7 @@ impl<B: Blocks> Unpacked<'_, '_, B> {
             }
         }
         let m = self.out.len();
-        let mut out: [&mut [f32]; SKINNY_ROWS] = Default::default();
+        let mut out: [&mut [f32]; SKINNY_ROWS] = core::array::from_fn(|_| &mut [][..]);
         for (part, out) in out.iter_mut().zip(self.out.iter_mut()) {
             *part = &mut out[j..j + N];
         }

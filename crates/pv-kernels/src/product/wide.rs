@@ -2,6 +2,7 @@
 
 use super::{for_each_panel, parts};
 use crate::kept::{Format, KeptRef, unpack};
+use crate::lanes::LANES;
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, Strips, Tile, clear, transpose};
 use crate::vector::Vector;
@@ -119,19 +120,61 @@ impl Op for Unpack<'_> {
     }
 }
 
+/// Some columns of rows in `f32`, in strips of 16 columns one after the other, with zeros in columns without one.
+struct Split<'a> {
+    /// From the first of the columns on; it ends after the last one of the last row.
+    w: &'a [f32],
+    k: usize,
+    columns: usize,
+    rows: usize,
+    panel: &'a mut [f32],
+}
+
+impl Op for Split<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Self { w, k, columns, rows, panel } = self;
+        let strips = columns.div_ceil(LANES);
+        for (p, row) in w.chunks(k).take(rows).enumerate() {
+            let row = &row[..columns];
+            for (s, strip) in panel.chunks_exact_mut(rows * LANES).take(strips).enumerate() {
+                // The rows of the next call.
+                v.prefetch(bytemuck::cast_slice(w), ((rows + p) * k + s * LANES) * 4);
+                let out: &mut [f32; LANES] = &mut strip.as_chunks_mut().0[p];
+                let part = &row[s * LANES..columns.min((s + 1) * LANES)];
+                match part.first_chunk() {
+                    Some(whole) => *out = *whole,
+                    None => {
+                        *out = [0.0; LANES];
+                        out[..part.len()].copy_from_slice(part);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// `grad_x = grad_out . w`. No size is 0.
 pub(super) fn gradient(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], (m, k, n): (usize, usize, usize)) {
     // Panels of whole blocks.
     let width = PANEL.max(w.format.block_elements());
     let parts = parts(k.div_ceil(width), m);
     let rows = m.div_ceil(parts);
+    let plain = if w.format == Format::F32 { bytemuck::try_cast_slice::<_, f32>(w.bytes).ok() } else { None };
     for_each_panel(grad_x, (k, width), parts, m * n * k, |panel, part, out| {
         let (from, to) = (panel * width, k.min((panel + 1) * width));
         with_scratch(GRADIENT_DEPTH * width, |b| {
             for at in (0..n).step_by(GRADIENT_DEPTH) {
                 let depth = GRADIENT_DEPTH.min(n - at);
-                let w = w.rows(at, at + depth, k);
-                dispatch(Unpack { w, k, from, to, values: &mut *b, stride: width });
+                if let Some(w) = plain {
+                    let w = &w[at * k + from..];
+                    dispatch(Split { w, k, columns: to - from, rows: depth, panel: &mut *b });
+                } else {
+                    let w = w.rows(at, at + depth, k);
+                    dispatch(Unpack { w, k, from, to, values: &mut *b, stride: width });
+                }
                 for first in (0..to - from).step_by(PANEL) {
                     let columns = PANEL.min(to - from - first);
                     let mut out: Vec<&mut [f32]> = out.iter_mut().map(|row| &mut row[first..first + columns]).collect();
@@ -140,7 +183,10 @@ pub(super) fn gradient(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], (m,
                         a_stride: n,
                         m: out.len(),
                         k: depth,
-                        b: Strips::rows(&b[first..], width),
+                        b: match plain {
+                            Some(_) => Strips::packed(b, depth),
+                            None => Strips::rows(&b[first..], width),
+                        },
                         columns,
                         accumulate: at > 0,
                         bias: None,

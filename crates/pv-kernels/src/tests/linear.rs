@@ -1,5 +1,5 @@
 use super::{assert_close, in_pool, noise};
-use crate::linear::{Columns, linear, linear_add};
+use crate::linear::{Columns, ROWS_IN_PLACE, linear, linear_add};
 
 fn expected(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, k: usize, n: usize) -> Vec<f64> {
     let mut out = Vec::with_capacity(m * n);
@@ -36,7 +36,11 @@ fn matches_the_plain_product() {
 #[test]
 fn a_row_does_not_depend_on_the_others() {
     // The last sizes use the method for many rows.
-    for (k, n, counts, most) in [(150, 90, [1, 2, 3, 7, 12], 16), (4500, 70, [17, 18, 19, 40, 63], 390)] {
+    for (k, n, counts, most) in [
+        (150, 90, [1, 2, 3, 7, 12], 16),
+        (1500, 90, [1, 2, 4, 5, 17], ROWS_IN_PLACE),
+        (4500, 70, [33, 34, 35, 40, 63], 390),
+    ] {
         let w = noise(n * k, 2);
         let x = noise(most * k, 5);
         let mut all = vec![0.0; most * n];

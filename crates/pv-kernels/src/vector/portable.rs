@@ -107,8 +107,18 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn part_mul_add(self, a: [f32; 16], b: [f32; 16], sum: &mut [f32; 16], _: usize) {
-        *sum = self.mul_add(a, b, *sum);
+    fn part_of(self, a: [f32; 16], _: usize) -> [f32; 16] {
+        a
+    }
+
+    #[inline(always)]
+    fn set_part(self, a: &mut [f32; 16], _: usize, values: [f32; 16]) {
+        *a = values;
+    }
+
+    #[inline(always)]
+    fn part_mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        self.mul_add(a, b, c)
     }
 
     #[inline(always)]

@@ -191,8 +191,18 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn part_mul_add(self, a: __m256, b: __m256, sum: &mut [__m256; 2], part: usize) {
-        sum[part] = self.eight_mul_add(a, b, sum[part]);
+    fn part_of(self, a: [__m256; 2], part: usize) -> __m256 {
+        a[part]
+    }
+
+    #[inline(always)]
+    fn set_part(self, a: &mut [__m256; 2], part: usize, values: __m256) {
+        a[part] = values;
+    }
+
+    #[inline(always)]
+    fn part_mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        self.eight_mul_add(a, b, c)
     }
 
     #[inline(always)]

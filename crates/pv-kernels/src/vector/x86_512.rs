@@ -193,8 +193,18 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn part_mul_add(self, a: __m512, b: __m512, sum: &mut __m512, _: usize) {
-        *sum = self.mul_add(a, b, *sum);
+    fn part_of(self, a: __m512, _: usize) -> __m512 {
+        a
+    }
+
+    #[inline(always)]
+    fn set_part(self, a: &mut __m512, _: usize, values: __m512) {
+        *a = values;
+    }
+
+    #[inline(always)]
+    fn part_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        self.mul_add(a, b, c)
     }
 
     #[inline(always)]
