@@ -124,7 +124,11 @@ fn compared<H: Hook>(
 fn a_system_prompt_is_read_once_and_answers_stay_the_same() {
     for name in MODELS {
         let model = load(name);
-        let requests = questions(120);
+        // A prompt that is read in two has this many tokens in both.
+        let experts = model.config().experts.as_ref();
+        let least = 32 * experts.map_or(1, |experts| experts.count.div_ceil(experts.per_token)) + 1;
+        let system = 120.max(2 * least);
+        let requests = questions(system);
         for options in [sampled(6), GenerateOptions { prefill_tokens: 500, ..sampled(32) }] {
             let greedy = GenerateOptions { sampling: Sampling::GREEDY, ..options.clone() };
             let separate = GenerateOptions { prefill_tokens: 0, ..options.clone() };
@@ -136,12 +140,10 @@ fn a_system_prompt_is_read_once_and_answers_stay_the_same() {
                 compared(&model, &requests, &options, || steerer(Positions::All)),
                 compared(&model, &requests, &options, || (steerer(Positions::Prompt), None::<Steerer>)),
             ];
-            // 120 tokens once and 20 times up to 30 instead of 20 times up to 150; with experts, more tokens are needed in
-            // every pass.
-            let experts = model.config().experts.as_ref();
-            let rest = experts.map_or(30, |experts| 16 * experts.count.div_ceil(experts.per_token) + 1 + 12);
+            // The system prompt once, and 20 times at most 12 tokens more than needed, instead of 20 times both.
             for (computed, all) in counts {
-                assert!(computed <= 120 + 20 * rest && all >= 20 * (120 + 18), "{name}: {computed} of {all}");
+                assert!(computed <= system + 20 * (least + 12), "{name}: {computed}");
+                assert!(all >= 20 * (system + 18), "{name}: {all}");
             }
             // Where last bits depend on the passes, prompts that are to be read alone are.
             let (computed, all) = compared(&model, &requests, &separate, || NoHook);
@@ -181,7 +183,7 @@ fn answers_do_not_depend_on_sharing_in_random_schedules() {
         let mut requests: Vec<Request> = Vec::new();
         for i in 0..2 + random(12) {
             let mut prompt: Vec<u32> = prefixes.get(random(5)).cloned().unwrap_or_default();
-            prompt.extend(tokens(500 + i, 1 + random(59)));
+            prompt.extend(tokens(500 + i, 1 + random(99)));
             if random(10) == 0
                 && let Some(before) = requests.last()
             {
@@ -204,7 +206,7 @@ fn answers_do_not_depend_on_sharing_in_random_schedules() {
         };
         spared += all.saturating_sub(computed);
     }
-    assert!(spared > 1000, "seed {seed}: only {spared} tokens were spared");
+    assert!(spared > 500, "seed {seed}: only {spared} tokens were spared");
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
         (recorder, values, computed)
     };
     let ((_, shared, computed), (_, alone, all)) = (recorded(&after, false), recorded(&after, true));
-    assert!(shared == alone && computed * 3 < all, "{computed} of {all}");
+    assert!(shared == alone && computed * 2 < all, "{computed} of {all}");
 
     // A recorder of all tokens sees all of them, once.
     let (recorder, _, computed) = recorded(&[Capture::Everything, Capture::PromptMean], false);
@@ -255,7 +257,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
         (format!("{values:?}"), computed)
     };
     let (shared, alone) = (watched(false, false), watched(false, true));
-    assert!(shared.0 == alone.0 && shared.1 * 3 < alone.1, "{} of {}", shared.1, alone.1);
+    assert!(shared.0 == alone.0 && shared.1 * 2 < alone.1, "{} of {}", shared.1, alone.1);
     assert_eq!(watched(true, false).1, all);
 }
 
@@ -292,35 +294,44 @@ fn a_clean_cache_shares_nothing_under_a_hook() {
     let (computed, all) = compared(&model, &requests, &options, || steerer(Positions::All));
     assert_eq!(computed, all);
     let (computed, all) = compared(&model, &requests, &options, || NoHook);
-    assert!(computed * 3 < all);
+    assert!(computed * 2 < all);
 }
 
 #[test]
 fn prompts_across_the_limit_of_longrope_are_read_whole() {
-    let model = load("phi3-longrope");
-    let prompt = |i: usize, len: usize| tokens(7, 50).chain(tokens(i, len)).map(|token| token % 90).collect();
-    let requests: Vec<Request> = (0..8).map(|i| Request::new(prompt(i, if i < 4 { 10 } else { 17 }), 0)).collect();
+    // With a limit of 128 tokens, as shorter prompts have too few tokens to be read in two.
+    let (from, folder) = (root().join("tests/golden/phi3-longrope"), tempfile::tempdir().expect("a folder"));
+    let config = std::fs::read_to_string(from.join("config.json")).expect("a config");
+    let name = "\"original_max_position_embeddings\": ";
+    assert!(config.contains(&format!("{name}64")));
+    let config = config.replace(&format!("{name}64"), &format!("{name}128"));
+    std::fs::write(folder.path().join("config.json"), config).expect("a config");
+    std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).expect("weights");
+    let model = CausalLm::from_folder(folder.path(), &Device::flex(), DType::F32).expect("a model folder");
+    assert_eq!(model.config().rotary_limit(), Some(128));
+    let prompt = |i: usize, len: usize| tokens(7, 80).chain(tokens(i, len)).map(|token| token % 90).collect();
+    let requests: Vec<Request> = (0..8).map(|i| Request::new(prompt(i, if i < 4 { 40 } else { 57 }), 0)).collect();
     let options = GenerateOptions { max_new_tokens: 3, stop_tokens: Some(vec![]), ..GenerateOptions::default() };
     let (computed, all) = compared(&model, &requests, &options, || NoHook);
-    assert!(computed < all, "those of 60 tokens share");
+    assert!(computed < all, "those of 120 tokens share");
 }
 
 /// The prefixes of many groups, whose prompts take turns, do not stay in memory together.
 #[test]
 fn few_prefixes_are_kept() {
     let model = load("llama");
-    let prompt = |i: usize, group: usize| tokens(group, 150).chain(tokens(i + 60, 20)).collect();
+    let prompt = |i: usize, group: usize| tokens(group, 150).chain(tokens(i + 60, 40)).collect();
     let requests: Vec<Request> =
         (0..3).flat_map(|i| (0..40).map(move |group| Request::new(prompt(i, group), 0))).collect();
     let options = GenerateOptions { max_new_tokens: 1, ..sampled(1) };
     let (computed, all) = compared(&model, &requests, &options, || NoHook);
-    assert_eq!(all, 120 * 170);
+    assert_eq!(all, 120 * 190);
     // 27 prefixes fit into 4096 tokens, and every group comes back after 39 others: its prefix is computed again. The last
     // prompts of the 27 groups that are still kept at their turn compute the rest only.
-    assert_eq!(computed, 2 * 40 * 170 + 13 * 170 + 27 * 20);
+    assert_eq!(computed, 2 * 40 * 190 + 13 * 190 + 27 * 40);
     let larger = GenerateOptions { prefill_tokens: 10_000, ..options };
     let (computed, _) = compared(&model, &requests, &larger, || NoHook);
-    assert_eq!(computed, 40 * 150 + 120 * 20);
+    assert_eq!(computed, 40 * 150 + 120 * 40);
     let distinct: BTreeSet<&[u32]> = requests.iter().map(|request| &request.prompt[..150]).collect();
     assert_eq!(distinct.len(), 40);
 }
@@ -360,7 +371,7 @@ fn scores_of_continuations_do_not_depend_on_sharing() {
     for name in ["llama", "gemma3", "mixtral", "mistral-window"] {
         let model = load(name);
         let examples: Vec<u32> = tokens(7, 120).collect();
-        let questions: Vec<Vec<u32>> = (0..12).map(|i| tokens(i + 1, 40 + i * 7 % 13).collect()).collect();
+        let questions: Vec<Vec<u32>> = (0..12).map(|i| tokens(i + 1, 70 + i * 7 % 13).collect()).collect();
         let whole: Vec<Vec<u32>> = questions.iter().map(|question| [examples.as_slice(), question].concat()).collect();
         let continuations = vec![vec![5], vec![5, 6], vec![7, 8, 9], vec![]];
         let options = ScoreOptions { batch_size: 5, ..ScoreOptions::default() };

@@ -7,6 +7,7 @@
 //! The caller is responsible for the sizes: every kernel panics when the length of a slice does not match its shapes. This
 //! crate is the only place in the workspace for `unsafe` code over numbers.
 
+pub mod adamw;
 pub mod attention;
 pub mod cache;
 mod element;

@@ -27,8 +27,8 @@ fn check(w: KeptRef<'_>, k: usize, n: usize) {
 /// `out = x . wᵀ + bias`, with `x` `[m, k]`, `w` `[n, k]` (the Hugging Face layout), `bias` `[n]` and
 /// `out` `[m, n]`.
 ///
-/// The weights are widened or unpacked to `f32`, and products are computed in `f32`. Up to [`ROWS_IN_PLACE`](crate::linear::ROWS_IN_PLACE) rows, the weights are read
-/// in place. The result is that of [`linear`](crate::linear::linear) with the unpacked weights, to the bit.
+/// The weights are widened or unpacked to `f32`, and products are computed in `f32`. Up to
+/// [`ROWS_IN_PLACE`](crate::linear::ROWS_IN_PLACE) rows, the weights are read in place. The result is that of [`linear`](crate::linear::linear) with the unpacked weights, to the bit.
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above, or `k` is not a multiple of the format's block.

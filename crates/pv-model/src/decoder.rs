@@ -18,7 +18,7 @@ use crate::config::DecoderConfig;
 use crate::ops::{self, RotaryAngles};
 use crate::weights::Activations;
 
-pub use crate::ops::{KvCache, PackedMatrix, Weight, cross_entropy};
+pub use crate::ops::{KvCache, PackedMatrix, Weight, adamw, cross_entropy};
 pub use crate::tensors::to_f32;
 pub use block::{Block, Projection};
 pub(crate) use block::{BlockSource, Held};

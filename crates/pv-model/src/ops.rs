@@ -258,6 +258,18 @@ fn attention_in_f32(
     Some(out.cast(dtype))
 }
 
+/// One step of AdamW on the CPU for a parameter and its two moments, `[n]` in f32 without autodiff, in their own storage if
+/// they are its only owners. Returns the arguments as the error on other devices and for other types.
+#[doc(hidden)]
+#[expect(clippy::result_large_err, reason = "the error is the arguments themselves")]
+pub fn adamw(
+    rule: &pv_kernels::adamw::AdamW,
+    gradient: &Tensor<1>,
+    state: [Tensor<1>; 3],
+) -> Result<[Tensor<1>; 3], [Tensor<1>; 3]> {
+    cpu::adamw(rule, gradient, state)
+}
+
 /// The sum over rows of logits, `[n, vocab]` in f32, of the cross-entropy −log softmax at the row's target: `[1]`.
 /// Differentiable with respect to the logits.
 ///

@@ -225,6 +225,23 @@ pub(super) fn attention(
     Some(tensor(out, [batch * seq, heads * head_dim]))
 }
 
+#[expect(clippy::result_large_err, reason = "as for `add`")]
+pub(super) fn adamw(
+    rule: &pv_kernels::adamw::AdamW,
+    gradient: &Tensor<1>,
+    state: [Tensor<1>; 3],
+) -> Result<[Tensor<1>; 3], [Tensor<1>; 3]> {
+    let [parameter, first, second] = &state;
+    let owned = writable(parameter).zip(writable(first)).zip(writable(second));
+    let Some((((mut parameter, mut first), mut second), gradient)) = owned.zip(storage(gradient)) else {
+        return Err(state);
+    };
+    let Some(gradient) = values(&gradient) else { return Err(state) };
+    drop(state);
+    rule.update(parameter.storage_mut(), gradient, first.storage_mut(), second.storage_mut());
+    Ok([parameter, first, second].map(Tensor::from_primitive::<Flex>))
+}
+
 pub(super) fn cross_entropy(logits: &Tensor<2>, targets: &[u32]) -> Option<Tensor<1>> {
     let vocab = logits.dims()[1];
     let logits = storage(logits)?;

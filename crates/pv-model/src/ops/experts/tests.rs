@@ -128,9 +128,9 @@ proptest! {
 #[test]
 fn an_experts_method_depends_on_the_number_of_tokens_only() {
     let config = config(4, 1, true);
-    for (tokens, rule) in [(64, Rows::Few), (65, Rows::Many)] {
+    for (tokens, rule) in [(4 * ROWS_IN_PLACE, Rows::Few), (4 * ROWS_IN_PLACE + 1, Rows::Many)] {
         assert_eq!(Rows::of(tokens, &config), rule);
-        for first in [1, 7, 16, 17, 40, tokens - 3, tokens] {
+        for first in [1, 7, 32, 33, 40, tokens - 3, tokens] {
             // The first tokens choose expert 2, the others one after another the other three.
             let chosen: Vec<Vec<usize>> =
                 (0..tokens).map(|token| vec![if token < first { 2 } else { [0, 1, 3][token % 3] }]).collect();
