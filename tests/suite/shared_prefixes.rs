@@ -179,11 +179,11 @@ fn answers_do_not_depend_on_sharing_in_random_schedules() {
     let mut spared = 0;
     for round in 0..30 {
         let model = &models[round % models.len()];
-        let prefixes: Vec<Vec<u32>> = (0..3).map(|i| tokens(i + 40 * round, 5 + random(145)).collect()).collect();
+        let prefixes: Vec<Vec<u32>> = (0..3).map(|i| tokens(i + 40 * round, 20 + random(180)).collect()).collect();
         let mut requests: Vec<Request> = Vec::new();
-        for i in 0..2 + random(12) {
+        for i in 0..2 + random(16) {
             let mut prompt: Vec<u32> = prefixes.get(random(5)).cloned().unwrap_or_default();
-            prompt.extend(tokens(500 + i, 1 + random(99)));
+            prompt.extend(tokens(500 + i, 1 + random(120)));
             if random(10) == 0
                 && let Some(before) = requests.last()
             {
