@@ -206,13 +206,13 @@ fn answers_do_not_depend_on_sharing_in_random_schedules() {
         };
         spared += all.saturating_sub(computed);
     }
-    assert!(spared > 500, "seed {seed}: only {spared} tokens were spared");
+    assert!(spared > 1000, "seed {seed}: only {spared} tokens were spared");
 }
 
 #[test]
 fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
     let model = load("qwen3");
-    let requests = questions(100);
+    let requests = questions(160);
     let options = GenerateOptions { feed_last_token: true, ..sampled(5) };
     let layers = LayerSet::All.resolve(model.config().layers);
     let after = [Capture::ResponseMean, Capture::ResponseNorm, Capture::PromptLast];
@@ -233,7 +233,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
         (recorder, values, computed)
     };
     let ((_, shared, computed), (_, alone, all)) = (recorded(&after, false), recorded(&after, true));
-    assert!(shared == alone && computed * 2 < all, "{computed} of {all}");
+    assert!(shared == alone && computed * 3 < all, "{computed} of {all}");
 
     // A recorder of all tokens sees all of them, once.
     let (recorder, _, computed) = recorded(&[Capture::Everything, Capture::PromptMean], false);
@@ -257,7 +257,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
         (format!("{values:?}"), computed)
     };
     let (shared, alone) = (watched(false, false), watched(false, true));
-    assert!(shared.0 == alone.0 && shared.1 * 2 < alone.1, "{} of {}", shared.1, alone.1);
+    assert!(shared.0 == alone.0 && shared.1 * 3 < alone.1, "{} of {}", shared.1, alone.1);
     assert_eq!(watched(true, false).1, all);
 }
 
@@ -265,7 +265,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
 #[test]
 fn a_mixture_shares_what_it_treats_alike() {
     let model = load("qwen3");
-    let requests = questions(100);
+    let requests = questions(160);
     let answers: usize = requests.iter().map(|request| request.seeds.len()).sum();
     for (positions, alike, shares) in [
         (Positions::Response, false, true),
@@ -289,12 +289,12 @@ fn a_mixture_shares_what_it_treats_alike() {
 #[test]
 fn a_clean_cache_shares_nothing_under_a_hook() {
     let model = load("qwen3");
-    let requests = questions(100);
+    let requests = questions(160);
     let options = GenerateOptions { clean_cache: true, ..sampled(7) };
     let (computed, all) = compared(&model, &requests, &options, || steerer(Positions::All));
     assert_eq!(computed, all);
     let (computed, all) = compared(&model, &requests, &options, || NoHook);
-    assert!(computed * 2 < all);
+    assert!(computed * 3 < all);
 }
 
 #[test]
