@@ -92,8 +92,8 @@ pub trait Hook: Send {
     /// prompts begin with it. A hook that agrees
     /// - does the same to a prompt token before the last for each of these sequences, whatever the other tokens of the pass
     ///   are; and
-    /// - needs no residual of such a token: the token is in one pass whose row represents all these sequences, or in later
-    ///   passes of single sequences as well, or in both.
+    /// - takes such a token into account at most once for each sequence, whether it is in one pass whose row represents all of
+    ///   them, or in later passes of single sequences as well, or in both.
     ///
     /// A pass over a prefix has no last prompt token ([`RowSpans::prompt_last`](crate::tokens::RowSpans::prompt_last)), and
     /// the rows that continue it have an [`offset`](crate::tokens::RowSpans::offset). The results of a hook that agrees do

@@ -1,17 +1,19 @@
 //! A hook that records activations.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::tokens::RowSpans;
-use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, ResidualContext, TokenSet, TokenSpans};
+use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, ResidualContext, TokenSpans};
 
 /// Records chosen [`Capture`]s at chosen layers for every sequence of a run, in f32 whatever type the model computes
 /// in, and without autodiff.
 ///
 /// Means are streaming sums on the device: recording all layers of a batch needs memory in proportion to layers ×
-/// sequences × width, independently of the sequences' lengths. Sequences are identified by [`RowSpans::sequences`].
+/// sequences × width, independently of the sequences' lengths. On the CPU, tokens are added one by one in their order, so
+/// that the sums do not depend on how sequences are divided into passes and rows. Sequences are identified by [`RowSpans::sequences`].
 /// Rows may appear in any order and leave the batch at any time. Padding may contain any finite value; a NaN or an
 /// infinity there would spoil the means of its row's sequences.
 #[derive(Debug)]
@@ -22,26 +24,103 @@ pub struct Recorder {
     pieces: BTreeMap<Layer, BTreeMap<usize, Vec<Tensor<2>>>>,
 }
 
-/// The sums of one capture at one layer. Sequences get rows in the order of their first appearance, so that memory
-/// depends on their number and not on their identifiers.
+/// The sums of one capture at one layer. A sequence gets its place with its first token, so that memory depends on the
+/// number of sequences and not on their identifiers. Sequences with the same tokens so far have one place: all that a row
+/// represents.
 #[derive(Debug, Default)]
 struct Sums {
-    /// The row of each sequence.
-    rows: BTreeMap<usize, usize>,
-    /// The number of tokens in each row's sum.
-    counts: Vec<usize>,
-    /// `[rows, d_model]`, possibly with spare rows; `None` before the first token.
+    /// The place of each sequence; `None` before its first token.
+    of: BTreeMap<usize, Option<usize>>,
+    places: Vec<Place>,
+    /// `[places, d_model]`; `None` before the first token.
     sums: Option<Tensor<2>>,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// The number of tokens in the sum.
+    count: usize,
+    /// The position in its sequence of the first token that has not been seen.
+    next: usize,
+    /// The number of sequences.
+    sequences: usize,
+}
+
+/// Positions of a row's window that are added to the sum of a place.
+#[derive(Clone, Debug)]
+struct Addend {
+    place: usize,
+    row: usize,
+    window: Range<usize>,
+}
+
 impl Sums {
-    /// The row of a sequence; a new row for a new sequence.
-    fn row(&mut self, sequence: usize) -> usize {
-        let row = *self.rows.entry(sequence).or_insert(self.counts.len());
-        if row == self.counts.len() {
-            self.counts.push(0);
+    /// Places for the tokens of a pass, given as a range of each row's window, and the places of which new ones are copies.
+    /// Tokens that a sequence had before are left out if `once`.
+    fn addends(
+        &mut self,
+        spans: &TokenSpans,
+        window: impl Fn(&RowSpans) -> Range<usize>,
+        once: bool,
+    ) -> (Vec<Addend>, Vec<Option<usize>>) {
+        let (mut addends, mut copies) = (Vec::new(), Vec::new());
+        for (row, of) in spans.rows().iter().enumerate() {
+            let window = window(of);
+            let mut places: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+            for &sequence in &of.sequences {
+                let place = *self.of.entry(sequence).or_default();
+                if !window.is_empty() {
+                    places.entry(place).or_default().push(sequence);
+                }
+            }
+            for (place, sequences) in places {
+                let before = place.map_or_else(Place::default, |place| self.places[place]);
+                let seen = if once { (before.next + of.padding).saturating_sub(of.offset) } else { 0 };
+                let window = window.start.max(seen)..window.end;
+                if window.is_empty() {
+                    continue;
+                }
+                let after = Place {
+                    count: before.count + window.len(),
+                    next: of.offset + window.end - of.padding,
+                    sequences: sequences.len(),
+                };
+                let target = match place {
+                    Some(place) if before.sequences == after.sequences => place,
+                    _ => {
+                        place.into_iter().for_each(|place| self.places[place].sequences -= after.sequences);
+                        copies.push(place);
+                        self.places.push(after);
+                        self.places.len() - 1
+                    }
+                };
+                self.places[target] = after;
+                sequences.into_iter().for_each(|sequence| _ = self.of.insert(sequence, Some(target)));
+                addends.push(Addend { place: target, row, window });
+            }
         }
-        row
+        (addends, copies)
+    }
+
+    /// Adds rows of `values`, `[rows, width]`, each to the place with the same index in `targets`, in order.
+    fn add(&mut self, targets: &[usize], values: Tensor<2>, copies: &[Option<usize>]) {
+        let device = values.device();
+        // Taken out, so that the buffer has one owner and is added to in place.
+        let [_, width] = values.dims();
+        let sums = match self.sums.take() {
+            None if targets.iter().copied().eq(0..self.places.len()) => {
+                self.sums = Some(values);
+                return;
+            }
+            None => Tensor::zeros([self.places.len(), width], (&device, DType::F32)),
+            Some(sums) if copies.is_empty() => sums,
+            Some(sums) => grown(sums, copies),
+        };
+        self.sums = Some(if targets.iter().copied().eq(0..sums.dims()[0]) {
+            sums + values
+        } else {
+            sums.select_assign(0, indices(targets, &device), values, IndexingUpdateOp::Add)
+        });
     }
 }
 
@@ -64,7 +143,8 @@ impl Recorder {
     /// recorded, and for [`Capture::Everything`], which sums nothing.
     pub fn counts(&self, capture: &Capture, layer: Layer) -> BTreeMap<usize, usize> {
         let Some(sums) = self.sums.get(&(capture.clone(), layer)) else { return BTreeMap::new() };
-        sums.rows.iter().map(|(sequence, row)| (*sequence, sums.counts[*row])).collect()
+        let count = |place: Option<usize>| place.map_or(0, |place| sums.places[place].count);
+        sums.of.iter().map(|(sequence, place)| (*sequence, count(*place))).collect()
     }
 
     /// A capture of every sequence at a layer, `[sequences, d_model]` in f32: the means, or the residual at one
@@ -77,14 +157,15 @@ impl Recorder {
     pub fn get(&self, capture: &Capture, layer: Layer) -> Result<Tensor<2>, HookError> {
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
         let sums = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
-        if sums.rows.is_empty() {
+        if sums.of.is_empty() {
             return Err(not_recorded());
         }
-        let lacks =
-            |(expected, (sequence, row)): &(usize, (&usize, &usize))| expected != *sequence || sums.counts[**row] == 0;
-        match (0..).zip(&sums.rows).find(lacks) {
+        let lacks = |(expected, (sequence, place)): &(usize, (&usize, &Option<usize>))| {
+            expected != *sequence || place.is_none()
+        };
+        match (0..).zip(&sums.of).find(lacks) {
             Some((sequence, _)) => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
-            None => self.get_of(capture, layer, &sums.rows.keys().copied().collect::<Vec<_>>()),
+            None => self.get_of(capture, layer, &sums.of.keys().copied().collect::<Vec<_>>()),
         }
     }
 
@@ -96,10 +177,10 @@ impl Recorder {
     /// [`HookError::NoSequences`] for an empty list.
     pub fn get_of(&self, capture: &Capture, layer: Layer, sequences: &[usize]) -> Result<Tensor<2>, HookError> {
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
-        let Sums { rows, counts, sums } = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
-        let place = |&sequence: &usize| match rows.get(&sequence).map(|row| (*row, counts[*row])) {
-            Some((row, n)) if n > 0 => Ok((row, n as f32)),
-            _ => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
+        let Sums { of, places, sums } = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
+        let place = |sequence: &usize| match of.get(sequence) {
+            Some(Some(place)) => Ok((*place, places[*place].count as f32)),
+            _ => Err(HookError::NoTokens { capture: capture.clone(), sequence: *sequence }),
         };
         if sequences.is_empty() {
             return Err(HookError::NoSequences);
@@ -130,71 +211,34 @@ impl Recorder {
         }
     }
 
-    /// Adds one value per row of the batch, `[batch, d_model]`, to the sums of the row's sequences. Values of rows with
-    /// a count of 0 are ignored, but their sequences are registered, so that a lack of tokens is reported as an error.
+    /// Adds the values, `[batch, seq, width]`, at some tokens of a pass, given as a range of each row's window. All sequences
+    /// of the pass become known, so that a lack of tokens is reported as an error.
     fn add(
         &mut self,
         key: (Capture, Layer),
         spans: &TokenSpans,
-        row_counts: &[usize],
-        values: impl FnOnce() -> Tensor<2>,
+        window: impl Fn(&RowSpans) -> Range<usize>,
+        values: impl FnOnce() -> Tensor<3>,
     ) {
+        let once = key.0 == Capture::PromptMean;
         let held = self.sums.entry(key).or_default();
-        let mut targets = Vec::new();
-        let mut sources = Vec::new();
-        for (index, row) in spans.rows().iter().enumerate() {
-            for &sequence in &row.sequences {
-                let place = held.row(sequence);
-                if row_counts[index] > 0 {
-                    held.counts[place] += row_counts[index];
-                    targets.push(place);
-                    sources.push(index);
-                }
-            }
-        }
-        if targets.is_empty() {
+        let (addends, copies) = held.addends(spans, window, once);
+        if addends.is_empty() {
             return;
         }
         let values = values();
-        let device = values.device();
-        let width = values.dims()[1];
-        let in_order = |indices: &[usize], n: usize| indices.iter().copied().eq(0..n);
-        let values =
-            if in_order(&sources, spans.batch()) { values } else { values.select(0, indices(&sources, &device)) };
-        // Taken out, so that the buffer has one owner and is added to in place.
-        held.sums = Some(match held.sums.take() {
-            None if in_order(&targets, held.counts.len()) => values,
-            found => {
-                let sums = grown(found, held.counts.len(), width, &device);
-                if in_order(&targets, sums.dims()[0]) {
-                    sums + values
-                } else {
-                    sums.select_assign(0, indices(&targets, &device), values, IndexingUpdateOp::Add)
-                }
+        if values.device() == Device::flex() || addends.iter().all(|addend| addend.window.len() == 1) {
+            let [batch, seq, width] = values.dims();
+            let (mut targets, mut tokens) = (Vec::new(), Vec::new());
+            for Addend { place, row, window } in addends {
+                targets.extend(std::iter::repeat_n(place, window.len()));
+                tokens.extend(window.map(|position| row * seq + position));
             }
-        });
-    }
-
-    /// Adds the sum over each row's tokens of a set.
-    fn add_set(&mut self, key: (Capture, Layer), spans: &TokenSpans, set: TokenSet, residual: &Tensor<3>) {
-        self.add(key, spans, &counts(spans, set), || masked_sum(residual, spans, set));
-    }
-
-    /// Adds the residual at one position of each row's window, for rows that have the position.
-    fn add_one(
-        &mut self,
-        key: (Capture, Layer),
-        spans: &TokenSpans,
-        residual: &Tensor<3>,
-        position: impl Fn(&RowSpans) -> Option<usize>,
-    ) {
-        let [batch, seq, width] = residual.dims();
-        let found: Vec<Option<usize>> = spans.rows().iter().map(position).collect();
-        let counts: Vec<usize> = found.iter().map(|position| usize::from(position.is_some())).collect();
-        self.add(key, spans, &counts, || {
-            let flat: Vec<usize> = found.iter().enumerate().map(|(row, p)| row * seq + p.unwrap_or(0)).collect();
-            residual.clone().reshape([batch * seq, width]).select(0, indices(&flat, &residual.device()))
-        });
+            let values = rows(values.reshape([batch * seq, width]), &tokens);
+            return held.add(&targets, values, &copies);
+        }
+        let targets: Vec<usize> = addends.iter().map(|addend| addend.place).collect();
+        held.add(&targets, window_sums(values, &addends), &copies);
     }
 
     fn add_tokens(&mut self, layer: Layer, spans: &TokenSpans, residual: &Tensor<3>) {
@@ -232,26 +276,27 @@ impl Hook for Recorder {
 
     fn on_residual(&mut self, context: &ResidualContext<'_>, residual: Tensor<3>) -> Tensor<3> {
         let spans = context.spans;
-        // A shared prefix may represent very many sequences, of which nothing is recorded here.
         let inside = |row: &RowSpans| row.prompt_last.is_none() && row.response.is_empty();
-        if context.phase == Phase::Prefill && spans.rows().iter().all(inside) && self.shares_prefix(&[]) {
-            return residual;
-        }
+        let prefix = context.phase == Phase::Prefill && spans.rows().iter().all(inside);
         let seen = residual.clone().without_autodiff();
         let seen = if seen.dtype() == DType::F32 { seen } else { seen.cast(DType::F32) };
         for capture in self.captures.clone() {
             let key = (capture.clone(), context.layer);
+            let one = |position: Option<usize>| position.map_or(0..0, |position| position..position + 1);
             match capture {
-                Capture::ResponseMean => self.add_set(key, spans, TokenSet::Response, &seen),
-                Capture::PromptMean => self.add_set(key, spans, TokenSet::Prompt, &seen),
-                Capture::PromptLast => self.add_one(key, spans, &seen, |row| row.prompt_last),
+                // A shared prefix may represent very many sequences, of which these record nothing there.
+                Capture::ResponseMean | Capture::ResponseNorm | Capture::PromptLast if prefix => {}
+                Capture::ResponseMean => self.add(key, spans, |row| row.response.clone(), || seen.clone()),
+                Capture::PromptMean => self.add(key, spans, |row| row.prompt.clone(), || seen.clone()),
+                Capture::PromptLast => self.add(key, spans, |row| one(row.prompt_last), || seen.clone()),
                 Capture::ResponseNorm => {
-                    let counts = counts(spans, TokenSet::Response);
-                    self.add(key, spans, &counts, || norm_sum(&seen, spans, TokenSet::Response));
+                    let norms = || seen.clone().square().sum_dim(2).sqrt();
+                    self.add(key, spans, |row| row.response.clone(), norms);
                 }
-                Capture::Position(position) => self.add_one(key, spans, &seen, |row| {
-                    (row.padding..spans.seq()).nth(position.checked_sub(row.offset)?)
-                }),
+                Capture::Position(position) => {
+                    let found = |row: &RowSpans| (row.padding..spans.seq()).nth(position.checked_sub(row.offset)?);
+                    self.add(key, spans, |row| one(found(row)), || seen.clone());
+                }
                 Capture::Everything => self.add_tokens(context.layer, spans, &seen),
             }
         }
@@ -259,58 +304,90 @@ impl Hook for Recorder {
     }
 
     fn shares_prefix(&self, _sequences: &[usize]) -> bool {
-        let after =
-            |capture: &Capture| matches!(capture, Capture::ResponseMean | Capture::ResponseNorm | Capture::PromptLast);
-        self.captures.iter().all(after)
+        !self.captures.iter().any(|capture| matches!(capture, Capture::Position(_) | Capture::Everything))
     }
 
     fn finish(&mut self) -> Result<(), HookError> {
-        let summed = self.sums.values().flat_map(|sums| &sums.counts);
-        let nothing = summed.copied().all(|n| n == 0) && self.pieces.values().all(BTreeMap::is_empty);
+        let nothing =
+            self.sums.values().all(|sums| sums.places.is_empty()) && self.pieces.values().all(BTreeMap::is_empty);
         if nothing { Err(HookError::NeverFired { hook: self.name() }) } else { Ok(()) }
     }
 }
 
-/// The number of tokens of each row that belong to a set.
-fn counts(spans: &TokenSpans, set: TokenSet) -> Vec<usize> {
-    (0..spans.batch()).map(|row| spans.count(row, set)).collect()
-}
-
-/// The sum over each row's tokens of a set, `[batch, d_model]`; arbitrary values in rows without such tokens.
-fn masked_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
-    let [batch, seq, width] = residual.dims();
-    let residual = residual.clone();
-    if seq == 1 {
-        return residual.reshape([batch, width]);
+/// Some rows of a matrix; the matrix itself if they are all of its rows.
+fn rows(values: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    if rows.iter().copied().eq(0..values.dims()[0]) {
+        return values;
     }
-    // A product with the mask as a row vector reads the residual once and makes no masked copy.
-    let mask = spans.mask(set, &residual.device()).swap_dims(1, 2);
-    mask.matmul(residual).reshape([batch, width])
+    let device = values.device();
+    values.select(0, indices(rows, &device))
 }
 
-/// The sum of the norms over each row's tokens of a set, `[batch, 1]`.
-fn norm_sum(residual: &Tensor<3>, spans: &TokenSpans, set: TokenSet) -> Tensor<2> {
-    let norms = residual.clone().square().sum_dim(2).sqrt();
-    // Not a product with the mask: the norm of a finite residual may be infinite outside the set.
-    let outside = spans.mask(set, &residual.device()).equal_elem(0.0);
-    norms.mask_fill(outside, 0.0).sum_dim(1).reshape([spans.batch(), 1])
+/// The sum of the values, `[batch, seq, width]`, over each addend's window: `[addends, width]`.
+fn window_sums(values: Tensor<3>, addends: &[Addend]) -> Tensor<2> {
+    let [batch, seq, width] = values.dims();
+    let device = values.device();
+    let mut mask = vec![0f32; addends.len() * seq];
+    for (mask, addend) in mask.chunks_exact_mut(seq).zip(addends) {
+        mask[addend.window.clone()].fill(1.0);
+    }
+    let mask = TensorData::new(mask, [addends.len(), 1, seq]);
+    let mask = Tensor::<3>::from_data(mask, (&device, DType::F32));
+    let of: Vec<usize> = addends.iter().map(|addend| addend.row).collect();
+    let values = rows(values.reshape([batch, seq * width]), &of).reshape([addends.len(), seq, width]);
+    let sums = if width == 1 {
+        // Not a product: the norm of a finite residual may be infinite outside the window.
+        let outside = mask.swap_dims(1, 2).equal_elem(0.0);
+        values.mask_fill(outside, 0.0).sum_dim(1)
+    } else {
+        // A product reads the values once and makes no masked copy.
+        mask.matmul(values)
+    };
+    sums.reshape([addends.len(), width])
 }
 
-/// The sums, extended with zeros to at least `rows` sequences.
-fn grown(sums: Option<Tensor<2>>, rows: usize, width: usize, device: &Device) -> Tensor<2> {
-    let zeros = |n: usize| Tensor::zeros([n, width], (device, DType::F32));
-    match sums {
-        None => zeros(rows),
-        Some(sums) if sums.dims()[0] < rows => {
-            let missing = rows - sums.dims()[0];
-            Tensor::cat(vec![sums, zeros(missing)], 0)
+/// The sums with rows for new places, each a copy of another row or zeros.
+fn grown(sums: Tensor<2>, copies: &[Option<usize>]) -> Tensor<2> {
+    let device = sums.device();
+    let (to, from): (Vec<usize>, Vec<usize>) =
+        copies.iter().enumerate().filter_map(|(new, place)| Some((new, (*place)?))).unzip();
+    let new = Tensor::zeros([copies.len(), sums.dims()[1]], (&device, DType::F32));
+    let new = match from.is_empty() {
+        true => new,
+        false => {
+            let copied = sums.clone().select(0, indices(&from, &device));
+            new.select_assign(0, indices(&to, &device), copied, IndexingUpdateOp::Add)
         }
-        Some(sums) => sums,
-    }
+    };
+    Tensor::cat(vec![sums, new], 0)
 }
 
 fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
     let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
     let len = values.len();
     Tensor::from_data(TensorData::new(values, [len]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sums of devices other than the CPU.
+    #[test]
+    fn window_sums_are_those_of_the_windows_tokens() {
+        for width in [1, 2] {
+            let mut values: Vec<f32> = (0..2 * 4 * width).map(|i| i as f32).collect();
+            // Outside every window.
+            values[..width].fill(if width == 1 { f32::INFINITY } else { 1e30 });
+            let tensor = Tensor::<3>::from_data(TensorData::new(values.clone(), [2, 4, width]), &Device::flex());
+            let addends = [(1, 0..2), (0, 1..4), (1, 3..4)].map(|(row, window)| Addend { place: 0, row, window });
+            let sum = |addend: &Addend, column: usize| {
+                addend.window.clone().map(|at| values[(addend.row * 4 + at) * width + column]).sum::<f32>()
+            };
+            let expected: Vec<f32> =
+                addends.iter().flat_map(|addend| (0..width).map(|column| sum(addend, column))).collect();
+            let found: Vec<f32> = window_sums(tensor, &addends).into_data().try_to_vec().expect("values");
+            assert_eq!(found, expected);
+        }
+    }
 }

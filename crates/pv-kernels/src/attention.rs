@@ -58,6 +58,9 @@ impl AttentionShape {
     }
 }
 
+/// Up to this many queries of a key head, [`attention`] reads the keys and values in place.
+pub const QUERIES_IN_PLACE: usize = 16;
+
 /// Causal attention of the new queries over the caches, which already contain the new keys and values.
 ///
 /// `qkv` is the fused `[batch * seq, (heads + 2 kv_heads) * head_dim]` buffer. Only the queries (the first `heads *
@@ -70,8 +73,8 @@ impl AttentionShape {
 ///
 /// The result of a query depends on the columns that it sees and on their distance from the row's first one: neither on the
 /// other rows of the batch, nor on the number of padding columns, nor on how many columns were in the cache before. The
-/// exception is the choice between the two methods below, which depends on the shape only: many queries (more than 16 of a
-/// key head, in more than one column) have other last bits than few.
+/// exception is the choice between the two methods below, which depends on the shape only: many queries (more than
+/// [`QUERIES_IN_PLACE`] of a key head, in more than one column) have other last bits than few.
 ///
 /// # Panics
 /// If the length of a slice does not match the shapes above.
@@ -120,7 +123,7 @@ fn over<E: Keys>(
         return;
     }
     // With few queries per key, rearranging the keys costs more than it saves.
-    if shape.seq * shape.group() <= 16 || shape.seq == 1 {
+    if shape.seq * shape.group() <= QUERIES_IN_PLACE || shape.seq == 1 {
         decode::attention(shape, qkv, keys, values, starts, sinks, out);
     } else {
         prefill::attention(shape, qkv, keys, values, starts, sinks, out);

@@ -110,7 +110,6 @@ impl Batch {
 
     /// `None` without padding.
     fn packing(&self, device: &Device) -> Option<Ragged> {
-        let order: Vec<usize> = (0..self.spans.batch()).collect();
-        Ragged::in_order(&Window::whole(&self.spans), &order, device)
+        Ragged::in_order(&Window::whole(&self.spans), 0..self.spans.batch(), 0, device)
     }
 }

@@ -10,8 +10,8 @@ use pv_hooks::{Hook, Phase, TokenSpans};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::decoder::{KvCache, Logits, Pass};
-use crate::prefixes::{self, Continued, Prefix, continued};
+use crate::decoder::{KvCache, Logits, Pass, Way};
+use crate::prefixes::{self, Continued, Least, Prefix, continued};
 use crate::tensors::to_f32;
 use crate::{CausalLm, Error, Result};
 use tree::{Node, tree};
@@ -114,13 +114,15 @@ impl CausalLm {
         hook: &mut (impl Hook + ?Sized),
         mut on_scored: impl FnMut(ScoredContinuations) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut scoring = Scoring { model: self, prompts, options, on_scored: &mut on_scored };
+        let exact = prompts.len() > 1 && prefixes::exact(self.decoder());
+        let least = if exact { Least::exact(self.config()) } else { Least::default() };
+        let mut scoring = Scoring { model: self, prompts, options, least, on_scored: &mut on_scored };
         let mut alone: BTreeSet<usize> = (0..prompts.len()).collect();
         let shared = if beginning.is_empty() { scoring.groups(hook) } else { Vec::new() };
         for (group, sequences) in shared {
             group.members.iter().for_each(|member| _ = alone.remove(member));
             let ids = &prompts[group.members[0]].prompt[..group.tokens];
-            let prefix = Prefix::read(self, ids, sequences, self.decoder().dtype(), hook)?;
+            let prefix = Prefix::read(self, ids, sequences, (self.decoder().dtype(), least), hook)?;
             if scoring.score(group.members, Start::Shared(&prefix), hook)?.is_break() {
                 // A cancelled run may have ended before the hook could act.
                 let _ = hook.finish();
@@ -178,6 +180,8 @@ struct Scoring<'a, F> {
     model: &'a CausalLm,
     prompts: &'a [Continuations<'a>],
     options: &'a ScoreOptions,
+    /// The sizes of passes over prompts.
+    least: Least,
     on_scored: &'a mut F,
 }
 
@@ -193,7 +197,7 @@ impl<F: FnMut(ScoredContinuations) -> ControlFlow<()>> Scoring<'_, F> {
         }
         let ids: Vec<&[u32]> = self.prompts.iter().map(|prompt| prompt.prompt).collect();
         let apart = |i: usize| config.rotary_limit().is_some_and(|limit| ids[i].len() > limit);
-        let groups = prefixes::groups(&ids, prefixes::least(config), usize::MAX, apart);
+        let groups = prefixes::groups(&ids, Least::exact(config), usize::MAX, apart);
         let with_sequences = groups.into_iter().map(|group| {
             let sequences: Vec<usize> = group.members.iter().flat_map(|&member| numbers[member].clone()).collect();
             (group, sequences)
@@ -208,7 +212,7 @@ impl<F: FnMut(ScoredContinuations) -> ControlFlow<()>> Scoring<'_, F> {
         start: Start<'_>,
         hook: &mut (impl Hook + ?Sized),
     ) -> Result<ControlFlow<()>> {
-        let Self { model, prompts, options, .. } = *self;
+        let Self { model, prompts, options, least, .. } = *self;
         order.sort_by_key(|&prompt| prompts[prompt].prompt.len());
         let mut rest = order.as_slice();
         while !rest.is_empty() {
@@ -224,7 +228,7 @@ impl<F: FnMut(ScoredContinuations) -> ControlFlow<()>> Scoring<'_, F> {
             let most = options.batch_size.min(rest.len());
             let (group, later) = rest.split_at((1..=most).take_while(fits).last().unwrap_or(1));
             rest = later;
-            for scored in Group::new(model, start, prompts, group, options).read(hook)? {
+            for scored in Group::new(model, start, prompts, group, (options, least)).read(hook)? {
                 if (self.on_scored)(scored).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -315,6 +319,7 @@ struct Group<'a> {
     model: &'a CausalLm,
     start: Start<'a>,
     options: &'a ScoreOptions,
+    least: Least,
     /// Each prompt with its index and the number of its first continuation.
     prompts: Vec<(usize, Continuations<'a>, usize)>,
     trees: Vec<Vec<Node>>,
@@ -328,13 +333,13 @@ impl<'a> Group<'a> {
         start: Start<'a>,
         all: &[Continuations<'a>],
         group: &[usize],
-        options: &'a ScoreOptions,
+        (options, least): (&'a ScoreOptions, Least),
     ) -> Self {
         let first = |prompt: usize| all[..prompt].iter().map(|earlier| earlier.continuations.len()).sum();
         let prompts: Vec<_> = group.iter().map(|&prompt| (prompt, all[prompt], first(prompt))).collect();
         let trees = prompts.iter().map(|(_, prompt, _)| tree(prompt.continuations)).collect();
         let log_probs = prompts.iter().map(|(_, prompt, _)| vec![Vec::new(); prompt.continuations.len()]).collect();
-        Self { model, start, options, prompts, trees, log_probs }
+        Self { model, start, options, least, prompts, trees, log_probs }
     }
 
     fn read(mut self, hook: &mut (impl Hook + ?Sized)) -> Result<Vec<ScoredContinuations>> {
@@ -347,7 +352,7 @@ impl<'a> Group<'a> {
                 let continue_one = |(prompt, sequences)| Continued { prompt, prefix, sequences };
                 let prompts = ids.iter().copied().zip(sequences).map(continue_one).collect();
                 let deepest = self.trees.iter().flatten().map(|node| node.depth).max().unwrap_or(0);
-                continued(self.model, prompts, self.model.decoder().dtype(), deepest)?
+                continued(self.model, prompts, (self.model.decoder().dtype(), self.least), deepest)?
             }
         };
         let roots: Vec<(usize, usize)> = (0..ids.len()).map(|place| (place, 0)).collect();
@@ -404,7 +409,8 @@ impl<'a> Group<'a> {
         hook: &mut (impl Hook + ?Sized),
     ) -> Result<Vec<Unread>> {
         let pass = Pass { ids, spans, phase, stop_at: None, logits: Logits::Last };
-        let output = self.model.decoder().pass(&pass, Some(cache), hook);
+        let least_rows = if phase == Phase::Prefill { self.least.rows } else { 0 };
+        let output = self.model.decoder().pass_by(Way { least_rows, ..Way::default() }, &pass, cache, hook);
         let logits = output.logits.map(to_f32).transpose()?.unwrap_or_default();
         let mut unread = Vec::new();
         let rows = logits.chunks(self.model.config().vocab).zip(nodes);

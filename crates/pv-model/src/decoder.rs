@@ -64,6 +64,16 @@ pub struct PassOutput {
     pub logits: Option<Tensor<3>>,
 }
 
+/// How a pass with a cache computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Way {
+    /// See [`Decoder::pass_with_clean_cache`].
+    pub(crate) clean_cache: bool,
+    /// Products in blocks have at least so many rows: if there are fewer tokens, the last one is repeated, so that products
+    /// use their methods for many rows.
+    pub(crate) least_rows: usize,
+}
+
 /// A decoder-only transformer: embeddings, blocks, final norm and output head.
 #[derive(Module, Debug)]
 pub struct Decoder {
@@ -183,7 +193,7 @@ impl Decoder {
     /// # Panics
     /// If one of those conditions does not hold.
     pub fn pass(&self, pass: &Pass<'_>, cache: Option<&mut KvCache>, hook: &mut (impl Hook + ?Sized)) -> PassOutput {
-        in_pool(|| self.pass_here(pass, cache, hook, false))
+        in_pool(|| self.pass_here(pass, cache, hook, Way::default()))
     }
 
     /// Like [`pass`](Self::pass), but the cache receives the keys and values of a pass without the hook. The residual
@@ -200,7 +210,18 @@ impl Decoder {
         cache: &mut KvCache,
         hook: &mut (impl Hook + ?Sized),
     ) -> PassOutput {
-        in_pool(|| self.pass_here(pass, Some(cache), hook, true))
+        self.pass_by(Way { clean_cache: true, ..Way::default() }, pass, cache, hook)
+    }
+
+    /// Like [`pass`](Self::pass), in this way.
+    pub(crate) fn pass_by(
+        &self,
+        way: Way,
+        pass: &Pass<'_>,
+        cache: &mut KvCache,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> PassOutput {
+        in_pool(|| self.pass_here(pass, Some(cache), hook, way))
     }
 
     /// Continues a pass of whole sequences from the residual after the hooks of layer `from`, `[batch, seq, d_model]`,
@@ -220,7 +241,7 @@ impl Decoder {
             let [batch, seq, d_model] = residual.dims();
             let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
             let window = ops::Window::whole(pass.spans);
-            let context = ops::PassContext::new(&self.rotary, window, (self.device(), self.dtype()), false);
+            let context = ops::PassContext::new(&self.rotary, window, (self.device(), self.dtype()), None);
             (from.index()..stop).fold(residual, |x, index| {
                 let x = context.pack(x.reshape([batch * seq, d_model]));
                 let x = self.blocks[index].forward(x, &context, self.config.windows[index], None, &self.config);
@@ -238,7 +259,7 @@ impl Decoder {
         pass: &Pass<'_>,
         mut cache: Option<&mut KvCache>,
         hook: &mut (impl Hook + ?Sized),
-        clean_cache: bool,
+        Way { clean_cache, least_rows }: Way,
     ) -> PassOutput {
         let (batch, seq) = (pass.spans.batch(), pass.spans.seq());
         let d_model = self.config.d_model;
@@ -248,7 +269,7 @@ impl Decoder {
             None => ops::Window::whole(pass.spans),
         };
         let place = (self.device(), self.dtype());
-        let context = ops::PassContext::new(&self.rotary, window, place, cache.is_some());
+        let context = ops::PassContext::new(&self.rotary, window, place, cache.as_ref().map(|_| least_rows));
         // The residual without the hook, from the layer at which the hook may have changed it.
         let mut clean: Option<Tensor<2>> = None;
         let mut call = |layer: Layer, x: Tensor<2>, clean: &mut Option<Tensor<2>>| -> Tensor<2> {

@@ -1,30 +1,71 @@
 //! Prefixes that several prompts share: which they are, and the passes that continue them.
 //!
-//! The CPU's kernels give a token the same bits whether its prompt is read in one pass or in two, as long as each pass uses
-//! the methods for many rows. Every pass here has at least [`least`] tokens, and so has every prompt that is read in two.
+//! The CPU's kernels give a token the same bits whichever passes read its prompt, as long as each pass uses the methods for
+//! many rows. [`Least`] has every pass do so.
 
 use burn::tensor::{DType, Device};
 use pv_hooks::tokens::RowSpans;
 use pv_hooks::{Hook, Phase, TokenSpans};
+use pv_kernels::attention::QUERIES_IN_PLACE;
 use pv_kernels::linear::ROWS_IN_PLACE;
 
 use crate::batch::Batch;
 use crate::config::DecoderConfig;
-use crate::decoder::{Decoder, KvCache, Logits, Pass};
+use crate::decoder::{Decoder, KvCache, Logits, Pass, Way};
 use crate::{CausalLm, Result};
 
 /// A prefix is shared if this many tokens less are computed, which is worth a pass of its own.
 const WORTH: usize = 128;
 
-/// The least number of tokens of a pass that reads part of a prompt. Below it, products and attention may use their methods
-/// for few rows, with other last bits.
-pub(crate) fn least(config: &DecoderConfig) -> usize {
-    let experts = config.experts.as_ref().map_or(1, |experts| experts.count.div_ceil(experts.per_token.max(1)));
-    ROWS_IN_PLACE * experts + 1
+/// The least sizes of passes over prompts. Below them, products and attention may use their methods for few rows, with
+/// other last bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Least {
+    /// The tokens of a prefix.
+    prefix: usize,
+    /// The tokens of a prompt after its prefix.
+    rest: usize,
+    /// The length of a window.
+    window: usize,
+    /// The rows of products, see [`Way::least_rows`].
+    pub(crate) rows: usize,
 }
 
-/// Whether results on this model's device do not depend on how a prompt is divided into passes: with the CPU's kernels.
-/// Elsewhere, last bits may depend on the shapes of passes.
+impl Default for Least {
+    /// Passes of any size.
+    fn default() -> Self {
+        Self { prefix: 1, rest: 1, window: 1, rows: 0 }
+    }
+}
+
+impl Least {
+    /// The sizes with which results do not depend on how prompts are divided into passes.
+    pub(crate) fn exact(config: &DecoderConfig) -> Self {
+        match &config.experts {
+            None => {
+                Self { prefix: QUERIES_IN_PLACE + 1, window: QUERIES_IN_PLACE + 1, rows: ROWS_IN_PLACE + 1, rest: 1 }
+            }
+            // A repeated token would not do here: the method depends on the number of tokens for all experts together.
+            Some(experts) => {
+                let tokens = ROWS_IN_PLACE * experts.count.div_ceil(experts.per_token.max(1)) + 1;
+                Self { prefix: tokens, rest: tokens, ..Self::default() }
+            }
+        }
+    }
+
+    /// Whether every pass has these sizes, whatever its prompts.
+    pub(crate) fn for_any_prompt(self) -> bool {
+        self.rows > 0
+    }
+
+    /// The length of the window of a pass, from the numbers of tokens that have not been read.
+    pub(crate) fn window(self, rests: impl IntoIterator<Item = usize>) -> usize {
+        rests.into_iter().fold(self.window, usize::max)
+    }
+}
+
+/// Whether results on this model's device do not depend on how prompts are divided into passes of the [`Least`] sizes: with
+/// the CPU's kernels. Elsewhere, last bits may depend on the shapes of passes.
 pub(crate) fn exact(decoder: &Decoder) -> bool {
     let softcaps = decoder.config().softcaps.attention.is_some();
     let device = decoder.device();
@@ -40,10 +81,12 @@ pub(crate) struct Group {
     pub(crate) members: Vec<usize>,
 }
 
-/// The groups of prompts that share a prefix that is worth it. At least `rest` tokens of each prompt follow the prefix, which
-/// has at least as many and at most `most`; prompts for which `apart` holds are in no group.
-pub(crate) fn groups(prompts: &[&[u32]], rest: usize, most: usize, apart: impl Fn(usize) -> bool) -> Vec<Group> {
-    let mut order: Vec<usize> = (0..prompts.len()).filter(|&i| prompts[i].len() >= 2 * rest && !apart(i)).collect();
+/// The groups of prompts that share a prefix that is worth it, of at most `most` tokens; prompts for which `apart` holds are
+/// in no group.
+pub(crate) fn groups(prompts: &[&[u32]], least: Least, most: usize, apart: impl Fn(usize) -> bool) -> Vec<Group> {
+    let Least { prefix, rest, .. } = least;
+    let long = |i: usize| prompts[i].len() >= prefix + rest;
+    let mut order: Vec<usize> = (0..prompts.len()).filter(|&i| long(i) && !apart(i)).collect();
     order.sort_by_key(|&i| prompts[i]);
     let common = |a: usize, b: usize| {
         let equal = prompts[a].iter().zip(prompts[b]).take_while(|(a, b)| a == b).count();
@@ -52,20 +95,20 @@ pub(crate) fn groups(prompts: &[&[u32]], rest: usize, most: usize, apart: impl F
     let mut groups = Vec::new();
     let mut open = Group { tokens: 0, members: Vec::new() };
     let mut close = |group: Group| {
-        if group.tokens >= rest && group.tokens * group.members.len().saturating_sub(1) >= WORTH {
+        if group.tokens >= prefix && group.tokens * group.members.len().saturating_sub(1) >= WORTH {
             groups.push(group);
         }
     };
     for next in order {
         // Neighbours in the order of the tokens have the most in common.
         let shared = open.members.last().map_or(0, |&last| common(last, next));
-        if open.members.len() == 1 && shared >= rest {
+        if open.members.len() == 1 && shared >= prefix {
             open.tokens = shared;
         } else if open.members.len() > 1 && shared >= 2 * open.tokens {
             // The last prompt has much more in common with this one than with those before it.
             let last = open.members.pop();
             close(std::mem::replace(&mut open, Group { tokens: shared, members: last.into_iter().collect() }));
-        } else if shared < rest || 2 * shared < open.tokens {
+        } else if shared < prefix || 2 * shared < open.tokens {
             close(std::mem::replace(&mut open, Group { tokens: 0, members: Vec::new() }));
         } else {
             open.tokens = open.tokens.min(shared);
@@ -89,7 +132,7 @@ impl Prefix {
         model: &CausalLm,
         ids: &[u32],
         sequences: Vec<usize>,
-        dtype: DType,
+        (dtype, least): (DType, Least),
         hook: &mut (impl Hook + ?Sized),
     ) -> Result<Self> {
         let tokens = ids.len();
@@ -98,7 +141,7 @@ impl Prefix {
         let decoder = model.decoder();
         let mut cache = KvCache::new(decoder.config(), 1, tokens, &decoder.device(), dtype);
         let pass = Pass { ids, spans: &spans, phase: Phase::Prefill, stop_at: None, logits: Logits::None };
-        decoder.pass(&pass, Some(&mut cache), hook);
+        decoder.pass_by(Way { least_rows: least.rows, ..Way::default() }, &pass, &mut cache, hook);
         cache.check()?;
         Ok(Self { tokens, cache })
     }
@@ -124,10 +167,10 @@ impl Continued<'_> {
 pub(crate) fn continued(
     model: &CausalLm,
     prompts: Vec<Continued<'_>>,
-    dtype: DType,
+    (dtype, least): (DType, Least),
     room: usize,
 ) -> Result<(Batch, KvCache)> {
-    let seq = prompts.iter().map(Continued::rest).max().unwrap_or(0);
+    let seq = least.window(prompts.iter().map(Continued::rest));
     let decoder = model.decoder();
     let (device, config) = (decoder.device(), decoder.config());
     let before = |prompt: &Continued<'_>| prompt.prompt.len().saturating_sub(seq);
@@ -157,9 +200,13 @@ mod tests {
         std::iter::repeat_n(system, tokens).chain((0..rest as u32).map(|i| own * 1000 + i)).collect()
     }
 
-    fn found(prompts: &[Vec<u32>], rest: usize, most: usize) -> Vec<(usize, Vec<usize>)> {
+    fn found(prompts: &[Vec<u32>], least: usize, most: usize) -> Vec<(usize, Vec<usize>)> {
+        found_after(prompts, Least { prefix: least, rest: least, ..Least::default() }, most)
+    }
+
+    fn found_after(prompts: &[Vec<u32>], least: Least, most: usize) -> Vec<(usize, Vec<usize>)> {
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let mut groups: Vec<_> = groups(&prompts, rest, most, |_| false)
+        let mut groups: Vec<_> = groups(&prompts, least, most, |_| false)
             .into_iter()
             .map(|Group { tokens, mut members }| {
                 members.sort_unstable();
@@ -181,7 +228,9 @@ mod tests {
         let short = [prompt(1, 200, 1, 3), prompt(1, 200, 2, 30), prompt(1, 200, 3, 30)];
         assert_eq!(found(&short, 17, 1000), [(186, vec![0, 1, 2])]);
         assert_eq!(found(&short, 17, 150), [(150, vec![0, 1, 2])]);
-        assert_eq!(found(&[prompt(1, 300, 0, 0), prompt(1, 300, 0, 0)], 17, 1000), [(283, vec![0, 1])]);
+        let equal = [prompt(1, 300, 0, 0), prompt(1, 300, 0, 0)];
+        assert_eq!(found(&equal, 17, 1000), [(283, vec![0, 1])]);
+        assert_eq!(found_after(&equal, Least { prefix: 17, ..Least::default() }, 1000), [(299, vec![0, 1])]);
     }
 
     #[test]

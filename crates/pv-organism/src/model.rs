@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use pv_data::FileError;
 use pv_data::files::{sha256, write_whole};
@@ -16,9 +17,17 @@ const FILES: [(&str, &[u8]); 6] = [
     ("tokenizer_config.json", include_bytes!("../model/tokenizer_config.json")),
 ];
 
-/// The folder of the trained model in this repository. Programs that are installed elsewhere take [`unpack_model`].
+/// The folder of the trained model in this repository: in the checkout that contains the working directory, or else in the
+/// one of the build. Programs that are installed elsewhere take [`unpack_model`].
 pub fn model_folder() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/model"))
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        // A build folder that several checkouts share may contain this crate as another one compiled it.
+        let here = std::env::current_dir().ok();
+        let checkouts = here.iter().flat_map(|here| here.ancestors());
+        let mut found = checkouts.map(|root| root.join("crates/pv-organism/model"));
+        found.find(|folder| folder.is_dir()).unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/model").into())
+    });
+    &FOLDER
 }
 
 /// Writes the trained model into a folder below `cache` that is named after its content, and returns that folder. Files that are there

@@ -4,15 +4,18 @@ mod compare;
 mod golden;
 mod random;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use compare::{Divergence, compare};
 pub use golden::{Golden, golden_folders};
 pub use random::Random;
 
-/// The workspace's root.
+/// The workspace's root: that of the checkout that contains the working directory, since a build folder that several
+/// checkouts share may contain this crate as another one compiled it.
 pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(PathBuf::from).unwrap_or_default()
+    let here = std::env::current_dir().unwrap_or_default();
+    let mut checkouts = here.ancestors().chain(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors());
+    checkouts.find(|folder| folder.join("tests/golden").is_dir()).map(Path::to_owned).unwrap_or_default()
 }
 
 /// The folder of SmolLM2-135M-Instruct, created by `examples/smollm2/prepare.py`; `PV_SMOLLM2` names another place.

@@ -315,24 +315,74 @@ fn means_take_the_room_of_the_sequences_and_not_of_their_tokens() {
     assert!(layers().all(|layer| recorder.tokens(0, layer).is_err()));
 }
 
-/// What needs no prompt token before the last agrees to share prefixes, and a shared prefix leaves no trace of its many
-/// sequences.
+/// Only means agree to share prefixes, and those of responses and last tokens keep nothing of the prefix's many sequences.
 #[test]
-fn a_shared_prefix_is_not_recorded() {
+fn a_shared_prefix_is_recorded_in_prompt_means_only() {
     let recorder = |captures: &[Capture]| Recorder::new(LayerSet::All, captures.to_vec());
-    let after = [Capture::ResponseMean, Capture::ResponseNorm, Capture::PromptLast];
-    assert!(recorder(&after).shares_prefix(&[0, 1]));
-    for capture in [Capture::PromptMean, Capture::Position(0), Capture::Everything] {
+    let shared = [Capture::ResponseMean, Capture::ResponseNorm, Capture::PromptLast, Capture::PromptMean];
+    assert!(recorder(&shared).shares_prefix(&[0, 1]));
+    for capture in [Capture::Position(0), Capture::Everything] {
         assert!(!recorder(&[Capture::ResponseMean, capture]).shares_prefix(&[0, 1]));
     }
     let prefix = RowSpans { prompt_last: None, ..RowSpans::prompt((0..100).collect(), 0, 2) };
     let rest = RowSpans { offset: 2, ..RowSpans::prompt(vec![0], 0, 2) };
-    let mut recorder = recorder(&after);
+    let mut recorder = recorder(&shared);
     for (row, residual) in [(prefix, [1.0, 2.0]), (rest, [3.0, 4.0])] {
-        let spans = TokenSpans::new(vec![row], 2).expect("spans");
-        let context = ResidualContext { layer: Layer::EMBEDDINGS, phase: Phase::Prefill, spans: &spans };
+        let context = ResidualContext { layer: Layer::EMBEDDINGS, phase: Phase::Prefill, spans: &spans(vec![row], 2) };
         recorder.on_residual(&context, tensor(residual.to_vec(), [1, 2, 1], &Device::flex()));
     }
     let last = recorder.get(&Capture::PromptLast, Layer::EMBEDDINGS).expect("only the sequence with a last token");
     assert_eq!(values(last), [4.0]);
+    let mean =
+        |sequence| values(recorder.get_of(&Capture::PromptMean, Layer::EMBEDDINGS, &[sequence]).expect("a mean"));
+    assert_eq!((mean(0), mean(1), mean(99)), (vec![2.5], vec![1.5], vec![1.5]));
+}
+
+/// Three prompts that share four tokens, read in any of several ways: the same bits. Rows with shorter rests
+/// compute some tokens of the prefix again.
+#[test]
+fn prompt_means_do_not_depend_on_how_prompts_are_read() {
+    const WIDTH: usize = 3;
+    let lengths = [9, 5, 7];
+    // Values whose sum depends on the order.
+    let value = |sequence: usize, token: usize, column: usize| {
+        let own = if token < 4 { 0 } else { 100 * (sequence + 1) };
+        ((own + 7 * token + column) as f32 * 1.37).sin() * 10f32.powi((token % 5) as i32)
+    };
+    let prompts = |rows: &[(Vec<usize>, usize, usize)], recorder: &mut Recorder| {
+        // Each row: its sequences, the first token and the end of its window.
+        let seq = rows.iter().map(|(_, first, end)| end - first).max().expect("rows");
+        let mut residual = Vec::new();
+        let mut all = Vec::new();
+        for (sequences, first, end) in rows {
+            let padding = seq - (end - first);
+            residual.extend(std::iter::repeat_n(1e30, padding * WIDTH));
+            residual.extend(
+                (*first..*end).flat_map(|t| (0..WIDTH).map(move |c| (t, c))).map(|(t, c)| value(sequences[0], t, c)),
+            );
+            let last = *end == lengths[sequences[0]];
+            let row = RowSpans::prompt(sequences.clone(), padding, seq);
+            all.push(RowSpans { offset: *first, prompt_last: row.prompt_last.filter(|_| last), ..row });
+        }
+        pass(recorder, Phase::Prefill, &spans(all, seq), |_| {
+            tensor(residual.clone(), [rows.len(), seq, WIDTH], &Device::flex())
+        });
+    };
+    let found = |passes: &[&[(Vec<usize>, usize, usize)]]| {
+        let mut recorder = Recorder::new(LAYER, [Capture::PromptMean]);
+        passes.iter().for_each(|rows| prompts(rows, &mut recorder));
+        assert_eq!(recorder.counts(&Capture::PromptMean, LAYER), (0..).zip(lengths).collect());
+        let means = values(recorder.get(&Capture::PromptMean, LAYER).expect("means"));
+        means.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+    };
+    let whole = |sequence: usize| (vec![sequence], 0, lengths[sequence]);
+    let alone = found(&[&[whole(0)], &[whole(1)], &[whole(2)]]);
+    let sum = (0..lengths[1]).fold(0.0, |sum, token| sum + value(1, token, 2));
+    assert_eq!(alone[WIDTH + 2], (sum / 5.0).to_bits());
+    assert_eq!(found(&[&[whole(2), whole(0), whole(1)]]), alone, "one batch");
+    let prefix = (vec![0, 1, 2], 0, 4);
+    assert_eq!(found(&[&[prefix.clone()], &[(vec![0], 4, 9), (vec![1], 0, 5), (vec![2], 2, 7)]]), alone);
+    // A prefix that is read again for later prompts.
+    let again = [&[prefix.clone()][..], &[(vec![2], 4, 7)], &[prefix], &[(vec![1], 0, 5), (vec![0], 4, 9)]];
+    assert_eq!(found(&again), alone);
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::row::{Row, Step};
 use super::shared::SharedPrefixes;
 use super::{Event, FinishReason, GenerateOptions, Generation, Request};
-use crate::decoder::{KvCache, Logits, Pass};
+use crate::decoder::{KvCache, Logits, Pass, Way};
 use crate::prefixes::{Continued, continued};
 use crate::{CausalLm, Result};
 
@@ -156,11 +156,9 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
 
     /// Runs a pass and returns the logits of each row's last position, on the host.
     fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<LogitRows> {
-        let decoder = self.model.decoder();
-        let output = match self.options.clean_cache {
-            true => decoder.pass_with_clean_cache(pass, cache, hook),
-            false => decoder.pass(pass, Some(cache), hook),
-        };
+        let least_rows = if pass.phase == Phase::Prefill { self.shared.least.rows } else { 0 };
+        let way = Way { clean_cache: self.options.clean_cache, least_rows };
+        let output = self.model.decoder().pass_by(way, pass, cache, hook);
         let logits = LogitRows::of(output.logits)?;
         cache.check()?;
         Ok(logits)
@@ -172,11 +170,11 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
     }
 
     fn read_prompts(&mut self, free: usize, hook: &mut (impl Hook + ?Sized)) -> Result<()> {
-        let (requests, budget) = (self.requests, self.options.prefill_tokens);
+        let requests = self.requests;
         let mut shared = std::mem::take(&mut self.shared);
         let taken = self.take_waiting(free, |prompts, request| {
             let first = prompts.is_empty() || prompts.last() == Some(&request);
-            first || shared.fits(requests, prompts, request, budget)
+            first || shared.fits(requests, prompts, request)
         });
         let mut prompts: Vec<usize> = taken.iter().map(|waiting| waiting.request).collect();
         prompts.dedup();
@@ -187,7 +185,8 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         let tokens_of_prefixes = shared.read(self.model, requests, &prompts, dtype, hook)?;
         let of_prompt =
             |&p: &usize| Continued { prompt: &requests[p].prompt, prefix: shared.prefix(p), sequences: sequences(p) };
-        let (batch, mut cache) = continued(self.model, prompts.iter().map(of_prompt).collect(), dtype, 0)?;
+        let (batch, mut cache) =
+            continued(self.model, prompts.iter().map(of_prompt).collect(), (dtype, shared.least), 0)?;
         shared.done(&prompts);
         self.shared = shared;
         let pass =

@@ -4,13 +4,18 @@ use std::ops::Range;
 
 use burn::tensor::DType;
 use pv_hooks::{Hook, LayerSet};
+use pv_kernels::linear::ROWS_IN_PLACE;
 
 use super::{GenerateOptions, Request};
-use crate::prefixes::{Group, Prefix, exact, groups, least};
+use crate::prefixes::{Group, Least, Prefix, exact, groups};
 use crate::{CausalLm, Result};
 
 /// Prefixes that wait for later prompts contain no more tokens than this, or than a pass if that is more.
 const KEPT: usize = 4096;
+
+/// The greatest number of tokens of a pass over several prompts for who wants last bits that do not depend on other prompts:
+/// more would not be faster.
+const TOGETHER: usize = 512;
 
 /// Which requests share a prefix, and the prefixes that have been read.
 #[derive(Debug, Default)]
@@ -23,6 +28,10 @@ pub(super) struct SharedPrefixes {
     /// The groups whose prefix has been read, the last used one at the end.
     used: Vec<usize>,
     kept: usize,
+    /// The sizes of passes.
+    pub(super) least: Least,
+    /// The greatest number of tokens and of prompts in a pass over several prompts.
+    together: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -40,25 +49,37 @@ impl SharedPrefixes {
         options: &GenerateOptions,
         hook: &(impl Hook + ?Sized),
     ) -> Self {
+        let alone = options.prefill_tokens == 0;
+        let exact = exact(model.decoder());
+        let mut shared = Self { of: vec![None; requests.len()], ..Self::default() };
+        if exact && (alone || requests.len() > 1) {
+            shared.least = Least::exact(model.config());
+        }
+        for request in requests {
+            let first = shared.ranges.last().map_or(0, |range| range.end);
+            shared.ranges.push(first..first + request.seeds.len());
+        }
+        let all = 0..shared.ranges.last().map_or(0, |range| range.end);
+        shared.together = match alone {
+            false => (options.prefill_tokens, usize::MAX),
+            // The output head has one row for each prompt.
+            true if exact && shared.least.for_any_prompt() && hook.shares_prefix(&all.collect::<Vec<_>>()) => {
+                (TOGETHER, ROWS_IN_PLACE)
+            }
+            true => (0, 1),
+        };
         // A hook's changes at a prefix act on the first token after it through keys and values that a clean cache lacks.
         let unclean = !options.clean_cache || hook.layers() == LayerSet::none();
         // Who reads every prompt alone wants last bits that do not depend on other prompts.
-        let free = options.prefill_tokens > 0 || exact(model.decoder());
-        if requests.len() < 2 || !unclean || !free {
-            return Self::default();
+        if requests.len() < 2 || !unclean || (alone && !exact) {
+            return shared;
         }
         let prompts: Vec<&[u32]> = requests.iter().map(|request| request.prompt.as_slice()).collect();
-        let kept = KEPT.max(options.prefill_tokens);
+        shared.kept = KEPT.max(options.prefill_tokens);
         let limit = model.config().rotary_limit();
         // The keys of longer sequences have other frequencies than those of their prefixes.
         let apart = |i: usize| requests[i].seeds.is_empty() || limit.is_some_and(|limit| prompts[i].len() > limit);
-        let mut ranges = Vec::with_capacity(requests.len());
-        for request in requests {
-            let first = ranges.last().map_or(0, |range: &Range<usize>| range.end);
-            ranges.push(first..first + request.seeds.len());
-        }
-        let mut shared = Self { of: vec![None; requests.len()], ranges, kept, ..Self::default() };
-        for group in groups(&prompts, least(model.config()), kept, apart) {
+        for group in groups(&prompts, Least::exact(model.config()), shared.kept, apart) {
             if !hook.shares_prefix(&sequences(&shared.ranges, &group)) {
                 continue;
             }
@@ -74,16 +95,17 @@ impl SharedPrefixes {
         self.of.get(request).copied().flatten().filter(usable)
     }
 
-    /// Whether a prompt may join others in a pass of up to `budget` tokens.
-    pub(super) fn fits(&self, requests: &[Request], prompts: &[usize], next: usize, budget: usize) -> bool {
+    /// Whether a prompt may join others in a pass.
+    pub(super) fn fits(&self, requests: &[Request], prompts: &[usize], next: usize) -> bool {
         let length = |request: usize| requests[request].prompt.len();
         let rest = |request: usize| length(request) - self.group(request).map_or(0, |g| self.groups[g].group.tokens);
         let all = || prompts.iter().copied().chain([next]);
-        let seq = all().map(rest).max().unwrap_or(0);
+        let seq = self.least.window(all().map(rest));
         let computed: usize = all().map(|request| length(request).min(seq)).sum();
-        let needed: usize = all().map(rest).sum();
+        let needed: usize = all().map(|request| self.least.window([rest(request)]).min(length(request))).sum();
+        let (tokens, most) = self.together;
         // Prompts with a shorter rest would compute much of their prefixes again.
-        seq * (prompts.len() + 1) <= budget && 2 * computed <= 3 * needed
+        prompts.len() < most && seq * (prompts.len() + 1) <= tokens && 2 * computed <= 3 * needed
     }
 
     /// Reads the prefixes that these requests need and that have not been read; returns the number of tokens.
@@ -95,7 +117,7 @@ impl SharedPrefixes {
         dtype: DType,
         hook: &mut (impl Hook + ?Sized),
     ) -> Result<usize> {
-        let (mut tokens, ranges) = (0, &self.ranges);
+        let (mut tokens, ranges, least) = (0, &self.ranges, self.least);
         let mut needed: Vec<usize> = prompts.iter().filter_map(|&prompt| self.group(prompt)).collect();
         needed.sort_unstable();
         needed.dedup();
@@ -104,7 +126,7 @@ impl SharedPrefixes {
             let shared = &mut self.groups[group];
             if shared.prefix.is_none() {
                 let ids = &requests[shared.group.members[0]].prompt[..shared.group.tokens];
-                shared.prefix = Some(Prefix::read(model, ids, sequences(ranges, &shared.group), dtype, hook)?);
+                shared.prefix = Some(Prefix::read(model, ids, sequences(ranges, &shared.group), (dtype, least), hook)?);
                 tokens += ids.len();
             }
         }

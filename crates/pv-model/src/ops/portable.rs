@@ -39,19 +39,24 @@ struct Rope {
 }
 
 impl PassContext {
-    /// A pass that writes to a cache, or one for its tokens alone; those without a cache have rows of like length compute
-    /// their attention together.
-    pub(crate) fn new(rotary: &RotaryAngles, window: Window, (device, dtype): (Device, DType), cached: bool) -> Self {
-        let ragged = Ragged::of(&window, &device);
-        let alike = if cached || ragged.is_none() { Vec::new() } else { window.rows_of_like_length() };
+    /// A pass that writes to a cache, whose blocks' tensors have at least `cached` rows, or one for its tokens alone; those
+    /// without a cache have rows of like length compute their attention together.
+    pub(crate) fn new(
+        rotary: &RotaryAngles,
+        window: Window,
+        (device, dtype): (Device, DType),
+        cached: Option<usize>,
+    ) -> Self {
+        let ragged = Ragged::of(&window, cached.unwrap_or(0), &device);
+        let alike = if cached.is_some() || ragged.is_none() { Vec::new() } else { window.rows_of_like_length() };
         if alike.len() < 2 {
             return Self::packed(rotary, window, (device, dtype), ragged);
         }
-        let ragged = Ragged::in_order(&window, &alike.concat(), &device);
+        let ragged = Ragged::in_order(&window, alike.concat(), 0, &device);
         let mut first = 0;
         let bucket = |rows: Vec<usize>| {
             let own = window.of_rows(&rows);
-            let packing = Ragged::in_order(&own, &(0..rows.len()).collect::<Vec<_>>(), &device);
+            let packing = Ragged::in_order(&own, 0..rows.len(), 0, &device);
             let context = Self::packed(rotary, own, (device.clone(), dtype), packing);
             let tokens = first..first + context.tokens();
             first = tokens.end;

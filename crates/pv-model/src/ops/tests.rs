@@ -283,7 +283,7 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
 fn compare_attention(shape: AttentionShape, seq: usize, padding: &[usize]) {
     let config = config(&serde_json::json!({ "head_dim": shape.head_dim }));
     let window = Window { seq, column: 0, starts: padding.to_vec() };
-    let context = PassContext::new(&RotaryAngles::new(&config), window, (Device::flex(), DType::F32), true);
+    let context = PassContext::new(&RotaryAngles::new(&config), window, (Device::flex(), DType::F32), Some(0));
     let shapes = [[padding.len() * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim], [1, shape.heads]];
     compare(
         &shapes[..1],
@@ -337,7 +337,7 @@ proptest! {
             &RotaryAngles::new(&config(&serde_json::json!({ "head_dim": 8 }))),
             Window { seq, column: 0, starts: starts.clone() },
             (Device::flex(), DType::F32),
-            true,
+            Some(0),
         );
         compare(
             &[[rows * seq, (shape.heads + 2 * shape.kv_heads) * shape.head_dim]],
