@@ -265,7 +265,7 @@ fn what_is_recorded_and_watched_stays_the_same_to_the_bit() {
 /// activations are those of each request alone, as when a run resumes with it. A hook that agrees to nothing keeps prompts apart.
 #[test]
 fn prompts_in_any_company_have_the_bits_of_each_alone() {
-    for name in ["llama", "qwen3", "gemma3", "mistral-window"] {
+    for name in ["llama", "qwen2", "qwen3", "gemma3"] {
         let model = load(name);
         let layers = LayerSet::All.resolve(model.config().layers);
         // Prompts of one token, of fewer and of more tokens than the methods for few rows have, and of the limit of a pass.

@@ -237,6 +237,32 @@ impl Decoder {
         residual: Tensor<3>,
         hook: &mut (impl Hook + ?Sized),
     ) -> Tensor<3> {
+        self.continue_for(pass, from, residual, hook, true)
+    }
+
+    /// Like [`continue_pass`](Self::continue_pass), for a residual of which only the gradient is needed: the graph is that of
+    /// the residual at `pass.stop_at`, whose values are arbitrary unless the hook is called there.
+    ///
+    /// # Panics
+    /// Like [`pass`](Self::pass).
+    pub fn continue_pass_for_gradient(
+        &self,
+        pass: &Pass<'_>,
+        from: Layer,
+        residual: Tensor<3>,
+        hook: &mut (impl Hook + ?Sized),
+    ) -> Tensor<3> {
+        self.continue_for(pass, from, residual, hook, false)
+    }
+
+    fn continue_for(
+        &self,
+        pass: &Pass<'_>,
+        from: Layer,
+        residual: Tensor<3>,
+        hook: &mut (impl Hook + ?Sized),
+        read: bool,
+    ) -> Tensor<3> {
         in_pool(|| {
             let [batch, seq, d_model] = residual.dims();
             let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
@@ -244,9 +270,14 @@ impl Decoder {
             let context = ops::PassContext::new(&self.rotary, window, (self.device(), self.dtype()), None);
             (from.index()..stop).fold(residual, |x, index| {
                 let x = context.pack(x.reshape([batch * seq, d_model]));
-                let x = self.blocks[index].forward(x, &context, self.config.windows[index], None, &self.config);
-                let (layer, x) = (Layer::after_block(index), context.unpack(x).reshape([batch, seq, d_model]));
-                match hook.wants(layer) {
+                let (layer, block) = (Layer::after_block(index), &self.blocks[index]);
+                let (wanted, window) = (hook.wants(layer), self.config.windows[index]);
+                let x = match read || wanted || index + 1 < stop {
+                    true => block.forward(x, &context, window, None, &self.config),
+                    false => block.forward_unread(x, &context, window, &self.config),
+                };
+                let x = context.unpack(x).reshape([batch, seq, d_model]);
+                match wanted {
                     true => hook.on_residual(&ResidualContext { layer, phase: pass.phase, spans: pass.spans }, x),
                     false => x,
                 }

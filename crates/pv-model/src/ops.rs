@@ -152,8 +152,19 @@ pub(crate) fn linear(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tens
     };
     let w = if matches!(w.dtype(), DType::QFloat(_)) { w.dequantize().cast(x.dtype()) } else { w };
     cpu::linear(&x, &w, bias)
-        .or_else(|| cpu_autodiff::linear(&x, &w, bias))
+        .or_else(|| cpu_autodiff::linear(&x, &w, bias, true))
         .unwrap_or_else(|| portable::linear(x, &w, bias))
+}
+
+/// Like [`linear`], for a result whose gradient is needed and whose values are not: they are arbitrary, and not computed
+/// where there is a way without.
+pub(crate) fn linear_unread(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
+    let recorded = match w {
+        _ if !x.is_autodiff() => None,
+        Weight::Packed(matrix) => packed::recorded(&x, matrix, bias, false),
+        Weight::Tensor(tensor) => cpu_autodiff::linear(&x, &tensor.val(), bias, false),
+    };
+    recorded.unwrap_or_else(|| linear(x, w, bias))
 }
 
 /// `x / rms(x) · w` over the last dimension, `[tokens, d]`; the norm is computed in f32.

@@ -192,7 +192,7 @@ pub(crate) fn accumulate_by_layer(
         let (from, to) = (Layer::hidden_state(block), Layer::after_block(block));
         let leaf = batch.with_padding(input).autodiff().require_grad();
         let mut tap = Tap::new(&layers, run.hook());
-        let residual = decoder.continue_pass(&upto(to), from, leaf.clone(), &mut tap);
+        let residual = decoder.continue_pass_for_gradient(&upto(to), from, leaf.clone(), &mut tap);
         let seen = tap.seen;
         let mut root = against(residual, down);
         for penalty in penalties(run, seen, samples)? {

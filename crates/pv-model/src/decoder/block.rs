@@ -26,11 +26,24 @@ impl Projection {
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_by(ops::linear, x)
+    }
+
+    /// Like [`forward`](Self::forward), for a result of which only the gradient is needed.
+    pub(super) fn forward_unread(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_by(ops::linear_unread, x)
+    }
+
+    fn forward_by(
+        &self,
+        linear: impl FnOnce(Tensor<2>, &Weight, Option<&Tensor<1>>) -> Tensor<2>,
+        x: Tensor<2>,
+    ) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::val);
         if self.lora.is_empty() {
-            return ops::linear(x, &self.weight, bias.as_ref());
+            return linear(x, &self.weight, bias.as_ref());
         }
-        let y = ops::linear(x.clone(), &self.weight, bias.as_ref());
+        let y = linear(x.clone(), &self.weight, bias.as_ref());
         LoraUpdate::add_all(&self.lora, y, &x)
     }
 }
@@ -151,6 +164,29 @@ impl Block {
         cache: Option<&mut LayerCache>,
         config: &DecoderConfig,
     ) -> Tensor<2> {
+        self.forward_for(x, context, window, cache, config, true)
+    }
+
+    /// Like [`forward`](Self::forward), for a residual of which only the gradient is needed: its values are arbitrary.
+    pub(crate) fn forward_unread(
+        &self,
+        x: Tensor<2>,
+        context: &PassContext,
+        window: Option<usize>,
+        config: &DecoderConfig,
+    ) -> Tensor<2> {
+        self.forward_for(x, context, window, None, config, false)
+    }
+
+    fn forward_for(
+        &self,
+        x: Tensor<2>,
+        context: &PassContext,
+        window: Option<usize>,
+        cache: Option<&mut LayerCache>,
+        config: &DecoderConfig,
+        read: bool,
+    ) -> Tensor<2> {
         let shape = AttentionShape::of(config, window);
         let eps = config.norm_eps;
         let weight = |norm: &Param<Tensor<1>>| ops::norm_factors(norm.val(), config.norm_weights);
@@ -180,6 +216,11 @@ impl Block {
                 (x.clone(), x)
             }
         };
-        ops::add(x, added(self.mlp.forward(input, config.activation), &self.mlp_out_norm))
+        let mlp = match &self.mlp {
+            // A norm's gradient depends on its argument, and that of a choice of experts on their results.
+            Mlp::Dense(mlp) if !read && self.mlp_out_norm.is_none() => mlp.forward_unread(input, config.activation),
+            mlp => mlp.forward(input, config.activation),
+        };
+        ops::add(x, added(mlp, &self.mlp_out_norm))
     }
 }

@@ -25,6 +25,11 @@ impl GatedMlp {
     fn forward(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
         self.down.forward(ops::gated(self.gate_up.forward(x), activation))
     }
+
+    /// Like [`forward`](Self::forward), for a result of which only the gradient is needed.
+    pub(super) fn forward_unread(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+        self.down.forward_unread(ops::gated(self.gate_up.forward(x), activation))
+    }
 }
 
 /// Experts, of which a router chooses some for each token.

@@ -187,7 +187,7 @@ impl PackedMatrix {
 
 /// `x · wᵀ + bias`: `[tokens, in]`, `[out, in]`, `[out]` to `[tokens, out]`.
 pub(super) fn linear(x: Tensor<2>, w: &PackedMatrix, bias: Option<&Tensor<1>>) -> Tensor<2> {
-    on_cpu(&x, w, bias).or_else(|| recorded(&x, w, bias)).unwrap_or_else(|| {
+    on_cpu(&x, w, bias).or_else(|| recorded(&x, w, bias, true)).unwrap_or_else(|| {
         let unpacked = Tensor::from_data(w.unpacked(0..w.dims()[0]).into_data(), (&x.device(), x.dtype()));
         portable::linear(x, &unpacked, bias)
     })
@@ -228,15 +228,20 @@ impl<const N: usize> Backward<Flex, N> for PackedLinear {
     }
 }
 
-fn recorded(x: &Tensor<2>, w: &PackedMatrix, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
+/// As a node of the graph; the values of the result are zeros if nobody reads them.
+pub(super) fn recorded(x: &Tensor<2>, w: &PackedMatrix, bias: Option<&Tensor<1>>, read: bool) -> Option<Tensor<2>> {
     let [tokens, _] = x.dims();
     let x = Argument::of(x)?;
     let bias = match bias {
         Some(bias) => Some(Argument::of(bias)?),
         None => None,
     };
-    let out = w.product(x.values()?, bias.as_ref().and_then(Argument::values), tokens);
-    let out = primitive(out, [tokens, w.dims()[0]]);
+    let width = w.dims()[0];
+    let out = match read {
+        true => w.product(x.values()?, bias.as_ref().and_then(Argument::values), tokens),
+        false => vec![0.0; tokens * width],
+    };
+    let out = primitive(out, [tokens, width]);
     Some(match bias {
         Some(bias) => record(PackedLinear, [x.node, bias.node], || w.clone(), out),
         None => record(PackedLinear, [x.node], || w.clone(), out),
