@@ -1,4 +1,4 @@
-//! Models with activations in 8 bits in products with weights in blocks.
+//! Models with activations in 8 bits in products with weights in blocks, or in bf16 with weights in bf16.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,6 +15,8 @@ use pv_organism::model_folder;
 use pv_tests::smollm2;
 use pv_train::trainer::{Duration, mean_loss};
 use pv_train::{EncodeOptions, Sample, TrainOptions, finetune};
+
+use crate::gguf::script_of;
 
 const IN_BLOCKS: [WeightType; 2] = [WeightType::Q8, WeightType::Q4];
 
@@ -92,6 +94,71 @@ fn every_layer_changes_little_and_changes() {
     }
 }
 
+/// Sums, norms, attention and the residual stream stay in f32: the errors are smaller than those of a computation in bf16.
+#[test]
+fn activations_in_bf16_cost_less_than_computation_in_bf16() {
+    let prompt = ids(4, 60);
+    let [exact, rounded] = [Activations::F32, Activations::Bf16]
+        .map(|kind| load(smollm2(), Some(WeightType::Bf16), kind).expect("a model"));
+    assert_eq!(rounded.identity().expect("an identity").activations.as_deref(), Some("bf16"));
+    let states = |model: &CausalLm| {
+        let batch = Batch::whole(&[Sequence { prompt: &prompt, ..Sequence::default() }]).expect("a batch");
+        let mut recorder = Recorder::new(LayerSet::All, [Capture::Everything]);
+        model.forward(&batch, ForwardOptions::default(), &mut recorder).expect("a pass");
+        let layers = LayerSet::All.resolve(model.config().layers).into_iter();
+        layers.map(|layer| to_f32(recorder.tokens(0, layer).expect("recorded")).expect("values")).collect::<Vec<_>>()
+    };
+    let width = exact.config().d_model;
+    // The mean over the tokens.
+    let error = |(found, expected): (Vec<f32>, Vec<f32>)| {
+        let errors = found.chunks(width).zip(expected.chunks(width)).map(|(found, expected)| relative(found, expected));
+        errors.sum::<f64>() / prompt.len() as f64
+    };
+    let errors: Vec<f64> = states(&rounded).into_iter().zip(states(&exact)).map(error).collect();
+    assert!(errors[0] == 0.0, "the embeddings are not rounded");
+    println!("{errors:.4?}");
+    assert!(errors[1..].iter().all(|error| (1e-5..0.02).contains(error)), "{errors:?}");
+    let folder = smollm2();
+    let folder = folder.to_str().expect("a name");
+    let input = serde_json::to_string(&prompt).expect("JSON");
+    let Some(output) = script_of("bf16_states.py", &[folder], &input) else { return };
+    let theirs: Vec<f64> = serde_json::from_value(output).expect("errors");
+    println!("{theirs:.4?}");
+    // That of the last layer is after the final norm.
+    assert_eq!(theirs.len(), errors.len());
+    for layer in 1..errors.len() - 1 {
+        assert!(errors[layer] < theirs[layer], "layer {layer}: {} and {}", errors[layer], theirs[layer]);
+    }
+}
+
+/// Prompts do not depend on their division and company here either, and answers are those of a full pass.
+#[test]
+fn answers_with_activations_in_bf16_are_those_of_a_full_pass() {
+    let model = load(model_folder(), Some(WeightType::Bf16), Activations::Bf16).expect("a model");
+    let prompts: Vec<Vec<u32>> = (0..5).map(|i| [ids(9, 150), ids(i, 4 + 20 * i as usize)].concat()).collect();
+    let requests: Vec<Request> = prompts.iter().map(|prompt| Request::new(prompt.clone(), 0)).collect();
+    let options = GenerateOptions {
+        max_new_tokens: 12,
+        stop_tokens: Some(vec![]),
+        prefill_tokens: 0,
+        ..GenerateOptions::default()
+    };
+    let generate = |requests: &[Request]| {
+        model.generate(requests, &options, &mut NoHook, |_| ControlFlow::Continue(())).expect("answers")
+    };
+    let together = generate(&requests);
+    for (request, answer) in requests.iter().zip(&together) {
+        assert_eq!(generate(std::slice::from_ref(request))[0].tokens, answer.tokens);
+        let logits = logits(&model, &[[request.prompt.clone(), answer.tokens.clone()].concat()]);
+        let rows: Vec<&[f32]> = logits.chunks(model.config().vocab).collect();
+        for (i, &token) in answer.tokens.iter().enumerate() {
+            let row = rows[request.prompt.len() - 1 + i];
+            let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!(best - row[token as usize] <= 0.05, "token {i} is not the most likely one");
+        }
+    }
+}
+
 /// The products do not depend on the number of rows, so that here, where all are in blocks, nothing does.
 #[test]
 fn a_sequence_alone_has_the_bits_of_one_in_a_batch() {
@@ -146,7 +213,11 @@ fn the_identity_has_the_activations() {
 fn models_without_blocks_are_refused() {
     for weights in [None, Some(WeightType::F32), Some(WeightType::Bf16)] {
         let refused = load(model_folder(), weights, Activations::Q8).expect_err("nothing to round");
-        assert!(matches!(refused, Error::ActivationsWithoutBlocks { activations: "q8" }), "{refused}");
+        assert!(matches!(refused, Error::UnusedActivations { activations: "q8", .. }), "{refused}");
+    }
+    for weights in [Some(WeightType::F16), Some(WeightType::F32), Some(WeightType::Q8)] {
+        let refused = load(smollm2(), weights, Activations::Bf16).expect_err("nothing to round");
+        assert!(matches!(refused, Error::UnusedActivations { weights: "bf16", .. }), "{refused}");
     }
     // The blocks of a file count.
     let [exact, rounded] = both(smollm2().join("model.gguf"), None);
@@ -158,7 +229,14 @@ fn models_without_blocks_are_refused() {
 /// Gradients pass the rounding, so that an adapter learns as with activations in f32.
 #[test]
 fn adapters_learn() {
-    let models = both(model_folder(), Some(WeightType::Q8));
+    learn(both(model_folder(), Some(WeightType::Q8)));
+    learn(
+        [Activations::F32, Activations::Bf16]
+            .map(|kind| load(model_folder(), Some(WeightType::Bf16), kind).expect("a model")),
+    );
+}
+
+fn learn(models: [CausalLm; 2]) {
     let options = TrainOptions {
         learning_rate: 3e-3,
         batch_size: 3,

@@ -28,14 +28,14 @@ fn own_file() -> PathBuf {
     pv_tests::smollm2().join("model.gguf")
 }
 
-/// The output of a script with this input; `None` without `PV_PYTHON`. A named Python that does not work is an error.
 fn script(arguments: &[&str], input: &str) -> Option<Value> {
     script_of("gguf_files.py", arguments, input)
 }
 
-fn script_of(name: &str, arguments: &[&str], input: &str) -> Option<Value> {
+/// The output of a script with this input; `None` without `PV_PYTHON`. A named Python that does not work is an error.
+pub(crate) fn script_of(name: &str, arguments: &[&str], input: &str) -> Option<Value> {
     let Some(python) = std::env::var_os("PV_PYTHON").map(PathBuf::from) else {
-        println!("PV_PYTHON names no Python with gguf: NOT CHECKED");
+        println!("PV_PYTHON names no Python for {name}: NOT CHECKED");
         return None;
     };
     let mut command = Command::new(&python);

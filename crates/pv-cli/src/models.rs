@@ -42,8 +42,9 @@ pub struct LoadArgs {
     /// that of the model's files.
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<WeightType>,
-    /// The type of activations in products with weights in blocks (q8, q4, GGUF files): f32, or q8, which is several times as
-    /// fast and changes results slightly.
+    /// The type of activations in products: f32; q8 with weights in blocks (q8, q4, GGUF files), which is several times as fast;
+    /// or bf16 with weights in bf16, which reads prompts up to twice as fast on processors with AVX-512 BF16. Both change
+    /// results slightly.
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub activations: Activations,
     /// Load the model even if its weights are larger than the free memory.

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocks;
 pub(crate) mod floats;
+pub(crate) mod pairs;
 mod unpacked;
 mod wide;
 
@@ -63,7 +64,7 @@ pub(super) fn linear(
     (m, k, n): (usize, usize, usize),
 ) {
     if m > SKINNY_ROWS {
-        return wide::linear(x, w, bias, out, (m, k, n));
+        return wide::linear(x, w, bias, out, (m, k, n), false);
     }
     for_columns(out, (m, k, n), STREAMS, |from, out| {
         let (KeptRef { format, bytes: w }, bias) = part(w, bias, from, out, k);

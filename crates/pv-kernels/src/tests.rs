@@ -5,6 +5,7 @@ mod kept;
 mod levels;
 mod linear;
 mod linear_kept;
+mod pairs;
 mod rows;
 
 /// Reproducible values in `[-1, 1)`.

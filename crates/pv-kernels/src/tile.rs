@@ -65,7 +65,7 @@ impl<'a, T> Strips<'a, T> {
     }
 }
 
-/// `out[i][..columns] = a[i] . b` or, with `accumulate`, `+=`.
+/// `out[i][..columns] = a[i] . b` or, with `accumulate`, `+=`. If elements of `b` are pairs, so are those of `a`.
 pub(super) struct Tile<'a, O, T = f32> {
     /// Row `i` is at `a[i * a_stride..][..k]`.
     pub a: &'a [f32],
@@ -84,6 +84,8 @@ pub(super) struct Tile<'a, O, T = f32> {
 impl<O: Output, T: Element> Op for Tile<'_, O, T> {
     type Output = ();
 
+    const PAIRS: bool = T::PAIRS;
+
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
         let strips = self.columns.div_ceil(LANES);
@@ -100,7 +102,7 @@ impl<O: Output, T: Element> Op for Tile<'_, O, T> {
                 continue;
             }
             for strip in 0..strips {
-                if V::PARTS == 2 && self.columns <= strip * LANES + LANES / 2 {
+                if V::PARTS == 2 && !T::PAIRS && self.columns <= strip * LANES + LANES / 2 {
                     self.strips::<V, 1, true>(v, rows.clone(), strip);
                 } else {
                     self.strips::<V, 1, false>(v, rows.clone(), strip);
@@ -163,7 +165,7 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
             for r in 0..M {
                 let broadcast = v.splat(a[r][p]);
                 for s in 0..S {
-                    sums[r][s] = v.mul_add(broadcast, vectors[s], sums[r][s]);
+                    sums[r][s] = T::mul_add(v, broadcast, vectors[s], sums[r][s]);
                 }
             }
         }

@@ -13,6 +13,23 @@ mod x86_512;
 
 use level::Op;
 
+/// [`Vector::pairs_mul_add`] without an instruction for it.
+#[inline(always)]
+fn pairs_mul_add<V: Vector>(v: V, a: V::Floats, b: V::Floats, c: V::Floats) -> V::Floats {
+    let (mut x, mut y) = ([0.0; 16], [0.0; 16]);
+    v.store(a, &mut x);
+    v.store(b, &mut y);
+    let mut sum = c;
+    for (shift, mask) in [(0, 0xffff_0000), (16, u32::MAX)] {
+        let (mut first, mut second) = (x, y);
+        for value in first.iter_mut().chain(&mut second) {
+            *value = f32::from_bits(value.to_bits() << shift & mask);
+        }
+        sum = v.mul_add(v.load(&first), v.load(&second), sum);
+    }
+    sum
+}
+
 /// 16 lanes of `f32`, and 8-bit integers in two groups of 32. A value is a proof that the processor has the instructions.
 ///
 /// Except for the bits of a NaN, every method gives the same bits on every processor.
@@ -63,6 +80,11 @@ pub(crate) trait Vector: Copy + Send + Sync {
     fn div(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c` with one rounding.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// `c`, to which the product of the second values of `a` and `b` is added and then that of the first, each with one
+    /// rounding: the bits of a lane of `a` and `b` are two values in bf16. A sum or a value below 2^-126 may count as zero.
+    fn pairs_mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        pairs_mul_add(self, a, b, c)
+    }
     /// `a` if `a > b`, else `b`: a NaN in `b` stays.
     fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a` if `a < b`, else `b`: a NaN in `b` stays.

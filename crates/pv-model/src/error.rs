@@ -105,13 +105,13 @@ pub enum Error {
         /// The compute type.
         dtype: String,
     },
-    /// A type of activations is for weights in blocks only.
-    #[error(
-        "activations in {activations} are for weights in blocks (q8, q4, or those of a GGUF file), and this model has none"
-    )]
-    ActivationsWithoutBlocks {
+    /// A type of activations is for weights of another type than the model's.
+    #[error("activations in {activations} are for weights in {weights}, and this model has none")]
+    UnusedActivations {
         /// The type of the activations.
         activations: &'static str,
+        /// The weights that it is for.
+        weights: &'static str,
     },
     /// A key or a value is beyond the range of the cache's type. The compute type has no such limit.
     #[error(

@@ -126,13 +126,19 @@ fn converted<T: Copy>(
     Ok(values)
 }
 
-/// Whether a matrix is stored in blocks in memory.
-fn in_blocks(files: &WeightFiles, config: &DecoderConfig, packed: Option<WeightType>, as_stored: bool) -> bool {
+/// Whether activations are rounded in products with a matrix as it is stored in memory.
+fn rounds_some(
+    activations: Activations,
+    files: &WeightFiles,
+    config: &DecoderConfig,
+    packed: Option<WeightType>,
+    as_stored: bool,
+) -> bool {
     let mut matrices = expected_tensors(config).filter(|tensor| tensor.shape.len() == 2);
-    let blocks = |format: Format| format.block_elements() > 1;
+    let rounds = |format: Format| activations.round_for(format);
     match packed {
-        Some(kind) => matrices.any(|tensor| blocks(kind.format(tensor.shape[1], false))),
-        None => as_stored && matrices.any(|tensor| files.get(&tensor.name).is_ok_and(|found| blocks(found.format))),
+        Some(kind) => matrices.any(|tensor| rounds(kind.format(tensor.shape[1], false))),
+        None => as_stored && matrices.any(|tensor| files.get(&tensor.name).is_ok_and(|found| rounds(found.format))),
     }
 }
 
@@ -146,8 +152,8 @@ pub struct LoadOptions {
     /// and for computation in f32. Weights in few bits (`q8`, `q4`, blocks) are constant: an adapter can be trained on them, not
     /// the weights.
     pub weights: Option<WeightType>,
-    /// The type of activations in products with weights in blocks. [`Activations::Q8`] changes results, and is part of the
-    /// model's identity.
+    /// The type of activations in products with weights in blocks or in bf16. Another type than f32 changes results, and is
+    /// part of the model's identity.
     pub activations: Activations,
     /// Whether to load a model onto the CPU even if its weights exceed the available memory. The operating system may
     /// then end the process.
@@ -207,14 +213,15 @@ impl Decoder {
             let (device, dtype) = (format!("{device:?}"), format!("{dtype:?}").to_lowercase());
             return Err(Error::PackedWeights { weights: weights.name(), device, dtype });
         }
-        if options.activations != Activations::F32 && !in_blocks(&files, &config, packed, as_stored) {
-            return Err(Error::ActivationsWithoutBlocks { activations: options.activations.name() });
+        let activations = options.activations;
+        if activations != Activations::F32 && !rounds_some(activations, &files, &config, packed, as_stored) {
+            return Err(Error::UnusedActivations { activations: activations.name(), weights: activations.weights() });
         }
         if !options.ignore_memory {
             let kept = as_stored.then(|| files.kept_bytes(&config, dtype));
             memory::check(folder, &config, device, dtype, packed, kept)?;
         }
-        let LoadOptions { activations, map_weights: map, .. } = *options;
+        let map = options.map_weights;
         let loader = Loader { files: &files, device, dtype, packed, as_stored, map, activations };
         let table = |name: &str| loader.matrix(&[name.to_owned()], true);
         let embedding = table(config.names.embedding)?;

@@ -13,7 +13,7 @@ const DEPTH: usize = 320;
 
 /// Elements of `k` packed at a time, in whole blocks of every format that such a row can have: sums are split in the same
 /// way for each.
-fn depth(k: usize) -> usize {
+pub(super) fn depth(k: usize) -> usize {
     let blocks = if k.is_multiple_of(256) { 256 } else { 32 };
     k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(blocks).min(DEPTH / blocks * blocks)
 }
@@ -31,6 +31,8 @@ struct PackKept<'a> {
     k: usize,
     at: usize,
     depth: usize,
+    /// Whether neighbours change places: every column with an even number and the next.
+    swapped: bool,
     /// `[UNPACKED, depth]`
     values: &'a mut [f32],
     panel: &'a mut [f32],
@@ -41,12 +43,15 @@ impl Op for PackKept<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Self { w: KeptRef { format, bytes }, k, at, depth, values, panel } = self;
+        let Self { w: KeptRef { format, bytes }, k, at, depth, swapped, values, panel } = self;
         let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
         for (group, rows) in bytes.chunks(UNPACKED * offset(k)).enumerate() {
             let count = rows.len() / offset(k);
             for (row, values) in rows.chunks_exact(offset(k)).zip(values.chunks_exact_mut(depth)) {
                 unpack(format, &row[offset(at)..offset(at + depth)], values);
+                if swapped {
+                    values.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.swap(0, 1));
+                }
             }
             transpose(v, &values[..count * depth], depth, depth, panel, group * UNPACKED);
         }
@@ -54,18 +59,21 @@ impl Op for PackKept<'_> {
     }
 }
 
-/// `out = x . wᵀ + bias`, see [`linear`](super::linear()).
+/// `out = x . wᵀ + bias`, see [`linear`](super::linear()). If `swapped`, elements 1, 0, 3, 2 and so on of the rows of `w` are
+/// multiplied with elements 0, 1, 2, 3 of those of `x`.
 pub(super) fn linear(
     x: &[f32],
     w: KeptRef<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
     (m, k, n): (usize, usize, usize),
+    swapped: bool,
 ) {
     let parts = parts(n.div_ceil(PANEL), m);
     let rows = m.div_ceil(parts);
     // `f32` in memory need not be unpacked.
-    let plain = if w.format == Format::F32 { bytemuck::try_cast_slice::<_, f32>(w.bytes).ok() } else { None };
+    let plain =
+        if w.format == Format::F32 && !swapped { bytemuck::try_cast_slice::<_, f32>(w.bytes).ok() } else { None };
     let most = depth(k);
     for_each_panel(out, (n, PANEL), parts, m * n * k, |panel, part, out| {
         let (from, to) = (panel * PANEL, n.min((panel + 1) * PANEL));
@@ -78,7 +86,7 @@ pub(super) fn linear(
                     dispatch(Pack { w, stride: k, k: depth, panel: &mut *b });
                 } else {
                     let w = w.rows(from, to, k);
-                    dispatch(PackKept { w, k, at, depth, values: &mut *values, panel: &mut *b });
+                    dispatch(PackKept { w, k, at, depth, swapped, values: &mut *values, panel: &mut *b });
                 }
                 dispatch(Tile {
                     a: &x[part * rows * k + at..],

@@ -25,6 +25,9 @@ pub(crate) enum Level {
     /// With AVX-512 VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
+    /// With AVX-512 VNNI and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512<true, true>),
 }
 
 impl Level {
@@ -36,6 +39,7 @@ impl Level {
             levels.extend(Avx2::new().map(Self::Avx2));
             levels.extend(Avx512::<false>::new().map(Self::Avx512));
             levels.extend(Avx512::<true>::new().map(Self::Avx512Vnni));
+            levels.extend(Avx512::<true, true>::new().map(Self::Avx512Bf16));
         }
         levels
     }
@@ -88,7 +92,21 @@ impl Level {
             Self::Avx512Vnni(vector) if O::INTEGERS => vector.run(op),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni(vector) => vector.plain().run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(vector) if O::PAIRS => vector.pairs().run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(vector) if O::INTEGERS => vector.integers().run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(vector) => vector.plain().run(op),
         }
+    }
+
+    /// Whether there is an instruction for [`Vector::pairs_mul_add`].
+    pub(crate) fn has_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self, Self::Avx512Bf16(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 }
 
@@ -98,6 +116,9 @@ pub(crate) trait Op {
 
     /// Whether there are products of integers: only these are compiled for VNNI.
     const INTEGERS: bool = false;
+
+    /// Whether there are products of pairs in bf16: only these are compiled for BF16.
+    const PAIRS: bool = false;
 
     fn run<V: Vector>(self, v: V) -> Self::Output;
 }

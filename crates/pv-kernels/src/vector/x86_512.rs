@@ -3,13 +3,13 @@
 
 use core::arch::x86_64::*;
 
-use super::Vector;
 use super::level::Op;
 use super::x86::Avx2;
+use super::{Vector, pairs_mul_add};
 
-/// A proof that the processor has AVX2, FMA, F16C, and AVX-512 F, BW, DQ and VL, and VNNI if so.
+/// A proof that the processor has AVX2, FMA, F16C, and AVX-512 F, BW, DQ and VL, and VNNI or BF16 if so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx512<const VNNI: bool>(Avx2);
+pub(crate) struct Avx512<const VNNI: bool, const BF16: bool = false>(Avx2);
 
 /// Calls instructions of AVX-512 F, BW, DQ and VL.
 macro_rules! avx512 {
@@ -24,7 +24,7 @@ macro_rules! avx512 {
 const FIRST_PARTS: [i32; 16] = [0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0];
 const SECOND_PARTS: [i32; 16] = [4, 12, 5, 13, 6, 14, 7, 15, 0, 0, 0, 0, 0, 0, 0, 0];
 
-impl<const VNNI: bool> Avx512<VNNI> {
+impl<const VNNI: bool, const BF16: bool> Avx512<VNNI, BF16> {
     #[inline]
     pub(crate) fn new() -> Option<Self> {
         let avx2 = Avx2::new()?;
@@ -32,12 +32,23 @@ impl<const VNNI: bool> Avx512<VNNI> {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && (!VNNI || is_x86_feature_detected!("avx512vnni"));
+            && (!VNNI || is_x86_feature_detected!("avx512vnni"))
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"));
         all.then_some(Self(avx2))
     }
 
-    /// The same without VNNI.
+    /// The same without VNNI and BF16.
     pub(super) fn plain(self) -> Avx512<false> {
+        Avx512(self.0)
+    }
+
+    /// The same without BF16.
+    pub(super) fn integers(self) -> Avx512<VNNI> {
+        Avx512(self.0)
+    }
+
+    /// The same without VNNI.
+    pub(super) fn pairs(self) -> Avx512<false, BF16> {
         Avx512(self.0)
     }
 
@@ -55,8 +66,20 @@ impl<const VNNI: bool> Avx512<VNNI> {
         fn with_vnni<O: Op>(op: O, v: Avx512<true>) -> O::Output {
             op.run(v)
         }
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        fn with_bf16<O: Op>(op: O, v: Avx512<false, true>) -> O::Output {
+            op.run(v)
+        }
         // SAFETY: `self` proves that the processor has these features.
-        unsafe { if VNNI { with_vnni(op, Avx512(self.0)) } else { inner(op, Avx512(self.0)) } }
+        unsafe {
+            if BF16 {
+                with_bf16(op, Avx512(self.0))
+            } else if VNNI {
+                with_vnni(op, Avx512(self.0))
+            } else {
+                inner(op, Avx512(self.0))
+            }
+        }
     }
 
     #[inline(always)]
@@ -111,7 +134,7 @@ impl<const VNNI: bool> Avx512<VNNI> {
     }
 }
 
-impl<const VNNI: bool> Vector for Avx512<VNNI> {
+impl<const VNNI: bool, const BF16: bool> Vector for Avx512<VNNI, BF16> {
     const PARTS: usize = 1;
     const MANY_REGISTERS: bool = true;
     const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
@@ -230,6 +253,21 @@ impl<const VNNI: bool> Vector for Avx512<VNNI> {
     #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         avx512!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn pairs_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if !BF16 {
+            return pairs_mul_add(self, a, b, c);
+        }
+        // SAFETY: `self` proves that the processor has AVX-512 BF16. The types are those of the same 64 bytes.
+        unsafe {
+            _mm512_dpbf16_ps(
+                c,
+                core::mem::transmute::<__m512, __m512bh>(a),
+                core::mem::transmute::<__m512, __m512bh>(b),
+            )
+        }
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::module::Module;
 use burn_flex::FlexTensor;
 use pv_kernels::kept::{Format, KeptRef, dequantize};
-use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_rounded, rows_kept};
+use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_bf16, linear_kept_rounded, rows_kept};
 
 use super::cpu::{storage, tensor, values};
 use super::cpu_autodiff::{Argument, held, primitive, record, upstream};
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Packed {
 
 impl PackedMatrix {
     /// A matrix of these columns, from the formats of some rows after another and the bytes of those rows, and the type of
-    /// activations in products with those in blocks.
+    /// activations in products.
     ///
     /// # Panics
     /// If there is no part, or the bytes of a part are not whole rows of its format.
@@ -87,9 +87,9 @@ impl PackedMatrix {
         self.inner.parts.iter().map(|part| part.format)
     }
 
-    /// The type of activations in products: f32 if no row is in blocks.
+    /// The type of activations in products: f32 if none are rounded.
     pub fn activations(&self) -> Activations {
-        match self.formats().any(|format| format.block_elements() > 1) {
+        match self.formats().any(|format| self.inner.activations.round_for(format)) {
             true => self.inner.activations,
             false => Activations::F32,
         }
@@ -149,6 +149,7 @@ impl PackedMatrix {
         let linear = match self.inner.activations {
             Activations::F32 => linear_kept,
             Activations::Q8 => linear_kept_rounded,
+            Activations::Bf16 => linear_kept_bf16,
         };
         let mut out = vec![0.0; tokens * n];
         if let [whole] = &self.inner.parts[..] {

@@ -92,7 +92,7 @@ impl std::str::FromStr for WeightType {
     }
 }
 
-/// The type of activations in products with weights in blocks (`q8`, `q4`, blocks of GGUF files).
+/// The type of activations in products with weights that are stored in blocks or in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -100,18 +100,41 @@ pub enum Activations {
     /// 32 bits: a product is that with the same weights in f32, to the bit.
     #[default]
     F32,
-    /// Rounded to 8 bits and a scale for each 32 values, as llama.cpp does. A product is several times as fast, and differs
+    /// Rounded to 8 bits and a scale for each 32 values in products with weights in blocks (`q8`, `q4`, blocks of GGUF files), as
+    /// llama.cpp does. A product is several times as fast, and differs
     /// by at most `Σ |weight| · largest |activation| of the 32 / 254`. Gradients are those without rounding. Rounding makes
     /// steps of differences in the last bits, as other products (matrices whose rows are not a multiple of 32 long) have
     /// between few rows and many; where all matrices are in blocks, a row does not depend on its batch.
     Q8,
+    /// Rounded to bf16 in products with weights in bf16, as computation in bf16 does; sums, norms, attention and the residual
+    /// stream stay in f32. A product differs by at most `Σ |weight · activation| / 256`. Processors with an instruction for it
+    /// (AVX-512 BF16) read prompts up to twice as fast, others as fast as before. Gradients are those without rounding.
+    Bf16,
 }
 
 impl Activations {
     /// All types, and their names.
-    pub const ALL: [(&'static str, Self); 2] = [("f32", Self::F32), ("q8", Self::Q8)];
+    pub const ALL: [(&'static str, Self); 3] = [("f32", Self::F32), ("q8", Self::Q8), ("bf16", Self::Bf16)];
 
-    /// The name: `f32` or `q8`.
+    /// Whether activations are rounded in products with weights in a format.
+    pub(crate) fn round_for(self, format: Format) -> bool {
+        match self {
+            Self::F32 => false,
+            Self::Q8 => format.block_elements() > 1,
+            Self::Bf16 => format == Format::Bf16,
+        }
+    }
+
+    /// The weights for which activations are rounded, in words.
+    pub(crate) fn weights(self) -> &'static str {
+        match self {
+            Self::F32 => "no type",
+            Self::Q8 => "blocks (q8, q4, or those of a GGUF file)",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The name: `f32`, `q8` or `bf16`.
     pub fn name(self) -> &'static str {
         Self::ALL.into_iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
@@ -128,7 +151,9 @@ impl std::str::FromStr for Activations {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
-        found.map(|(_, kind)| kind).ok_or_else(|| format!("unknown type of activations {name:?}, expected f32 or q8"))
+        found
+            .map(|(_, kind)| kind)
+            .ok_or_else(|| format!("unknown type of activations {name:?}, expected f32, q8 or bf16"))
     }
 }
 
