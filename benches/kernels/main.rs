@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use pv_kernels::kept::{Format, Kept, KeptRef};
 use pv_kernels::linear::linear;
-use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_rounded};
+use pv_kernels::linear_kept::{grad_input_kept, linear_kept, linear_kept_bf16, linear_kept_rounded};
 use rayon::prelude::*;
 
 /// Name, inputs and outputs: MLPs, and the output layer of the smallest.
@@ -58,6 +58,9 @@ fn measure(name: &str) {
             let mut products = vec![("f32", linear_kept as Product)];
             if format.block_elements() > 1 {
                 products.push(("q8", linear_kept_rounded));
+            }
+            if format == Format::Bf16 {
+                products.push(("bf16", linear_kept_bf16));
             }
             for (activations, product) in products {
                 for m in [1, 16] {

@@ -9,7 +9,7 @@ use pv_model::batch::{Batch, Sequence};
 use pv_model::causal_lm::ForwardOptions;
 use pv_model::decoder::Logits;
 use pv_model::generate::{CacheType, Event};
-use pv_model::{CausalLm, GenerateOptions, Request};
+use pv_model::{CausalLm, GenerateOptions, Request, Sampling};
 use pv_steer::monitor::{Monitor, Watch};
 use pv_steer::{Coefficient, Positions, Steerer};
 use pv_vectors::Direction;
@@ -45,7 +45,7 @@ pub(crate) enum Task {
     Render,
 }
 
-/// What acts while a model decodes.
+/// What happens while a model decodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Acting {
     Nothing,
@@ -55,10 +55,12 @@ pub(crate) enum Acting {
     AllLayers,
     /// Eight vectors are watched at every layer, and read at every token.
     Monitor,
+    /// Tokens are sampled from the most likely ones with nine tenths of the probability.
+    Sampling,
 }
 
 impl Acting {
-    const ALL: [Self; 4] = [Self::Nothing, Self::OneLayer, Self::AllLayers, Self::Monitor];
+    const ALL: [Self; 5] = [Self::Nothing, Self::OneLayer, Self::AllLayers, Self::Monitor, Self::Sampling];
 
     fn name(self) -> &'static str {
         match self {
@@ -66,6 +68,7 @@ impl Acting {
             Self::OneLayer => "steered",
             Self::AllLayers => "all-layers",
             Self::Monitor => "monitored",
+            Self::Sampling => "sampled",
         }
     }
 }
@@ -139,21 +142,27 @@ impl Task {
     /// Whether the peer's script does it too.
     pub(crate) fn has_peer(self) -> bool {
         let only_ours = matches!(self, Self::Long { .. } | Self::Questions { .. });
-        !only_ours && !matches!(self, Self::Decode { hook: Acting::AllLayers | Acting::Monitor, .. })
+        !only_ours && !matches!(self, Self::Decode { hook: Acting::AllLayers | Acting::Monitor | Acting::Sampling, .. })
     }
 
     /// One run.
     pub(crate) fn run(self, model: &CausalLm) -> Result<Measured> {
         match self {
             Self::Prefill { batch, seq, middle } => prefill(model, batch, seq, middle),
-            Self::Decode { batch, hook: Acting::Nothing } => decode(model, batch, &mut NoHook, || Ok(())),
+            Self::Decode { batch, hook: Acting::Nothing } => {
+                decode(model, batch, Sampling::GREEDY, &mut NoHook, || Ok(()))
+            }
+            Self::Decode { batch, hook: Acting::Sampling } => {
+                let sampling = Sampling { top_p: 0.9, ..Sampling::temperature(1.0) };
+                decode(model, batch, sampling, &mut NoHook, || Ok(()))
+            }
             Self::Decode { batch, hook: Acting::OneLayer } => {
                 let middle = Layer::hidden_state(model.config().layers / 2);
-                decode(model, batch, &mut steerer(model, [middle])?, || Ok(()))
+                decode(model, batch, Sampling::GREEDY, &mut steerer(model, [middle])?, || Ok(()))
             }
             Self::Decode { batch, hook: Acting::AllLayers } => {
                 let layers = LayerSet::All.resolve(model.config().layers);
-                decode(model, batch, &mut steerer(model, layers)?, || Ok(()))
+                decode(model, batch, Sampling::GREEDY, &mut steerer(model, layers)?, || Ok(()))
             }
             Self::Decode { batch, hook: Acting::Monitor } => {
                 let layers = LayerSet::All.resolve(model.config().layers).into_iter();
@@ -164,7 +173,9 @@ impl Task {
                 });
                 let mut monitor = Monitor::new(watches.collect::<Result<Vec<_>>>()?)?;
                 let readings = monitor.readings();
-                decode(model, batch, &mut monitor, || Ok(std::hint::black_box(readings.news()).map(|_| ())?))
+                decode(model, batch, Sampling::GREEDY, &mut monitor, || {
+                    Ok(std::hint::black_box(readings.news()).map(|_| ())?)
+                })
             }
             Self::Long { batch, cache } => long::decode(model, batch, cache),
             Self::Questions { shared } => long::questions(model, shared),
@@ -201,10 +212,17 @@ fn prefill(model: &CausalLm, batch: usize, seq: usize, middle: bool) -> Result<M
 }
 
 /// `at_token` is called as each token is chosen.
-fn decode(model: &CausalLm, batch: usize, hook: &mut impl Hook, at_token: impl Fn() -> Result) -> Result<Measured> {
+fn decode(
+    model: &CausalLm,
+    batch: usize,
+    sampling: Sampling,
+    hook: &mut impl Hook,
+    at_token: impl Fn() -> Result,
+) -> Result<Measured> {
     let requests: Vec<Request> = (0..batch).map(|row| Request::new(ids(model, row, PROMPT), 0)).collect();
     let options = GenerateOptions {
         max_new_tokens: NEW,
+        sampling,
         stop_tokens: Some(Vec::new()),
         batch_size: batch,
         ..GenerateOptions::default()

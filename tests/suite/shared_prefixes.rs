@@ -278,17 +278,24 @@ fn prompts_in_any_company_have_the_bits_of_each_alone() {
             let captures = [Capture::PromptMean, Capture::PromptLast];
             let mut recorder = Recorder::new(LayerSet::All, captures.clone());
             let options = GenerateOptions { prefill_tokens: 0, ..sampled(batch_size) };
-            let hook = || (steerer(Positions::All), steerer(Positions::Prompt));
+            let watch = Watch::new("a", direction(2).unit().expect("a direction"));
+            let monitor = Monitor::new([watch]).expect("a monitor");
+            let readings = monitor.readings();
+            let hook = (steerer(Positions::All), steerer(Positions::Prompt), monitor, &mut recorder);
             let (answers, passes) = match agrees {
-                true => generate(&model, requests, &options, &mut (hook(), &mut recorder)),
-                false => generate(&model, requests, &options, &mut Alone((hook(), &mut recorder))),
+                true => generate(&model, requests, &options, &mut { hook }),
+                false => generate(&model, requests, &options, &mut Alone(hook)),
             };
             let values = captures.iter().flat_map(|capture| layers.iter().map(move |layer| (capture, *layer)));
             let values =
                 values.map(|(capture, layer)| to_f32(recorder.get(capture, layer).expect("recorded")).expect("values"));
             let values: Vec<Vec<f32>> = values.collect();
             // By sequence.
-            let of = |i: usize| values.iter().map(|rows| bits(&rows[i * 48..][..48])).collect::<Vec<_>>();
+            let of = |i: usize| {
+                let watched = readings.take(i).expect("readings").expect("a sequence");
+                let recorded: Vec<_> = values.iter().map(|rows| bits(&rows[i * 48..][..48])).collect();
+                (recorded, format!("{:?}", watched.readings(0).collect::<Vec<_>>()))
+            };
             let found: Vec<_> = answers.into_iter().enumerate().map(|(i, answer)| (answer, of(i))).collect();
             (found, passes)
         };

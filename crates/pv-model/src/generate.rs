@@ -28,7 +28,8 @@ pub struct GenerateOptions {
     /// The greatest number of rows that are decoded together.
     pub batch_size: usize,
     /// The greatest number of prompt tokens, including padding, in one pass; a longer prompt has a pass of its own. With 0,
-    /// every prompt has one, so that last bits depend on no other prompt on any device.
+    /// last bits depend on no other prompt on any device: every prompt has a pass of its own, except with the CPU's kernels in
+    /// f32 and a hook that agrees to share prefixes, where passes change no bit.
     pub prefill_tokens: usize,
     /// Whether the last token of every answer is fed back, so that hooks see complete answers. Answers do not change;
     /// answers that end by [`FinishReason::Length`] or a stop string need one more decoding step.
@@ -185,10 +186,10 @@ impl CausalLm {
     ///
     /// # Shared prefixes
     /// A prefix that several prompts begin with, such as a system prompt, is computed once if that saves at least 128 tokens
-    /// and the hook agrees ([`Hook::shares_prefix`]): all shipped hooks agree that record nothing at prompt tokens before the
-    /// last. The order of requests does not matter. Answers do not change: with the CPU's kernels to the bit, elsewhere like
-    /// those of other batches; there, nothing is shared with [`prefill_tokens`](GenerateOptions::prefill_tokens) 0.
-    /// Prefixes for later prompts are kept up to 4096 tokens, or `prefill_tokens` if that is more.
+    /// and the hook agrees ([`Hook::shares_prefix`]). Of the shipped hooks, only those disagree that record single prompt
+    /// tokens before the last, and mixtures that treat prompts differently. The order of requests does not matter. Answers do
+    /// not change: with the CPU's kernels to the bit, elsewhere like those of other batches; there, nothing is shared with
+    /// [`prefill_tokens`](GenerateOptions::prefill_tokens) 0. Prefixes for later prompts are kept up to 4096 tokens, or `prefill_tokens` if that is more.
     ///
     /// # Hooks
     /// A hook sees each prompt in a [`Phase::Prefill`](pv_hooks::Phase::Prefill) pass and each answer token that is fed

@@ -278,7 +278,7 @@ impl<'a> BaseAnswers<'a> {
             max_new_tokens: self.options.max_new_tokens,
             sampling: self.options.sampling.clone(),
             batch_size: self.options.batch_size,
-            // Each prompt is read alone: in a batch, the last bits would depend on the other prompts.
+            // No last bit may depend on the other prompts.
             prefill_tokens: 0,
             feed_last_token: true,
             ..GenerateOptions::default()

@@ -265,7 +265,7 @@ impl<P: Copy + Ord + Serialize + DeserializeOwned> JudgedAnswers<P> {
     }
 
     /// Generates the missing answers at `places`, and reports each. `asked` gives the prompt and the seed at a place.
-    /// Every prompt is read alone: in a batch, the last bits of its results would depend on the other rows.
+    /// The last bits of its results do not depend on the other prompts.
     ///
     /// # Errors
     /// Those of [`CausalLm::generate`] and of `on_answer`, which cancels by returning one; a file that cannot be

@@ -18,7 +18,7 @@ use crate::vector::level::{Level, Op, dispatch};
 
 /// The form of rounded rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     /// In `f32`.
     Values,
     /// In `f32`; neighbours change places.
@@ -40,6 +40,18 @@ pub(crate) fn linear(
         true => Form::Pairs,
         false => Form::Swapped,
     };
+    linear_in(form, x, w, bias, out, (m, k, n));
+}
+
+/// The product by way of one form; the last two give the same bits.
+pub(crate) fn linear_in(
+    form: Form,
+    x: &[f32],
+    w: KeptRef<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
     let row = if form == Form::Pairs { k / 2 } else { k };
     with_scratch(m * row, |rounded| {
         // Some rows at a time, in parallel if there are many.

@@ -4,6 +4,7 @@ use super::{hash, in_pool, noise};
 use crate::half::{bf16_to_f32, f32_to_bf16};
 use crate::kept::{Format, Kept};
 use crate::linear_kept::{linear_kept, linear_kept_bf16};
+use crate::product::pairs::{Form, linear_in};
 use crate::vector::level::forced::at_each;
 
 fn product(x: &[f32], w: &Kept, bias: Option<&[f32]>, (m, k, n): (usize, usize, usize)) -> Vec<f32> {
@@ -36,6 +37,24 @@ fn many_rows_are_sums_over_pairs() {
         }
         for (level, found) in at_each(|_| product(&x, &w, Some(&bias), (m, k, n))) {
             assert!(bits(&found) == bits(&expected), "{m} {k} {n} {level:?}");
+        }
+    }
+}
+
+/// Whichever a processor uses.
+#[test]
+fn both_ways_for_many_rows_give_the_same_bits() {
+    for (m, k, n) in [(33, 50, 67), (70, 1280, 130)] {
+        let (x, w, bias) = (noise(m * k, 1), Kept::quantize(Format::Bf16, &noise(n * k, 2)), noise(n, 3));
+        let expected = product(&x, &w, Some(&bias), (m, k, n));
+        for form in [Form::Pairs, Form::Swapped] {
+            for (level, found) in at_each(|_| {
+                let mut out = vec![f32::NAN; m * n];
+                linear_in(form, &x, w.as_ref(), Some(&bias), &mut out, (m, k, n));
+                out
+            }) {
+                assert!(bits(&found) == bits(&expected), "{m} {k} {n} {form:?} {level:?}");
+            }
         }
     }
 }

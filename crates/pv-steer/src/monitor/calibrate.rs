@@ -100,7 +100,7 @@ pub fn calibrate(
     let requests: Vec<Request> =
         missing.iter().map(|&prompt| Request::new(asked[prompt].clone(), seed(prompt))).collect();
     let (mut done, total) = (asked.len() - missing.len(), asked.len());
-    // Every prompt alone: in a batch, the last bits of its projections would depend on the other rows.
+    // No last bit of a projection may depend on the other prompts.
     let generate = GenerateOptions { feed_last_token: true, prefill_tokens: 0, ..options.generate.clone() };
     let readings = monitor.readings();
     if !requests.is_empty() {

@@ -44,9 +44,9 @@ enum State {
 /// (verdicts).
 ///
 /// Every result is saved as it is computed. A run resumes after a crash, and its final files equal those of an
-/// uninterrupted run byte for byte, whatever the batch size: every rollout has its own seed, every prompt is read
-/// alone, and decoding treats each row independently. This requires decoding that is independent to the last bit, as on
-/// the CPU in batches of up to 16; elsewhere activations may differ by rounding.
+/// uninterrupted run byte for byte, whatever the batch size: every rollout has its own seed, and
+/// prompts are read and tokens decoded without an influence of other rows. This requires decoding that is independent to the
+/// last bit, as on the CPU in batches of up to 32; elsewhere activations may differ by rounding.
 #[derive(Debug)]
 pub struct RolloutRun {
     folder: RunFolder,

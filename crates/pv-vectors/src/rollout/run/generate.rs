@@ -32,7 +32,7 @@ pub(super) fn generate_part(
         sampling: plan.options.sampling.clone(),
         cache: plan.options.cache,
         batch_size: plan.options.batch_size,
-        // Every prompt alone: in a batch, the last bits of its activations would depend on the other rows.
+        // No last bit of a prompt's activations may depend on the other prompts.
         prefill_tokens: 0,
         feed_last_token: true,
         ..GenerateOptions::default()
