@@ -1,11 +1,14 @@
 //! Chooses a token from logits.
 
+mod nucleus;
+
 use pv_kernels::softmax::softmax_weights;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+use nucleus::Nucleus;
 
 /// How the next token is chosen. The steps apply in the order of the fields, as in Hugging Face's `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,24 +89,14 @@ impl Sampler {
         softmax_weights(logits, logits[best], 1.0 / temperature, &mut weights);
         if top_k.is_none() && top_p >= 1.0 {
             let total = sum(&weights);
-            return self.draw(weights.into_iter().enumerate(), total);
+            let mut left = self.random.random::<f64>() * total;
+            let reached = weights.iter().position(|weight| {
+                left -= f64::from(*weight);
+                left < 0.0
+            });
+            return reached.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).map(|token| token as u32);
         }
-        let ranked = nucleus(&weights, top_k, top_p);
-        let total = ranked.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        self.draw(ranked.into_iter(), total)
-    }
-
-    fn draw(&mut self, weights: impl Iterator<Item = (usize, f32)>, total: f64) -> Option<u32> {
-        let mut left = self.random.random::<f64>() * total;
-        let mut last = None;
-        for (token, weight) in weights.filter(|(_, weight)| *weight > 0.0) {
-            last = Some(token as u32);
-            left -= f64::from(weight);
-            if left < 0.0 {
-                break;
-            }
-        }
-        last
+        Nucleus::of(&weights, top_k, top_p).at(self.random.random()).map(|token| token as u32)
     }
 }
 
@@ -115,77 +108,6 @@ fn sum(weights: &[f32]) -> f64 {
         parts.iter_mut().zip(chunk).for_each(|(part, weight)| *part += f64::from(*weight));
     }
     parts.into_iter().sum::<f64>() + rest.iter().map(|weight| f64::from(*weight)).sum::<f64>()
-}
-
-/// The number of weights and their sum by the power of two below them: weights are in [0, 1], so that the bits of their
-/// exponents are 0 to 127.
-struct Powers {
-    counts: [usize; 128],
-    masses: [f64; 128],
-}
-
-fn power(weight: f32) -> usize {
-    (weight.to_bits() >> 23).min(127) as usize
-}
-
-impl Powers {
-    fn of(weights: &[f32]) -> Self {
-        let mut powers = Self { counts: [0; 128], masses: [0.0; 128] };
-        for &weight in weights {
-            let power = power(weight);
-            powers.counts[power] += 1;
-            powers.masses[power] += f64::from(weight);
-        }
-        powers
-    }
-
-    /// The lowest power above which at least `count` weights are, or a sum of `mass`.
-    fn lowest(&self, count: usize, mass: f64) -> usize {
-        let (mut found, mut sum) = (0, 0.0);
-        for power in (0..128).rev() {
-            found += self.counts[power];
-            sum += self.masses[power];
-            if found >= count || sum >= mass {
-                return power;
-            }
-        }
-        0
-    }
-}
-
-/// The `top_k` greatest weights, and of those the greatest whose part of their sum reaches `top_p`: token and weight, in
-/// descending order; ties are broken by token, so that the result does not depend on the sort. Only weights that can
-/// be among them are sorted.
-fn nucleus(weights: &[f32], top_k: Option<usize>, top_p: f32) -> Vec<(usize, f32)> {
-    let ranked = |lowest: usize| {
-        let mut ranked: Vec<(usize, f32)> =
-            weights.iter().copied().enumerate().filter(|(_, weight)| power(*weight) >= lowest).collect();
-        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        ranked
-    };
-    let powers = Powers::of(weights);
-    let (mut ranked, total) = match top_k {
-        Some(count) => {
-            let mut ranked = ranked(powers.lowest(count, f64::INFINITY));
-            ranked.truncate(count);
-            let total = ranked.iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>();
-            (ranked, total)
-        }
-        None => {
-            let total = sum(weights);
-            // A little more, since sums in another order are rounded otherwise.
-            (ranked(powers.lowest(usize::MAX, f64::from(top_p) * total * (1.0 + 1e-9))), total)
-        }
-    };
-    let mut mass = 0.0;
-    let kept = ranked.iter().take_while(|(_, weight)| {
-        let before = mass;
-        mass += f64::from(*weight) / total;
-        before < f64::from(top_p)
-    });
-    let kept = kept.count();
-    ranked.truncate(kept.max(1));
-    ranked
 }
 
 /// The index of the greatest value, the first of equal ones; `None` if there is none above −∞.
@@ -259,7 +181,8 @@ mod tests {
             let mut sorted: Vec<(usize, f32)> = weights.iter().copied().enumerate().collect();
             sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             for (top_k, top_p) in [(None, 0.1), (None, 0.9), (None, 0.9999), (Some(5), 1.0), (Some(40), 0.5)] {
-                let found = nucleus(&weights, top_k, top_p);
+                let nucleus = Nucleus::of(&weights, top_k, top_p);
+                let found = nucleus.ranked();
                 let all = top_k.unwrap_or(len).min(len);
                 let total: f64 = sorted[..all].iter().map(|(_, weight)| f64::from(*weight)).sum();
                 let before = |n: usize| sorted[..n].iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>() / total;
@@ -268,7 +191,29 @@ mod tests {
                 let (n, p) = (found.len(), f64::from(top_p));
                 assert!(n == 1 || before(n - 1) < p + 1e-9, "{n} of {len} for {top_p}");
                 assert!(n == all || before(n) >= p - 1e-9, "{n} of {len} for {top_p}");
+                // The token at a part of the sum is that of the sorted list.
+                for part in (0..300).map(|i| f64::from(i) / 300.0) {
+                    let token = nucleus.at(part).expect("a weight");
+                    let place = found.iter().position(|(known, _)| *known == token).expect("one of them");
+                    let at = part * before(n);
+                    assert!(before(place) <= at + 1e-9 && before(place + 1) > at - 1e-9, "{part} of {n}: {place}");
+                }
+                assert!(
+                    nucleus
+                        .at(1.0)
+                        .is_some_and(|last| found.iter().any(|(token, weight)| *token == last && *weight > 0.0))
+                );
             }
+        }
+    }
+
+    #[test]
+    fn vanishing_weights_are_never_drawn() {
+        let logits = [0.0, -200.0, 0.0, f32::NEG_INFINITY, -200.0];
+        for (top_k, top_p) in [(None, 1.0), (None, 0.999), (Some(4), 1.0), (Some(9), 0.999), (Some(1), 0.1)] {
+            let counts = draws(Sampling { top_k, top_p, ..Sampling::temperature(1.0) }, &logits, 300);
+            assert_eq!((counts[1], counts[3], counts[4]), (0, 0, 0), "{top_k:?} {top_p}");
+            assert!(counts[0] > 0 && (top_k == Some(1) || counts[2] > 0));
         }
     }
 

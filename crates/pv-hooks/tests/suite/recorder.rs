@@ -380,9 +380,9 @@ fn prompt_means_do_not_depend_on_how_prompts_are_read() {
     let sum = (0..lengths[1]).fold(0.0, |sum, token| sum + value(1, token, 2));
     assert_eq!(alone[WIDTH + 2], (sum / 5.0).to_bits());
     assert_eq!(found(&[&[whole(2), whole(0), whole(1)]]), alone, "one batch");
-    let prefix = (vec![0, 1, 2], 0, 4);
-    assert_eq!(found(&[&[prefix.clone()], &[(vec![0], 4, 9), (vec![1], 0, 5), (vec![2], 2, 7)]]), alone);
+    let prefix = &[(vec![0, 1, 2], 0, 4)][..];
+    assert_eq!(found(&[prefix, &[(vec![0], 4, 9), (vec![1], 0, 5), (vec![2], 2, 7)]]), alone);
     // A prefix that is read again for later prompts.
-    let again = [&[prefix.clone()][..], &[(vec![2], 4, 7)], &[prefix], &[(vec![1], 0, 5), (vec![0], 4, 9)]];
+    let again = [prefix, &[(vec![2], 4, 7)], prefix, &[(vec![1], 0, 5), (vec![0], 4, 9)]];
     assert_eq!(found(&again), alone);
 }

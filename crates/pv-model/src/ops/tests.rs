@@ -204,14 +204,24 @@ proptest! {
         let shapes = [[m, k], [n, k], [1, n]];
         compare(
             &shapes[..2],
-            |x| cpu_autodiff::linear(&x[0], &x[1], None),
+            |x| cpu_autodiff::linear(&x[0], &x[1], None, true),
             |x| portable::linear(x[0].clone(), &x[1], None),
             every_row,
         );
         compare(
             &shapes,
-            |x| cpu_autodiff::linear(&x[0], &x[1], Some(&vector(&x[2]))),
+            |x| cpu_autodiff::linear(&x[0], &x[1], Some(&vector(&x[2])), true),
             |x| portable::linear(x[0].clone(), &x[1], Some(&vector(&x[2]))),
+            every_row,
+        );
+        // Values that nobody reads are zeros.
+        compare(
+            &shapes,
+            |x| cpu_autodiff::linear(&x[0], &x[1], Some(&vector(&x[2])), false),
+            |x| {
+                let y = portable::linear(x[0].clone(), &x[1], Some(&vector(&x[2])));
+                y.clone() - y.detach()
+            },
             every_row,
         );
     }
@@ -391,7 +401,7 @@ fn upstream_gradients_of_any_layout() {
     let sum = |x: Tensor<2>| x.sum_dim(0).slice([0..1, 1..4]);
     compare(
         &[[5, 7], [6, 7]],
-        |x| cpu_autodiff::linear(&x[0], &x[1], None).map(sum),
+        |x| cpu_autodiff::linear(&x[0], &x[1], None, true).map(sum),
         |x| sum(portable::linear(x[0].clone(), &x[1], None)),
         every_row,
     );
