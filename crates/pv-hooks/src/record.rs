@@ -58,8 +58,15 @@ impl Recorder {
     pub fn get(&self, capture: &Capture, layer: Layer) -> Result<Tensor<2>, HookError> {
         let not_recorded = || HookError::NotRecorded { capture: capture.clone(), layer };
         let sums = self.sums.get(&(capture.clone(), layer)).ok_or_else(not_recorded)?;
-        let sequences: Vec<usize> = (0..sums.counts().last().ok_or_else(not_recorded)?.0 + 1).collect();
-        self.get_of(capture, layer, &sequences)
+        let all: Vec<usize> = sums.counts().map(|(sequence, _)| sequence).collect();
+        if all.is_empty() {
+            return Err(not_recorded());
+        }
+        let lacks = |(expected, (sequence, count)): &(usize, (usize, usize))| expected != sequence || *count == 0;
+        match (0..).zip(sums.counts()).find(lacks) {
+            Some((sequence, _)) => Err(HookError::NoTokens { capture: capture.clone(), sequence }),
+            None => self.get_of(capture, layer, &all),
+        }
     }
 
     /// Like [`get`](Self::get), for these sequences in this order: `[sequences.len(), d_model]`. For runs in which some

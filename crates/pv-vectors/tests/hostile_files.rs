@@ -19,8 +19,8 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 const MOST_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
 
 fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/vector_files");
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let folder = Path::new("../../tests/golden/vector_files");
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|file| file.extension().is_some_and(|ending| ending == "pt" || ending == "gguf"));
     files.sort();

@@ -9,7 +9,7 @@ mod language;
 mod placing;
 
 fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat")
+    PathBuf::from("tests/fixtures/chat")
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -7,7 +7,7 @@ use super::*;
 use crate::activations::mean_difference;
 
 pub(crate) fn reference() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/statistics.json");
+    let path = "../../tests/golden/statistics.json";
     serde_json::from_str(&std::fs::read_to_string(path).expect("the reference")).expect("JSON")
 }
 
