@@ -210,6 +210,8 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
 
     /// Chooses the first token of each answer and assigns it a slot, unless that token ended it.
     fn start(&mut self, cache: &KvCache, logits: &LogitRows, starters: Vec<(Waiting, usize)>) -> Result<()> {
+        let lengths = starters.iter().map(|(waiting, _)| self.requests[waiting.request].prompt.len());
+        let longest = lengths.max().unwrap_or(0);
         for (Waiting { sequence, request, seed }, row) in starters {
             let prompt = &self.requests[request].prompt;
             let mut answer = Row::new(self.model, sequence, prompt, seed, self.options);
@@ -217,11 +219,12 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
             let Some(answer) = self.advance(answer, token)? else { continue };
             let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
             let decoder = self.model.decoder();
-            let room = prompt.len() + self.options.max_new_tokens.min(256);
+            let room = longest + self.options.max_new_tokens.min(256);
             let (places, dtype) = (self.slots.len(), self.cache_type());
             let main = self
                 .cache
                 .get_or_insert_with(|| KvCache::new(decoder.config(), places, room, &decoder.device(), dtype));
+            main.make_room(longest);
             main.replace_row(slot, cache, row);
             self.slots[slot] = Some(answer);
         }

@@ -196,15 +196,19 @@ impl KvCache {
 
     /// Changes the capacity and moves the content `shift` columns to the right.
     fn resize(&mut self, capacity: usize, shift: usize) {
-        let (rows, column, fresh) = (self.rows(), self.column, self.empty(self.rows(), capacity));
+        let (rows, column) = (self.rows(), self.column);
         let (heads, width) = (self.kv_heads, self.head_dim);
-        self.map(|tensor| {
-            if column == 0 {
-                return fresh.clone();
-            }
-            let held = tensor.slice([0..rows, 0..heads, 0..column, 0..width]);
-            fresh.clone().slice_assign([0..rows, 0..heads, shift..shift + column, 0..width], held)
-        });
+        // An empty cache of that capacity has nothing to move.
+        if column > 0 || capacity != self.capacity {
+            let fresh = self.empty(rows, capacity);
+            self.map(|tensor| {
+                if column == 0 {
+                    return fresh.clone();
+                }
+                let held = tensor.slice([0..rows, 0..heads, 0..column, 0..width]);
+                fresh.clone().slice_assign([0..rows, 0..heads, shift..shift + column, 0..width], held)
+            });
+        }
         self.capacity = capacity;
         self.column += shift;
         for start in &mut self.starts {
@@ -241,13 +245,17 @@ impl KvCache {
         self.put(slot, other, row, other.len(row));
     }
 
+    /// Moves the rows to the right if they are all shorter than `len` tokens, so that a row of that length can be put beside
+    /// them. Before several rows, room for the longest of them is made at once.
+    pub(crate) fn make_room(&mut self, len: usize) {
+        if len > self.column {
+            self.resize(self.capacity.max(len), len - self.column);
+        }
+    }
+
     /// Replaces row `slot` with the first `len` tokens of row `row` of another cache.
     fn put(&mut self, slot: usize, other: &Self, row: usize, len: usize) {
-        if len > self.column {
-            // The new row is longer than all rows here: move the others to the right.
-            let shift = len - self.column;
-            self.resize(self.capacity.max(self.column + shift), shift);
-        }
+        self.make_room(len);
         let (start, end) = (self.column - len, self.column);
         let (heads, width) = (self.kv_heads, self.head_dim);
         for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
