@@ -1,4 +1,4 @@
-//! Linear layers whose weights are kept in a [`Format`](crate::kept::Format). Every result is the same to the bit on every processor.
+//! Linear layers whose weights are kept in a [`Format`]. Every result is the same to the bit on every processor.
 
 mod columns;
 mod integers;
