@@ -409,8 +409,8 @@ impl<'a> Group<'a> {
         hook: &mut (impl Hook + ?Sized),
     ) -> Result<Vec<Unread>> {
         let pass = Pass { ids, spans, phase, stop_at: None, logits: Logits::Last };
-        let least_rows = if phase == Phase::Prefill { self.least.rows } else { 0 };
-        let output = self.model.decoder().pass_by(Way { least_rows, ..Way::default() }, &pass, cache, hook);
+        let way = Way { least_rows: self.least.rows_in(phase), ..Way::default() };
+        let output = self.model.decoder().pass_by(way, &pass, cache, hook);
         let logits = output.logits.map(to_f32).transpose()?.unwrap_or_default();
         let mut unread = Vec::new();
         let rows = logits.chunks(self.model.config().vocab).zip(nodes);

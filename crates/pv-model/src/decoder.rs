@@ -261,7 +261,7 @@ impl Decoder {
         from: Layer,
         residual: Tensor<3>,
         hook: &mut (impl Hook + ?Sized),
-        read: bool,
+        values: bool,
     ) -> Tensor<3> {
         in_pool(|| {
             let [batch, seq, d_model] = residual.dims();
@@ -272,9 +272,9 @@ impl Decoder {
                 let x = context.pack(x.reshape([batch * seq, d_model]));
                 let (layer, block) = (Layer::after_block(index), &self.blocks[index]);
                 let (wanted, window) = (hook.wants(layer), self.config.windows[index]);
-                let x = match read || wanted || index + 1 < stop {
+                let x = match values || wanted || index + 1 < stop {
                     true => block.forward(x, &context, window, None, &self.config),
-                    false => block.forward_unread(x, &context, window, &self.config),
+                    false => block.forward_for_gradient(x, &context, window, &self.config),
                 };
                 let x = context.unpack(x).reshape([batch, seq, d_model]);
                 match wanted {

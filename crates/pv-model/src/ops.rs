@@ -158,7 +158,7 @@ pub(crate) fn linear(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tens
 
 /// Like [`linear`], for a result whose gradient is needed and whose values are not: they are arbitrary, and not computed
 /// where there is a way without.
-pub(crate) fn linear_unread(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
+pub(crate) fn linear_for_gradient(x: Tensor<2>, w: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
     let recorded = match w {
         _ if !x.is_autodiff() => None,
         Weight::Packed(matrix) => packed::recorded(&x, matrix, bias, false),

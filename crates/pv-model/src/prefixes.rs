@@ -28,7 +28,7 @@ pub(crate) struct Least {
     /// The length of a window.
     window: usize,
     /// The rows of products, see [`Way::least_rows`].
-    pub(crate) rows: usize,
+    rows: usize,
 }
 
 impl Default for Least {
@@ -56,6 +56,11 @@ impl Least {
     /// Whether every pass has these sizes, whatever its prompts.
     pub(crate) fn for_any_prompt(self) -> bool {
         self.rows > 0
+    }
+
+    /// The rows of products in a pass: only prompts are read in passes of these sizes.
+    pub(crate) fn rows_in(self, phase: Phase) -> usize {
+        if phase == Phase::Prefill { self.rows } else { 0 }
     }
 
     /// The length of the window of a pass, from the numbers of tokens that have not been read.
@@ -141,7 +146,7 @@ impl Prefix {
         let decoder = model.decoder();
         let mut cache = KvCache::new(decoder.config(), 1, tokens, &decoder.device(), dtype);
         let pass = Pass { ids, spans: &spans, phase: Phase::Prefill, stop_at: None, logits: Logits::None };
-        decoder.pass_by(Way { least_rows: least.rows, ..Way::default() }, &pass, &mut cache, hook);
+        decoder.pass_by(Way { least_rows: least.rows_in(pass.phase), ..Way::default() }, &pass, &mut cache, hook);
         cache.check()?;
         Ok(Self { tokens, cache })
     }

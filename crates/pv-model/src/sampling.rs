@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
-use nucleus::Nucleus;
+use nucleus::{Nucleus, walk};
 
 /// How the next token is chosen. The steps apply in the order of the fields, as in Hugging Face's `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,12 +89,8 @@ impl Sampler {
         softmax_weights(logits, logits[best], 1.0 / temperature, &mut weights);
         if top_k.is_none() && top_p >= 1.0 {
             let total = sum(&weights);
-            let mut left = self.random.random::<f64>() * total;
-            let reached = weights.iter().position(|weight| {
-                left -= f64::from(*weight);
-                left < 0.0
-            });
-            return reached.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).map(|token| token as u32);
+            let left = self.random.random::<f64>() * total;
+            return walk(weights.into_iter().enumerate(), left).map(|token| token as u32);
         }
         Nucleus::of(&weights, top_k, top_p).at(self.random.random()).map(|token| token as u32)
     }

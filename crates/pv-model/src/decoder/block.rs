@@ -30,8 +30,8 @@ impl Projection {
     }
 
     /// Like [`forward`](Self::forward), for a result of which only the gradient is needed.
-    pub(super) fn forward_unread(&self, x: Tensor<2>) -> Tensor<2> {
-        self.forward_by(ops::linear_unread, x)
+    pub(super) fn forward_for_gradient(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward_by(ops::linear_for_gradient, x)
     }
 
     fn forward_by(
@@ -168,7 +168,7 @@ impl Block {
     }
 
     /// Like [`forward`](Self::forward), for a residual of which only the gradient is needed: its values are arbitrary.
-    pub(crate) fn forward_unread(
+    pub(crate) fn forward_for_gradient(
         &self,
         x: Tensor<2>,
         context: &PassContext,
@@ -185,7 +185,7 @@ impl Block {
         window: Option<usize>,
         cache: Option<&mut LayerCache>,
         config: &DecoderConfig,
-        read: bool,
+        values: bool,
     ) -> Tensor<2> {
         let shape = AttentionShape::of(config, window);
         let eps = config.norm_eps;
@@ -218,7 +218,9 @@ impl Block {
         };
         let mlp = match &self.mlp {
             // A norm's gradient depends on its argument, and that of a choice of experts on their results.
-            Mlp::Dense(mlp) if !read && self.mlp_out_norm.is_none() => mlp.forward_unread(input, config.activation),
+            Mlp::Dense(mlp) if !values && self.mlp_out_norm.is_none() => {
+                mlp.forward_for_gradient(input, config.activation)
+            }
             mlp => mlp.forward(input, config.activation),
         };
         ops::add(x, added(mlp, &self.mlp_out_norm))

@@ -27,8 +27,8 @@ impl GatedMlp {
     }
 
     /// Like [`forward`](Self::forward), for a result of which only the gradient is needed.
-    pub(super) fn forward_unread(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
-        self.down.forward_unread(ops::gated(self.gate_up.forward(x), activation))
+    pub(super) fn forward_for_gradient(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+        self.down.forward_for_gradient(ops::gated(self.gate_up.forward(x), activation))
     }
 }
 

@@ -156,8 +156,7 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
 
     /// Runs a pass and returns the logits of each row's last position, on the host.
     fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<LogitRows> {
-        let least_rows = if pass.phase == Phase::Prefill { self.shared.least.rows } else { 0 };
-        let way = Way { clean_cache: self.options.clean_cache, least_rows };
+        let way = Way { clean_cache: self.options.clean_cache, least_rows: self.shared.least.rows_in(pass.phase) };
         let output = self.model.decoder().pass_by(way, pass, cache, hook);
         let logits = LogitRows::of(output.logits)?;
         cache.check()?;

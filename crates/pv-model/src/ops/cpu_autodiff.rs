@@ -126,8 +126,8 @@ impl<const N: usize> Backward<Flex, N> for Linear {
     }
 }
 
-/// The values of the result are zeros if nobody reads them.
-pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>, read: bool) -> Option<Tensor<2>> {
+/// Without `values`, the result has its node in the graph, and zeros as values.
+pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>, values: bool) -> Option<Tensor<2>> {
     let ([m, k], [n, _]) = (x.dims(), w.dims());
     let (x, w) = (Argument::of(x)?, Argument::of(w)?);
     let bias = match bias {
@@ -135,7 +135,7 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>, rea
         None => None,
     };
     let mut out = vec![0.0; m * n];
-    if read {
+    if values {
         let bias = bias.as_ref().and_then(Argument::values);
         pv_kernels::linear::linear(x.values()?, w.values()?, bias, &mut out, m, k, n);
     }

@@ -229,8 +229,13 @@ impl<const N: usize> Backward<Flex, N> for PackedLinear {
     }
 }
 
-/// As a node of the graph; the values of the result are zeros if nobody reads them.
-pub(super) fn recorded(x: &Tensor<2>, w: &PackedMatrix, bias: Option<&Tensor<1>>, read: bool) -> Option<Tensor<2>> {
+/// As a node of the graph; without `with_values`, the result has zeros as values.
+pub(super) fn recorded(
+    x: &Tensor<2>,
+    w: &PackedMatrix,
+    bias: Option<&Tensor<1>>,
+    with_values: bool,
+) -> Option<Tensor<2>> {
     let [tokens, _] = x.dims();
     let x = Argument::of(x)?;
     let bias = match bias {
@@ -238,7 +243,7 @@ pub(super) fn recorded(x: &Tensor<2>, w: &PackedMatrix, bias: Option<&Tensor<1>>
         None => None,
     };
     let width = w.dims()[0];
-    let out = match read {
+    let out = match with_values {
         true => w.product(x.values()?, bias.as_ref().and_then(Argument::values), tokens),
         false => vec![0.0; tokens * width],
     };

@@ -214,7 +214,7 @@ proptest! {
             |x| portable::linear(x[0].clone(), &x[1], Some(&vector(&x[2]))),
             every_row,
         );
-        // Values that nobody reads are zeros.
+        // Without values.
         compare(
             &shapes,
             |x| cpu_autodiff::linear(&x[0], &x[1], Some(&vector(&x[2])), false),

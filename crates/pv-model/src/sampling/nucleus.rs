@@ -92,13 +92,13 @@ impl<'a> Nucleus<'a> {
         let mut lowest = None;
         for bin in (self.end + 1..BINS).rev().filter(|bin| self.masses[*bin] > 0.0) {
             if left < self.masses[bin] {
-                return walk(&members(self.weights, bin), left);
+                return walk(members(self.weights, bin), left);
             }
             left -= self.masses[bin];
             lowest = Some(bin);
         }
         // After the last weight, which rounding can lead to, is the last weight.
-        walk(&self.last, left).or_else(|| walk(&members(self.weights, lowest?), f64::INFINITY))
+        walk(self.last.iter().copied(), left).or_else(|| walk(members(self.weights, lowest?), f64::INFINITY))
     }
 
     /// All weights, in descending order.
@@ -122,9 +122,9 @@ fn sum(weights: &[Weighted]) -> f64 {
 }
 
 /// The token of the first weight with which the sum exceeds `left`, or the last token with a weight.
-fn walk(weights: &[Weighted], mut left: f64) -> Option<usize> {
+pub(super) fn walk(weights: impl IntoIterator<Item = Weighted>, mut left: f64) -> Option<usize> {
     let mut last = None;
-    for &(token, weight) in weights.iter().filter(|(_, weight)| *weight > 0.0) {
+    for (token, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0.0) {
         last = Some(token);
         left -= f64::from(weight);
         if left < 0.0 {
