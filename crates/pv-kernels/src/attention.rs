@@ -26,6 +26,8 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// Factor of the scores.
     pub scale: f32,
+    /// The bound `c` of a score `s`, which becomes `c tanh(s / c)` (Gemma 2).
+    pub softcap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -69,7 +71,7 @@ pub const QUERIES_IN_PLACE: usize = 16;
 /// i`; a query that sees no column (left padding) gets zeros.
 ///
 /// `sinks` has a number for each query head, as if it were the score of one more column whose value is zero: it joins the
-/// softmax's sum.
+/// softmax's sum. `shape.softcap` bounds the other scores, not the sinks.
 ///
 /// The result of a query depends on the columns that it sees and on their distance from the row's first one: neither on the
 /// other rows of the batch, nor on the number of padding columns, nor on how many columns were in the cache before. The

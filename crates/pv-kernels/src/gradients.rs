@@ -1,14 +1,16 @@
 //! Gradients of the kernels, and the cross-entropy loss.
 
 mod attention;
-mod elementwise;
+mod gated;
 mod loss;
 mod norm;
+mod sums;
 
 pub use attention::attention_gradient;
-pub use elementwise::{clamped_swiglu_gradient, column_sums, swiglu_gradient};
+pub use gated::gated_gradient;
 pub use loss::{cross_entropy, cross_entropy_gradient};
 pub use norm::{Vectors, rms_norm_gradient};
+pub use sums::column_sums;
 
 /// Rows whose contributions to a sum over rows are added up by one task. Fixed, so that a sum does not depend on the
 /// number of threads.

@@ -12,6 +12,20 @@ pub(super) const LANES: usize = 16;
 /// result stays at the end of that range. NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<V: Vector>(v: V, x: V::Floats) -> V::Floats {
+    let (less_one, power) = exp_parts(v, x);
+    v.mul(v.add(less_one, v.splat(1.0)), power)
+}
+
+/// `e^x - 1` for each lane, within 2 units in the last place in the range of [`exp`].
+#[inline(always)]
+fn exp_minus_one<V: Vector>(v: V, x: V::Floats) -> V::Floats {
+    let (less_one, power) = exp_parts(v, x);
+    v.mul_add(less_one, power, v.sub(power, v.splat(1.0)))
+}
+
+/// `e^r - 1` and `2^n` with `x = n ln 2 + r`, so that `e^x = e^r 2^n`.
+#[inline(always)]
+fn exp_parts<V: Vector>(v: V, x: V::Floats) -> (V::Floats, V::Floats) {
     let c = |value: f32| v.splat(value);
     // The constant comes first, so that the NaN of `x` stays.
     let x = v.min(c(88.376_26), v.max(c(-87.336_54), x));
@@ -25,8 +39,31 @@ pub(super) fn exp<V: Vector>(v: V, x: V::Floats) -> V::Floats {
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
         p = v.mul_add(p, r, c(coefficient));
     }
-    let p = v.add(v.mul_add(p, v.mul(r, r), r), c(1.0));
-    v.mul(p, v.power_of_two(shifted))
+    (v.mul_add(p, v.mul(r, r), r), v.power_of_two(shifted))
+}
+
+/// `tanh x` for each lane, within 3e-7 of its magnitude. NaN stays NaN.
+#[inline(always)]
+fn tanh<V: Vector>(v: V, x: V::Floats) -> V::Floats {
+    let c = |value: f32| v.splat(value);
+    // From 10 on, the nearest value is 1. The constant comes first, so that the NaN of `x` stays.
+    let x = v.min(c(10.0), v.max(c(-10.0), x));
+    // With y = e^2x - 1, which has no cancellation near zero: tanh x = y / (y + 2).
+    let y = exp_minus_one(v, v.add(x, x));
+    v.div(y, v.add(y, c(2.0)))
+}
+
+/// `cap * tanh(x / cap)` for each element.
+#[inline(always)]
+pub(super) fn softcap<V: Vector>(v: V, x: &mut [f32], cap: f32) {
+    let (cap, inverse) = (v.splat(cap), v.splat(1.0 / cap));
+    update(
+        v,
+        x,
+        [],
+        #[inline(always)]
+        |x, []| v.mul(cap, tanh(v, v.mul(x, inverse))),
+    );
 }
 
 /// [`exp`] of one value.

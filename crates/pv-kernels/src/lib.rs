@@ -12,6 +12,7 @@ pub mod attention;
 pub mod cache;
 mod element;
 pub mod elementwise;
+pub mod gated;
 pub mod gradients;
 mod half;
 pub mod kept;

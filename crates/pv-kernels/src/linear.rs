@@ -34,7 +34,35 @@ pub fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, out: &mut [f32], m: us
 /// If the length of a slice does not match the shapes above.
 pub fn grad_input(grad_out: &[f32], w: &[f32], grad_x: &mut [f32], m: usize, k: usize, n: usize) {
     assert_eq!(w.len(), n * k, "grad_input: w is not [n, k]");
-    product::gradient("grad_input", grad_out, plain(w), grad_x, (m, k, n));
+    product::gradient("grad_input", (grad_out, Columns::all(n)), plain(w), grad_x, (m, k));
+}
+
+/// Like [`grad_input`], with some columns of a wider `grad_out`: `grad_x = grad_out[:, of] . w`, with `w` `[of.count, k]`.
+///
+/// # Panics
+/// If the length of a slice does not match the shapes above.
+pub fn grad_input_of(grad_out: &[f32], of: Columns, w: &[f32], grad_x: &mut [f32], m: usize, k: usize) {
+    assert_eq!(w.len(), of.count * k, "grad_input_of: w is not [of.count, k]");
+    product::gradient("grad_input_of", (grad_out, of), plain(w), grad_x, (m, k));
+}
+
+/// `grad_w = grad_out[:, of]ᵀ . x[:, from]`: the gradient of [`linear`] with respect to `w`, `[of.count, from.count]`, in some
+/// columns of a result and with some columns of an input of equally many rows.
+///
+/// The order in which an element is summed depends on the number of rows only.
+///
+/// # Panics
+/// If the length of a slice does not match the shapes above.
+pub fn grad_weight(grad_out: &[f32], of: Columns, x: &[f32], from: Columns, grad_w: &mut [f32]) {
+    for columns in [of, from] {
+        assert!(columns.first + columns.count <= columns.width, "grad_weight: columns exceed the row");
+    }
+    assert_eq!(grad_out.len() * from.width, x.len() * of.width, "grad_weight: numbers of rows differ");
+    assert_eq!(grad_w.len(), of.count * from.count, "grad_weight: grad_w is not [of.count, from.count]");
+    if grad_w.is_empty() || x.is_empty() {
+        return grad_w.fill(0.0);
+    }
+    product::transposed_product((grad_out, of), (x, from), grad_w);
 }
 
 /// A range of columns of a matrix.
@@ -46,6 +74,13 @@ pub struct Columns {
     pub first: usize,
     /// The number of columns.
     pub count: usize,
+}
+
+impl Columns {
+    /// All columns of a matrix whose rows have `width` elements.
+    pub fn all(width: usize) -> Self {
+        Self { width, first: 0, count: width }
+    }
 }
 
 /// `out[i, to] += x[i, from] . wᵀ`, with `w` `[to.count, from.count]`: a product with few terms, such as that of a

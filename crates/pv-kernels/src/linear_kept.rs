@@ -127,7 +127,7 @@ fn rounded_to<B: Blocks>(
 /// If the length of a slice does not match the shapes above, or `k` is not a multiple of the format's block.
 pub fn grad_input_kept(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], m: usize, k: usize, n: usize) {
     check(w, k, n);
-    product::gradient("grad_input_kept", grad_out, w, grad_x, (m, k, n));
+    product::gradient("grad_input_kept", (grad_out, crate::linear::Columns::all(n)), w, grad_x, (m, k));
 }
 
 /// `out[i] = w[ids[i]]`: rows of an embedding, with `w` `[n, k]` and `out` `[ids.len(), k]`.

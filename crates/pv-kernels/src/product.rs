@@ -5,6 +5,7 @@ pub(crate) mod blocks;
 pub(crate) mod floats;
 pub(crate) mod pairs;
 mod unpacked;
+mod weights;
 mod wide;
 
 use std::marker::PhantomData;
@@ -12,6 +13,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use crate::kept::{Format, KeptRef};
+use crate::linear::Columns;
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
 use blocks::{Blocks, with_blocks};
@@ -81,24 +83,26 @@ fn in_blocks<B: Blocks>(x: &[f32], w: &[u8], k: usize, bias: Option<&[f32]>, out
     with_scratch(len, |memory| dispatch(Unpacked { blocks: PhantomData::<B>, x, w, k, bias, memory, out }));
 }
 
-/// `grad_x = grad_out . w`, with `grad_out` `[m, n]`, `w` `[n, k]` and `grad_x` `[m, k]`.
+/// `grad_x = grad_out[:, of] . w`, with `w` `[of.count, k]` and `grad_x` `[m, k]`.
 #[track_caller]
 pub(super) fn gradient(
     name: &str,
-    grad_out: &[f32],
+    (grad_out, of): (&[f32], Columns),
     w: KeptRef<'_>,
     grad_x: &mut [f32],
-    (m, k, n): (usize, usize, usize),
+    (m, k): (usize, usize),
 ) {
-    assert_eq!(grad_out.len(), m * n, "{name}: grad_out is not [m, n]");
+    assert!(of.first + of.count <= of.width, "{name}: columns exceed the row");
+    assert_eq!(grad_out.len(), m * of.width, "{name}: grad_out has not m rows");
     assert_eq!(grad_x.len(), m * k, "{name}: grad_x is not [m, k]");
-    if n == 0 {
+    if of.count == 0 {
         grad_x.fill(0.0);
     } else if !grad_x.is_empty() {
-        wide::gradient(grad_out, w, grad_x, (m, k, n));
+        wide::gradient(grad_out, of, w, grad_x, k);
     }
 }
 
+pub(super) use weights::transposed_product;
 pub(super) use wide::rows;
 
 /// The rows of `w` and elements of `bias` for the columns from `from` on.

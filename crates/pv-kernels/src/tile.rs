@@ -87,35 +87,54 @@ impl<O: Output, T: Element> Op for Tile<'_, O, T> {
     const PAIRS: bool = T::PAIRS;
 
     #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
+    fn run<V: Vector>(self, v: V) {
+        self.blocks::<V, false>(v);
+    }
+}
+
+/// A [`Tile`] whose `a` is transposed: element `p` of row `i` is at `a[p * a_stride + i]`.
+pub(super) struct Transposed<'a, O, T = f32>(pub Tile<'a, O, T>);
+
+impl<O: Output, T: Element> Op for Transposed<'_, O, T> {
+    type Output = ();
+
+    const PAIRS: bool = T::PAIRS;
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        self.0.blocks::<V, true>(v);
+    }
+}
+
+impl<O: Output, T: Element> Tile<'_, O, T> {
+    #[inline(always)]
+    fn blocks<V: Vector, const TRANSPOSED: bool>(mut self, v: V) {
         let strips = self.columns.div_ceil(LANES);
         for first in (0..self.m).step_by(BLOCK) {
             let rows = first..self.m.min(first + BLOCK);
             if V::MANY_REGISTERS {
                 match strips {
                     0 => {}
-                    1 => self.strips::<V, 1, false>(v, rows, 0),
-                    2 => self.strips::<V, 2, false>(v, rows, 0),
-                    3 => self.strips::<V, 3, false>(v, rows, 0),
-                    _ => self.strips::<V, 4, false>(v, rows, 0),
+                    1 => self.strips::<V, 1, false, TRANSPOSED>(v, rows, 0),
+                    2 => self.strips::<V, 2, false, TRANSPOSED>(v, rows, 0),
+                    3 => self.strips::<V, 3, false, TRANSPOSED>(v, rows, 0),
+                    _ => self.strips::<V, 4, false, TRANSPOSED>(v, rows, 0),
                 }
                 continue;
             }
             for strip in 0..strips {
                 if V::PARTS == 2 && !T::PAIRS && self.columns <= strip * LANES + LANES / 2 {
-                    self.strips::<V, 1, true>(v, rows.clone(), strip);
+                    self.strips::<V, 1, true, TRANSPOSED>(v, rows.clone(), strip);
                 } else {
-                    self.strips::<V, 1, false>(v, rows.clone(), strip);
+                    self.strips::<V, 1, false, TRANSPOSED>(v, rows.clone(), strip);
                 }
             }
         }
     }
-}
 
-impl<O: Output, T: Element> Tile<'_, O, T> {
     /// `S` strips from `strip` on, or the first of two parts of one, for some rows.
     #[inline(always)]
-    fn strips<V: Vector, const S: usize, const HALF: bool>(
+    fn strips<V: Vector, const S: usize, const HALF: bool, const TRANSPOSED: bool>(
         &mut self,
         v: V,
         rows: std::ops::Range<usize>,
@@ -123,23 +142,31 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
     ) {
         let mut i = rows.start;
         while i + ROWS <= rows.end {
-            self.block::<V, S, HALF, ROWS>(v, i, strip);
+            self.block::<V, S, HALF, TRANSPOSED, ROWS>(v, i, strip);
             i += ROWS;
         }
         match rows.end - i {
             0 => {}
-            1 => self.block::<V, S, HALF, 1>(v, i, strip),
-            2 => self.block::<V, S, HALF, 2>(v, i, strip),
-            3 => self.block::<V, S, HALF, 3>(v, i, strip),
-            4 => self.block::<V, S, HALF, 4>(v, i, strip),
-            _ => self.block::<V, S, HALF, 5>(v, i, strip),
+            1 => self.block::<V, S, HALF, TRANSPOSED, 1>(v, i, strip),
+            2 => self.block::<V, S, HALF, TRANSPOSED, 2>(v, i, strip),
+            3 => self.block::<V, S, HALF, TRANSPOSED, 3>(v, i, strip),
+            4 => self.block::<V, S, HALF, TRANSPOSED, 4>(v, i, strip),
+            _ => self.block::<V, S, HALF, TRANSPOSED, 5>(v, i, strip),
         }
     }
 
     #[inline(always)]
-    fn block<V: Vector, const S: usize, const HALF: bool, const M: usize>(&mut self, v: V, i: usize, strip: usize) {
-        let k = self.k;
-        let a: [&[f32]; M] = core::array::from_fn(|r| &self.a[(i + r) * self.a_stride..][..k]);
+    fn block<V: Vector, const S: usize, const HALF: bool, const TRANSPOSED: bool, const M: usize>(
+        &mut self,
+        v: V,
+        i: usize,
+        strip: usize,
+    ) {
+        let (k, stride) = (self.k, self.a_stride);
+        let mut a: [&[f32]; M] = [&[]; M];
+        for (r, a) in a.iter_mut().enumerate().filter(|_| !TRANSPOSED) {
+            *a = &self.a[(i + r) * stride..][..k];
+        }
         let b: [&[T]; S] = core::array::from_fn(|s| &self.b.values[(strip + s) * self.b.strip..]);
         let row = self.b.row;
         // The rows of the result are far apart.
@@ -150,10 +177,18 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
         }
         let mut sums = [[v.zero(); S]; M];
         for p in 0..k {
+            let mut column = [0.0; M];
+            if TRANSPOSED {
+                column.copy_from_slice(&self.a[p * stride + i..][..M]);
+            } else {
+                for r in 0..M {
+                    column[r] = a[r][p];
+                }
+            }
             if HALF {
                 let vector = T::part(v, b[0][p * row..].first_chunk().expect("whole strips"), 0);
                 for r in 0..M {
-                    let sum = v.part_mul_add(v.part_splat(a[r][p]), vector, v.part_of(sums[r][0], 0));
+                    let sum = v.part_mul_add(v.part_splat(column[r]), vector, v.part_of(sums[r][0], 0));
                     v.set_part(&mut sums[r][0], 0, sum);
                 }
                 continue;
@@ -163,7 +198,7 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
                 *vector = T::load(v, b[p * row..].first_chunk().expect("whole strips"));
             }
             for r in 0..M {
-                let broadcast = v.splat(a[r][p]);
+                let broadcast = v.splat(column[r]);
                 for s in 0..S {
                     sums[r][s] = T::mul_add(v, broadcast, vectors[s], sums[r][s]);
                 }
@@ -272,83 +307,6 @@ pub(super) fn transpose<V: Vector, T: Element>(
     for r in 0..rows {
         for (&value, out) in w[r * stride..][..k].iter().zip(&mut *strip).skip(done) {
             out[half * SIDE + r] = value.widened();
-        }
-    }
-}
-
-/// `out[i] += Σₚ a[p][i] · b[p]`: the product with `a` transposed, in place.
-pub(super) struct TransposedTile<'a> {
-    /// Row `p` is at `a[p * a_stride..][..m]`.
-    pub a: &'a [f32],
-    pub a_stride: usize,
-    pub m: usize,
-    pub k: usize,
-    /// `[k, width]`.
-    pub b: &'a [f32],
-    /// A multiple of [`LANES`].
-    pub width: usize,
-    /// `[m, width]`.
-    pub out: &'a mut [f32],
-}
-
-impl Op for TransposedTile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
-        let strips = self.width / LANES;
-        let widest = if V::MANY_REGISTERS { 4 } else { 1 };
-        let mut strip = 0;
-        while strip < strips {
-            let count = (strips - strip).min(widest);
-            match count {
-                1 => self.strips::<V, 1>(v, strip),
-                2 => self.strips::<V, 2>(v, strip),
-                3 => self.strips::<V, 3>(v, strip),
-                _ => self.strips::<V, 4>(v, strip),
-            }
-            strip += count;
-        }
-    }
-}
-
-impl TransposedTile<'_> {
-    #[inline(always)]
-    fn strips<V: Vector, const S: usize>(&mut self, v: V, strip: usize) {
-        let mut i = 0;
-        while i + ROWS <= self.m {
-            self.block::<V, S, ROWS>(v, i, strip);
-            i += ROWS;
-        }
-        while i < self.m {
-            self.block::<V, S, 1>(v, i, strip);
-            i += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn block<V: Vector, const S: usize, const M: usize>(&mut self, v: V, i: usize, strip: usize) {
-        let mut sums = [[v.zero(); S]; M];
-        let (a, b) = (&self.a[i..], &self.b[strip * LANES..]);
-        for p in 0..self.k {
-            let row = b[p * self.width..][..S * LANES].as_chunks::<LANES>().0;
-            let mut vectors = [v.zero(); S];
-            for (vector, row) in vectors.iter_mut().zip(row) {
-                *vector = v.load(row);
-            }
-            let column = &a[p * self.a_stride..][..M];
-            for r in 0..M {
-                let broadcast = v.splat(column[r]);
-                for s in 0..S {
-                    sums[r][s] = v.mul_add(broadcast, vectors[s], sums[r][s]);
-                }
-            }
-        }
-        for (r, sums) in sums.into_iter().enumerate() {
-            let out = &mut self.out[(i + r) * self.width + strip * LANES..][..S * LANES];
-            for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-                v.store(v.add(v.load(out), sum), out);
-            }
         }
     }
 }

@@ -189,17 +189,11 @@ pub(crate) fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, w: &Tensor<1>, eps: f
     })
 }
 
-/// `activation(gate) · up`, or its clamped form, of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`. GELU has no kernel of ours.
+/// `activation(gate) · up`, or its clamped form, of stacked `[tokens, 2·d_ff]`, to `[tokens, d_ff]`.
 pub(crate) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
-    match activation {
-        Activation::Silu => cpu::swiglu(&gate_up)
-            .or_else(|| cpu_autodiff::swiglu(&gate_up))
-            .unwrap_or_else(|| portable::swiglu(gate_up)),
-        Activation::GeluTanh => portable::geglu(gate_up),
-        Activation::ClampedSwiGlu => cpu::clamped_swiglu(&gate_up)
-            .or_else(|| cpu_autodiff::clamped_swiglu(&gate_up))
-            .unwrap_or_else(|| portable::clamped_swiglu(gate_up)),
-    }
+    cpu::gated(&gate_up, activation)
+        .or_else(|| cpu_autodiff::gated(&gate_up, activation))
+        .unwrap_or_else(|| portable::gated(gate_up, activation))
 }
 
 /// The norms of queries and keys inside the stacked `[tokens, (heads + 2·kv_heads)·head_dim]`: of each head, or of all
@@ -213,8 +207,8 @@ pub(crate) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &Atte
 /// Causal grouped-query attention of a window, including the rotary embedding: stacked queries, keys and values
 /// `[tokens, (heads + 2·kv_heads)·head_dim]` to the heads' outputs `[tokens, heads·head_dim]`. With a cache, the
 /// window's keys and values are written to it and all its columns are read. If the context is packed, so are the
-/// argument and the result. `sinks`, `[heads]`, join the softmax's sum. Scores with a bound are computed by the portable operations. Without a cache, rows of very
-/// different lengths are computed apart, so that a long row costs the short ones neither memory nor time.
+/// argument and the result. `sinks`, `[heads]`, join the softmax's sum. Without a cache, rows of very different lengths are
+/// computed apart, so that a long row costs the short ones neither memory nor time.
 pub(crate) fn attention(
     qkv: Tensor<2>,
     sinks: Option<&Tensor<1>>,

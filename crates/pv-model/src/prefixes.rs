@@ -72,10 +72,9 @@ impl Least {
 /// Whether results on this model's device do not depend on how prompts are divided into passes of the [`Least`] sizes: with
 /// the CPU's kernels. Elsewhere, last bits may depend on the shapes of passes.
 pub(crate) fn exact(decoder: &Decoder) -> bool {
-    let softcaps = decoder.config().softcaps.attention.is_some();
     let device = decoder.device();
     // Devices with and without autodiff are equal.
-    !device.is_autodiff() && device == Device::flex() && decoder.dtype() == DType::F32 && !softcaps
+    !device.is_autodiff() && device == Device::flex() && decoder.dtype() == DType::F32
 }
 
 /// Prompts that share a prefix, by their indices.

@@ -83,6 +83,9 @@ impl<K: Keys, T: Element> Op for Chunk<'_, K, T> {
             }
             row[..from].fill(0.0);
             row[to..].fill(0.0);
+            if let Some(cap) = self.shape.softcap {
+                lanes::softcap(v, &mut row[from..to], cap);
+            }
             let largest = lanes::max(v, &row[from..to]);
             partial[0] = largest;
             partial[1] = lanes::exp_sum(v, &mut row[from..to], largest);

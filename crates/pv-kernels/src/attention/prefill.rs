@@ -122,6 +122,9 @@ impl<T: Element> Queries<'_, '_, T> {
             scores[from..seen.start].fill(0.0);
             scores[seen.end..to].fill(0.0);
             let scores = &mut scores[seen];
+            if let Some(cap) = self.shape.softcap {
+                lanes::softcap(v, scores, cap);
+            }
             let (old, sum) = self.state[row + r];
             let largest = old.max(lanes::max(v, scores));
             let added = lanes::exp_sum(v, scores, largest);

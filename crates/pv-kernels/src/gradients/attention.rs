@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::attention::AttentionShape;
 use crate::lanes::{self, LANES};
 use crate::scratch::with_scratch;
-use crate::tile::{PANEL, Pack, Strips, Tile, TransposedTile};
+use crate::tile::{PANEL, Pack, Strips, Tile, Transposed};
 use crate::vector::Vector;
 use crate::vector::level::{Op, dispatch};
 
@@ -49,6 +49,8 @@ struct Scratch<'a> {
     /// `[BLOCK, columns]`: the attention weights, and the gradients with respect to them and to the scores.
     weights: &'a mut [f32],
     slopes: &'a mut [f32],
+    /// `[columns]`: the bounded scores of one query.
+    capped: &'a mut [f32],
 }
 
 impl<'a> Scratch<'a> {
@@ -57,7 +59,7 @@ impl<'a> Scratch<'a> {
     }
 
     fn len(tokens: usize, width: usize) -> usize {
-        3 * tokens * width + 2 * Self::columns(tokens) * width + 3 * BLOCK * width + 2 * BLOCK * Self::columns(tokens)
+        (3 * tokens + 3 * BLOCK) * width + (2 * width + 2 * BLOCK + 1) * Self::columns(tokens)
     }
 
     fn new(mut buffer: &'a mut [f32], tokens: usize, width: usize) -> Self {
@@ -78,6 +80,7 @@ impl<'a> Scratch<'a> {
             query_gradients: take(BLOCK * width),
             weights: take(BLOCK * columns),
             slopes: take(BLOCK * columns),
+            capped: take(columns),
         }
     }
 }
@@ -170,7 +173,16 @@ impl Cell<'_, '_> {
                 weights[unseen.clone()].fill(0.0);
                 slopes[unseen].fill(0.0);
             }
-            sink_gradient += softmax_gradient(v, &mut weights[seen.clone()], &mut slopes[seen], sink);
+            let (scores, slopes) = (&mut weights[seen.clone()], &mut slopes[seen.clone()]);
+            let Some(cap) = shape.softcap else {
+                sink_gradient += softmax_gradient(v, scores, slopes, sink);
+                continue;
+            };
+            lanes::softcap(v, scores, cap);
+            let capped = &mut scratch.capped[..scores.len()];
+            capped.copy_from_slice(scores);
+            sink_gradient += softmax_gradient(v, scores, slopes, sink);
+            softcap_gradient(v, slopes, capped, cap);
         }
         if let Some((_, gradients)) = &mut self.sinks {
             gradients[member] += sink_gradient;
@@ -195,7 +207,19 @@ impl Cell<'_, '_> {
         ];
         for (a, b, out) in sums {
             let out = &mut out[from * width..to * width];
-            v.call(TransposedTile { a: &a[from..], a_stride: columns, m: to - from, k: m, b, width, out });
+            for at in (0..width).step_by(PANEL) {
+                v.call(Transposed(Tile {
+                    a: &a[from..],
+                    a_stride: columns,
+                    m: to - from,
+                    k: m,
+                    b: Strips::rows(&b[at..], width),
+                    columns: PANEL.min(width - at),
+                    accumulate: true,
+                    bias: None,
+                    out: (&mut out[at..], width),
+                }));
+            }
         }
         let gradients = scratch.query_gradients.chunks_exact(width);
         for ((queries, _, _), gradient) in self.out[tokens].iter_mut().zip(gradients) {
@@ -231,6 +255,23 @@ fn softmax_gradient<V: Vector>(v: V, scores: &mut [f32], slopes: &mut [f32], sin
         |g, [p]| v.mul(p, v.sub(g, mean)),
     );
     gradient
+}
+
+/// Turns the gradient with respect to bounded scores into that with respect to the scores: `d/ds (c tanh(s / c))` is
+/// `1 - (bounded / c)^2`.
+#[inline(always)]
+fn softcap_gradient<V: Vector>(v: V, slopes: &mut [f32], bounded: &[f32], cap: f32) {
+    let (one, inverse) = (v.splat(1.0), v.splat(1.0 / cap));
+    lanes::update(
+        v,
+        slopes,
+        [bounded],
+        #[inline(always)]
+        |g, [bounded]| {
+            let tanh = v.mul(bounded, inverse);
+            v.mul(g, v.sub(one, v.mul(tanh, tanh)))
+        },
+    );
 }
 
 /// Copies vectors of `d` elements with distance `stride` to rows of `width`, padded with zeros, until `out` is full.

@@ -3,6 +3,7 @@
 use super::{for_each_panel, parts};
 use crate::kept::{Format, KeptRef, unpack};
 use crate::lanes::LANES;
+use crate::linear::Columns;
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, Strips, Tile, clear, transpose};
 use crate::vector::Vector;
@@ -22,7 +23,7 @@ pub(super) fn depth(k: usize) -> usize {
 const UNPACKED: usize = 8;
 
 /// Rows of weights that are unpacked together for the gradient.
-const GRADIENT_DEPTH: usize = 128;
+pub(super) const GRADIENT_DEPTH: usize = 128;
 
 /// Columns `at..at + depth` of some rows, unpacked and transposed to a panel.
 struct PackKept<'a> {
@@ -129,13 +130,13 @@ impl Op for Unpack<'_> {
 }
 
 /// Some columns of rows in `f32`, in strips of 16 columns one after the other, with zeros in columns without one.
-struct Split<'a> {
-    /// From the first of the columns on; it ends after the last one of the last row.
-    w: &'a [f32],
-    k: usize,
-    columns: usize,
-    rows: usize,
-    panel: &'a mut [f32],
+pub(super) struct Split<'a> {
+    /// From the first of the columns on; it ends after the last one of the last row, or later.
+    pub(super) w: &'a [f32],
+    pub(super) k: usize,
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+    pub(super) panel: &'a mut [f32],
 }
 
 impl Op for Split<'_> {
@@ -164,8 +165,10 @@ impl Op for Split<'_> {
     }
 }
 
-/// `grad_x = grad_out . w`. No size is 0.
-pub(super) fn gradient(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], (m, k, n): (usize, usize, usize)) {
+/// `grad_x = grad_out[:, of] . w`. No size is 0.
+pub(super) fn gradient(grad_out: &[f32], of: Columns, w: KeptRef<'_>, grad_x: &mut [f32], k: usize) {
+    let (m, n) = (grad_x.len() / k, of.count);
+    let grad_out = &grad_out[of.first..];
     // Panels of whole blocks.
     let width = PANEL.max(w.format.block_elements());
     let parts = parts(k.div_ceil(width), m);
@@ -187,8 +190,8 @@ pub(super) fn gradient(grad_out: &[f32], w: KeptRef<'_>, grad_x: &mut [f32], (m,
                     let columns = PANEL.min(to - from - first);
                     let mut out: Vec<&mut [f32]> = out.iter_mut().map(|row| &mut row[first..first + columns]).collect();
                     dispatch(Tile {
-                        a: &grad_out[part * rows * n + at..],
-                        a_stride: n,
+                        a: &grad_out[part * rows * of.width + at..],
+                        a_stride: of.width,
                         m: out.len(),
                         k: depth,
                         b: match plain {

@@ -16,7 +16,8 @@ struct Case {
 fn case(batch: usize, seq: usize, column: usize, sizes: [usize; 3], window: Option<usize>) -> Case {
     let [heads, kv_heads, head_dim] = sizes;
     let capacity = column + seq + 3;
-    let shape = AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity, column, window, scale: 0.7 };
+    let shape =
+        AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity, column, window, scale: 0.7, softcap: None };
     let cache = batch * kv_heads * capacity * head_dim;
     let qkv: Vec<f32> = noise(batch * seq * shape.row_stride(), 1).iter().map(|v| v * 2.0).collect();
     // Values after the last column, or before the first, must never be read.
@@ -59,7 +60,8 @@ impl Case {
                         .map(|c| {
                             let key = &self.keys[at(c)..][..d];
                             let dot: f64 = q.iter().zip(key).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-                            (dot * f64::from(s.scale)).exp()
+                            let score = dot * f64::from(s.scale);
+                            s.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
                         })
                         .collect();
                     let sink = self.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
@@ -109,6 +111,23 @@ fn sinks_join_the_sum() {
             case.sinks = Some(vec![-1e30; sizes[0]]);
             let none = case.run(2);
             assert_close(&none, &plain.iter().copied().map(f64::from).collect::<Vec<_>>(), 1e-6);
+        }
+    }
+}
+
+/// With bounds below the scores, among them, and far above.
+#[test]
+fn a_softcap_bounds_the_scores() {
+    for (sizes, (batch, seq, column)) in
+        [([6, 2, 8], (1, 24, 0)), ([6, 2, 8], (3, 1, 600)), ([4, 4, 50], (2, 150, 200)), ([8, 2, 64], (2, 2, 300))]
+    {
+        for (window, cap) in [(None, 0.5), (Some(7), 3.0), (Some(130), 50.0)] {
+            let mut case = case(batch, seq, column, sizes, window);
+            case.shape.softcap = Some(cap);
+            case.sinks = window.map(|_| vec![1.0; sizes[0]]);
+            for threads in [1, 3] {
+                assert_close(&case.run(threads), &case.expected(), 4e-5);
+            }
         }
     }
 }
@@ -164,6 +183,7 @@ fn the_write_leaves_the_rest_of_the_cache() {
         column: 4,
         window: None,
         scale: 1.0,
+        softcap: None,
     };
     let qkv = noise(2 * 3 * shape.row_stride(), 1);
     let mut keys = vec![7.0; 2 * 2 * 9 * 5];

@@ -6,13 +6,13 @@ use std::process::Command;
 use super::{hash, in_pool, noise};
 use crate::attention::{AttentionShape, attention};
 use crate::cache::write_cache;
-use crate::elementwise::{add_in_place, clamped_swiglu, swiglu};
+use crate::elementwise::add_in_place;
+use crate::gated::{Activation, gated};
 use crate::gradients::{
-    Vectors, attention_gradient, clamped_swiglu_gradient, column_sums, cross_entropy, cross_entropy_gradient,
-    rms_norm_gradient, swiglu_gradient,
+    Vectors, attention_gradient, column_sums, cross_entropy, cross_entropy_gradient, gated_gradient, rms_norm_gradient,
 };
 use crate::kept::{Format, dequantize, quantize};
-use crate::linear::{Columns, grad_input, linear, linear_add};
+use crate::linear::{Columns, grad_input, grad_weight, linear, linear_add};
 use crate::norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
 use crate::rope::rope_in_place;
 use crate::simd::{SimdError, check};
@@ -24,7 +24,7 @@ use crate::vector::level::forced::at_each;
 type Case = (&'static str, fn() -> Vec<f32>);
 
 /// The kernels of kept weights have a test of their own.
-const CASES: [Case; 18] = [
+const CASES: [Case; 22] = [
     ("linear", || {
         let sizes = [
             (1, 577, 67),
@@ -51,6 +51,16 @@ const CASES: [Case; 18] = [
         };
         [(1, 67, 30), (9, 70, 300), (200, 130, 257)].into_iter().flat_map(gradient).collect()
     }),
+    ("grad_weight", || {
+        let gradient = |(m, n, k): (usize, usize, usize)| {
+            let (of, from) =
+                (Columns { width: n + 5, first: 3, count: n }, Columns { width: k + 9, first: 6, count: k });
+            let mut out = vec![0.0; n * k];
+            grad_weight(&noise(m * of.width, 1), of, &noise(m * from.width, 2), from, &mut out);
+            out
+        };
+        [(1, 3, 5), (70, 33, 170), (300, 170, 33), (130, 1100, 70)].into_iter().flat_map(gradient).collect()
+    }),
     ("linear_add", || {
         let add = |(m, k, n): (usize, usize, usize)| {
             let (from, to) =
@@ -63,6 +73,10 @@ const CASES: [Case; 18] = [
     }),
     ("attention of few queries", || attend(&[(3, 1, 700), (2, 2, 300), (1, 4, 30)], None)),
     ("attention of many queries", || attend(&[(1, 300, 0), (2, 40, 290)], None)),
+    ("attention with a softcap", || {
+        let capped = |shape| AttentionShape { softcap: Some(1.5), ..shape };
+        attend_as(capped, &[(3, 1, 700), (1, 4, 30), (2, 40, 290)], None)
+    }),
     ("attention with sinks", || attend(&[(3, 1, 700), (1, 4, 30), (2, 40, 290)], Some(&SINKS))),
     ("attention_gradient", || {
         let gradient = |(d, window): (usize, Option<usize>)| {
@@ -74,6 +88,13 @@ const CASES: [Case; 18] = [
         };
         [(16, None), (20, Some(50))].into_iter().flat_map(gradient).collect()
     }),
+    ("attention_gradient with a softcap", || {
+        let shape = AttentionShape { softcap: Some(1.5), ..shape(2, 130, 0, [6, 2, 20], None) };
+        let mut out = vec![0.0; 2 * 130 * shape.row_stride()];
+        let upstream = noise(2 * 130 * 6 * 20, 2);
+        attention_gradient(&shape, &noise(out.len(), 1), &[0, 20], None, &upstream, &mut out);
+        out
+    }),
     ("attention_gradient with sinks", || {
         let shape = shape(2, 130, 0, [6, 2, 20], Some(50));
         let mut out = vec![0.0; 2 * 130 * shape.row_stride()];
@@ -82,12 +103,20 @@ const CASES: [Case; 18] = [
         let of_sinks = attention_gradient(&shape, &qkv, &[0, 20], Some(&SINKS), &upstream, &mut out);
         [out, of_sinks].concat()
     }),
+    ("geglu", || {
+        let (m, f) = (40, 33);
+        let gate_up: Vec<f32> = noise(m * 2 * f, 1).iter().map(|v| v * 8.0).collect();
+        let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
+        gated(Activation::GeluTanh, &gate_up, &mut out, m, f);
+        gated_gradient(Activation::GeluTanh, &gate_up, &noise(m * f, 2), &mut gradient, f);
+        [out, gradient].concat()
+    }),
     ("clamped_swiglu", || {
         let (m, f) = (40, 33);
         let gate_up: Vec<f32> = noise(m * 2 * f, 1).iter().map(|v| v * 30.0).collect();
         let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
-        clamped_swiglu(&gate_up, &mut out, m, f);
-        clamped_swiglu_gradient(&gate_up, &noise(m * f, 2), &mut gradient, f);
+        gated(Activation::ClampedSwiGlu, &gate_up, &mut out, m, f);
+        gated_gradient(Activation::ClampedSwiGlu, &gate_up, &noise(m * f, 2), &mut gradient, f);
         [out, gradient].concat()
     }),
     ("rms_norm", || {
@@ -134,8 +163,8 @@ const CASES: [Case; 18] = [
         let all = |(m, f): (usize, usize)| {
             let gate_up: Vec<f32> = noise(m * 2 * f, 1).iter().map(|v| v * 30.0).collect();
             let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
-            swiglu(&gate_up, &mut out, m, f);
-            swiglu_gradient(&gate_up, &noise(m * f, 2), &mut gradient, f);
+            gated(Activation::Silu, &gate_up, &mut out, m, f);
+            gated_gradient(Activation::Silu, &gate_up, &noise(m * f, 2), &mut gradient, f);
             let mut sum = noise(m * 2 * f, 3);
             add_in_place(&mut sum, &gate_up);
             [out, gradient, sum].concat()
@@ -191,15 +220,34 @@ fn shape(
     [heads, kv_heads, head_dim]: [usize; 3],
     window: Option<usize>,
 ) -> AttentionShape {
-    AttentionShape { batch, seq, heads, kv_heads, head_dim, capacity: column + seq + 3, column, window, scale: 0.7 }
+    AttentionShape {
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        head_dim,
+        capacity: column + seq + 3,
+        column,
+        window,
+        scale: 0.7,
+        softcap: None,
+    }
 }
 
 /// One for each of six heads.
 const SINKS: [f32; 6] = [0.3, -2.0, 1.5, 0.0, 4.0, -0.7];
 
 fn attend(sizes: &[(usize, usize, usize)], sinks: Option<&[f32]>) -> Vec<f32> {
+    attend_as(|shape| shape, sizes, sinks)
+}
+
+fn attend_as(
+    change: fn(AttentionShape) -> AttentionShape,
+    sizes: &[(usize, usize, usize)],
+    sinks: Option<&[f32]>,
+) -> Vec<f32> {
     let one = |(d, window): (usize, Option<usize>), &(batch, seq, column): &(usize, usize, usize)| {
-        let shape = shape(batch, seq, column, [6, 2, d], window);
+        let shape = change(shape(batch, seq, column, [6, 2, d], window));
         let cache = batch * 2 * shape.capacity * d;
         let qkv = noise(batch * seq * shape.row_stride(), 1);
         let (mut keys, mut values) = (noise(cache, 2), noise(cache, 3));
@@ -226,15 +274,19 @@ fn every_instruction_set_gives_the_stored_bits() {
     assert!(found == HASHES, "{list}");
 }
 
-const HASHES: [(&str, u64); 18] = [
+const HASHES: [(&str, u64); 22] = [
     ("linear", 0xbfca_968d_914a_fb91),
     ("grad_input", 0xb74e_3022_ab49_ecf0),
+    ("grad_weight", 0x780f_ccec_93ab_f05f),
     ("linear_add", 0x16f6_c460_4d0f_9126),
     ("attention of few queries", 0x91d7_60d3_c113_882d),
     ("attention of many queries", 0xea9f_7b4c_58c0_4992),
+    ("attention with a softcap", 0xb420_2138_7a7a_ca82),
     ("attention with sinks", 0x776c_1f37_b041_043b),
     ("attention_gradient", 0xbec6_5a88_39b4_b129),
+    ("attention_gradient with a softcap", 0xde01_771e_a112_e3aa),
     ("attention_gradient with sinks", 0x6cad_cb17_5572_c393),
+    ("geglu", 0xb41a_642b_791c_5f4f),
     ("clamped_swiglu", 0xda2e_e9bb_6619_83a5),
     ("rms_norm", 0x42bc_d827_a5ab_769c),
     ("rms_norm_heads_in_place", 0x27a0_0918_7745_2953),

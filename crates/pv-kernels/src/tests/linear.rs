@@ -1,5 +1,5 @@
 use super::{assert_close, in_pool, noise};
-use crate::linear::{Columns, ROWS_IN_PLACE, linear, linear_add};
+use crate::linear::{Columns, ROWS_IN_PLACE, grad_input, grad_input_of, grad_weight, linear, linear_add};
 
 fn expected(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, k: usize, n: usize) -> Vec<f64> {
     let mut out = Vec::with_capacity(m * n);
@@ -85,5 +85,43 @@ fn a_product_is_added_to_some_columns() {
                 assert_close(&out, &whole, 2e-6 * (k as f64).sqrt().max(1.0));
             }
         }
+    }
+}
+
+/// Either matrix may be the wider one; its last columns need not fill a vector.
+#[test]
+fn the_gradient_of_weights_is_the_transposed_product() {
+    for threads in [1, 3] {
+        for m in [1, 5, 128, 129, 333] {
+            for (n, k) in [(1, 1), (3, 8), (96, 130), (130, 96), (64, 5), (700, 7), (33, 1200), (1100, 70)] {
+                let of = Columns { width: n + 7, first: 4, count: n };
+                let from = Columns { width: k + 9, first: 6, count: k };
+                let (upstream, x) = (noise(m * of.width, 1), noise(m * from.width, 2));
+                let mut out = vec![f32::NAN; n * k];
+                in_pool(threads, || grad_weight(&upstream, of, &x, from, &mut out));
+                let transposed = |values: &[f32], columns: Columns| -> Vec<f32> {
+                    let column = |j| values.chunks(columns.width).map(move |row| row[columns.first + j]);
+                    (0..columns.count).flat_map(column).collect()
+                };
+                let sums = expected(&transposed(&upstream, of), &transposed(&x, from), None, n, m, k);
+                assert_close(&out, &sums, 2e-6 * (m as f64).sqrt().max(1.0));
+            }
+        }
+    }
+    let mut out = [9.0; 6];
+    grad_weight(&[], Columns::all(2), &[], Columns::all(3), &mut out);
+    assert_eq!(out, [0.0; 6]);
+}
+
+#[test]
+fn a_gradient_of_some_columns_is_that_of_a_copy() {
+    for (m, n, k) in [(1, 3, 8), (40, 130, 70), (400, 33, 20)] {
+        let of = Columns { width: n + 7, first: 4, count: n };
+        let (upstream, w) = (noise(m * of.width, 1), noise(n * k, 2));
+        let copy: Vec<f32> = upstream.chunks(of.width).flat_map(|row| row[4..4 + n].to_vec()).collect();
+        let (mut whole, mut part) = (vec![0.0; m * k], vec![1.0; m * k]);
+        in_pool(3, || grad_input(&copy, &w, &mut whole, m, k, n));
+        in_pool(2, || grad_input_of(&upstream, of, &w, &mut part, m, k));
+        assert_eq!(part, whole);
     }
 }

@@ -1,6 +1,7 @@
 use super::{assert_close, in_pool, noise};
-use crate::elementwise::{add_in_place, clamped_swiglu, swiglu};
-use crate::gradients::clamped_swiglu_gradient;
+use crate::elementwise::add_in_place;
+use crate::gated::{Activation, gated};
+use crate::gradients::gated_gradient;
 use crate::lanes::ln;
 use crate::norm::{add_rms_norm, rms_norm, rms_norm_heads_in_place};
 use crate::rope::rope_in_place;
@@ -62,7 +63,7 @@ fn swiglu_matches_and_survives_extremes() {
         gate_up[0] = -120.0;
         gate_up[1] = 110.0;
         let mut out = vec![0.0; m * f];
-        in_pool(3, || swiglu(&gate_up, &mut out, m, f));
+        in_pool(3, || gated(Activation::Silu, &gate_up, &mut out, m, f));
         for (row, out) in gate_up.chunks(2 * f).zip(out.chunks(f)) {
             for j in 0..f {
                 let (g, u) = (f64::from(row[j]), f64::from(row[f + j]));
@@ -73,7 +74,44 @@ fn swiglu_matches_and_survives_extremes() {
         }
     }
     let mut out = [0.0];
-    swiglu(&[f32::NAN, 1.0], &mut out, 1, 1);
+    gated(Activation::Silu, &[f32::NAN, 1.0], &mut out, 1, 1);
+    assert!(out[0].is_nan());
+}
+
+/// In `f64`.
+fn geglu(gate: f64, up: f64) -> f64 {
+    // 1 + tanh(u), without cancellation.
+    let inner = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+    up * gate / (1.0 + (-inner).exp())
+}
+
+#[test]
+fn geglu_and_its_gradient_match_and_survive_extremes() {
+    for (m, f) in SIZES {
+        let mut gate_up: Vec<f32> = noise(m * 2 * f, 4).iter().map(|v| v * 6.0).collect();
+        (gate_up[0], gate_up[1]) = (-120.0, 1e30);
+        let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
+        in_pool(3, || gated(Activation::GeluTanh, &gate_up, &mut out, m, f));
+        let upstream = noise(m * f, 5);
+        in_pool(3, || gated_gradient(Activation::GeluTanh, &gate_up, &upstream, &mut gradient, f));
+        for (i, (row, out)) in gate_up.chunks(2 * f).zip(out.chunks(f)).enumerate() {
+            for j in 0..f {
+                let (g, u, by) = (f64::from(row[j]), f64::from(row[f + j]), f64::from(upstream[i * f + j]));
+                let e = geglu(g, u);
+                // Its smallest values are the exponential of numbers up to 80.
+                assert!((f64::from(out[j]) - e).abs() <= 2e-5 * e.abs() + 1e-30, "{g} {u}: {} for {e}", out[j]);
+                let step = 1e-5 * g.abs().max(1.0);
+                let of_gate = by * (geglu(g + step, u) - geglu(g - step, u)) / (2.0 * step);
+                let of_up = by * geglu(g, 1.0);
+                let found = [gradient[2 * f * i + j], gradient[2 * f * i + f + j]].map(f64::from);
+                for (found, expected) in found.into_iter().zip([of_gate, of_up]) {
+                    assert!((found - expected).abs() <= 1e-4 * expected.abs().max(0.1), "{g} {u}: {found} {expected}");
+                }
+            }
+        }
+    }
+    let mut out = [0.0];
+    gated(Activation::GeluTanh, &[f32::NAN, 1.0], &mut out, 1, 1);
     assert!(out[0].is_nan());
 }
 
@@ -89,9 +127,9 @@ fn clamped_swiglu_and_its_gradient_match_and_survive_extremes() {
         let mut gate_up: Vec<f32> = noise(m * 2 * f, 4).iter().map(|v| v * 12.0).collect();
         (gate_up[0], gate_up[1]) = (-120.0, 3e38);
         let (mut out, mut gradient) = (vec![0.0; m * f], vec![0.0; m * 2 * f]);
-        in_pool(3, || clamped_swiglu(&gate_up, &mut out, m, f));
+        in_pool(3, || gated(Activation::ClampedSwiGlu, &gate_up, &mut out, m, f));
         let upstream = noise(m * f, 5);
-        in_pool(3, || clamped_swiglu_gradient(&gate_up, &upstream, &mut gradient, f));
+        in_pool(3, || gated_gradient(Activation::ClampedSwiGlu, &gate_up, &upstream, &mut gradient, f));
         for (i, (row, out)) in gate_up.chunks(2 * f).zip(out.chunks(f)).enumerate() {
             for j in 0..f {
                 let (g, u, by) = (f64::from(row[j]), f64::from(row[f + j]), f64::from(upstream[i * f + j]));
@@ -114,9 +152,9 @@ fn clamped_swiglu_and_its_gradient_match_and_survive_extremes() {
         }
     }
     let (mut out, mut gradient) = ([0.0; 4], [1.0; 8]);
-    clamped_swiglu(&[f32::NAN, 1.0, 7.0, 9.0, 1.0, f32::NAN, 7.0, -9.0], &mut out, 1, 4);
+    gated(Activation::ClampedSwiGlu, &[f32::NAN, 1.0, 7.0, 9.0, 1.0, f32::NAN, 7.0, -9.0], &mut out, 1, 4);
     assert!(out[0].is_nan() && out[1].is_nan() && out[2].is_finite() && out[3].is_finite(), "{out:?}");
-    clamped_swiglu_gradient(&[0.0, 1.0, 7.0, 9.0, 1.0, 0.0, 7.0, -9.0], &[1.0; 4], &mut gradient, 4);
+    gated_gradient(Activation::ClampedSwiGlu, &[0.0, 1.0, 7.0, 9.0, 1.0, 0.0, 7.0, -9.0], &[1.0; 4], &mut gradient, 4);
     // The bounds themselves are within, as in PyTorch.
     assert!(gradient[2] > 0.0 && gradient[6] > 0.0, "{gradient:?}");
     assert_eq!([gradient[3], gradient[7]], [0.0, 0.0]);

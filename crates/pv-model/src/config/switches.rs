@@ -29,6 +29,17 @@ pub enum Activation {
     ClampedSwiGlu,
 }
 
+impl Activation {
+    /// The same for the CPU's kernels.
+    pub(crate) fn kernel(self) -> pv_kernels::gated::Activation {
+        match self {
+            Self::Silu => pv_kernels::gated::Activation::Silu,
+            Self::GeluTanh => pv_kernels::gated::Activation::GeluTanh,
+            Self::ClampedSwiGlu => pv_kernels::gated::Activation::ClampedSwiGlu,
+        }
+    }
+}
+
 /// Which attention projections have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

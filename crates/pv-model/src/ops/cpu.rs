@@ -12,7 +12,7 @@ use half::slice::HalfFloatSliceExt;
 
 use pv_kernels::cache::{write_cache, write_cache_f16};
 
-use super::{AttentionShape, LayerCache, PassContext, Tensor};
+use super::{Activation, AttentionShape, LayerCache, PassContext, Tensor};
 
 /// The tensor's own storage, if it is contiguous f32 on the CPU backend.
 pub(super) fn storage<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
@@ -105,19 +105,11 @@ pub(super) fn add_rms_norm(
     Ok((Tensor::from_primitive::<Flex>(sum), tensor(out, shape)))
 }
 
-pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
-    gated(gate_up, pv_kernels::elementwise::swiglu)
-}
-
-pub(super) fn clamped_swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
-    gated(gate_up, pv_kernels::elementwise::clamped_swiglu)
-}
-
-fn gated(gate_up: &Tensor<2>, kernel: fn(&[f32], &mut [f32], usize, usize)) -> Option<Tensor<2>> {
+pub(super) fn gated(gate_up: &Tensor<2>, activation: Activation) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = storage(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    kernel(values(&gate_up)?, &mut out, m, width / 2);
+    pv_kernels::gated::gated(activation.kernel(), values(&gate_up)?, &mut out, m, width / 2);
     Some(tensor(out, [m, width / 2]))
 }
 
@@ -148,9 +140,6 @@ pub(super) fn attention(
 ) -> Option<Tensor<2>> {
     let AttentionShape { heads, kv_heads, head_dim, window, scale, softcap, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
-    if softcap.is_some() {
-        return None;
-    }
     let sinks = match sinks {
         Some(sinks) => Some(storage(sinks)?),
         None => None,
@@ -181,6 +170,7 @@ pub(super) fn attention(
         column,
         window,
         scale: scale as f32,
+        softcap: softcap.map(|cap| cap as f32),
     };
     let starts = &context.window.starts;
     let mut out = vec![0.0; batch * seq * heads * head_dim];

@@ -16,9 +16,10 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{DType, Shape};
 use burn_flex::{FlexTensor, Layout};
+use pv_kernels::linear::{Columns, grad_input, grad_weight};
 
-use super::Tensor;
 use super::cpu::{contiguous, values};
+use super::{Activation, Tensor};
 
 pub(super) use attention::{Rotation, attention};
 pub(super) use norms::{add_rms_norm, qk_norm, rms_norm};
@@ -81,15 +82,6 @@ pub(super) fn upstream<S, const N: usize>(ops: &Ops<S, N>, gradients: &mut Gradi
     contiguous(gradients.consume::<Flex>(&ops.node))
 }
 
-/// A matrix product; either matrix may be a transposed view.
-pub(super) fn product(a: Tensor<2>, b: Tensor<2>) -> FlexTensor {
-    a.matmul(b).try_into_primitive::<Flex>().expect("a plain tensor")
-}
-
-pub(super) fn plain(tensor: &FlexTensor) -> Tensor<2> {
-    Tensor::from_primitive::<Flex>(tensor.clone())
-}
-
 /// Inputs, weights, and optionally biases, in this order.
 #[derive(Debug)]
 struct Linear;
@@ -111,11 +103,14 @@ impl<const N: usize> Backward<Flex, N> for Linear {
             let (shape, k) = (upstream.layout().shape(), w.layout().shape()[1]);
             let (m, n) = (shape[0], shape[1]);
             let mut out = vec![0.0; m * k];
-            pv_kernels::linear::grad_input(held(&upstream), held(&w), &mut out, m, k, n);
+            grad_input(held(&upstream), held(&w), &mut out, m, k, n);
             gradients.register::<Flex>(x.id, primitive(out, [m, k]));
         }
         if let Some((w, x)) = node(1).zip(ops.state.x) {
-            gradients.register::<Flex>(w.id, product(plain(&upstream).transpose(), plain(&x)));
+            let (n, k) = (upstream.layout().shape()[1], x.layout().shape()[1]);
+            let mut out = vec![0.0; n * k];
+            grad_weight(held(&upstream), Columns::all(n), held(&x), Columns::all(k), &mut out);
+            gradients.register::<Flex>(w.id, primitive(out, [n, k]));
         }
         if let Some(bias) = node(2) {
             let mut out = vec![0.0; upstream.layout().shape()[1]];
@@ -147,43 +142,30 @@ pub(super) fn linear(x: &Tensor<2>, w: &Tensor<2>, bias: Option<&Tensor<1>>, val
     })
 }
 
-/// Gate and up, stacked; in the clamped form or not.
+/// Gate and up, stacked.
 #[derive(Debug)]
-struct SwiGlu<const CLAMPED: bool>;
+struct Gated(Activation);
 
-impl<const CLAMPED: bool> Backward<Flex, 1> for SwiGlu<CLAMPED> {
+impl Backward<Flex, 1> for Gated {
     type State = FlexTensor;
 
     fn backward(self, ops: Ops<FlexTensor, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let upstream = upstream(&ops, gradients);
         let [tokens, f] = [0, 1].map(|dim| upstream.layout().shape()[dim]);
         let mut out = vec![0.0; tokens * 2 * f];
-        let kernel = match CLAMPED {
-            true => pv_kernels::gradients::clamped_swiglu_gradient,
-            false => pv_kernels::gradients::swiglu_gradient,
-        };
-        kernel(held(&ops.state), held(&upstream), &mut out, f);
+        pv_kernels::gradients::gated_gradient(self.0.kernel(), held(&ops.state), held(&upstream), &mut out, f);
         if let [Some(parent)] = ops.parents {
             gradients.register::<Flex>(parent.id, primitive(out, [tokens, 2 * f]));
         }
     }
 }
 
-pub(super) fn swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
-    gated::<false>(gate_up)
-}
-
-pub(super) fn clamped_swiglu(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
-    gated::<true>(gate_up)
-}
-
-fn gated<const CLAMPED: bool>(gate_up: &Tensor<2>) -> Option<Tensor<2>> {
+pub(super) fn gated(gate_up: &Tensor<2>, activation: Activation) -> Option<Tensor<2>> {
     let [m, width] = gate_up.dims();
     let gate_up = Argument::of(gate_up)?;
     let mut out = vec![0.0; m * width / 2];
-    let kernel = if CLAMPED { pv_kernels::elementwise::clamped_swiglu } else { pv_kernels::elementwise::swiglu };
-    kernel(gate_up.values()?, &mut out, m, width / 2);
-    Some(record(SwiGlu::<CLAMPED>, [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
+    pv_kernels::gated::gated(activation.kernel(), gate_up.values()?, &mut out, m, width / 2);
+    Some(record(Gated(activation), [gate_up.node], || gate_up.values, primitive(out, [m, width / 2])))
 }
 
 /// Logits.

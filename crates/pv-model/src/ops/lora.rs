@@ -10,10 +10,11 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops};
 use burn_flex::FlexTensor;
+use pv_kernels::linear::{Columns, grad_input, grad_input_of, grad_weight, linear, linear_add};
 
 use super::Tensor;
 use super::cpu::{storage, values, writable};
-use super::cpu_autodiff::{Argument, held, plain, primitive, product, record, upstream};
+use super::cpu_autodiff::{Argument, held, primitive, record, upstream};
 
 /// The number of updates in one node; a projection of a block has at most three, unless it has several adapters.
 const TOGETHER: usize = 3;
@@ -72,6 +73,18 @@ struct Part {
     scale: f32,
 }
 
+impl Part {
+    /// The columns in a result of this width.
+    fn of(&self, width: usize) -> Columns {
+        Columns { width, first: self.first, count: self.out }
+    }
+
+    /// The columns in the stacked x·Aᵀ of this width.
+    fn of_low(&self, width: usize) -> Columns {
+        Columns { width, first: self.at, count: self.rank }
+    }
+}
+
 fn parts(terms: &[LoraTerm]) -> Vec<Part> {
     let mut at = 0;
     let part = |term: &LoraTerm| {
@@ -98,12 +111,10 @@ fn stacked(a: &[FlexTensor], inputs: usize) -> FlexTensor {
 fn add_into(y: &mut [f32], width: usize, x: &[f32], a: &[f32], b: &[&[f32]], parts: &[Part]) -> Vec<f32> {
     let (tokens, ranks) = (y.len() / width, parts.iter().map(|part| part.rank).sum::<usize>());
     let mut low = vec![0.0; tokens * ranks];
-    pv_kernels::linear::linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
+    linear(x, a, None, &mut low, tokens, a.len() / ranks, ranks);
     scale_columns(&mut low, ranks, parts);
     for (part, b) in parts.iter().zip(b) {
-        let from = pv_kernels::linear::Columns { width: ranks, first: part.at, count: part.rank };
-        let to = pv_kernels::linear::Columns { width, first: part.first, count: part.out };
-        pv_kernels::linear::linear_add(&low, from, b, y, to);
+        linear_add(&low, part.of_low(ranks), b, y, part.of(width));
     }
     low
 }
@@ -152,26 +163,27 @@ impl<const N: usize> Backward<Flex, N> for LoraAdd {
         let LoraAddState { x, a, b, low, parts } = ops.state;
         let node = |index: usize| ops.parents.get(index).and_then(Option::as_ref);
         let (tokens, ranks) = (low.layout().shape()[0], low.layout().shape()[1]);
-        // Views; nothing is copied.
-        let columns = |of: &FlexTensor, first: usize, count: usize| plain(of).slice([0..tokens, first..first + count]);
+        let (width, inputs) = (upstream.layout().shape()[1], x.layout().shape()[1]);
         let trains_a = (0..parts.len()).any(|i| node(2 + 2 * i).is_some());
         if node(1).is_some() || trains_a {
             let mut low_gradient = vec![0.0; tokens * ranks];
             for (part, b) in parts.iter().zip(&b) {
-                let here = product(columns(&upstream, part.first, part.out), plain(b));
-                let rows = low_gradient.chunks_exact_mut(ranks).zip(held(&here).chunks_exact(part.rank));
+                let mut here = vec![0.0; tokens * part.rank];
+                grad_input_of(held(&upstream), part.of(width), held(b), &mut here, tokens, part.rank);
+                let rows = low_gradient.chunks_exact_mut(ranks).zip(here.chunks_exact(part.rank));
                 rows.for_each(|(to, from)| to[part.at..part.at + part.rank].copy_from_slice(from));
             }
             scale_columns(&mut low_gradient, ranks, &parts);
-            let low_gradient = plain(&primitive(low_gradient, [tokens, ranks]));
             if let Some(x) = node(1) {
-                gradients.register::<Flex>(x.id, product(low_gradient.clone(), plain(&a)));
+                let mut x_gradient = vec![0.0; tokens * inputs];
+                grad_input(&low_gradient, held(&a), &mut x_gradient, tokens, inputs, ranks);
+                gradients.register::<Flex>(x.id, primitive(x_gradient, [tokens, inputs]));
             }
             if trains_a {
-                let a_gradient = product(low_gradient.transpose(), plain(&x));
-                let inputs = a_gradient.layout().shape()[1];
+                let mut a_gradient = vec![0.0; ranks * inputs];
+                grad_weight(&low_gradient, Columns::all(ranks), held(&x), Columns::all(inputs), &mut a_gradient);
                 for (i, part) in parts.iter().enumerate() {
-                    let rows = &held(&a_gradient)[part.at * inputs..][..part.rank * inputs];
+                    let rows = &a_gradient[part.at * inputs..][..part.rank * inputs];
                     if let Some(a) = node(2 + 2 * i) {
                         gradients.register::<Flex>(a.id, primitive(rows.to_vec(), [part.rank, inputs]));
                     }
@@ -180,8 +192,9 @@ impl<const N: usize> Backward<Flex, N> for LoraAdd {
         }
         for (i, part) in parts.iter().enumerate() {
             if let Some(b) = node(3 + 2 * i) {
-                let upstream = columns(&upstream, part.first, part.out);
-                gradients.register::<Flex>(b.id, product(upstream.transpose(), columns(&low, part.at, part.rank)));
+                let mut b_gradient = vec![0.0; part.out * part.rank];
+                grad_weight(held(&upstream), part.of(width), held(&low), part.of_low(ranks), &mut b_gradient);
+                gradients.register::<Flex>(b.id, primitive(b_gradient, [part.out, part.rank]));
             }
         }
         if let Some(y) = node(0) {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
 use burn::tensor::{Bool, Int, TensorData};
-use pv_kernels::elementwise;
+use pv_kernels::gated::{ALPHA, LIMIT};
 
 use super::cpu_autodiff::Rotation;
 use super::{
-    AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, RotaryTable, Tensor, Window, indices, softcap,
+    Activation, AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, RotaryTable, Tensor, Window, indices,
+    softcap,
 };
 
 /// Data shared by all blocks of a pass: positions, rotary tables, masks. Created at first use, since the CPU kernels
@@ -192,32 +193,25 @@ pub(super) fn rms_norm(x: Tensor<2>, w: &Tensor<1>, eps: f64) -> Tensor<2> {
     norm(x, w, eps)
 }
 
-pub(super) fn swiglu(gate_up: Tensor<2>) -> Tensor<2> {
+pub(super) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
     let [tokens, width] = gate_up.dims();
     let half = width / 2;
     let gate = gate_up.clone().slice([0..tokens, 0..half]);
-    silu(gate) * gate_up.slice([0..tokens, half..width])
-}
-
-/// See [`Activation::ClampedSwiGlu`](crate::config::Activation::ClampedSwiGlu).
-pub(super) fn clamped_swiglu(gate_up: Tensor<2>) -> Tensor<2> {
-    let [tokens, width] = gate_up.dims();
-    let half = width / 2;
-    let (limit, alpha) = (f64::from(elementwise::LIMIT), f64::from(elementwise::ALPHA));
-    let gate = gate_up.clone().slice([0..tokens, 0..half]).clamp_max(limit);
-    let up = gate_up.slice([0..tokens, half..width]).clamp(-limit, limit);
-    (up + 1.0) * (gate.clone() * sigmoid(gate * alpha))
-}
-
-/// GELU of the gate in its approximation with a hyperbolic tangent, times up. The cube is a product: a power of a negative
-/// number is NaN in some shading languages.
-pub(super) fn geglu(gate_up: Tensor<2>) -> Tensor<2> {
-    let [tokens, width] = gate_up.dims();
-    let half = width / 2;
-    let gate = gate_up.clone().slice([0..tokens, 0..half]);
-    let cube = gate.clone() * gate.clone() * gate.clone();
-    let inner = (gate.clone() + cube * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
-    gate * (inner.tanh() + 1.0) * 0.5 * gate_up.slice([0..tokens, half..width])
+    let up = gate_up.slice([0..tokens, half..width]);
+    match activation {
+        Activation::Silu => silu(gate) * up,
+        Activation::GeluTanh => {
+            // The cube is a product: a power of a negative number is NaN in some shading languages.
+            let cube = gate.clone() * gate.clone() * gate.clone();
+            let inner = (gate.clone() + cube * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt();
+            gate * (inner.tanh() + 1.0) * 0.5 * up
+        }
+        Activation::ClampedSwiGlu => {
+            let (limit, alpha) = (f64::from(LIMIT), f64::from(ALPHA));
+            let gate = gate.clamp_max(limit);
+            (up.clamp(-limit, limit) + 1.0) * (gate.clone() * sigmoid(gate * alpha))
+        }
+    }
 }
 
 pub(super) fn qk_norm(qkv: Tensor<2>, q: &Tensor<1>, k: &Tensor<1>, shape: &AttentionShape, eps: f64) -> Tensor<2> {

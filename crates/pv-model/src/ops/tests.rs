@@ -249,8 +249,15 @@ proptest! {
     }
 
     #[test]
-    fn swiglu_and_its_gradient(m in 1usize..200, f in 1usize..90) {
-        compare(&[[m, 2 * f]], |x| cpu_autodiff::swiglu(&x[0]), |x| portable::swiglu(x[0].clone()), every_row);
+    fn activations_and_their_gradients(m in 1usize..200, f in 1usize..90) {
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            compare(
+                &[[m, 2 * f]],
+                |x| cpu_autodiff::gated(&x[0], activation),
+                |x| portable::gated(x[0].clone(), activation),
+                every_row,
+            );
+        }
     }
 
     #[test]
@@ -320,9 +327,10 @@ proptest! {
         group in 1usize..4,
         half in 1usize..36,
         window in proptest::option::of(1usize..90),
+        softcap in proptest::option::of(0.5f64..20.0),
         scale in 0.1f64..1.5,
     ) {
-        let shape = AttentionShape { window, scale, ..shape(kv_heads * group, kv_heads, 2 * half) };
+        let shape = AttentionShape { window, scale, softcap, ..shape(kv_heads * group, kv_heads, 2 * half) };
         let padding: Vec<usize> = padding.iter().map(|part| (part * part * seq as f64) as usize).collect();
         compare_attention(shape, seq, &padding);
     }
@@ -381,8 +389,8 @@ fn the_clamped_activation_and_its_gradient() {
     for (tokens, width) in [(1, 2), (7, 30), (90, 66)] {
         compare(
             &[[tokens, width]],
-            |x| cpu_autodiff::clamped_swiglu(&(x[0].clone() * 8.0)),
-            |x| portable::clamped_swiglu(x[0].clone() * 8.0),
+            |x| cpu_autodiff::gated(&(x[0].clone() * 8.0), Activation::ClampedSwiGlu),
+            |x| portable::gated(x[0].clone() * 8.0, Activation::ClampedSwiGlu),
             every_row,
         );
     }
@@ -394,8 +402,8 @@ fn upstream_gradients_of_any_layout() {
     let twice = |x: Tensor<2>| Tensor::cat(vec![x.clone().transpose(), x.transpose()], 1);
     compare(
         &[[5, 12]],
-        |x| cpu_autodiff::swiglu(&x[0]).map(twice),
-        |x| twice(portable::swiglu(x[0].clone())),
+        |x| cpu_autodiff::gated(&x[0], Activation::Silu).map(twice),
+        |x| twice(portable::gated(x[0].clone(), Activation::Silu)),
         every_row,
     );
     let sum = |x: Tensor<2>| x.sum_dim(0).slice([0..1, 1..4]);
@@ -410,9 +418,10 @@ fn upstream_gradients_of_any_layout() {
 #[test]
 fn devices_with_checkpointing_and_other_types_are_left_to_the_portable_operations() {
     let x = |device: Device| tensor(noise(24, 1), [4, 6], &device).require_grad();
-    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff())).is_some());
-    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff().gradient_checkpointing())).is_none());
-    assert!(cpu_autodiff::swiglu(&x(Device::flex().autodiff()).cast(DType::F64)).is_none());
+    let gated = |x: Tensor<2>| cpu_autodiff::gated(&x, Activation::Silu);
+    assert!(gated(x(Device::flex().autodiff())).is_some());
+    assert!(gated(x(Device::flex().autodiff().gradient_checkpointing())).is_none());
+    assert!(gated(x(Device::flex().autodiff()).cast(DType::F64)).is_none());
 }
 
 fn config(changes: &serde_json::Value) -> DecoderConfig {

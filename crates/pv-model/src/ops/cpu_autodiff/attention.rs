@@ -96,7 +96,7 @@ pub(in crate::ops) fn attention(
 ) -> Option<Tensor<2>> {
     let AttentionShape { heads, kv_heads, head_dim, window, scale, softcap, .. } = *shape;
     let (batch, seq, column) = (context.window.starts.len(), context.window.seq, context.window.column);
-    if column > 0 || softcap.is_some() {
+    if column > 0 {
         return None;
     }
     let dims = qkv.dims();
@@ -105,7 +105,8 @@ pub(in crate::ops) fn attention(
         Some(sinks) => Some(Argument::of(sinks)?),
         None => None,
     };
-    let (scale, rotation) = (scale as f32, context.rotation(shape));
+    let (scale, softcap) = (scale as f32, softcap.map(|cap| cap as f32));
+    let rotation = context.rotation(shape);
     let shape = pv_kernels::attention::AttentionShape {
         batch,
         seq,
@@ -116,6 +117,7 @@ pub(in crate::ops) fn attention(
         column,
         window,
         scale,
+        softcap,
     };
     let mut rotated = qkv.values()?.to_vec();
     rotation.rotate(&mut rotated, &shape, &rotation.sin);
