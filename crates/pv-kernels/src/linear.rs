@@ -122,7 +122,7 @@ pub fn linear_add(x: &[f32], from: Columns, w: &[f32], out: &mut [f32], to: Colu
                     a_stride: from.width,
                     m: out.len() / to.width,
                     k,
-                    b: Strips::packed(b, k),
+                    b: Strips::packed(b),
                     columns: PANEL.min(n - at),
                     accumulate: true,
                     bias: None,

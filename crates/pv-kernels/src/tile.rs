@@ -11,8 +11,8 @@ use crate::vector::level::Op;
 /// Columns of a packed panel.
 pub(super) const PANEL: usize = 64;
 
-/// Rows of `a` processed together: with a strip of `b` in two registers, 12 accumulators; with four strips in one
-/// register each, 24.
+/// Rows of `a` processed together: with a strip of `b` in two registers, 12 accumulators. With 32 registers, twice as many
+/// rows and two strips in one register each: 24.
 pub(super) const ROWS: usize = 6;
 
 /// Rows of `a` that are multiplied with each strip before the next strip: they stay in the second-level cache, and a strip
@@ -43,37 +43,37 @@ impl Output for (&mut [f32], usize) {
     }
 }
 
-/// `k` rows of columns in strips of 16: row `p` of strip `s` is at `values[s * strip + p * row..][..16]`.
+/// Rows of columns in strips of 16. If `PACKED`, strips have their rows one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Strips<'a, T = f32> {
-    pub values: &'a [T],
-    /// The distance between strips.
-    pub strip: usize,
+pub(super) struct Strips<'a, T, const PACKED: bool> {
+    values: &'a [T],
     /// The distance between the rows of a strip.
-    pub row: usize,
+    row: usize,
 }
 
-impl<'a, T> Strips<'a, T> {
-    /// A panel that [`pack`] wrote.
-    pub(super) fn packed(panel: &'a [T], k: usize) -> Self {
-        Self { values: panel, strip: k * LANES, row: LANES }
+impl<'a, T> Strips<'a, T, true> {
+    /// A panel that [`Pack`] wrote.
+    pub(super) fn packed(panel: &'a [T]) -> Self {
+        Self { values: panel, row: LANES }
     }
+}
 
+impl<'a, T> Strips<'a, T, false> {
     /// Rows of a matrix with a distance of `stride`, in place.
     pub(super) fn rows(values: &'a [T], stride: usize) -> Self {
-        Self { values, strip: LANES, row: stride }
+        Self { values, row: stride }
     }
 }
 
 /// `out[i][..columns] = a[i] . b` or, with `accumulate`, `+=`. If elements of `b` are pairs, so are those of `a`.
-pub(super) struct Tile<'a, O, T = f32> {
+pub(super) struct Tile<'a, O, T, const PACKED: bool> {
     /// Row `i` is at `a[i * a_stride..][..k]`.
     pub a: &'a [f32],
     pub a_stride: usize,
     pub m: usize,
     pub k: usize,
-    /// Whole strips.
-    pub b: Strips<'a, T>,
+    /// Whole strips of `k` rows.
+    pub b: Strips<'a, T, PACKED>,
     /// At most [`PANEL`].
     pub columns: usize,
     pub accumulate: bool,
@@ -81,7 +81,7 @@ pub(super) struct Tile<'a, O, T = f32> {
     pub out: O,
 }
 
-impl<O: Output, T: Element> Op for Tile<'_, O, T> {
+impl<O: Output, T: Element, const PACKED: bool> Op for Tile<'_, O, T, PACKED> {
     type Output = ();
 
     const PAIRS: bool = T::PAIRS;
@@ -93,9 +93,9 @@ impl<O: Output, T: Element> Op for Tile<'_, O, T> {
 }
 
 /// A [`Tile`] whose `a` is transposed: element `p` of row `i` is at `a[p * a_stride + i]`.
-pub(super) struct Transposed<'a, O, T = f32>(pub Tile<'a, O, T>);
+pub(super) struct Transposed<'a, O, T, const PACKED: bool>(pub Tile<'a, O, T, PACKED>);
 
-impl<O: Output, T: Element> Op for Transposed<'_, O, T> {
+impl<O: Output, T: Element, const PACKED: bool> Op for Transposed<'_, O, T, PACKED> {
     type Output = ();
 
     const PAIRS: bool = T::PAIRS;
@@ -106,41 +106,42 @@ impl<O: Output, T: Element> Op for Transposed<'_, O, T> {
     }
 }
 
-impl<O: Output, T: Element> Tile<'_, O, T> {
+impl<O: Output, T: Element, const PACKED: bool> Tile<'_, O, T, PACKED> {
     #[inline(always)]
     fn blocks<V: Vector, const TRANSPOSED: bool>(mut self, v: V) {
         let strips = self.columns.div_ceil(LANES);
         for first in (0..self.m).step_by(BLOCK) {
             let rows = first..self.m.min(first + BLOCK);
-            if V::MANY_REGISTERS {
-                match strips {
-                    0 => {}
-                    1 => self.strips::<V, 1, false, TRANSPOSED>(v, rows, 0),
-                    2 => self.strips::<V, 2, false, TRANSPOSED>(v, rows, 0),
-                    3 => self.strips::<V, 3, false, TRANSPOSED>(v, rows, 0),
-                    _ => self.strips::<V, 4, false, TRANSPOSED>(v, rows, 0),
+            let mut strip = 0;
+            while strip < strips {
+                if V::MANY_REGISTERS && strip + 1 < strips {
+                    self.rows::<V, 2, false, TRANSPOSED>(v, rows.clone(), strip);
+                    strip += 2;
+                    continue;
                 }
-                continue;
-            }
-            for strip in 0..strips {
                 if V::PARTS == 2 && !T::PAIRS && self.columns <= strip * LANES + LANES / 2 {
-                    self.strips::<V, 1, true, TRANSPOSED>(v, rows.clone(), strip);
+                    self.rows::<V, 1, true, TRANSPOSED>(v, rows.clone(), strip);
                 } else {
-                    self.strips::<V, 1, false, TRANSPOSED>(v, rows.clone(), strip);
+                    self.rows::<V, 1, false, TRANSPOSED>(v, rows.clone(), strip);
                 }
+                strip += 1;
             }
         }
     }
 
     /// `S` strips from `strip` on, or the first of two parts of one, for some rows.
     #[inline(always)]
-    fn strips<V: Vector, const S: usize, const HALF: bool, const TRANSPOSED: bool>(
+    fn rows<V: Vector, const S: usize, const HALF: bool, const TRANSPOSED: bool>(
         &mut self,
         v: V,
         rows: std::ops::Range<usize>,
         strip: usize,
     ) {
         let mut i = rows.start;
+        while V::MANY_REGISTERS && i + 2 * ROWS <= rows.end {
+            self.block::<V, S, HALF, TRANSPOSED, { 2 * ROWS }>(v, i, strip);
+            i += 2 * ROWS;
+        }
         while i + ROWS <= rows.end {
             self.block::<V, S, HALF, TRANSPOSED, ROWS>(v, i, strip);
             i += ROWS;
@@ -167,7 +168,16 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
         for (r, a) in a.iter_mut().enumerate().filter(|_| !TRANSPOSED) {
             *a = &self.a[(i + r) * stride..][..k];
         }
-        let b: [&[T]; S] = core::array::from_fn(|s| &self.b.values[(strip + s) * self.b.strip..]);
+        // Of a known length, so that the inner loop has no checks.
+        let mut packed: [&[[T; LANES]]; S] = [&[]; S];
+        let mut rows: [&[T]; S] = [&[]; S];
+        for s in 0..S {
+            if PACKED {
+                packed[s] = self.b.values[(strip + s) * k * LANES..][..k * LANES].as_chunks().0;
+            } else {
+                rows[s] = &self.b.values[(strip + s) * LANES..];
+            }
+        }
         let row = self.b.row;
         // The rows of the result are far apart.
         for out in self.out.rows::<M>(i) {
@@ -175,32 +185,35 @@ impl<O: Output, T: Element> Tile<'_, O, T> {
                 v.prefetch(bytemuck::cast_slice(out), (strip + s) * 4 * LANES);
             }
         }
+        let padding = [T::zeroed(); LANES];
         let mut sums = [[v.zero(); S]; M];
         for p in 0..k {
-            let mut column = [0.0; M];
-            if TRANSPOSED {
-                column.copy_from_slice(&self.a[p * stride + i..][..M]);
-            } else {
-                for r in 0..M {
-                    column[r] = a[r][p];
-                }
+            let mut vectors: [&[T; LANES]; S] = [&padding; S];
+            for s in 0..S {
+                vectors[s] =
+                    if PACKED { &packed[s][p] } else { rows[s][p * row..].first_chunk().expect("whole strips") };
             }
+            let column: &[f32; M] = match TRANSPOSED {
+                true => self.a[p * stride + i..].first_chunk().expect("whole rows"),
+                false => &[0.0; M],
+            };
             if HALF {
-                let vector = T::part(v, b[0][p * row..].first_chunk().expect("whole strips"), 0);
+                let vector = T::part(v, vectors[0], 0);
                 for r in 0..M {
-                    let sum = v.part_mul_add(v.part_splat(column[r]), vector, v.part_of(sums[r][0], 0));
+                    let value = if TRANSPOSED { column[r] } else { a[r][p] };
+                    let sum = v.part_mul_add(v.part_splat(value), vector, v.part_of(sums[r][0], 0));
                     v.set_part(&mut sums[r][0], 0, sum);
                 }
                 continue;
             }
-            let mut vectors = [v.zero(); S];
-            for (vector, b) in vectors.iter_mut().zip(b) {
-                *vector = T::load(v, b[p * row..].first_chunk().expect("whole strips"));
+            let mut loaded = [v.zero(); S];
+            for s in 0..S {
+                loaded[s] = T::load(v, vectors[s]);
             }
             for r in 0..M {
-                let broadcast = v.splat(column[r]);
+                let broadcast = v.splat(if TRANSPOSED { column[r] } else { a[r][p] });
                 for s in 0..S {
-                    sums[r][s] = T::mul_add(v, broadcast, vectors[s], sums[r][s]);
+                    sums[r][s] = T::mul_add(v, broadcast, loaded[s], sums[r][s]);
                 }
             }
         }

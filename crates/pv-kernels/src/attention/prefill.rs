@@ -105,7 +105,7 @@ impl<T: Element> Queries<'_, '_, T> {
                 a_stride: d,
                 m,
                 k: d,
-                b: Strips::packed(&self.panels[panel * d * PANEL..][..d * PANEL], d),
+                b: Strips::packed(&self.panels[panel * d * PANEL..][..d * PANEL]),
                 columns: PANEL.min(to - at),
                 accumulate: false,
                 bias: None,

@@ -156,7 +156,7 @@ impl Cell<'_, '_> {
                     a_stride: width,
                     m,
                     k: d,
-                    b: Strips::packed(b, d),
+                    b: Strips::packed(b),
                     columns: PANEL.min(to - at),
                     accumulate: false,
                     bias: None,

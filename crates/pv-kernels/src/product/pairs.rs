@@ -123,7 +123,7 @@ fn of_pairs(x: &[f32], w: KeptRef<'_>, bias: Option<&[f32]>, out: &mut [f32], (m
                     a_stride: k,
                     m: out.len(),
                     k: depth,
-                    b: Strips::<Pair>::packed(bytemuck::cast_slice(b), depth),
+                    b: Strips::packed(bytemuck::cast_slice::<_, Pair>(b)),
                     columns: to - from,
                     accumulate: at > 0,
                     bias: bias.filter(|_| at == 0).map(|bias| &bias[from..to]),

@@ -94,7 +94,7 @@ pub(super) fn linear(
                     a_stride: k,
                     m: out.len(),
                     k: depth,
-                    b: Strips::packed(b, depth),
+                    b: Strips::packed(b),
                     columns: to - from,
                     accumulate: at > 0,
                     bias: bias.filter(|_| at == 0).map(|bias| &bias[from..to]),
@@ -105,15 +105,10 @@ pub(super) fn linear(
     });
 }
 
-/// Columns `from..to` of some rows.
+/// One row.
 struct Unpack<'a> {
     w: KeptRef<'a>,
-    k: usize,
-    from: usize,
-    to: usize,
-    /// Row after row at a distance of `stride`.
     values: &'a mut [f32],
-    stride: usize,
 }
 
 impl Op for Unpack<'_> {
@@ -121,11 +116,7 @@ impl Op for Unpack<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, _: V) {
-        let Self { w: KeptRef { format, bytes }, k, from, to, values, stride } = self;
-        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
-        for (row, values) in bytes.chunks_exact(offset(k)).zip(values.chunks_exact_mut(stride)) {
-            unpack(format, &row[offset(from)..offset(to)], &mut values[..to - from]);
-        }
+        unpack(self.w.format, self.w.bytes, self.values);
     }
 }
 
@@ -145,22 +136,53 @@ impl Op for Split<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Self { w, k, columns, rows, panel } = self;
-        let strips = columns.div_ceil(LANES);
         for (p, row) in w.chunks(k).take(rows).enumerate() {
-            let row = &row[..columns];
-            for (s, strip) in panel.chunks_exact_mut(rows * LANES).take(strips).enumerate() {
-                // The rows of the next call.
-                v.prefetch(bytemuck::cast_slice(w), ((rows + p) * k + s * LANES) * 4);
-                let out: &mut [f32; LANES] = &mut strip.as_chunks_mut().0[p];
-                let part = &row[s * LANES..columns.min((s + 1) * LANES)];
-                match part.first_chunk() {
-                    Some(whole) => *out = *whole,
-                    None => {
-                        *out = [0.0; LANES];
-                        out[..part.len()].copy_from_slice(part);
-                    }
-                }
+            // The rows of the next call.
+            for at in (0..columns).step_by(LANES) {
+                v.prefetch(bytemuck::cast_slice(w), ((rows + p) * k + at) * 4);
             }
+            to_strips(&row[..columns], p, rows, panel);
+        }
+    }
+}
+
+/// Row `p` of some rows, in their strips.
+#[inline(always)]
+fn to_strips(row: &[f32], p: usize, rows: usize, panel: &mut [f32]) {
+    for (part, strip) in row.chunks(LANES).zip(panel.chunks_exact_mut(rows * LANES)) {
+        let out: &mut [f32; LANES] = &mut strip.as_chunks_mut().0[p];
+        match part.first_chunk() {
+            Some(whole) => *out = *whole,
+            None => {
+                *out = [0.0; LANES];
+                out[..part.len()].copy_from_slice(part);
+            }
+        }
+    }
+}
+
+/// Like [`Split`], of kept weights.
+struct SplitKept<'a> {
+    w: KeptRef<'a>,
+    k: usize,
+    from: usize,
+    to: usize,
+    /// Memory for a row.
+    values: &'a mut [f32],
+    panel: &'a mut [f32],
+}
+
+impl Op for SplitKept<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _: V) {
+        let Self { w: KeptRef { format, bytes }, k, from, to, values, panel } = self;
+        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
+        let rows = bytes.len() / offset(k);
+        for (p, row) in bytes.chunks_exact(offset(k)).enumerate() {
+            unpack(format, &row[offset(from)..offset(to)], &mut values[..to - from]);
+            to_strips(&values[..to - from], p, rows, panel);
         }
     }
 }
@@ -176,7 +198,8 @@ pub(super) fn gradient(grad_out: &[f32], of: Columns, w: KeptRef<'_>, grad_x: &m
     let plain = if w.format == Format::F32 { bytemuck::try_cast_slice::<_, f32>(w.bytes).ok() } else { None };
     for_each_panel(grad_x, (k, width), parts, m * n * k, |panel, part, out| {
         let (from, to) = (panel * width, k.min((panel + 1) * width));
-        with_scratch(GRADIENT_DEPTH * width, |b| {
+        with_scratch((GRADIENT_DEPTH + 1) * width, |memory| {
+            let (b, values) = memory.split_at_mut(GRADIENT_DEPTH * width);
             for at in (0..n).step_by(GRADIENT_DEPTH) {
                 let depth = GRADIENT_DEPTH.min(n - at);
                 if let Some(w) = plain {
@@ -184,7 +207,7 @@ pub(super) fn gradient(grad_out: &[f32], of: Columns, w: KeptRef<'_>, grad_x: &m
                     dispatch(Split { w, k, columns: to - from, rows: depth, panel: &mut *b });
                 } else {
                     let w = w.rows(at, at + depth, k);
-                    dispatch(Unpack { w, k, from, to, values: &mut *b, stride: width });
+                    dispatch(SplitKept { w, k, from, to, values: &mut *values, panel: &mut *b });
                 }
                 for first in (0..to - from).step_by(PANEL) {
                     let columns = PANEL.min(to - from - first);
@@ -194,10 +217,7 @@ pub(super) fn gradient(grad_out: &[f32], of: Columns, w: KeptRef<'_>, grad_x: &m
                         a_stride: of.width,
                         m: out.len(),
                         k: depth,
-                        b: match plain {
-                            Some(_) => Strips::packed(b, depth),
-                            None => Strips::rows(&b[first..], width),
-                        },
+                        b: Strips::packed(&b[first * depth..]),
                         columns,
                         accumulate: at > 0,
                         bias: None,
@@ -212,6 +232,6 @@ pub(super) fn gradient(grad_out: &[f32], of: Columns, w: KeptRef<'_>, grad_x: &m
 /// `out[i] = w[ids[i]]`, with `w` `[n, k]` and `out` `[ids.len(), k]`.
 pub(crate) fn rows(w: KeptRef<'_>, ids: &[usize], out: &mut [f32], k: usize) {
     for (&id, values) in ids.iter().zip(out.chunks_exact_mut(k)) {
-        dispatch(Unpack { w: w.rows(id, id + 1, k), k, from: 0, to: k, values, stride: k });
+        dispatch(Unpack { w: w.rows(id, id + 1, k), values });
     }
 }
