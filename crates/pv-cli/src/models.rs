@@ -43,7 +43,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "TYPE")]
     pub weights: Option<WeightType>,
     /// The type of activations in products: f32; q8 with weights in blocks (q8, q4, GGUF files), which is several times as fast;
-    /// or bf16 with weights in bf16, which reads prompts up to twice as fast on processors with AVX-512 BF16. Both change
+    /// or bf16 with weights in bf16, which reads prompts up to twice as fast on AMD's processors with AVX-512 BF16. Both change
     /// results slightly.
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub activations: Activations,

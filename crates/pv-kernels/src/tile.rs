@@ -11,8 +11,9 @@ use crate::vector::level::Op;
 /// Columns of a packed panel.
 pub(super) const PANEL: usize = 64;
 
-/// Rows of `a` processed together: with a strip of `b` in two registers, 12 accumulators. With 32 registers, twice as many
-/// rows and two strips in one register each: 24.
+/// Rows of `a` processed together: with a strip of `b` in two registers, 12 accumulators. With 32 registers there are 24: for
+/// twice as many rows and two strips, which stay in the first-level cache if they are packed, or else, as there may be few
+/// rows, for four strips.
 pub(super) const ROWS: usize = 6;
 
 /// Rows of `a` that are multiplied with each strip before the next strip: they stay in the second-level cache, and a strip
@@ -112,6 +113,16 @@ impl<O: Output, T: Element, const PACKED: bool> Tile<'_, O, T, PACKED> {
         let strips = self.columns.div_ceil(LANES);
         for first in (0..self.m).step_by(BLOCK) {
             let rows = first..self.m.min(first + BLOCK);
+            if V::MANY_REGISTERS && !PACKED {
+                match strips {
+                    0 => {}
+                    1 => self.rows::<V, 1, false, TRANSPOSED>(v, rows, 0),
+                    2 => self.rows::<V, 2, false, TRANSPOSED>(v, rows, 0),
+                    3 => self.rows::<V, 3, false, TRANSPOSED>(v, rows, 0),
+                    _ => self.rows::<V, 4, false, TRANSPOSED>(v, rows, 0),
+                }
+                continue;
+            }
             let mut strip = 0;
             while strip < strips {
                 if V::MANY_REGISTERS && strip + 1 < strips {
@@ -138,7 +149,7 @@ impl<O: Output, T: Element, const PACKED: bool> Tile<'_, O, T, PACKED> {
         strip: usize,
     ) {
         let mut i = rows.start;
-        while V::MANY_REGISTERS && i + 2 * ROWS <= rows.end {
+        while V::MANY_REGISTERS && PACKED && i + 2 * ROWS <= rows.end {
             self.block::<V, S, HALF, TRANSPOSED, { 2 * ROWS }>(v, i, strip);
             i += 2 * ROWS;
         }

@@ -35,7 +35,7 @@ pub(crate) fn linear(
     out: &mut [f32],
     (m, k, n): (usize, usize, usize),
 ) {
-    let form = match Level::chosen().has_pairs() {
+    let form = match Level::chosen().has_fast_pairs() {
         _ if m <= SKINNY_ROWS || !k.is_multiple_of(2) => Form::Values,
         true => Form::Pairs,
         false => Form::Swapped,

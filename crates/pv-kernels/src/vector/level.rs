@@ -101,13 +101,24 @@ impl Level {
         }
     }
 
-    /// Whether there is an instruction for [`Vector::pairs_mul_add`].
-    pub(crate) fn has_pairs(self) -> bool {
+    /// Whether [`Vector::pairs_mul_add`] takes less time than two of [`Vector::mul_add`].
+    pub(crate) fn has_fast_pairs(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self, Self::Avx512Bf16(_));
+        return matches!(self, Self::Avx512Bf16(_)) && !is_intel();
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
+}
+
+/// Whether the processor is one of Intel's, which take longer for a product of pairs in bf16 than for its parts in `f32`
+/// (measured: 1.7 times as long for 512 rows).
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    static INTEL: OnceLock<bool> = OnceLock::new();
+    *INTEL.get_or_init(|| {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    })
 }
 
 /// A computation over vectors. `run` and what it calls must be `#[inline(always)]`.

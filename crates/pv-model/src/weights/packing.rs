@@ -107,8 +107,8 @@ pub enum Activations {
     /// between few rows and many; where all matrices are in blocks, a row does not depend on its batch.
     Q8,
     /// Rounded to bf16 in products with weights in bf16, as computation in bf16 does; sums, norms, attention and the residual
-    /// stream stay in f32. A product differs by at most `Σ |weight · activation| / 256`. Processors with an instruction for it
-    /// (AVX-512 BF16) read prompts up to twice as fast, others as fast as before. Gradients are those without rounding.
+    /// stream stay in f32. A product differs by at most `Σ |weight · activation| / 256`. Processors with a fast
+    /// instruction for it (AMD's with AVX-512 BF16) read prompts up to twice as fast, others as fast as before. Gradients are those without rounding.
     Bf16,
 }
 
