@@ -145,9 +145,9 @@ fn a_system_prompt_is_read_once_and_answers_stay_the_same() {
                 assert!(computed <= system + 20 * (least.max(18) + 12), "{name}: {computed}");
                 assert!(all >= 20 * (system + 18), "{name}: {all}");
             }
-            // Where last bits depend on the passes, prompts that are to be read alone are.
+            // Also where prompts are to have the bits of a pass of their own.
             let (computed, all) = compared(&model, &requests, &separate, || NoHook);
-            assert_eq!(computed == all, name == "gemma2", "{name}: {computed} of {all}");
+            assert!(computed < all, "{name}: {computed} of {all}");
         }
     }
 }

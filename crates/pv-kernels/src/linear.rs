@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+pub use crate::product::Columns;
 use crate::product::{self, PARALLEL_PRODUCTS, SKINNY_ROWS, plain, without_terms};
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, ROWS, Strips, Tile};
@@ -63,24 +64,6 @@ pub fn grad_weight(grad_out: &[f32], of: Columns, x: &[f32], from: Columns, grad
         return grad_w.fill(0.0);
     }
     product::transposed_product((grad_out, of), (x, from), grad_w);
-}
-
-/// A range of columns of a matrix.
-#[derive(Clone, Copy, Debug)]
-pub struct Columns {
-    /// Elements of a row of the matrix.
-    pub width: usize,
-    /// The first column.
-    pub first: usize,
-    /// The number of columns.
-    pub count: usize,
-}
-
-impl Columns {
-    /// All columns of a matrix whose rows have `width` elements.
-    pub fn all(width: usize) -> Self {
-        Self { width, first: 0, count: width }
-    }
 }
 
 /// `out[i, to] += x[i, from] . wᵀ`, with `w` `[to.count, from.count]`: a product with few terms, such as that of a

@@ -13,7 +13,6 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use crate::kept::{Format, KeptRef};
-use crate::linear::Columns;
 use crate::scratch::with_scratch;
 use crate::vector::level::dispatch;
 use blocks::{Blocks, with_blocks};
@@ -25,6 +24,24 @@ pub(super) const SKINNY_ROWS: usize = 32;
 
 /// A product with fewer multiplications than this stays on the calling thread.
 pub(super) const PARALLEL_PRODUCTS: usize = 64 * 1024;
+
+/// A range of columns of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns {
+    /// Elements of a row of the matrix.
+    pub width: usize,
+    /// The first column.
+    pub first: usize,
+    /// The number of columns.
+    pub count: usize,
+}
+
+impl Columns {
+    /// All columns of a matrix whose rows have `width` elements.
+    pub fn all(width: usize) -> Self {
+        Self { width, first: 0, count: width }
+    }
+}
 
 #[cfg(target_endian = "big")]
 compile_error!("weights in f32 are read like those of files, whose bytes are little-endian");

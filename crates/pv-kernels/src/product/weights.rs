@@ -3,9 +3,8 @@
 use rayon::prelude::*;
 
 use super::wide::{GRADIENT_DEPTH, Split};
-use super::{PARALLEL_PRODUCTS, for_each_panel};
+use super::{Columns, PARALLEL_PRODUCTS, for_each_panel};
 use crate::lanes::LANES;
-use crate::linear::Columns;
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, Strips, Tile, Transposed};
 use crate::vector::level::dispatch;

@@ -1,9 +1,8 @@
 //! Many rows: a panel of weights is unpacked to `f32`, transposed, and then used for every row.
 
-use super::{for_each_panel, parts};
+use super::{Columns, for_each_panel, parts};
 use crate::kept::{Format, KeptRef, unpack};
 use crate::lanes::LANES;
-use crate::linear::Columns;
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, Strips, Tile, clear, transpose};
 use crate::vector::Vector;
