@@ -109,6 +109,12 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
     }
 
+    /// The bytes of the whole blocks among `elements` neighbours.
+    #[inline(always)]
+    pub(crate) const fn bytes_of_blocks(self, elements: usize) -> usize {
+        elements / self.block_elements() * self.block_bytes()
+    }
+
     /// The bytes of `elements` neighbours, or `None` unless they fill whole blocks.
     pub const fn bytes(self, elements: usize) -> Option<usize> {
         if !elements.is_multiple_of(self.block_elements()) {

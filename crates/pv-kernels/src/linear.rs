@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 pub use crate::product::Columns;
-use crate::product::{self, PARALLEL_PRODUCTS, SKINNY_ROWS, plain, without_terms};
+use crate::product::{self, SKINNY_ROWS, in_parallel, plain, without_terms};
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, ROWS, Strips, Tile};
 use crate::vector::level::dispatch;
@@ -113,11 +113,10 @@ pub fn linear_add(x: &[f32], from: Columns, w: &[f32], out: &mut [f32], to: Colu
                 });
             }
         };
-        let threads = rayon::current_num_threads();
-        if threads == 1 || m * n * k < PARALLEL_PRODUCTS {
+        if !in_parallel(m * n * k) {
             return add(x, out);
         }
-        let rows = m.div_ceil(threads * 4).max(ROWS);
+        let rows = m.div_ceil(rayon::current_num_threads() * 4).max(ROWS);
         let tasks = out.par_chunks_mut(rows * to.width).zip(x.par_chunks(rows * from.width));
         tasks.for_each(|(out, x)| add(x, out));
     });

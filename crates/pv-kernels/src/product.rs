@@ -23,7 +23,12 @@ use unpacked::Unpacked;
 pub(super) const SKINNY_ROWS: usize = 32;
 
 /// A product with fewer multiplications than this stays on the calling thread.
-pub(super) const PARALLEL_PRODUCTS: usize = 64 * 1024;
+const PARALLEL_PRODUCTS: usize = 64 * 1024;
+
+/// Whether so many multiplications are shared between threads.
+pub(super) fn in_parallel(products: usize) -> bool {
+    products >= PARALLEL_PRODUCTS && rayon::current_num_threads() > 1
+}
 
 /// A range of columns of a matrix.
 #[derive(Clone, Copy, Debug)]
@@ -154,13 +159,12 @@ pub(super) fn for_columns(
     together: usize,
     task: impl Fn(usize, &mut [&mut [f32]]) + Sync,
 ) {
-    let threads = rayon::current_num_threads();
-    if threads == 1 || m * n * k < PARALLEL_PRODUCTS {
+    if !in_parallel(m * n * k) {
         let mut rows: Vec<_> = out.chunks_exact_mut(n).collect();
         return task(0, &mut rows);
     }
     // Several tasks per thread compensate for a delayed thread.
-    let width = n.div_ceil(threads * 4).next_multiple_of(together);
+    let width = n.div_ceil(rayon::current_num_threads() * 4).next_multiple_of(together);
     if m == 1 {
         out.par_chunks_mut(width).enumerate().for_each(|(i, out)| task(i * width, &mut [out]));
     } else {
@@ -185,7 +189,7 @@ fn for_each_panel(
 ) {
     let rows = (out.len() / n).div_ceil(parts);
     let mut pieces = columns(out, n, width);
-    if rayon::current_num_threads() == 1 || products < PARALLEL_PRODUCTS {
+    if !in_parallel(products) {
         for (panel, out) in pieces.iter_mut().enumerate() {
             task(panel, 0, out);
         }

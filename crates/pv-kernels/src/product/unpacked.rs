@@ -166,7 +166,7 @@ impl<B: Blocks> Unpacked<'_, '_, B> {
         }
         let (w, bias) = (bytemuck::cast_slice(memory), self.bias.map(|bias| &bias[j..j + N]));
         let out = &mut out[..m];
-        Floats { element: PhantomData::<F32>, x: self.x, w, k, bias, out }.run(v);
+        v.call(Floats { element: PhantomData::<F32>, x: self.x, w, k, bias, out });
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::wide::{GRADIENT_DEPTH, Split};
-use super::{Columns, PARALLEL_PRODUCTS, for_each_panel};
+use super::{Columns, for_each_panel, in_parallel};
 use crate::lanes::LANES;
 use crate::scratch::with_scratch;
 use crate::tile::{PANEL, Pack, Strips, Tile, Transposed};
@@ -43,7 +43,7 @@ pub(crate) fn transposed_product(a: Part<'_>, b: Part<'_>, out: &mut [f32]) {
             }
         });
     };
-    if rayon::current_num_threads() == 1 || products < PARALLEL_PRODUCTS {
+    if !in_parallel(products) {
         out.chunks_mut(width * n).enumerate().for_each(task);
     } else {
         out.par_chunks_mut(width * n).enumerate().for_each(task);

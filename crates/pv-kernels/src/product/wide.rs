@@ -44,18 +44,19 @@ impl Op for PackKept<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Self { w: KeptRef { format, bytes }, k, at, depth, swapped, values, panel } = self;
-        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
-        for (group, rows) in bytes.chunks(UNPACKED * offset(k)).enumerate() {
-            let count = rows.len() / offset(k);
-            for (row, values) in rows.chunks_exact(offset(k)).zip(values.chunks_exact_mut(depth)) {
-                unpack(format, &row[offset(at)..offset(at + depth)], values);
+        let (row_bytes, columns) =
+            (format.bytes_of_blocks(k), format.bytes_of_blocks(at)..format.bytes_of_blocks(at + depth));
+        for (group, rows) in bytes.chunks(UNPACKED * row_bytes).enumerate() {
+            let count = rows.len() / row_bytes;
+            for (row, values) in rows.chunks_exact(row_bytes).zip(values.chunks_exact_mut(depth)) {
+                unpack(format, &row[columns.clone()], values);
                 if swapped {
                     values.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.swap(0, 1));
                 }
             }
             transpose(v, &values[..count * depth], depth, depth, panel, group * UNPACKED);
         }
-        clear(panel, depth, bytes.len() / offset(k));
+        clear(panel, depth, bytes.len() / row_bytes);
     }
 }
 
@@ -177,10 +178,11 @@ impl Op for SplitKept<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, _: V) {
         let Self { w: KeptRef { format, bytes }, k, from, to, values, panel } = self;
-        let offset = |columns: usize| columns / format.block_elements() * format.block_bytes();
-        let rows = bytes.len() / offset(k);
-        for (p, row) in bytes.chunks_exact(offset(k)).enumerate() {
-            unpack(format, &row[offset(from)..offset(to)], &mut values[..to - from]);
+        let (row_bytes, columns) =
+            (format.bytes_of_blocks(k), format.bytes_of_blocks(from)..format.bytes_of_blocks(to));
+        let rows = bytes.len() / row_bytes;
+        for (p, row) in bytes.chunks_exact(row_bytes).enumerate() {
+            unpack(format, &row[columns.clone()], &mut values[..to - from]);
             to_strips(&values[..to - from], p, rows, panel);
         }
     }

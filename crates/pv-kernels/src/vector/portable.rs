@@ -5,6 +5,9 @@ use super::level::{Level, Op};
 use crate::half::{bf16_to_f32, f16_to_f32};
 
 /// Arrays, for any processor.
+///
+/// On x86, where few processors need it and a product is a call of the standard library for each lane, its longer methods are
+/// functions of their own: they would be a third of the crate's code, and of its build time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Portable;
 
@@ -58,7 +61,8 @@ impl Vector for Portable {
         *values
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load_f16(self, bits: &[u16; 16]) -> [f32; 16] {
         bits.map(f16_to_f32)
     }
@@ -96,12 +100,14 @@ impl Vector for Portable {
         core::array::from_fn(|i| f32::from_le_bytes(values[i]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn part_bf16(self, bytes: &[u8; 32], _: usize) -> [f32; 16] {
         core::array::from_fn(|i| bf16_to_f32(two(bytes, i)))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn part_f16(self, bytes: &[u8; 32], _: usize) -> [f32; 16] {
         core::array::from_fn(|i| f16_to_f32(two(bytes, i)))
     }
@@ -141,39 +147,44 @@ impl Vector for Portable {
         core::array::from_fn(|i| a[i] / b[i])
     }
 
-    // On x86 without FMA, each lane is a call of the standard library anyway.
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mul_add(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         core::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         core::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         core::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn power_of_two(self, a: [f32; 16]) -> [f32; 16] {
         a.map(|a| f32::from_bits((a.to_bits() << 23).wrapping_add(0x3f80_0000)))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sum(self, a: [f32; 16]) -> f32 {
         self.eight_sum(core::array::from_fn(|i| a[i] + a[i + 8]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sums_of_four(self, a: [[f32; 16]; 4]) -> [f32; 4] {
         a.map(|a| self.sum(a))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn largest(self, mut a: [f32; 16]) -> f32 {
         for half in [8, 4, 2, 1] {
             for i in 0..half {
@@ -198,12 +209,14 @@ impl Vector for Portable {
         *out = a;
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn eight_transpose(self, rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
         core::array::from_fn(|i| rows.map(|row| row[i]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn eight_from_f16(self, bits: [u16; 8]) -> [f32; 8] {
         bits.map(f16_to_f32)
     }
@@ -223,12 +236,14 @@ impl Vector for Portable {
         core::array::from_fn(|i| a[i] * b[i])
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn eight_mul_add(self, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         core::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn eight_sum(self, a: [f32; 8]) -> f32 {
         let four: [f32; 4] = core::array::from_fn(|i| a[i] + a[i + 4]);
         (four[0] + four[2]) + (four[1] + four[3])
@@ -249,7 +264,8 @@ impl Vector for Portable {
         a.map(|a| a as f32)
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn group_sums(self, a: [[i32; 16]; 4]) -> [f32; 8] {
         core::array::from_fn(|i| a[i / 2][i % 2 * 8..][..8].iter().sum::<i32>() as f32)
     }
@@ -264,60 +280,71 @@ impl Vector for Portable {
         out.as_chunks_mut().0.copy_from_slice(&bytes);
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn floats_of(self, bytes: Bytes, part: usize) -> [f32; 16] {
         core::array::from_fn(|i| f32::from(bytes[part / 2][part % 2 * 16 + i] as i8))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn halves(self, bytes: &[u8; 32]) -> Bytes {
         [bytes.map(|b| b & 15), bytes.map(|b| b >> 4)]
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn halves_within(self, a: &[u8; 16], b: &[u8; 16]) -> Bytes {
         [a, b].map(|bytes| core::array::from_fn(|i| bytes[i % 16] >> (i / 16 * 4) & 15))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn looked_up(self, indices: Bytes, table: &[u8; 16]) -> Bytes {
         indices.map(|group| group.map(|index| table[usize::from(index & 15)]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn half_of(self, bytes: &[u8; 64], high: bool) -> Bytes {
         let shift = if high { 4 } else { 0 };
         core::array::from_fn(|group| core::array::from_fn(|i| bytes[group * 32 + i] >> shift & 15))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn with_bits(self, bytes: Bytes, a: u32, b: u32) -> Bytes {
         let bits = [a, b];
         core::array::from_fn(|g| core::array::from_fn(|i| bytes[g][i] | ((bits[g] >> i & 1) as u8) << 4))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn with_top<const BITS: usize>(self, bytes: Bytes, top: &[u8; 32], shift: usize) -> Bytes {
         let mask = (1 << BITS) - 1;
         core::array::from_fn(|g| core::array::from_fn(|i| bytes[g][i] | (top[i] >> (shift + g * BITS) & mask) << 4))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn dot_signed(self, w: Bytes, x: Bytes) -> [i32; 16] {
         dot(x, |g, i| i32::from(w[g][i] as i8))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn dot_unsigned(self, w: Bytes, x: Bytes) -> [i32; 16] {
         dot(x, |g, i| i32::from(w[g][i]))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn dot_scaled(self, w: Bytes, x: Bytes, scales: &[u8; 16], pair: usize) -> [i32; 16] {
         dot(x, |g, i| (i32::from(w[g][i]) - 32) * i32::from(scales[4 * pair + 2 * g + i / 16] as i8))
     }
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn columns<const M: usize, const FIRST: usize, const TOP: u8>(
         self,
         w: &[[u8; 64]],
