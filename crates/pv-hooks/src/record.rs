@@ -1,6 +1,7 @@
 //! A hook that records activations.
 
 mod sums;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use burn::tensor::{DType, Tensor};
 use crate::tokens::RowSpans;
 use crate::{Capture, Hook, HookError, Layer, LayerSet, ModelShape, Phase, ResidualContext, TokenSpans};
 use sums::Sums;
+use uploads::Uploads;
 
 /// Records chosen [`Capture`]s at chosen layers for every sequence of a run, in f32 whatever type the model computes
 /// in, and without autodiff.
@@ -25,6 +27,7 @@ pub struct Recorder {
     captures: Vec<Capture>,
     sums: BTreeMap<(Capture, Layer), Sums>,
     pieces: BTreeMap<Layer, BTreeMap<usize, Vec<Tensor<2>>>>,
+    uploads: Uploads,
 }
 
 impl Recorder {
@@ -33,7 +36,13 @@ impl Recorder {
         let mut captures: Vec<_> = captures.into_iter().collect();
         captures.sort();
         captures.dedup();
-        Self { layers: layers.into(), captures, sums: BTreeMap::new(), pieces: BTreeMap::new() }
+        Self {
+            layers: layers.into(),
+            captures,
+            sums: BTreeMap::new(),
+            pieces: BTreeMap::new(),
+            uploads: Uploads::default(),
+        }
     }
 
     /// Discards everything recorded, so that the recorder can be used for another run.
@@ -81,7 +90,8 @@ impl Recorder {
         if sequences.is_empty() {
             return Err(HookError::NoSequences);
         }
-        sums.means(sequences).map_err(|sequence| HookError::NoTokens { capture: capture.clone(), sequence })
+        sums.means(sequences, &mut Uploads::default())
+            .map_err(|sequence| HookError::NoTokens { capture: capture.clone(), sequence })
     }
 
     /// Every token of one sequence at a layer, `[tokens, d_model]` in f32, padding excluded. Needs
@@ -107,7 +117,7 @@ impl Recorder {
     ) {
         // A prompt's tokens may be in several passes.
         let once = key.0 == Capture::PromptMean;
-        self.sums.entry(key).or_default().add(spans, window, once, values);
+        self.sums.entry(key).or_default().add(spans, window, once, values, &mut self.uploads);
     }
 
     fn add_tokens(&mut self, layer: Layer, spans: &TokenSpans, residual: &Tensor<3>) {

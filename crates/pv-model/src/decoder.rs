@@ -12,9 +12,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use pv_hooks::{Hook, Layer, ModelShape, Phase, ResidualContext, TokenSpans};
 use pv_kernels::kept::Format;
-use pv_kernels::pool::in_pool;
 
 use crate::config::DecoderConfig;
+use crate::device::{is_cpu, run_on};
 use crate::ops::{self, RotaryAngles};
 use crate::weights::Activations;
 
@@ -159,8 +159,7 @@ impl Decoder {
     /// A copy on another device. Packed matrices, which are for the CPU, become tensors in f32 on other devices.
     #[must_use]
     pub fn on_device(&self, device: &Device) -> Self {
-        let cpu = device.clone().without_autodiff() == Device::flex();
-        match cpu {
+        match is_cpu(device) {
             true => self.clone().to_device(device),
             false => self.with_tensors(|weight| weight.packed().is_some()).to_device(device),
         }
@@ -193,7 +192,7 @@ impl Decoder {
     /// # Panics
     /// If one of those conditions does not hold.
     pub fn pass(&self, pass: &Pass<'_>, cache: Option<&mut KvCache>, hook: &mut (impl Hook + ?Sized)) -> PassOutput {
-        in_pool(|| self.pass_here(pass, cache, hook, Way::default()))
+        run_on(&self.device(), || self.pass_here(pass, cache, hook, Way::default()))
     }
 
     /// Like [`pass`](Self::pass), but the cache receives the keys and values of a pass without the hook. The residual
@@ -221,7 +220,7 @@ impl Decoder {
         cache: &mut KvCache,
         hook: &mut (impl Hook + ?Sized),
     ) -> PassOutput {
-        in_pool(|| self.pass_here(pass, Some(cache), hook, way))
+        run_on(&self.device(), || self.pass_here(pass, Some(cache), hook, way))
     }
 
     /// Continues a pass of whole sequences from the residual after the hooks of layer `from`, `[batch, seq, d_model]`,
@@ -263,7 +262,7 @@ impl Decoder {
         hook: &mut (impl Hook + ?Sized),
         values: bool,
     ) -> Tensor<3> {
-        in_pool(|| {
+        run_on(&self.device(), || {
             let [batch, seq, d_model] = residual.dims();
             let stop = pass.stop_at.map_or(self.config.layers, Layer::index);
             let window = ops::Window::whole(pass.spans);

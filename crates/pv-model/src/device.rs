@@ -1,6 +1,7 @@
 //! Devices by name. No other module knows which backends are built in.
 
 use burn::tensor::{DType, Device};
+use pv_kernels::pool::in_pool;
 
 pub use error::DeviceError;
 
@@ -73,6 +74,18 @@ pub fn default_device() -> Device {
         }
     }
     Device::flex()
+}
+
+/// Whether a device is the CPU, with or without autodiff.
+pub fn is_cpu(device: &Device) -> bool {
+    device.clone().without_autodiff() == Device::flex()
+}
+
+/// Runs `body`, which computes on a device: on the CPU in a thread pool ([`in_pool`]), so that its kernels share their work
+/// with the calling thread; for other devices on the calling thread, since a GPU has a queue for each thread that gives it
+/// work and waits where one needs the results of another.
+pub fn run_on<R: Send>(device: &Device, body: impl FnOnce() -> R + Send) -> R {
+    if is_cpu(device) { in_pool(body) } else { body() }
 }
 
 /// The default compute type of a device: f32 on the CPU and through WGPU, bf16 on GPUs that support it.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{BlockParts, DecoderConfig, OutputHead, Part, Role, Stack, TensorNames, expected_tensors};
 use crate::decoder::{Block, BlockSource, Decoder, PackedMatrix, Projection, Weight};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, is_cpu};
 use crate::folder::{Files, with_files};
 use crate::mapped::Bytes;
 use crate::weights::{Activations, RawTensor, WeightFiles, WeightType, WeightsError, pack};
@@ -205,7 +205,7 @@ impl Decoder {
         config.output_head = files.output_head(config.output_head, &config.names)?;
         files.check(&expected_tensors(&config).collect::<Vec<_>>())?;
         let packed = options.weights.filter(|kind| kind.dtype() != Some(dtype));
-        let packable = dtype == DType::F32 && device.clone().without_autodiff() == Device::flex();
+        let packable = dtype == DType::F32 && is_cpu(device);
         let as_stored = options.weights.is_none() && packable;
         if let Some(weights) = packed
             && !packable

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device};
 use sysinfo::System;
 
 use crate::config::{DecoderConfig, ExpectedTensor, expected_tensors};
+use crate::device::is_cpu;
 use crate::weights::WeightType;
 use crate::{Error, Result};
 
@@ -32,7 +33,7 @@ pub(crate) fn check(
     packed: Option<WeightType>,
     kept: Option<u64>,
 ) -> Result<()> {
-    if device.clone().without_autodiff() != Device::flex() {
+    if !is_cpu(device) {
         return Ok(());
     }
     available().map_or(Ok(()), |available| compare(folder, config, (dtype, packed, kept), available))

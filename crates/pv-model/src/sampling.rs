@@ -1,6 +1,7 @@
 //! Chooses a token from logits.
 
 mod nucleus;
+mod on_device;
 
 use pv_kernels::softmax::softmax_weights;
 use rand::rngs::ChaCha8Rng;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 use nucleus::{Nucleus, walk};
+pub(crate) use on_device::{MAX_BEST, best_tokens};
 
 /// How the next token is chosen. The steps apply in the order of the fields, as in Hugging Face's `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,11 @@ impl Sampling {
     /// Sampling from all tokens at a temperature.
     pub const fn temperature(temperature: f32) -> Self {
         Self { temperature, ..Self::GREEDY }
+    }
+
+    /// Whether the next token is that of the greatest logit.
+    pub(crate) fn takes_best(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
     }
 
     /// Rejects invalid settings.

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use pv_hooks::{Hook, Phase};
-use pv_kernels::pool::in_pool;
 use pv_model::batch::Batch;
 use pv_model::decoder::{Decoder, Logits, Pass, cross_entropy, to_f32};
+use pv_model::device::run_on;
 
 use crate::collate::{Collated, Targets, collate, passes};
 use crate::{Error, Result, Sample};
@@ -65,7 +65,7 @@ pub fn mean_loss(
     for pass in passes(samples, batch_size) {
         let collated = collate(&pass)?;
         count += pass.iter().map(|sample| sample.total_weight()).sum::<f64>();
-        sum += in_pool(|| value(summed_loss(decoder, collated, hook)))?;
+        sum += run_on(&decoder.device(), || value(summed_loss(decoder, collated, hook)))?;
     }
     hook.finish()?;
     Ok(sum / count)

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
-use pv_kernels::pool::in_pool;
 use pv_model::Adapter;
 use pv_model::decoder::Decoder;
+use pv_model::device::run_on;
 
 use crate::collate::{packed_passes, passes};
 use crate::devices::{Replica, Step, passes_on_all};
@@ -221,13 +221,13 @@ impl Trainer {
         let work = Step { options: &self.options, number: step, counts };
         let (sums, gradients) = match self.replicas.as_mut_slice() {
             // One pool for all passes, forward and backward.
-            [] => in_pool(|| work.passes(&self.decoder, &passes, run))?,
+            [] => run_on(&self.decoder.device(), || work.passes(&self.decoder, &passes, run))?,
             replicas => passes_on_all(&work, &self.decoder, replicas, passes, run)?,
         };
         let (sum, penalty) = (sums.loss, sums.penalty);
         let loss = sum / weight;
         let learning_rate = self.options.rate(step - 1, self.steps);
-        let norm = in_pool(|| self.update(gradients, counts.scale, learning_rate))?;
+        let norm = run_on(&self.decoder.device(), || self.update(gradients, counts.scale, learning_rate))?;
         if !norm.is_finite() {
             return Err(Error::BadGradient { step, norm, loss });
         }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Tensor};
 
+use super::uploads::Uploads;
 use crate::TokenSpans;
 use crate::tokens::RowSpans;
 
@@ -94,6 +95,7 @@ impl Sums {
         window: impl Fn(&RowSpans) -> Range<usize>,
         once: bool,
         values: impl FnOnce() -> Tensor<3>,
+        uploads: &mut Uploads,
     ) {
         let (addends, copies) = self.addends(spans, window, once);
         if addends.is_empty() {
@@ -102,7 +104,7 @@ impl Sums {
         let values = values();
         if values.device() != Device::flex() && addends.iter().any(|addend| addend.window.len() > 1) {
             let targets: Vec<usize> = addends.iter().map(|addend| addend.place).collect();
-            return self.add_rows(&targets, window_sums(values, &addends), &copies);
+            return self.add_rows(&targets, window_sums(values, &addends, uploads), &copies, uploads);
         }
         let [batch, seq, width] = values.dims();
         let (mut targets, mut tokens) = (Vec::new(), Vec::new());
@@ -110,7 +112,8 @@ impl Sums {
             targets.extend(std::iter::repeat_n(place, window.len()));
             tokens.extend(window.map(|position| row * seq + position));
         }
-        self.add_rows(&targets, rows(values.reshape([batch * seq, width]), &tokens), &copies);
+        let values = rows(values.reshape([batch * seq, width]), &tokens, uploads);
+        self.add_rows(&targets, values, &copies, uploads);
     }
 
     /// The number of tokens of every known sequence.
@@ -125,22 +128,21 @@ impl Sums {
     }
 
     /// The means of these sequences, `[sequences, width]`; the first sequence without a token is the error.
-    pub(super) fn means(&self, sequences: &[usize]) -> Result<Tensor<2>, usize> {
+    pub(super) fn means(&self, sequences: &[usize], uploads: &mut Uploads) -> Result<Tensor<2>, usize> {
         let place = |sequence: &usize| self.of.get(sequence).copied().flatten().ok_or(*sequence);
         let places = sequences.iter().map(place).collect::<Result<Vec<usize>, _>>()?;
         let sums = self.sums.clone().ok_or_else(|| sequences.first().copied().unwrap_or(0))?;
         let device = sums.device();
         let counts: Vec<f32> = places.iter().map(|place| self.places[*place].count as f32).collect();
-        let sums = rows(sums, &places);
+        let sums = rows(sums, &places, uploads);
         if counts.iter().all(|&n| n == 1.0) {
             return Ok(sums);
         }
-        let data = TensorData::new(counts, [sequences.len(), 1]);
-        Ok(sums / Tensor::from_data(data, (&device, DType::F32)))
+        Ok(sums / uploads.factors(&counts, &device).reshape([sequences.len(), 1]))
     }
 
     /// Adds rows of `values`, `[rows, width]`, each to the place with the same index in `targets`, in order.
-    fn add_rows(&mut self, targets: &[usize], values: Tensor<2>, copies: &[Option<usize>]) {
+    fn add_rows(&mut self, targets: &[usize], values: Tensor<2>, copies: &[Option<usize>], uploads: &mut Uploads) {
         let device = values.device();
         // Taken out, so that the buffer has one owner and is added to in place.
         let [_, width] = values.dims();
@@ -151,37 +153,36 @@ impl Sums {
             }
             None => Tensor::zeros([self.places.len(), width], (&device, DType::F32)),
             Some(sums) if copies.is_empty() => sums,
-            Some(sums) => grown(sums, copies),
+            Some(sums) => grown(sums, copies, uploads),
         };
         self.sums = Some(if targets.iter().copied().eq(0..sums.dims()[0]) {
             sums + values
         } else {
-            sums.select_assign(0, indices(targets, &device), values, IndexingUpdateOp::Add)
+            sums.select_assign(0, uploads.indices(targets, &device), values, IndexingUpdateOp::Add)
         });
     }
 }
 
 /// Some rows of a matrix; the matrix itself if they are all of its rows.
-fn rows(values: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+fn rows(values: Tensor<2>, rows: &[usize], uploads: &mut Uploads) -> Tensor<2> {
     if rows.iter().copied().eq(0..values.dims()[0]) {
         return values;
     }
     let device = values.device();
-    values.select(0, indices(rows, &device))
+    values.select(0, uploads.indices(rows, &device))
 }
 
 /// The sum of the values, `[batch, seq, width]`, over each addend's window: `[addends, width]`.
-fn window_sums(values: Tensor<3>, addends: &[Addend]) -> Tensor<2> {
+fn window_sums(values: Tensor<3>, addends: &[Addend], uploads: &mut Uploads) -> Tensor<2> {
     let [batch, seq, width] = values.dims();
     let device = values.device();
     let mut mask = vec![0f32; addends.len() * seq];
     for (mask, addend) in mask.chunks_exact_mut(seq).zip(addends) {
         mask[addend.window.clone()].fill(1.0);
     }
-    let mask = TensorData::new(mask, [addends.len(), 1, seq]);
-    let mask = Tensor::<3>::from_data(mask, (&device, DType::F32));
+    let mask = uploads.factors(&mask, &device).reshape([addends.len(), 1, seq]);
     let of: Vec<usize> = addends.iter().map(|addend| addend.row).collect();
-    let values = rows(values.reshape([batch, seq * width]), &of).reshape([addends.len(), seq, width]);
+    let values = rows(values.reshape([batch, seq * width]), &of, uploads).reshape([addends.len(), seq, width]);
     let sums = if width == 1 {
         // Not a product: the norm of a finite residual may be infinite outside the window.
         let outside = mask.swap_dims(1, 2).equal_elem(0.0);
@@ -194,7 +195,7 @@ fn window_sums(values: Tensor<3>, addends: &[Addend]) -> Tensor<2> {
 }
 
 /// The sums with rows for new places, each a copy of another row or zeros.
-fn grown(sums: Tensor<2>, copies: &[Option<usize>]) -> Tensor<2> {
+fn grown(sums: Tensor<2>, copies: &[Option<usize>], uploads: &mut Uploads) -> Tensor<2> {
     let device = sums.device();
     let (to, from): (Vec<usize>, Vec<usize>) =
         copies.iter().enumerate().filter_map(|(new, place)| Some((new, (*place)?))).unzip();
@@ -202,21 +203,17 @@ fn grown(sums: Tensor<2>, copies: &[Option<usize>]) -> Tensor<2> {
     let new = match from.is_empty() {
         true => new,
         false => {
-            let copied = sums.clone().select(0, indices(&from, &device));
-            new.select_assign(0, indices(&to, &device), copied, IndexingUpdateOp::Add)
+            let copied = sums.clone().select(0, uploads.indices(&from, &device));
+            new.select_assign(0, uploads.indices(&to, &device), copied, IndexingUpdateOp::Add)
         }
     };
     Tensor::cat(vec![sums, new], 0)
 }
 
-fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
-    let len = values.len();
-    Tensor::from_data(TensorData::new(values, [len]), device)
-}
-
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
 
     /// The sums of devices other than the CPU.
@@ -233,7 +230,8 @@ mod tests {
             };
             let expected: Vec<f32> =
                 addends.iter().flat_map(|addend| (0..width).map(|column| sum(addend, column))).collect();
-            let found: Vec<f32> = window_sums(tensor, &addends).into_data().try_to_vec().expect("values");
+            let found: Vec<f32> =
+                window_sums(tensor, &addends, &mut Uploads::default()).into_data().try_to_vec().expect("values");
             assert_eq!(found, expected);
         }
     }

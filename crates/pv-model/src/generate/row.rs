@@ -22,6 +22,14 @@ pub(super) struct Row<'a> {
     shown: usize,
 }
 
+/// What is known of a row's next token.
+pub(super) enum RowLogits<'a> {
+    /// The logits of all tokens.
+    All(&'a [f32]),
+    /// The most likely token; `None` if the logits cannot be used.
+    Best(Option<u32>),
+}
+
 /// The effect of a new token on its row.
 pub(super) enum Step {
     /// The row continues.
@@ -52,9 +60,13 @@ impl<'a> Row<'a> {
     }
 
     /// Chooses the next token from its logits.
-    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+    pub(super) fn choose(&mut self, logits: RowLogits<'_>) -> Result<u32> {
         let seen = self.prompt.iter().chain(&self.tokens).copied();
-        self.sampler.next(logits, seen).ok_or(Error::BadLogits { sequence: self.sequence })
+        let token = match logits {
+            RowLogits::All(logits) => self.sampler.next(logits, seen),
+            RowLogits::Best(token) => token,
+        };
+        token.ok_or(Error::BadLogits { sequence: self.sequence })
     }
 
     /// Appends the next token. The second value is the text that became final.

@@ -9,12 +9,14 @@ use pv_hooks::{Hook, Phase, TokenSpans};
 use pv_kernels::pool::in_pool;
 use rayon::prelude::*;
 
-use super::row::{Row, Step};
+use super::row::{Row, RowLogits, Step};
 use super::shared::SharedPrefixes;
 use super::{Event, FinishReason, GenerateOptions, Generation, Request};
 use crate::decoder::{KvCache, Logits, Pass, Way};
+use crate::device::is_cpu;
 use crate::prefixes::{Continued, continued};
-use crate::{CausalLm, Result};
+use crate::sampling::{MAX_BEST, best_tokens};
+use crate::{CausalLm, Result, Sampling};
 
 /// An answer that has not started.
 #[derive(Clone, Copy)]
@@ -28,25 +30,40 @@ struct Waiting {
 struct ReadPrompt {
     request: usize,
     cache: KvCache,
-    logits: LogitRows,
+    logits: LastLogits,
 }
 
-/// The logits of each row's last position, on the host.
-#[derive(Default)]
-struct LogitRows {
-    values: Vec<f32>,
-    vocab: usize,
+/// The logits of each row's last position, on the host; of a device other than the CPU, only what is needed of them.
+enum LastLogits {
+    /// `[rows, vocab]`.
+    All { values: Vec<f32>, vocab: usize },
+    /// The most likely token of each row; `None` if its logits cannot be used.
+    Best(Vec<Option<u32>>),
 }
 
-impl LogitRows {
-    fn of(logits: Option<Tensor<3>>) -> Result<Self> {
-        let Some(logits) = logits else { return Ok(Self::default()) };
+impl LastLogits {
+    fn of(logits: Option<Tensor<3>>, sampling: &Sampling) -> Result<Self> {
+        let Some(logits) = logits else { return Ok(Self::Best(Vec::new())) };
         let [_, _, vocab] = logits.dims();
-        Ok(Self { values: crate::tensors::to_f32(logits)?, vocab })
+        if sampling.takes_best() && vocab <= MAX_BEST && !is_cpu(&logits.device()) {
+            return Ok(Self::Best(best_tokens(logits)?));
+        }
+        Ok(Self::All { values: crate::tensors::to_f32(logits)?, vocab })
     }
 
-    fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.vocab..(row + 1) * self.vocab]
+    fn row(&self, row: usize) -> RowLogits<'_> {
+        match self {
+            Self::All { values, vocab } => RowLogits::All(&values[row * vocab..(row + 1) * vocab]),
+            Self::Best(tokens) => RowLogits::Best(tokens[row]),
+        }
+    }
+
+    /// Those of one row.
+    fn only(&self, row: usize) -> Self {
+        match self.row(row) {
+            RowLogits::All(values) => Self::All { values: values.to_vec(), vocab: values.len() },
+            RowLogits::Best(token) => Self::Best(vec![token]),
+        }
     }
 }
 
@@ -155,10 +172,10 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
     }
 
     /// Runs a pass and returns the logits of each row's last position, on the host.
-    fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<LogitRows> {
+    fn logits(&self, pass: &Pass<'_>, cache: &mut KvCache, hook: &mut (impl Hook + ?Sized)) -> Result<LastLogits> {
         let way = Way { clean_cache: self.options.clean_cache, least_rows: self.shared.least.rows_in(pass.phase) };
         let output = self.model.decoder().pass_by(way, pass, cache, hook);
-        let logits = LogitRows::of(output.logits)?;
+        let logits = LastLogits::of(output.logits, &self.options.sampling)?;
         cache.check()?;
         Ok(logits)
     }
@@ -198,17 +215,13 @@ impl<'a, F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'a, F> {
         let (last_row, last) = (prompts.len() - 1, prompts[prompts.len() - 1]);
         if self.waiting.front().is_some_and(|next| next.request == last) {
             cache.select_rows(&[last_row]);
-            self.read = Some(ReadPrompt {
-                request: last,
-                cache,
-                logits: LogitRows { values: logits.row(last_row).to_vec(), vocab: logits.vocab },
-            });
+            self.read = Some(ReadPrompt { request: last, cache, logits: logits.only(last_row) });
         }
         Ok(())
     }
 
     /// Chooses the first token of each answer and assigns it a slot, unless that token ended it.
-    fn start(&mut self, cache: &KvCache, logits: &LogitRows, starters: Vec<(Waiting, usize)>) -> Result<()> {
+    fn start(&mut self, cache: &KvCache, logits: &LastLogits, starters: Vec<(Waiting, usize)>) -> Result<()> {
         let lengths = starters.iter().map(|(waiting, _)| self.requests[waiting.request].prompt.len());
         let longest = lengths.max().unwrap_or(0);
         for (Waiting { sequence, request, seed }, row) in starters {

@@ -8,6 +8,7 @@ use pv_kernels::linear::ROWS_IN_PLACE;
 
 use super::indices;
 use crate::config::ExpertConfig;
+use crate::device::is_cpu;
 use crate::tensors::to_f32;
 
 /// An expert and the tokens that are the rows of a product.
@@ -43,7 +44,7 @@ impl Routing {
         let chosen: Vec<Vec<usize>> = values.chunks(count).map(|row| greatest(row, config.per_token)).collect();
         let weights = weights(logits, &chosen, config, &device).cast(dtype);
         let weights = if failed { weights * f32::NAN } else { weights };
-        let kernels = dtype == DType::F32 && device.without_autodiff() == Device::flex();
+        let kernels = dtype == DType::F32 && is_cpu(&device);
         let rule = if kernels { Rows::of(tokens, config) } else { Rows::Any };
         let (products, rows) = assigned(&chosen, config, rule);
         Self { products, rows, weights }

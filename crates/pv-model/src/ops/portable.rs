@@ -5,14 +5,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::activation::{log_softmax, sigmoid, silu, softmax};
-use burn::tensor::{Bool, Int, TensorData};
+use burn::tensor::{Bool, Int};
 use pv_kernels::gated::{ALPHA, LIMIT};
 
 use super::cpu_autodiff::Rotation;
+use super::rotary::Frequencies;
 use super::{
     Activation, AttentionShape, DType, Device, LayerCache, Ragged, RotaryAngles, RotaryTable, Tensor, Window, indices,
     softcap,
 };
+use crate::device::is_cpu;
 
 /// Data shared by all blocks of a pass: positions, rotary tables, masks. Created at first use, since the CPU kernels
 /// need only the tables on the host.
@@ -27,14 +29,25 @@ pub(crate) struct PassContext {
     pub(super) buckets: Vec<(Range<usize>, PassContext)>,
     device: Device,
     dtype: DType,
-    masks: RefCell<Vec<(Option<usize>, Tensor<4, Bool>)>>,
+    /// The first column of each row, `[batch, 1]`.
+    starts: OnceCell<Tensor<2, Int>>,
+    masks: RefCell<Vec<KeptMask>>,
     neighbours_apart: OnceCell<Tensor<1, Int>>,
+}
+
+/// What the queries of a window must not attend to among so many keys, see [`PassContext::mask`].
+#[derive(Debug)]
+struct KeptMask {
+    window: Option<usize>,
+    keys: usize,
+    mask: Option<Tensor<4, Bool>>,
 }
 
 /// The rotary tables of a pass, on the host and in the forms that the implementations need.
 #[derive(Debug)]
 struct Rope {
-    table: RotaryTable,
+    frequencies: Arc<Frequencies>,
+    table: OnceCell<RotaryTable>,
     angles: OnceCell<(Tensor<4>, Tensor<4>)>,
     rotation: OnceCell<Arc<Rotation>>,
 }
@@ -68,10 +81,23 @@ impl PassContext {
     }
 
     fn packed(rotary: &RotaryAngles, window: Window, (device, dtype): (Device, DType), ragged: Option<Ragged>) -> Self {
-        let rope = |table| Rope { table, angles: OnceCell::new(), rotation: OnceCell::new() };
-        let ropes = rotary.tables(&window).into_iter().map(rope).collect();
-        let (masks, neighbours_apart) = (RefCell::default(), OnceCell::new());
-        Self { window, ropes, ragged, buckets: Vec::new(), device, dtype, masks, neighbours_apart }
+        let rope = |frequencies: &Arc<Frequencies>| Rope {
+            frequencies: frequencies.clone(),
+            table: OnceCell::new(),
+            angles: OnceCell::new(),
+            rotation: OnceCell::new(),
+        };
+        Self {
+            window,
+            ropes: rotary.ropes.iter().map(rope).collect(),
+            ragged,
+            buckets: Vec::new(),
+            device,
+            dtype,
+            starts: OnceCell::new(),
+            masks: RefCell::default(),
+            neighbours_apart: OnceCell::new(),
+        }
     }
 
     /// The rows of the blocks' tensors.
@@ -81,7 +107,7 @@ impl PassContext {
 
     /// Whether our kernels compute in f32 on this device.
     pub(super) fn on_cpu(&self) -> bool {
-        self.device.clone().without_autodiff() == Device::flex()
+        is_cpu(&self.device)
     }
 
     /// Packs `[batch · seq, d]` for the blocks: removes padding, or returns the tensor unchanged.
@@ -102,13 +128,14 @@ impl PassContext {
 
     /// The rotary table of a block.
     pub(super) fn table(&self, shape: &AttentionShape) -> &RotaryTable {
-        &self.ropes[shape.rope].table
+        let rope = &self.ropes[shape.rope];
+        rope.table.get_or_init(|| rope.frequencies.table(&self.window))
     }
 
     /// The data that the nodes of an autodiff graph need.
     pub(super) fn rotation(&self, shape: &AttentionShape) -> Arc<Rotation> {
         let rope = &self.ropes[shape.rope];
-        rope.rotation.get_or_init(|| Arc::new(Rotation::new(&self.window, &rope.table))).clone()
+        rope.rotation.get_or_init(|| Arc::new(Rotation::new(&self.window, self.table(shape)))).clone()
     }
 
     /// The columns of stacked queries, keys and values in the order in which rotated neighbours 2i and 2i + 1 of a head
@@ -116,7 +143,7 @@ impl PassContext {
     pub(super) fn neighbours_apart(&self, shape: &AttentionShape) -> Tensor<1, Int> {
         let order = || {
             let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
-            let half = self.table(shape).half;
+            let half = self.ropes[shape.rope].frequencies.half();
             let in_head = (0..half).map(|i| 2 * i).chain((0..half).map(|i| 2 * i + 1)).chain(2 * half..head_dim);
             let rotated = (0..heads + kv_heads).flat_map(|head| in_head.clone().map(move |i| head * head_dim + i));
             let values = (heads + kv_heads) * head_dim..(heads + 2 * kv_heads) * head_dim;
@@ -129,47 +156,72 @@ impl PassContext {
         indices(values, &self.device)
     }
 
+    /// Neighbouring numbers, `[n]`, made on the device.
+    fn range(&self, numbers: Range<usize>) -> Tensor<1, Int> {
+        Tensor::arange(numbers.start as i64..numbers.end as i64, &self.device)
+    }
+
+    /// The first column of each row, `[batch, 1]`; `None` if it is the first of all.
+    fn starts(&self) -> Option<Tensor<2, Int>> {
+        let starts = &self.window.starts;
+        let upload = || self.indices(starts.iter().copied()).reshape([starts.len(), 1]);
+        starts.iter().any(|start| *start > 0).then(|| self.starts.get_or_init(upload).clone())
+    }
+
     /// Cosines and sines of every token, `[batch, seq, 1, rotated / 2]`.
     fn angles(&self, shape: &AttentionShape) -> &(Tensor<4>, Tensor<4>) {
-        let Rope { table, angles, .. } = &self.ropes[shape.rope];
+        let Rope { frequencies, angles, .. } = &self.ropes[shape.rope];
         angles.get_or_init(|| {
-            let half = table.half;
-            let rows = table.cos.len() / half;
-            let index = self.indices(table.offsets.iter().copied());
-            let gather = |values: &[f32]| {
-                let values = TensorData::new(values.to_vec(), [rows, half]);
-                let values = Tensor::<2>::from_data(values, (&self.device, DType::F32));
-                values
-                    .select(0, index.clone())
-                    .reshape([self.window.starts.len(), self.window.seq, 1, half])
-                    .cast(self.dtype)
+            let Window { seq, column, starts } = &self.window;
+            let (batch, half) = (starts.len(), frequencies.half());
+            let table = frequencies.on_device(&self.device, column + seq);
+            let columns = self.range(*column..column + seq).reshape([1, *seq]).expand([batch, *seq]);
+            let mut rows = match self.starts() {
+                Some(starts) => (columns - starts.expand([batch, *seq])).clamp_min(0),
+                None => columns,
             };
-            (gather(&table.cos), gather(&table.sin))
+            if let Some(long) = frequencies.long_rows(&self.window) {
+                let first = self.indices(long.into_iter().map(|long| if long { table.positions } else { 0 }));
+                rows = rows + first.reshape([batch, 1]).expand([batch, *seq]);
+            }
+            let rows = rows.reshape([batch * seq]);
+            let gather =
+                |values: Tensor<2>| values.select(0, rows.clone()).reshape([batch, *seq, 1, half]).cast(self.dtype);
+            (gather(table.cos), gather(table.sin))
         })
     }
 
-    /// True where a query of the window must not attend to a key, `[batch, 1, queries, keys]`. That of all queries and keys
-    /// is kept for the next block.
-    fn mask(&self, window: Option<usize>, queries: Range<usize>, keys: Range<usize>) -> Tensor<4, Bool> {
+    /// True where a query of the window must not attend to a key, `[batch or 1, 1, queries, keys]`; `None` if each may attend to
+    /// all. That of all queries is kept for the next block.
+    fn mask(&self, window: Option<usize>, queries: Range<usize>, keys: Range<usize>) -> Option<Tensor<4, Bool>> {
         let whole = queries.len() == self.window.seq && keys.start == 0;
+        if !whole {
+            return self.new_mask(window, queries, keys);
+        }
         let mut masks = self.masks.borrow_mut();
-        if let Some((_, mask)) = masks.iter().find(|(known, _)| whole && *known == window) {
-            return mask.clone();
+        if let Some(known) = masks.iter().find(|known| known.window == window && known.keys == keys.len()) {
+            return known.mask.clone();
         }
-        let Window { column, starts, .. } = &self.window;
-        let dims = [starts.len(), 1, queries.len(), keys.len()];
-        let key = self.indices(keys.clone()).reshape([1, 1, 1, keys.len()]).expand(dims);
-        let query = self.indices(queries.start + column..queries.end + column);
-        let first = self.indices(starts.iter().copied()).reshape([starts.len(), 1, 1, 1]).expand(dims);
-        let distance = query.reshape([1, 1, queries.len(), 1]).expand(dims) - key.clone();
-        let mut mask = distance.clone().lower_elem(0).bool_or(key.lower(first));
-        if let Some(window) = window {
-            mask = mask.bool_or(distance.greater_equal_elem(window as i64));
-        }
-        if whole {
-            masks.push((window, mask.clone()));
-        }
+        let mask = self.new_mask(window, queries, keys.clone());
+        masks.push(KeptMask { window, keys: keys.len(), mask: mask.clone() });
         mask
+    }
+
+    fn new_mask(&self, window: Option<usize>, queries: Range<usize>, keys: Range<usize>) -> Option<Tensor<4, Bool>> {
+        let Window { column, starts, .. } = &self.window;
+        let (first, last) = (queries.start + column, queries.end + column - 1);
+        let later = keys.end > first + 1;
+        let earlier = window.filter(|window| last >= keys.start + window);
+        let padded = starts.iter().any(|start| *start > keys.start);
+        let dims = [if padded { starts.len() } else { 1 }, 1, queries.len(), keys.len()];
+        let key = || self.range(keys.clone()).reshape([1, 1, 1, keys.len()]).expand(dims);
+        let query = || self.range(first..last + 1).reshape([1, 1, queries.len(), 1]).expand(dims);
+        let parts = [
+            later.then(|| query().lower(key())),
+            earlier.map(|window| (query() - key()).greater_equal_elem(window as i64)),
+            self.starts().filter(|_| padded).map(|starts| key().lower(starts.reshape([-1, 1, 1, 1]).expand(dims))),
+        ];
+        parts.into_iter().flatten().reduce(Tensor::bool_or)
     }
 }
 
@@ -269,14 +321,18 @@ pub(super) fn attention_in_tiles(
     let part = |range: Range<usize>, heads: usize| {
         qkv.clone().slice([0..batch * seq, range]).reshape([batch, seq, heads, head_dim])
     };
-    let q = rotate(part(0..q_end, heads), context.angles(shape)).swap_dims(1, 2);
-    let k = rotate(part(q_end..k_end, kv_heads), context.angles(shape)).swap_dims(1, 2);
-    let v = part(k_end..width, kv_heads).swap_dims(1, 2);
+    // Heads before tokens: for one token, the same elements in the same order.
+    let heads_first = |x: Tensor<4>| match (seq, x.dims()[2]) {
+        (1, heads) => x.reshape([batch, heads, 1, head_dim]),
+        _ => x.swap_dims(1, 2),
+    };
+    let q = heads_first(rotate(part(0..q_end, heads), context.angles(shape)));
+    let k = heads_first(rotate(part(q_end..k_end, kv_heads), context.angles(shape)));
+    let v = heads_first(part(k_end..width, kv_heads));
     let (k, v) = match cache.and_then(|cache| cache.kv.take().map(|kv| (cache, kv))) {
         None => (k, v),
         Some((cache, (cached_k, cached_v))) => {
             let at = [0..batch, 0..kv_heads, column..columns, 0..head_dim];
-            let held = [0..batch, 0..kv_heads, 0..columns, 0..head_dim];
             let (dtype, cached) = (k.dtype(), cached_k.dtype());
             if cached == DType::F16 && dtype != cached {
                 // Infinities that were there before are found in the logits.
@@ -284,17 +340,27 @@ pub(super) fn attention_in_tiles(
                     cache.note(x.clone().without_autodiff().cast(DType::F32).abs().max());
                 }
             }
-            let cached_k = cached_k.slice_assign(at.clone(), k.cast(cached));
-            let cached_v = cached_v.slice_assign(at, v.cast(cached));
-            let read = |x: &Tensor<4>| x.clone().slice(held.clone()).cast(dtype);
-            let read = (read(&cached_k), read(&cached_v));
+            let cached_k = cached_k.slice_assign(at.clone(), k.clone().cast(cached));
+            let cached_v = cached_v.slice_assign(at, v.clone().cast(cached));
+            let read = |x: &Tensor<4>| match context.on_cpu() {
+                true => x.clone().slice([0..batch, 0..kv_heads, 0..columns, 0..head_dim]).cast(dtype),
+                // A GPU reads the columns that are not written yet too, and masks them: a slice would be a copy of all keys and
+                // values for each token, and every pass would have other shapes.
+                false => x.clone().cast(dtype),
+            };
+            // What was just written need not be read, if there was nothing before.
+            let read = match column == 0 && dtype == cached {
+                true => (k, v),
+                false => (read(&cached_k), read(&cached_v)),
+            };
             cache.kv = Some((cached_k, cached_v));
             read
         }
     };
     let step = (scores / (batch * heads * columns).max(1)).clamp(1, seq);
     let mixed = if step == seq {
-        attend([q, k, v], sinks, (shape, context), (0..seq, 0..columns))
+        let keys = 0..k.dims()[2];
+        attend([q, k, v], sinks, (shape, context), (0..seq, keys))
     } else {
         let tile = |from: usize| {
             let to = seq.min(from + step);
@@ -308,7 +374,10 @@ pub(super) fn attention_in_tiles(
         };
         Tensor::cat((0..seq).step_by(step).map(tile).collect(), 2)
     };
-    mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+    match seq {
+        1 => mixed.reshape([batch, heads * head_dim]),
+        _ => mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim]),
+    }
 }
 
 /// Attention of some queries of the window, `[batch, heads, queries, head_dim]`, to some columns' keys and values, each
@@ -330,9 +399,11 @@ fn attend(
         None => scores,
     };
     let scores = scores.reshape([batch, heads, seq, columns]).cast(DType::F32);
-    let mask = context.mask(window, queries, keys).expand([batch, heads, seq, columns]);
-    // Not −∞: a padding query attends to nothing and must not become NaN.
-    let scores = scores.mask_fill(mask, -1e30);
+    let scores = match context.mask(window, queries, keys) {
+        // Not −∞: a padding query attends to nothing and must not become NaN.
+        Some(mask) => scores.mask_fill(mask.expand([batch, heads, seq, columns]), -1e30),
+        None => scores,
+    };
     let weights = match sinks {
         None => softmax(scores, 3),
         // One more column, of which the values are zero.
