@@ -29,19 +29,20 @@ use pv_vectors::Direction;
 const BLOCKS: usize = 6;
 const PROMPT: usize = 16;
 
-/// The greatest numbers of launches, writes and readbacks. Launches depend a little on the kernels that tuning chooses.
+/// The greatest numbers of launches, writes and readbacks. Launches are a quarter more than were counted: tuning chooses kernels by
+/// their speed, and some need a copy of an argument.
 const BUDGETS: [(&str, [usize; 3]); 11] = [
-    ("decode 4 rows, the pass alone", [160, 4, 1]),
-    ("decode 1 row", [150, 3, 1]),
-    ("decode 16 rows", [155, 3, 1]),
-    ("decode 64 rows", [155, 3, 1]),
-    ("decode 16 rows, top-p", [150, 3, 1]),
-    ("decode 16 rows, steered", [156, 3, 1]),
-    ("prefill", [205, 5, 1]),
-    ("prefill, recorded at all layers", [225, 6, 1]),
-    ("prefill, steered", [206, 7, 1]),
-    ("LoRA step", [1550, 20, 2]),
-    ("LoRA step, checkpointed", [2000, 20, 2]),
+    ("decode 4 rows, the pass alone", [185, 4, 1]),
+    ("decode 1 row", [175, 3, 1]),
+    ("decode 16 rows", [180, 3, 1]),
+    ("decode 64 rows", [180, 3, 1]),
+    ("decode 16 rows, top-p", [175, 3, 1]),
+    ("decode 16 rows, steered", [181, 3, 1]),
+    ("prefill", [240, 5, 1]),
+    ("prefill, recorded at all layers", [260, 6, 1]),
+    ("prefill, steered", [241, 7, 1]),
+    ("LoRA step", [1800, 20, 2]),
+    ("LoRA step, checkpointed", [2350, 20, 2]),
 ];
 
 /// A narrow Qwen2.
