@@ -45,7 +45,7 @@ def unpack(wheel, folder):
 def install(data):
     place = data / NAME
     if (place / SENTINEL).exists():
-        return place
+        return
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         scratch = Path(scratch)
@@ -66,7 +66,6 @@ def install(data):
         # A folder without the file above is the rest of an interrupted download.
         shutil.rmtree(place, ignore_errors=True)
         made.rename(place)
-    return place
 
 
 if __name__ == "__main__":
